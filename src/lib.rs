@@ -1,0 +1,19 @@
+//! Virtual volumes as plain files, laid out on real disks and moved between them while in use.
+//!
+//! In the order a request flows: [`fuse`] → [`data`] → [`gate`] → [`table`] → [`disk`]. Beside it stand the formats
+//! ([`wire`]), the control thread ([`control`]), who is in and who is fenced ([`member`]), the database ([`store`]), changes and moves
+//! ([`change`]), and what all speak of ([`pool`], [`units`], [`error`]).
+
+pub mod change;
+pub mod control;
+pub mod data;
+pub mod disk;
+pub mod error;
+pub mod fuse;
+pub mod gate;
+pub mod member;
+pub mod pool;
+pub mod store;
+pub mod table;
+pub mod units;
+pub mod wire;

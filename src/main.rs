@@ -1,0 +1,2 @@
+//! Serves the volumes of a pool as files.
+fn main() {}

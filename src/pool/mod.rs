@@ -1,0 +1,4 @@
+//! What a pool consists of: disks, volumes, segments, and the difference between two tables. Pure: no I/O.
+
+pub mod model;
+pub mod names;

@@ -1,0 +1,81 @@
+//! Names that people give: they become file names and columns of a table, so they are kept plain.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Longest name, in bytes: leaves room below the kernel's 255 for suffixes such as `.sock`.
+pub const LONGEST: usize = 100;
+
+/// The name of a disk, volume, apparatus or tag: 1 to 100 bytes of ASCII letters, digits, `-`, `_` and `.`,
+/// not starting with `-` or `.`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(String);
+
+impl Name {
+    /// Checks `name`; `noun` is the thing it would name, for the message.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) with the character or length that does not fit.
+    pub fn new(noun: &str, name: &str) -> Result<Self> {
+        match fault(name) {
+            None => Ok(Self(name.to_owned())),
+            Some(why) => Err(Error::usage(format!("{noun} name {name:?}"), why)
+                .hint("use 1 to 100 letters, digits, '-', '_' or '.', starting with a letter, digit or '_'")),
+        }
+    }
+
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn fault(name: &str) -> Option<String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() {
+        Some("is empty".into())
+    } else if name.len() > LONGEST {
+        Some(format!("is {} bytes long, more than {LONGEST}", name.len()))
+    } else if name.starts_with(['-', '.']) {
+        Some("starts with '-' or '.'".into())
+    } else {
+        name.chars().find(|&c| !allowed(c)).map(|c| format!("has the character {c:?}"))
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = String;
+    fn try_from(name: String) -> Result<Self, String> {
+        fault(&name).map_or(Ok(Self(name)), Err)
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_cannot_be_a_file_name_or_a_column() {
+        for bad in ["", "a/b", "a b", "..", "-x", "a\nb", "ü", "a\u{7f}", &"x".repeat(101)] {
+            assert!(Name::new("volume", bad).is_err(), "{bad:?}");
+        }
+        for good in ["a", "vm-1.img", "_x", &"x".repeat(100)] {
+            assert!(Name::new("volume", good).is_ok(), "{good:?}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Length-prefixed RON frames.

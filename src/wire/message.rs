@@ -1,0 +1,249 @@
+//! The closed sets of requests, answers and refusals.
+//!
+//! A frame carries several requests (the release of one chunk and the hold of the next travel together); each is
+//! answered on its own, by its change id, as soon as it can be. All requests are idempotent by change id.
+
+use crate::pool::model::{Difference, DiskRecord, Span};
+use crate::store::HoldMode;
+use crate::units::{ChangeId, Generation, Incarnation, JobId, Term};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// Version of the frames and messages. A peer of another version is refused by name.
+pub const VERSION: u32 = 1;
+
+/// From a controller or any client to an apparatus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RequestFrame {
+    /// The arbitration under which the requests are made; 0 for those that only read.
+    pub term: Term,
+    /// In order.
+    pub requests: Vec<Request>,
+}
+
+/// From an apparatus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnswerFrame {
+    /// As they become ready.
+    pub answers: Vec<Answer>,
+}
+
+/// One request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// First on every connection.
+    Hello {
+        /// [`VERSION`].
+        version: u32,
+        /// The pool that the client means.
+        pool: Uuid,
+    },
+    /// Park new requests that overlap, report when those in flight are done. Legal in every state but fenced.
+    Hold {
+        /// The change it is for.
+        change: ChangeId,
+        /// Address ranges.
+        spans: Vec<Span>,
+        /// Writes only, or all.
+        mode: HoldMode,
+        /// How long the drain may take before `StillDraining` is answered, in microseconds.
+        drain_us: u64,
+        /// How long the hold may last from now before the apparatus ends it itself, in microseconds.
+        deadline_us: u64,
+        /// The incarnation that the controller counts on; another one is refused.
+        incarnation: Incarnation,
+        /// Disks that the change will map onto: opened before the hold is placed, refused by name if that fails.
+        disks: Vec<DiskRecord>,
+    },
+    /// Build the idle face from the difference and switch to it. Legal after `Held`, or for a change without spans.
+    Apply {
+        /// The change.
+        change: ChangeId,
+        /// The generation it leads to.
+        generation: Generation,
+        /// What changes.
+        difference: Difference,
+    },
+    /// End the hold: after an apply the new face serves, otherwise the change was given up and the old one does.
+    Release {
+        /// The change.
+        change: ChangeId,
+    },
+    /// The apparatus's figures.
+    Status,
+    /// Report when no request in flight uses a table older than the current one, or after `wait_us`.
+    Quiesce {
+        /// At most this long, in microseconds.
+        wait_us: u64,
+    },
+    /// Work on this job here, in the background.
+    RunJob {
+        /// The job.
+        job: JobId,
+    },
+    /// Leave in good order: unmount and end.
+    Stop,
+}
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// To `Hello`.
+    Welcome {
+        /// [`VERSION`].
+        version: u32,
+        /// Its name.
+        name: String,
+        /// This life's number.
+        incarnation: Incarnation,
+        /// Its current table.
+        generation: Generation,
+    },
+    /// To `Hold`: nothing that overlaps is in flight, and nothing new will be.
+    Held {
+        /// The change.
+        change: ChangeId,
+    },
+    /// To `Hold`: alive, but requests in flight have not finished in `drain_us`. The hold stays until released.
+    StillDraining {
+        /// The change.
+        change: ChangeId,
+        /// How many.
+        in_flight: u64,
+        /// Age of the oldest, in microseconds.
+        oldest_us: u64,
+        /// The disk that the oldest waits for.
+        disk: String,
+    },
+    /// To `Apply`: the new face is current.
+    Applied {
+        /// The change.
+        change: ChangeId,
+        /// The current generation.
+        generation: Generation,
+        /// No request in flight uses a table older than this.
+        oldest: Generation,
+    },
+    /// To `Release`: the hold is over.
+    Released {
+        /// The change.
+        change: ChangeId,
+        /// Requests that had been parked.
+        parked: u64,
+        /// The longest that one of them waited, in microseconds.
+        longest_us: u64,
+        /// No request in flight uses a table older than this.
+        oldest: Generation,
+    },
+    /// To `Status`.
+    Status(Box<Figures>),
+    /// To `Quiesce`.
+    Quiesced {
+        /// No request in flight uses a table older than this.
+        oldest: Generation,
+    },
+    /// To `RunJob` and `Stop`: begun.
+    Accepted,
+    /// The request was not carried out, and changed nothing.
+    Refused {
+        /// The change it was about, if any.
+        change: Option<ChangeId>,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// Speaks this version.
+    Version(u32),
+    /// Serves this pool.
+    Pool(Uuid),
+    /// `Hello` has not been said.
+    NoHello,
+    /// Has seen this higher term.
+    StaleTerm(Term),
+    /// Is in this life now.
+    Incarnation(Incarnation),
+    /// Is fenced, and about to rejoin.
+    Fenced,
+    /// Its table is at this generation, so the difference does not apply. It will reload and rejoin.
+    Generation(Generation),
+    /// The hold is not there (ran out, or never placed), so nothing may be applied under it.
+    NotHeld,
+    /// Too many holds or connections at once.
+    TooMany,
+    /// The disk cannot be opened.
+    Disk {
+        /// Its name.
+        name: String,
+        /// Why.
+        why: String,
+    },
+    /// The frame or request cannot be read.
+    Malformed(String),
+    /// Something else went wrong here.
+    Failed(String),
+}
+
+/// Counters of one apparatus since it started; times in microseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Its name.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// Since when it has run.
+    pub uptime_us: u64,
+    /// This life's number.
+    pub incarnation: Incarnation,
+    /// The highest term it has obeyed.
+    pub term: Term,
+    /// Its current table.
+    pub generation: Generation,
+    /// No request in flight uses a table older than this.
+    pub oldest: Generation,
+    /// Requests being served now.
+    pub in_flight: u64,
+    /// Requests parked by holds now.
+    pub parked: u64,
+    /// Bytes of parked writes now.
+    pub parked_bytes: u64,
+    /// Holds in place now.
+    pub holds: u64,
+    /// Requests ever parked.
+    pub ever_parked: u64,
+    /// Longest that one was parked.
+    pub longest_parked_us: u64,
+    /// FUSE reader threads.
+    pub threads: u64,
+    /// The jobs it works on.
+    pub jobs: Vec<JobId>,
+    /// By volume name.
+    pub volumes: BTreeMap<String, IoFigures>,
+    /// By disk name.
+    pub disks: BTreeMap<String, IoFigures>,
+}
+
+/// Counters of I/O; latencies as a histogram with power-of-two microsecond buckets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IoFigures {
+    /// Reads finished.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Writes, punches and zeroings finished.
+    pub writes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Flushes finished.
+    pub flushes: u64,
+    /// Requests that ended in an I/O error.
+    pub errors: u64,
+    /// Bucket i counts requests that took less than 2^i microseconds and not less than 2^(i-1).
+    pub latency: Vec<u64>,
+}
