@@ -5,4 +5,6 @@
 //! effects out; the simulator and the explorer in `tests/` drive the very same machines.
 
 pub mod controller;
+pub mod driver;
+pub mod jobs;
 pub mod participant;
