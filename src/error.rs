@@ -39,7 +39,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// `what` names the thing, `why` the reason; neither ends in a full stop.
     pub fn new(kind: Kind, what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), why: why.into(), hint: None, source: None }
+        Self {
+            kind,
+            what: what.into(),
+            why: why.into(),
+            hint: None,
+            source: None,
+        }
     }
 
     /// [`Kind::Failed`].
@@ -54,7 +60,11 @@ impl Error {
 
     /// [`Kind::NotFound`]: `no disk "x"`.
     pub fn not_found(noun: &str, name: &str) -> Self {
-        Self::new(Kind::NotFound, format!("{noun} {name}"), format!("no such {noun}"))
+        Self::new(
+            Kind::NotFound,
+            format!("{noun} {name}"),
+            format!("no such {noun}"),
+        )
     }
 
     /// [`Kind::Failed`] with its cause kept.
@@ -63,7 +73,13 @@ impl Error {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         let source = source.into();
-        Self { kind: Kind::Failed, what: what.into(), why: source.to_string(), hint: None, source: Some(source) }
+        Self {
+            kind: Kind::Failed,
+            what: what.into(),
+            why: source.to_string(),
+            hint: None,
+            source: Some(source),
+        }
     }
 
     /// Adds the way out.

@@ -129,7 +129,10 @@ impl ExtentSize {
     /// The extent that holds the byte at `offset`, and where in it.
     #[must_use]
     pub fn locate(self, offset: VolumeOffset) -> (VolumeExtent, u64) {
-        (VolumeExtent(offset.0 >> self.shift), offset.0 & (self.bytes() - 1))
+        (
+            VolumeExtent(offset.0 >> self.shift),
+            offset.0 & (self.bytes() - 1),
+        )
     }
 
     /// First byte of a volume's extent; `None` past 2^64.

@@ -47,7 +47,12 @@ pub fn plan(_store: &mut dyn Store, _request: &Request) -> Result<Vec<Step>> {
 ///
 /// # Errors
 /// Those of [`plan`] and the store.
-pub fn create(_controller: &mut Controller, _request: &Request, _title: &str, _limits: JobLimits) -> Result<JobId> {
+pub fn create(
+    _controller: &mut Controller,
+    _request: &Request,
+    _title: &str,
+    _limits: JobLimits,
+) -> Result<JobId> {
     todo!()
 }
 

@@ -110,7 +110,13 @@ impl Disk {
     ///
     /// # Errors
     /// Which side failed, and how.
-    pub fn copy_to(&self, _at: DiskOffset, _to: &Disk, _to_at: DiskOffset, _len: u64) -> Result<(), CopyError> {
+    pub fn copy_to(
+        &self,
+        _at: DiskOffset,
+        _to: &Disk,
+        _to_at: DiskOffset,
+        _len: u64,
+    ) -> Result<(), CopyError> {
         todo!()
     }
 }

@@ -123,7 +123,13 @@ impl<T: Parkable> Gate<T> {
     }
 
     /// Asks to go in. `generation` is read from the table before this call: what the request will use is not older.
-    pub fn enter<'a>(&self, _lane: &'a mut Lane, _span: Span, _access: Access, _generation: Generation) -> Entry<'a> {
+    pub fn enter<'a>(
+        &self,
+        _lane: &'a mut Lane,
+        _span: Span,
+        _access: Access,
+        _generation: Generation,
+    ) -> Entry<'a> {
         todo!()
     }
 

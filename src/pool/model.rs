@@ -148,7 +148,11 @@ impl Span {
     /// The whole of a volume, whatever its size.
     #[must_use]
     pub fn whole(volume: VolumeId) -> Self {
-        Self { volume, start: VolumeOffset(0), end: VolumeOffset(u64::MAX) }
+        Self {
+            volume,
+            start: VolumeOffset(0),
+            end: VolumeOffset(u64::MAX),
+        }
     }
 
     /// Whether the two share a byte.

@@ -42,7 +42,9 @@ fn fault(name: &str) -> Option<String> {
     } else if name.starts_with(['-', '.']) {
         Some("starts with '-' or '.'".into())
     } else {
-        name.chars().find(|&c| !allowed(c)).map(|c| format!("has the character {c:?}"))
+        name.chars()
+            .find(|&c| !allowed(c))
+            .map(|c| format!("has the character {c:?}"))
     }
 }
 
@@ -71,7 +73,17 @@ mod tests {
 
     #[test]
     fn refuses_what_cannot_be_a_file_name_or_a_column() {
-        for bad in ["", "a/b", "a b", "..", "-x", "a\nb", "ü", "a\u{7f}", &"x".repeat(101)] {
+        for bad in [
+            "",
+            "a/b",
+            "a b",
+            "..",
+            "-x",
+            "a\nb",
+            "ü",
+            "a\u{7f}",
+            &"x".repeat(101),
+        ] {
             assert!(Name::new("volume", bad).is_err(), "{bad:?}");
         }
         for good in ["a", "vm-1.img", "_x", &"x".repeat(100)] {

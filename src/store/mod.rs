@@ -346,7 +346,12 @@ pub trait Store: Send {
     fn rejoin(&mut self, slot: Slot, incarnation: Incarnation) -> Result<Joined>;
     /// Compare-and-set joined -> fenced for this incarnation. Answers the version after it, or `None` when this
     /// incarnation was not joined any more (it left, rejoined, or is fenced already).
-    fn fence(&mut self, term: Term, slot: Slot, incarnation: Incarnation) -> Result<Option<MembershipVersion>>;
+    fn fence(
+        &mut self,
+        term: Term,
+        slot: Slot,
+        incarnation: Incarnation,
+    ) -> Result<Option<MembershipVersion>>;
     /// The process has ended or is about to, with nothing in flight.
     fn leave(&mut self, slot: Slot, incarnation: Incarnation) -> Result<()>;
     /// Everybody who has not left, with the version that a commit names, from one transaction.
@@ -367,7 +372,13 @@ pub trait Store: Send {
     /// Changes a job's limits.
     fn set_job_limits(&mut self, id: JobId, limits: JobLimits) -> Result<()>;
     /// The worker's running figures.
-    fn set_job_figures(&mut self, id: JobId, copied: ByteCount, longest_hold_us: u64, held: u64) -> Result<()>;
+    fn set_job_figures(
+        &mut self,
+        id: JobId,
+        copied: ByteCount,
+        longest_hold_us: u64,
+        held: u64,
+    ) -> Result<()>;
 
     /// Appends an event.
     fn log(&mut self, severity: Severity, subject: &str, text: &str) -> Result<()>;
