@@ -12,6 +12,7 @@ pub mod error;
 pub mod fuse;
 pub mod gate;
 pub mod member;
+pub mod ops;
 pub mod pool;
 pub mod store;
 pub mod table;
