@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::pool::dir::PoolDir;
 use crate::pool::names::Name;
 use crate::store::{NewChange, Store};
-use crate::units::Term;
+use crate::units::{Generation, Term};
 use std::time::Duration;
 
 /// What to do when another controller acts.
@@ -24,8 +24,12 @@ pub struct Controller {
 }
 
 /// A series of changes run as a pipeline: the release of one and the hold of the next travel in one frame.
+///
+/// Order: `next` of a change may be called before `ended` of the one before it, and then possibly under that one's hold.
+/// `work` of a change is called only after `ended` of the one before; when that one was given up, the one after it is too, without `work`.
 pub trait Series {
-    /// The next change, or `None` when there is none now. Called outside holds as far as possible; may do I/O.
+    /// The next change, or `None` when there is none now: the series ends when what was begun has ended. Its `from` is `Prepare::from`.
+    /// With a change of its own outstanding, the series answers at once (a hold may be in place); otherwise it may do I/O.
     ///
     /// # Errors
     /// Ends the series.
@@ -48,6 +52,8 @@ pub struct Prepare<'a> {
     pub store: &'a mut dyn Store,
     /// The open disks.
     pub disks: &'a Disks,
+    /// The generation that the next change starts from, if those outstanding are committed.
+    pub from: Generation,
     /// Some fenced apparatus still lives: changes that copy must hold reads as well.
     pub late_writes: bool,
 }

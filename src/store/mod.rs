@@ -186,6 +186,8 @@ pub enum JobKind {
     Evacuate {
         /// The disk.
         disk: DiskId,
+        /// Where to, in order of preference; wherever there is room if empty.
+        to: Vec<DiskId>,
     },
 }
 
@@ -241,6 +243,8 @@ pub struct JobRecord {
     pub state: JobState,
     /// The operator's wishes.
     pub limits: JobLimits,
+    /// The copy progress table is that of the way back: set once a roll-back is planned.
+    pub back: bool,
     /// For people: the command that asked for it.
     pub title: String,
     /// When it was asked for.
@@ -309,7 +313,8 @@ pub trait Store: Send {
     /// maps is owned by anything but this change's job.
     fn prepare(&mut self, term: Term, change: &NewChange) -> Result<ChangeId>;
     /// Compare-and-set prepared -> committed: applies the difference, records the undo, puts the extents that lost
-    /// their home into quarantine, moves the job's progress on. One generation up.
+    /// their home into quarantine, moves the job's progress on: a segment that a chunk maps at `from.start + done` of one of
+    /// its steps adds its length to that step's `done` (and a take-back subtracts it). One generation up.
     fn commit(&mut self, term: Term, id: ChangeId, membership: MembershipVersion) -> Result<Commit>;
     /// Compare-and-set prepared -> cancelled. Anybody may: an apparatus whose hold ran out, or the next controller.
     fn cancel(&mut self, id: ChangeId) -> Result<Cancel>;
@@ -357,7 +362,8 @@ pub trait Store: Send {
     /// Everybody who has not left, with the version that a commit names, from one transaction.
     fn members(&mut self) -> Result<(MembershipVersion, Vec<Member>)>;
 
-    /// Records a job with its steps and reserves their destinations. Durable when it returns.
+    /// Records a job with its steps and reserves their destinations (for what is not `done`). Durable when it returns.
+    /// The id in the record is passed over.
     fn create_job(&mut self, term: Term, job: &JobRecord, steps: &[Step]) -> Result<JobId>;
     /// All jobs, by id.
     fn jobs(&mut self) -> Result<Vec<JobRecord>>;
@@ -365,8 +371,9 @@ pub trait Store: Send {
     fn job(&mut self, id: JobId) -> Result<Option<JobRecord>>;
     /// The job's copy progress table, in order.
     fn steps(&mut self, id: JobId) -> Result<Vec<Step>>;
-    /// Replaces the copy progress table (rollback plans a new one) and its reservations.
-    fn replace_steps(&mut self, term: Term, id: JobId, steps: &[Step]) -> Result<()>;
+    /// Replaces the copy progress table, its reservations (for what is not `done` of each step) and `JobRecord::back`.
+    /// What the job had reserved and the new table does not ask for becomes free.
+    fn replace_steps(&mut self, term: Term, id: JobId, steps: &[Step], back: bool) -> Result<()>;
     /// The operator's wish or the worker's finding, compare-and-set on the state; false when it was another.
     fn set_job_state(&mut self, id: JobId, from: JobState, to: JobState, why: &str) -> Result<bool>;
     /// Changes a job's limits.
