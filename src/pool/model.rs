@@ -155,10 +155,10 @@ impl Span {
         }
     }
 
-    /// Whether the two share a byte.
+    /// Whether the two share a byte; an empty range shares none.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
-        self.volume == other.volume && self.start < other.end && other.start < self.end
+        self.volume == other.volume && self.start.max(other.start) < self.end.min(other.end)
     }
 }
 

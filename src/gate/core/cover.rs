@@ -1,0 +1,123 @@
+//! What the holds in place cover: an immutable list, shared with those who enter.
+
+use crate::gate::Access;
+use crate::pool::model::Span;
+use crate::store::HoldMode;
+use crate::units::{ChangeId, VolumeId};
+use std::collections::BTreeSet;
+
+/// The ranges of all holds, in order of volume and start; or everything, when the gate is closed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cover {
+    closed: bool,
+    ranges: Vec<Range>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Range {
+    span: Span,
+    mode: HoldMode,
+    id: ChangeId,
+}
+
+impl Range {
+    fn stops(&self, span: &Span, access: Access) -> bool {
+        (self.mode == HoldMode::All || access == Access::Write) && self.span.overlaps(span)
+    }
+}
+
+impl Cover {
+    pub(super) fn everything() -> Self {
+        Self {
+            closed: true,
+            ranges: Vec::new(),
+        }
+    }
+
+    /// Whether a hold, or the closed gate, covers this request.
+    #[must_use]
+    pub fn covers(&self, span: &Span, access: Access) -> bool {
+        self.closed
+            || self
+                .in_volume(span.volume)
+                .iter()
+                .any(|range| range.stops(span, access))
+    }
+
+    /// The holds that cover this request; a closed gate is none.
+    #[must_use]
+    pub fn covering(&self, span: &Span, access: Access) -> BTreeSet<ChangeId> {
+        let ranges = self.in_volume(span.volume).iter();
+        ranges
+            .filter(|range| range.stops(span, access))
+            .map(|range| range.id)
+            .collect()
+    }
+
+    /// Whether the gate is closed.
+    #[must_use]
+    pub fn closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Whether nothing at all is covered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.closed && self.ranges.is_empty()
+    }
+
+    /// The cover of this hold alone.
+    #[must_use]
+    pub fn only(&self, id: ChangeId) -> Self {
+        let ranges = self
+            .ranges
+            .iter()
+            .filter(|range| range.id == id)
+            .copied()
+            .collect();
+        Self {
+            closed: false,
+            ranges,
+        }
+    }
+
+    pub(super) fn volumes(&self) -> Vec<VolumeId> {
+        let mut volumes: Vec<_> = self.ranges.iter().map(|range| range.span.volume).collect();
+        volumes.dedup();
+        volumes
+    }
+
+    pub(super) fn add(&mut self, id: ChangeId, spans: &[Span], mode: HoldMode) {
+        self.ranges
+            .extend(spans.iter().map(|&span| Range { span, mode, id }));
+        self.ranges
+            .sort_by_key(|range| (range.span.volume, range.span.start));
+    }
+
+    pub(super) fn remove(&mut self, id: ChangeId) {
+        self.ranges.retain(|range| range.id != id);
+    }
+
+    pub(super) fn open(&mut self) {
+        self.closed = false;
+    }
+
+    pub(super) fn check(&self, ids: &BTreeSet<ChangeId>) -> Result<(), String> {
+        if !self
+            .ranges
+            .is_sorted_by_key(|range| (range.span.volume, range.span.start))
+        {
+            return Err("the ranges of the cover are not in order".into());
+        }
+        match self.ranges.iter().find(|range| !ids.contains(&range.id)) {
+            Some(range) => Err(format!("change {} covers a range but holds nothing", range.id)),
+            None => Ok(()),
+        }
+    }
+
+    fn in_volume(&self, volume: VolumeId) -> &[Range] {
+        let from = self.ranges.partition_point(|range| range.span.volume < volume);
+        let len = self.ranges[from..].partition_point(|range| range.span.volume == volume);
+        &self.ranges[from..from + len]
+    }
+}
