@@ -72,6 +72,7 @@ pub struct VolumeRecord {
 
 /// A run of extents on one disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Area {
     /// The disk.
     pub disk: DiskId,
@@ -97,6 +98,7 @@ impl Area {
 
 /// A run of a volume's address range and the area that is its home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Segment {
     /// First extent of the volume's range.
     pub start: VolumeExtent,
@@ -135,6 +137,7 @@ impl Segment {
 
 /// A byte range of one volume, `[start, end)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Span {
     /// The volume.
     pub volume: VolumeId,
@@ -164,6 +167,7 @@ impl Span {
 
 /// One step of a difference. Steps apply in order, and all or none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Edit {
     /// A disk joins the pool.
     AddDisk(DiskRecord),

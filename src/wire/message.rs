@@ -6,12 +6,18 @@
 use crate::pool::model::{Difference, DiskRecord, Span};
 use crate::store::HoldMode;
 use crate::units::{ChangeId, Generation, Incarnation, JobId, Term};
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 use uuid::Uuid;
 
 /// Version of the frames and messages. A peer of another version is refused by name.
 pub const VERSION: u32 = 1;
+
+/// Requests or answers in one frame.
+pub const MOST: usize = 256;
 
 /// From a controller or any client to an apparatus.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +25,8 @@ pub const VERSION: u32 = 1;
 pub struct RequestFrame {
     /// The arbitration under which the requests are made; 0 for those that only read.
     pub term: Term,
-    /// In order.
+    /// In order; at most [`MOST`].
+    #[serde(deserialize_with = "few")]
     pub requests: Vec<Request>,
 }
 
@@ -27,12 +34,14 @@ pub struct RequestFrame {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AnswerFrame {
-    /// As they become ready.
+    /// As they become ready; at most [`MOST`].
+    #[serde(deserialize_with = "few")]
     pub answers: Vec<Answer>,
 }
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Request {
     /// First on every connection.
     Hello {
@@ -90,6 +99,7 @@ pub enum Request {
 
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Answer {
     /// To `Hello`.
     Welcome {
@@ -158,6 +168,7 @@ pub enum Answer {
 
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Refusal {
     /// Speaks this version.
     Version(u32),
@@ -165,6 +176,8 @@ pub enum Refusal {
     Pool(Uuid),
     /// `Hello` has not been said.
     NoHello,
+    /// Obeys its own user and root, not this user.
+    User(u32),
     /// Has seen this higher term.
     StaleTerm(Term),
     /// Is in this life now.
@@ -192,6 +205,7 @@ pub enum Refusal {
 
 /// Counters of one apparatus since it started; times in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Figures {
     /// Its name.
     pub name: String,
@@ -231,6 +245,7 @@ pub struct Figures {
 
 /// Counters of I/O; latencies as a histogram with power-of-two microsecond buckets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct IoFigures {
     /// Reads finished.
     pub reads: u64,
@@ -246,4 +261,26 @@ pub struct IoFigures {
     pub errors: u64,
     /// Bucket i counts requests that took less than 2^i microseconds and not less than 2^(i-1).
     pub latency: Vec<u64>,
+}
+
+/// Reads a list of at most [`MOST`]: a short text cannot ask for much memory.
+fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    struct Few<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Few<T> {
+        type Value = Vec<T>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {MOST}")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = items.next_element()? {
+                if list.len() == MOST {
+                    return Err(A::Error::custom(format_args!("more than {MOST} in one frame")));
+                }
+                list.push(item);
+            }
+            Ok(list)
+        }
+    }
+    from.deserialize_seq(Few(PhantomData))
 }
