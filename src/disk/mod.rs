@@ -148,6 +148,12 @@ impl Disks {
         todo!()
     }
 
+    /// All of them as they are now, for one request: costs no shared write, and must not be kept.
+    #[must_use]
+    pub fn view(&self) -> View {
+        todo!()
+    }
+
     /// Adds or replaces one.
     pub fn insert(&self, _disk: Arc<Disk>) {
         todo!()
@@ -155,6 +161,19 @@ impl Disks {
 
     /// Takes one away; requests that have it go on with it.
     pub fn remove(&self, _id: DiskId) {
+        todo!()
+    }
+}
+
+/// The open disks at one moment.
+pub struct View {
+    _private: (),
+}
+
+impl View {
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, _id: DiskId) -> Option<&Arc<Disk>> {
         todo!()
     }
 }

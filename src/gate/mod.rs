@@ -106,6 +106,14 @@ pub struct Let<T> {
     pub longest: Duration,
 }
 
+/// What [`Gate::expire`] took out.
+pub struct Expired<T> {
+    /// Those that waited too long.
+    pub late: Vec<T>,
+    /// Those that had waited for one of these, and for nothing else: they may run.
+    pub free: Vec<T>,
+}
+
 impl<T: Parkable> Gate<T> {
     /// A gate without holds.
     ///
@@ -123,6 +131,7 @@ impl<T: Parkable> Gate<T> {
     }
 
     /// Asks to go in. `generation` is read from the table before this call: what the request will use is not older.
+    /// An empty span (`start == end`) overlaps no hold: it is in flight, and is stopped by [`Gate::close`] alone.
     pub fn enter<'a>(
         &self,
         _lane: &'a mut Lane,
@@ -162,6 +171,12 @@ impl<T: Parkable> Gate<T> {
 
     /// The end of [`Gate::close`].
     pub fn open(&self) -> Let<T> {
+        todo!()
+    }
+
+    /// Takes out what has been parked for so long, covered or not, to be answered with an error, and what waited for
+    /// nothing but that.
+    pub fn expire(&self, _patience: Duration) -> Expired<T> {
         todo!()
     }
 

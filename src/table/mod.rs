@@ -78,6 +78,20 @@ impl Table {
         todo!()
     }
 
+    /// The disks that the volume lies on, each once, in any order, and the generation of the face that says so. Its time depends on
+    /// the number of disks, not of segments: each host flush asks.
+    ///
+    /// # Errors
+    /// [`Missing::NoVolume`].
+    pub fn disks_of(
+        &self,
+        _reader: &mut Reader,
+        _volume: VolumeId,
+        _disks: &mut Vec<DiskId>,
+    ) -> Result<Generation, Missing> {
+        todo!()
+    }
+
     /// A volume's record and the generation it is from.
     pub fn volume(&self, _reader: &mut Reader, _id: VolumeId) -> Option<VolumeRecord> {
         todo!()
