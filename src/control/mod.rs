@@ -1,7 +1,11 @@
 //! The control socket: the apparatus side (`server`) and the links of a controller or client (`client`).
 
 pub mod bell;
+pub mod client;
+pub mod listen;
+mod pipe;
 pub mod runtime;
 
 pub use bell::Bell;
+pub use listen::Listener;
 pub use runtime::Runtime;

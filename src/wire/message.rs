@@ -203,6 +203,28 @@ pub enum Refusal {
     Failed(String),
 }
 
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version(version) => write!(
+                f,
+                "it speaks version {version} of the protocol, this is {VERSION}"
+            ),
+            Self::Pool(pool) => write!(f, "it serves another pool, {pool}"),
+            Self::NoHello => write!(f, "no hello was said"),
+            Self::User(user) => write!(f, "user {user} may not control it"),
+            Self::StaleTerm(term) => write!(f, "a later controller acts, with term {term}"),
+            Self::Incarnation(life) => write!(f, "it has begun a new life, {life}"),
+            Self::Fenced => write!(f, "it is fenced and about to rejoin"),
+            Self::Generation(generation) => write!(f, "its table is at generation {generation}"),
+            Self::NotHeld => write!(f, "its hold is not in place any more"),
+            Self::TooMany => write!(f, "it has too many holds or connections"),
+            Self::Disk { name, why } => write!(f, "it cannot open disk {name}: {why}"),
+            Self::Malformed(why) | Self::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
 /// Counters of one apparatus since it started; times in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
