@@ -301,9 +301,10 @@ pub trait Store: Send {
     fn segments(&mut self, volume: VolumeId, start: VolumeExtent, end: VolumeExtent) -> Result<Vec<Segment>>;
     /// Every run of extents that is not free on `disk`, by start.
     fn uses(&mut self, disk: DiskId) -> Result<Vec<Use>>;
-    /// A number for the next disk. Never given twice.
+    /// The number for the next disk. It is taken when a change commits that adds that disk, and never given again; asking
+    /// changes nothing (a dry run asks too).
     fn next_disk_id(&mut self) -> Result<DiskId>;
-    /// A number for the next volume. Never given twice.
+    /// The number for the next volume, in the same way.
     fn next_volume_id(&mut self) -> Result<VolumeId>;
 
     /// Takes the next term. Only the holder of the arbitration lock calls this.
