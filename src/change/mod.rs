@@ -8,3 +8,4 @@ pub mod controller;
 pub mod driver;
 pub mod jobs;
 pub mod participant;
+pub mod recovery;

@@ -3,33 +3,58 @@
 //! The life of one hold:
 //!
 //! ```text
-//!            Hold                 drained              Apply                 Release
-//!  (none) ---------> Draining -------------> Held ---------------> Applied ----------> (none), reopened
-//!                       |                     |                       |
-//!                       | deadline, connection lost, overflow         | deadline, connection lost
-//!                       v                     v                       v
-//!                    Ending: try to cancel in the store          AwaitingOthers
-//!                       |                     |                       |
-//!                       | cancelled           | committed             | everyone in the control range is at this
-//!                       v                     v                       | generation, fenced, or dead
-//!                (none), reopened         apply, then AwaitingOthers  v
-//!                with the old face                              (none), reopened
+//!           Hold            disks open           drained           Apply              Release
+//!  (none) --------> Opening ----------> Draining ------> Held --------------> Applied -------> (none), reopened
+//!                      |                   |               |                     |
+//!                      | Release,          | deadline, connection lost,          | deadline, connection lost
+//!                      | deadline,         | overflow, Release without Apply     v
+//!                      | lost              v               v                  Awaiting: everyone in the control range
+//!                      v              Ending: try to cancel in the store         | is at this generation, fenced or dead;
+//!                   (none)                 |               | committed           | or Release
+//!                                          | cancelled     +-- apply it -------> |
+//!                                          v                                     v
+//!                                   (none), reopened                      (none), reopened
+//!                                   with the old face                     with the new face
 //! ```
 //!
-//! Whoever waits too long in AwaitingOthers takes the arbitration and finishes the change itself.
-//! Seen fenced, in any state: every hold is void, everything is parked, and the apparatus rejoins.
+//! Nobody reopens with the old face before the store has said that the change is cancelled, not even when told to release: the
+//! store decides. A hold that ends as committed though it never was `Held` tells that this apparatus has been fenced.
+//!
+//! Whoever waits too long in Awaiting takes the arbitration and finishes the change itself.
+//!
+//! The life of the apparatus:
+//!
+//! ```text
+//!            joined                  others reached                     fenced, or the table does not fit
+//!  (start) ----------> Waiting ---------------------> Serving   ....... from either: ---------------------> Out
+//!                         ^   all writes held                   all holds are void, everything is parked     |
+//!                         +--------------------------------------- rejoined ---------------------------------+
+//! ```
 
 use crate::pool::model::{Difference, DiskRecord, Span};
-use crate::store::{Cancel, HoldMode};
+use crate::store::{Cancel, ChangeRecord, HoldMode};
 use crate::units::{ChangeId, Generation, Incarnation, Term};
-use crate::wire::message::{Answer, Request};
+use crate::wire::message::{Answer, Refusal, Request};
+use std::collections::{BTreeMap, VecDeque};
 
 /// A connection to a controller or client, numbered by the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Link(pub u64);
 
+/// The change that timers of the apparatus itself (Waiting) go by. No change has this number.
+pub const OWN: ChangeId = ChangeId(0);
+
+/// Bounds of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Bounds {
+    /// Holds at once.
+    pub holds: usize,
+    /// How long the others may take, and after what time a store that failed is asked again, in microseconds.
+    pub patience_us: u64,
+}
+
 /// What happens to the machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// One of `Hold`, `Apply`, `Release` arrived.
     Asked(Link, Term, Request),
@@ -49,14 +74,17 @@ pub enum Event {
     OthersReached(Generation),
     /// The parked requests do not fit: the hold has to end now.
     Overflow(ChangeId),
-    /// The fence word is set for this life.
-    Fenced,
-    /// Rejoined, with the table of this generation loaded and serving.
+    /// The fence word names this life. Of an earlier life, it means nothing.
+    Fenced(Incarnation),
+    /// The table did not take a difference that fits by its number (`Effect::Apply`): it is damaged. The driver drops the
+    /// rest of that batch of effects.
+    TableDamaged,
+    /// Rejoined, with the table of this generation loaded; the gate is still closed.
     Rejoined(Incarnation, Generation),
 }
 
 /// Timers of one hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Timer {
     /// The drain is due to be reported.
     Drain,
@@ -67,7 +95,7 @@ pub enum Timer {
 }
 
 /// What the machine wants done. In order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Say this.
     Answer(Link, Answer),
@@ -75,10 +103,10 @@ pub enum Effect {
     OpenDisks(ChangeId, Vec<DiskRecord>),
     /// Park what overlaps from now on; `Drained` when nothing that overlaps is in flight.
     PlaceHold(ChangeId, Vec<Span>, HoldMode),
-    /// Build the idle face from the difference, switch, publish the generation in the member table. Infallible:
-    /// the machine has checked that the difference fits.
+    /// Build the idle face from the difference, switch, publish the generation in the member table. The machine has checked
+    /// that it starts from the current generation; see [`Event::TableDamaged`].
     Apply(ChangeId, Difference),
-    /// Take the hold away and let the parked requests run; then answer `Released` to the link, if there is one.
+    /// Take the hold away, if there is one, and let the parked requests run; then answer `Released` to the link, if there is one.
     Reopen(ChangeId, Option<Link>),
     /// Answer `StillDraining` to the link, with the gate's figures.
     ReportDraining(ChangeId, Link),
@@ -86,12 +114,92 @@ pub enum Effect {
     ReportApplied(ChangeId, Link),
     /// `Store::cancel`.
     Cancel(ChangeId),
-    /// Watch the member table; `OthersReached` when everyone is there.
+    /// Watch the member table for this generation too, with `recovery::others_reached`; then `OthersReached`.
     AwaitOthers(Generation),
     /// Take the arbitration, if it is free, and finish what the last controller left.
     TakeOver,
     /// Wake the machine with `TimedOut` after so many microseconds.
     Arm(ChangeId, Timer, u64),
-    /// Park everything, drain our own, reload, rejoin; then `Rejoined`.
+    /// Park all writes, whatever their range, from now on.
+    HoldWrites,
+    /// The end of `HoldWrites`.
+    LetWrites,
+    /// Close the gate (all holds are void), drain our own requests, reload, rejoin (in the store: `rejoin`, or `leave` and `join` when
+    /// this life was not fenced); then `Rejoined`. Tried until it works.
     Rejoin,
+    /// Open the gate that `Rejoin` closed.
+    Open,
 }
+
+/// Where a hold stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    Opening,
+    Draining,
+    Held,
+    Ending,
+    Applied,
+    Awaiting,
+    Ended,
+}
+
+impl Stage {
+    /// The arrows of the drawing.
+    fn leads_to(self, next: Self) -> bool {
+        use Stage::{Applied, Awaiting, Draining, Ended, Ending, Held, Opening};
+        matches!(
+            (self, next),
+            (Opening, Draining | Ended)
+                | (Draining, Held | Ending)
+                | (Held, Applied | Ending)
+                | (Ending, Awaiting | Ended)
+                | (Applied, Awaiting | Ended)
+                | (Awaiting, Ended)
+        )
+    }
+}
+
+/// One hold.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Hold {
+    stage: Stage,
+    /// Who asked for it last, while that connection stands.
+    link: Option<Link>,
+    /// Who asked for its release, while the store is asked.
+    release: Option<Link>,
+    spans: Vec<Span>,
+    mode: HoldMode,
+    drain_us: u64,
+    /// `Held` was said, so the change may have been committed with us.
+    said_held: bool,
+    /// The generation it leads to; known from Awaiting on.
+    generation: Generation,
+}
+
+/// Where the apparatus stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// In the control range; writes wait until the others are at this generation.
+    Waiting(Generation),
+    /// In the control range.
+    Serving,
+    /// Out of it, rejoining.
+    Out,
+}
+
+/// The machine of one apparatus.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Machine {
+    bounds: Bounds,
+    standing: Standing,
+    incarnation: Incarnation,
+    generation: Generation,
+    term: Term,
+    holds: BTreeMap<ChangeId, Hold>,
+    /// The latest that ended here, so that a late `Hold` of one of them places nothing.
+    ended: VecDeque<ChangeId>,
+}
+
+mod machine;
+#[cfg(test)]
+mod tests;

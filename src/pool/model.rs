@@ -31,7 +31,7 @@ pub struct PoolHeader {
 }
 
 /// A disk of the pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskRecord {
     /// Its number in the table.
@@ -51,7 +51,7 @@ pub struct DiskRecord {
 }
 
 /// A virtual volume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VolumeRecord {
     /// Its number in the table.
@@ -166,7 +166,7 @@ impl Span {
 }
 
 /// One step of a difference. Steps apply in order, and all or none.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Edit {
     /// A disk joins the pool.
@@ -200,7 +200,7 @@ pub enum Edit {
 }
 
 /// What a change sends: the edits that lead from generation `from` to `from + 1`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Difference {
     /// The generation it applies to.

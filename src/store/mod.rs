@@ -53,7 +53,7 @@ pub enum ChangeState {
 }
 
 /// What the store is told when a change is prepared.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NewChange {
     /// For people: the verb that asked for it.
     pub title: String,
@@ -68,7 +68,7 @@ pub struct NewChange {
 }
 
 /// A change as the store has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ChangeRecord {
     /// Its number.
     pub id: ChangeId,
@@ -85,7 +85,7 @@ pub struct ChangeRecord {
 }
 
 /// The answer to a commit. Anything but `Committed` changed nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Commit {
     /// This generation is the truth now. Also the answer when it already was committed (idempotent).
     Committed(Generation),
@@ -100,7 +100,7 @@ pub enum Commit {
 }
 
 /// The answer to a cancel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Cancel {
     /// The old table stays the truth. Also the answer when it already was cancelled, or undone.
     Cancelled,

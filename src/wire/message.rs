@@ -40,7 +40,7 @@ pub struct AnswerFrame {
 }
 
 /// One request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Request {
     /// First on every connection.
@@ -98,7 +98,7 @@ pub enum Request {
 }
 
 /// One answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Answer {
     /// To `Hello`.
@@ -167,7 +167,7 @@ pub enum Answer {
 }
 
 /// Why a request was refused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Refusal {
     /// Speaks this version.
@@ -226,7 +226,7 @@ impl fmt::Display for Refusal {
 }
 
 /// Counters of one apparatus since it started; times in microseconds.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Figures {
     /// Its name.
@@ -266,7 +266,7 @@ pub struct Figures {
 }
 
 /// Counters of I/O; latencies as a histogram with power-of-two microsecond buckets.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IoFigures {
     /// Reads finished.

@@ -1,0 +1,477 @@
+//! The transitions of [`Controller`].
+
+use super::{
+    Answer, Cancel, ChangeId, Commit, Controller, Effect, Event, Generation, HoldMode, MembershipVersion,
+    Outcome, Participant, Peer, Plan, Reason, Refusal, Request, Seat, Slot, State,
+};
+
+impl Controller {
+    /// A change that begins: the first effect announces it in the store.
+    #[must_use]
+    pub fn new(plan: Plan) -> (Self, Vec<Effect>) {
+        let asked = |&who: &Participant| Peer {
+            who,
+            seat: Seat::Asked,
+            lost: false,
+        };
+        let machine = Self {
+            state: State::Preparing,
+            id: ChangeId(0),
+            generation: plan.change.difference.from.next(),
+            peers: plan.participants.iter().map(asked).collect(),
+            membership: plan.membership,
+            moved: false,
+            fenced: Vec::new(),
+            reason: None,
+            parked: 0,
+            longest_us: 0,
+            plan,
+        };
+        (machine, vec![Effect::Prepare])
+    }
+
+    /// Where the change stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Its number; 0 until it is prepared.
+    #[must_use]
+    pub fn id(&self) -> ChangeId {
+        self.id
+    }
+
+    /// What it was started with.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The membership after this change, as far as this controller knows it: those still in, and the version. `None` when
+    /// somebody else changed it too. From Releasing on, the next change of a pipeline may start with it.
+    #[must_use]
+    pub fn membership(&self) -> Option<(MembershipVersion, Vec<Participant>)> {
+        let inside = |peer: &&Peer| matches!(peer.seat, Seat::Asked | Seat::Answered);
+        (!self.moved).then(|| {
+            (
+                self.membership,
+                self.peers.iter().filter(inside).map(|peer| peer.who).collect(),
+            )
+        })
+    }
+
+    /// Those fenced by this change so far.
+    #[must_use]
+    pub fn fenced(&self) -> &[Slot] {
+        &self.fenced
+    }
+
+    /// Takes an event in, and answers what is to be done.
+    pub fn on(&mut self, event: Event) -> Vec<Effect> {
+        let mut out = Vec::new();
+        match event {
+            Event::Prepared(id) => self.prepared(id, &mut out),
+            Event::PrepareFailed(why) => self.prepare_failed(why, &mut out),
+            Event::Answered(slot, answer) => self.answered(slot, answer, &mut out),
+            Event::Lost(slot) => self.lost(slot, &mut out),
+            Event::TimedOut => self.timed_out(&mut out),
+            Event::Fenced { slot, version, ended } => self.fence_set(slot, version, ended, &mut out),
+            Event::FenceFailed(slot, why) => self.fence_failed(slot, why, &mut out),
+            Event::WorkDone => self.worked(None, &mut out),
+            Event::WorkFailed(why) => self.worked(Some(Reason::Work(why)), &mut out),
+            Event::Committed(answer) => self.committed(answer, &mut out),
+            Event::CommitFailed(why) => self.commit_failed(why, &mut out),
+            Event::Cancelled(answer) => self.cancelled(answer, &mut out),
+            Event::CancelFailed(why) => self.cancel_failed(why, &mut out),
+            Event::Abandon(why) => self.abandon(why, &mut out),
+        }
+        out
+    }
+
+    /// The one door between states.
+    fn go(&mut self, next: State) {
+        debug_assert!(
+            self.state.leads_to(next),
+            "{:?} does not lead to {next:?}",
+            self.state
+        );
+        self.state = next;
+    }
+
+    fn prepared(&mut self, id: ChangeId, out: &mut Vec<Effect>) {
+        if self.state != State::Preparing {
+            return;
+        }
+        self.id = id;
+        if self.reason.is_some() {
+            return self.cancel(out);
+        }
+        self.go(State::Holding);
+        self.ask_all(|plan, who| hold(plan, id, who), self.plan.patience.drain_us, out);
+        self.advance(out);
+    }
+
+    fn prepare_failed(&mut self, why: String, out: &mut Vec<Effect>) {
+        if self.state == State::Preparing {
+            self.reason.get_or_insert(Reason::Store(why));
+            self.finish_given_up(out);
+        }
+    }
+
+    /// Sends to everyone who is in, and waits for their answers; fences those that nothing reaches.
+    fn ask_all(
+        &mut self,
+        request: impl Fn(&Plan, Participant) -> Request,
+        beyond_us: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.seat != Seat::Out) {
+            if peer.lost {
+                peer.seat = Seat::Fencing;
+                out.push(Effect::Fence(peer.who));
+            } else {
+                peer.seat = Seat::Asked;
+                out.push(Effect::Send(peer.who.slot, request(&self.plan, peer.who)));
+            }
+        }
+        out.push(Effect::Arm(self.plan.patience.answer_us + beyond_us));
+    }
+
+    /// Goes on when nobody's answer and no fence is awaited any more.
+    fn advance(&mut self, out: &mut Vec<Effect>) {
+        if self
+            .peers
+            .iter()
+            .any(|peer| matches!(peer.seat, Seat::Asked | Seat::Fencing))
+        {
+            return;
+        }
+        match self.state {
+            State::Holding => {
+                self.go(State::Working);
+                out.extend([Effect::Disarm, Effect::Work]);
+            }
+            State::Applying => self.release(out),
+            State::Releasing => self.finish(out),
+            _ => {}
+        }
+    }
+
+    fn release(&mut self, out: &mut Vec<Effect>) {
+        self.go(State::Releasing);
+        let change = self.id;
+        for peer in self.peers.iter_mut().filter(|peer| peer.seat != Seat::Out) {
+            peer.seat = if peer.lost { Seat::Answered } else { Seat::Asked };
+            if !peer.lost {
+                out.push(Effect::Send(peer.who.slot, Request::Release { change }));
+            }
+        }
+        out.push(Effect::Arm(self.plan.patience.answer_us));
+        self.advance(out);
+    }
+
+    fn peer(&mut self, slot: Slot) -> Option<&mut Peer> {
+        self.peers.iter_mut().find(|peer| peer.who.slot == slot)
+    }
+
+    fn answered(&mut self, slot: Slot, answer: Answer, out: &mut Vec<Effect>) {
+        let id = self.id;
+        let Some(peer) = self.peer(slot).filter(|peer| peer.seat == Seat::Asked) else {
+            return;
+        };
+        let who = peer.who;
+        match (self.state, answer) {
+            (State::Holding, Answer::Held { change }) if change == id => self.seated(slot, out),
+            (
+                State::Holding,
+                Answer::StillDraining {
+                    change,
+                    in_flight,
+                    oldest_us,
+                    disk,
+                },
+            ) if change == id => {
+                self.give_up(
+                    Reason::Draining {
+                        slot,
+                        in_flight,
+                        oldest_us,
+                        disk,
+                    },
+                    out,
+                );
+            }
+            (State::Holding, Answer::Refused { change, refusal }) if change == Some(id) => {
+                self.give_up(reason_of(slot, refusal), out);
+            }
+            (State::Applying, Answer::Applied { change, .. }) if change == id => self.seated(slot, out),
+            (State::Applying, Answer::Refused { change, refusal }) if change == Some(id) => {
+                self.apply_refused(who, &refusal, out);
+            }
+            (
+                State::Releasing,
+                Answer::Released {
+                    change,
+                    parked,
+                    longest_us,
+                    ..
+                },
+            ) if change == id => {
+                self.parked += parked;
+                self.longest_us = self.longest_us.max(longest_us);
+                self.seated(slot, out);
+            }
+            (State::Releasing, Answer::Refused { change, .. }) if change == Some(id) => {
+                self.seated(slot, out)
+            }
+            _ => {}
+        }
+    }
+
+    fn seated(&mut self, slot: Slot, out: &mut Vec<Effect>) {
+        if let Some(peer) = self.peer(slot) {
+            peer.seat = Seat::Answered;
+        }
+        self.advance(out);
+    }
+
+    /// It will not serve the new table, so it must not serve at all; unless it obeys a higher term, which then finishes the change.
+    fn apply_refused(&mut self, who: Participant, refusal: &Refusal, out: &mut Vec<Effect>) {
+        if let Refusal::StaleTerm(term) = refusal {
+            return self.unfinished(format!("another controller acts, term {term}"), out);
+        }
+        self.fence(who.slot, out);
+    }
+
+    fn fence(&mut self, slot: Slot, out: &mut Vec<Effect>) {
+        if let Some(peer) = self.peer(slot) {
+            peer.seat = Seat::Fencing;
+            out.push(Effect::Fence(peer.who));
+        }
+    }
+
+    fn lost(&mut self, slot: Slot, out: &mut Vec<Effect>) {
+        let Some(peer) = self.peer(slot) else { return };
+        peer.lost = true;
+        let asked = peer.seat == Seat::Asked;
+        match self.state {
+            // Who has answered already is not fenced now: it ends its hold, and the store tells who was first, it or the commit.
+            State::Holding | State::Applying if asked => self.fence(slot, out),
+            State::Releasing if asked => self.seated(slot, out),
+            _ => {}
+        }
+    }
+
+    fn timed_out(&mut self, out: &mut Vec<Effect>) {
+        match self.state {
+            State::Holding | State::Applying => {
+                for peer in self.peers.iter_mut().filter(|peer| peer.seat == Seat::Asked) {
+                    peer.seat = Seat::Fencing;
+                    out.push(Effect::Fence(peer.who));
+                }
+            }
+            State::Releasing => self.finish(out),
+            _ => {}
+        }
+    }
+
+    fn fence_set(
+        &mut self,
+        slot: Slot,
+        version: Option<MembershipVersion>,
+        ended: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(peer) = self.peer(slot).filter(|peer| peer.seat == Seat::Fencing) else {
+            return;
+        };
+        peer.seat = Seat::Out;
+        match version {
+            Some(version) => {
+                self.moved |= version != MembershipVersion(self.membership.0 + 1);
+                self.membership = version;
+                self.fenced.push(slot);
+            }
+            None => self.moved = true,
+        }
+        // It has not said Held, so a write of it may reach the old home after the copy, where others would read it.
+        let late_writes =
+            !ended && self.plan.mode() == HoldMode::Writes && !self.plan.change.spans.is_empty();
+        if self.state == State::Holding && (self.moved || late_writes) {
+            self.give_up(Reason::MembershipMoved, out);
+        } else {
+            self.advance(out);
+        }
+    }
+
+    fn fence_failed(&mut self, slot: Slot, why: String, out: &mut Vec<Effect>) {
+        let Some(peer) = self.peer(slot).filter(|peer| peer.seat == Seat::Fencing) else {
+            return;
+        };
+        peer.seat = Seat::Out;
+        self.moved = true;
+        match self.state {
+            State::Holding => self.give_up(Reason::Store(why), out),
+            State::Applying => self.unfinished(why, out),
+            _ => {}
+        }
+    }
+
+    fn worked(&mut self, failure: Option<Reason>, out: &mut Vec<Effect>) {
+        if self.state != State::Working {
+            return;
+        }
+        if let Some(reason) = self.reason.take().or(failure) {
+            return self.give_up(reason, out);
+        }
+        self.go(State::Committing);
+        out.push(Effect::Commit(self.membership));
+    }
+
+    fn committed(&mut self, answer: Commit, out: &mut Vec<Effect>) {
+        if self.state != State::Committing {
+            return;
+        }
+        match answer {
+            Commit::Committed(generation) => self.apply(generation, out),
+            Commit::Cancelled => {
+                self.reason = Some(Reason::HoldRanOut);
+                self.finish_given_up(out);
+            }
+            Commit::MembershipMoved(_) => {
+                self.moved = true;
+                self.give_up(Reason::MembershipMoved, out);
+            }
+            Commit::GenerationMoved(_) => self.give_up(Reason::GenerationMoved, out),
+            Commit::StaleTerm(_) => self.give_up(Reason::StaleTerm, out),
+        }
+    }
+
+    fn apply(&mut self, generation: Generation, out: &mut Vec<Effect>) {
+        self.go(State::Applying);
+        self.generation = generation;
+        let change = self.id;
+        let request = |plan: &Plan, _| Request::Apply {
+            change,
+            generation,
+            difference: plan.change.difference.clone(),
+        };
+        self.ask_all(request, 0, out);
+        self.advance(out);
+    }
+
+    fn commit_failed(&mut self, why: String, out: &mut Vec<Effect>) {
+        if self.state == State::Committing {
+            self.give_up(Reason::Store(why), out);
+        }
+    }
+
+    fn give_up(&mut self, reason: Reason, out: &mut Vec<Effect>) {
+        self.reason = Some(reason);
+        self.cancel(out);
+    }
+
+    fn cancel(&mut self, out: &mut Vec<Effect>) {
+        self.go(State::Cancelling);
+        out.extend([Effect::Disarm, Effect::Cancel]);
+    }
+
+    fn cancelled(&mut self, answer: Cancel, out: &mut Vec<Effect>) {
+        if self.state != State::Cancelling {
+            return;
+        }
+        match answer {
+            Cancel::Cancelled => self.finish_given_up(out),
+            Cancel::Committed(record) => {
+                self.reason = None;
+                self.apply(record.change.difference.from.next(), out);
+            }
+        }
+    }
+
+    fn cancel_failed(&mut self, why: String, out: &mut Vec<Effect>) {
+        if self.state == State::Cancelling {
+            self.unfinished(why, out);
+        }
+    }
+
+    fn abandon(&mut self, why: String, out: &mut Vec<Effect>) {
+        match self.state {
+            State::Holding => self.give_up(Reason::Abandoned(why), out),
+            // The store's answer, or the end of the copy, comes first: until then the destination is not ours to give back.
+            State::Preparing | State::Working => {
+                self.reason.get_or_insert(Reason::Abandoned(why));
+            }
+            _ => {}
+        }
+    }
+
+    /// The store has it as cancelled (or never had it): lets those go who hold for it.
+    fn finish_given_up(&mut self, out: &mut Vec<Effect>) {
+        if self.id != ChangeId(0) {
+            let reached = |peer: &&Peer| !peer.lost && matches!(peer.seat, Seat::Asked | Seat::Answered);
+            let release = Request::Release { change: self.id };
+            let sends = self.peers.iter().filter(reached).map(|peer| peer.who.slot);
+            out.extend(sends.map(|slot| Effect::Send(slot, release.clone())));
+        }
+        let reason = self.reason.clone().unwrap_or(Reason::HoldRanOut);
+        self.end(
+            Outcome::GaveUp {
+                fenced: self.fenced.clone(),
+                reason,
+            },
+            out,
+        );
+    }
+
+    fn finish(&mut self, out: &mut Vec<Effect>) {
+        let outcome = Outcome::Finished {
+            generation: self.generation,
+            fenced: self.fenced.clone(),
+            parked: self.parked,
+            longest_us: self.longest_us,
+        };
+        self.end(outcome, out);
+    }
+
+    fn unfinished(&mut self, why: String, out: &mut Vec<Effect>) {
+        self.end(
+            Outcome::Unfinished {
+                fenced: self.fenced.clone(),
+                why,
+            },
+            out,
+        );
+    }
+
+    fn end(&mut self, outcome: Outcome, out: &mut Vec<Effect>) {
+        self.go(State::Done);
+        out.extend([Effect::Disarm, Effect::Finish(outcome)]);
+    }
+}
+
+fn hold(plan: &Plan, change: ChangeId, who: Participant) -> Request {
+    Request::Hold {
+        change,
+        spans: plan.change.spans.clone(),
+        mode: plan.mode(),
+        drain_us: plan.patience.drain_us,
+        deadline_us: plan.patience.hold_us,
+        incarnation: who.incarnation,
+        disks: plan.disks.clone(),
+    }
+}
+
+/// A refused hold says that the controller's picture is old, or that this apparatus cannot: never that it is silent.
+fn reason_of(slot: Slot, refusal: Refusal) -> Reason {
+    match refusal {
+        Refusal::StaleTerm(_) => Reason::StaleTerm,
+        Refusal::Fenced | Refusal::Incarnation(_) => Reason::MembershipMoved,
+        Refusal::Generation(_) => Reason::GenerationMoved,
+        Refusal::NotHeld => Reason::HoldRanOut,
+        Refusal::Disk { name, why } => Reason::Refused(slot, format!("disk {name}: {why}")),
+        Refusal::Failed(why) | Refusal::Malformed(why) => Reason::Refused(slot, why),
+        other => Reason::Refused(slot, format!("{other:?}")),
+    }
+}
