@@ -1,0 +1,61 @@
+//! When a reader thread asks whether a read would wait for its disk. Asking costs a tenth of what a small read costs, so it
+//! is asked only where the answer is likely to be yes, or is cheap compared with the read.
+
+use std::time::Duration;
+
+/// Reads from this size on are always asked about.
+const LARGE: u64 = 64 << 10;
+/// A read that took longer than this, and than its bytes explain, has waited for something.
+const SLOW: Duration = Duration::from_micros(100);
+/// Slower than any copy from memory.
+const BYTES_PER_US: u64 = 1000;
+/// So many reads are asked about after one that waited.
+const ALERT: u32 = 64;
+
+/// What one thread remembers of its recent reads.
+#[derive(Debug, Default)]
+pub(super) struct ColdWatch {
+    alert: u32,
+}
+
+impl ColdWatch {
+    /// Whether to ask about a read of so many bytes.
+    pub(super) fn suspects(&self, len: u64) -> bool {
+        self.alert > 0 || len >= LARGE
+    }
+
+    /// The answer.
+    pub(super) fn looked(&mut self, cold: bool) {
+        self.alert = if cold { ALERT } else { self.alert.saturating_sub(1) };
+    }
+
+    /// How long a read took, unasked.
+    pub(super) fn took(&mut self, took: Duration, len: u64) {
+        if took > SLOW + Duration::from_micros(len / BYTES_PER_US) {
+            self.alert = ALERT;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asks_after_a_slow_read_until_many_were_not_cold() {
+        let mut watch = ColdWatch::default();
+        assert!(!watch.suspects(4096) && watch.suspects(LARGE));
+        watch.took(Duration::from_micros(50), 4096);
+        assert!(!watch.suspects(4096));
+        watch.took(Duration::from_millis(1), 2 << 20);
+        assert!(!watch.suspects(4096), "a large copy is not a wait");
+        watch.took(Duration::from_millis(1), 4096);
+        for _ in 0..ALERT {
+            assert!(watch.suspects(4096));
+            watch.looked(false);
+        }
+        assert!(!watch.suspects(4096));
+        watch.looked(true);
+        assert!(watch.suspects(4096));
+    }
+}

@@ -1,0 +1,170 @@
+//! What the control thread may ask of the data path. Nothing here waits for a disk or runs a request.
+
+use super::{Apparatus, Notice, lock};
+use crate::control::runtime::{Lag, Resumed, Runtime};
+use crate::disk::Disks;
+use crate::error::Result;
+use crate::gate::{Drain, Let};
+use crate::pool::model::{Difference, Edit, Snapshot, Span, VolumeRecord};
+use crate::store::HoldMode;
+use crate::units::{ChangeId, Generation};
+use crate::wire::message::Figures;
+
+impl Runtime for Apparatus {
+    fn hold(&self, change: ChangeId, spans: &[Span], mode: HoldMode) -> bool {
+        self.gate.hold(change, spans, mode)
+    }
+
+    fn lag(&self, change: ChangeId) -> Option<Lag> {
+        match self.gate.drained(change) {
+            Drain::Done => None,
+            Drain::Waiting {
+                in_flight,
+                oldest,
+                age,
+            } => Some(Lag {
+                in_flight,
+                age,
+                disk: self.disk_under(&oldest).unwrap_or_default(),
+            }),
+        }
+    }
+
+    fn release(&self, change: ChangeId) -> Resumed {
+        self.resume(self.gate.release(change))
+    }
+
+    fn apply(&self, difference: &Difference) -> Result<Generation> {
+        let notices = self.notices_of(difference);
+        let generation = self.table.apply(difference)?;
+        notices.into_iter().for_each(|notice| self.tell_kernel(notice));
+        Ok(generation)
+    }
+
+    fn generation(&self) -> Generation {
+        self.table.generation()
+    }
+
+    fn oldest(&self) -> Generation {
+        self.gate.oldest(self.table.generation())
+    }
+
+    fn close(&self) {
+        self.gate.close();
+        self.keeper.closed();
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.gate.counts().in_flight
+    }
+
+    fn reload(&self, snapshot: &Snapshot) {
+        self.table.replace(snapshot);
+        self.tell_kernel(Notice::Everything);
+    }
+
+    fn open(&self) {
+        self.keeper.opened();
+        self.resume(self.gate.open());
+    }
+
+    fn disks(&self) -> &Disks {
+        &self.disks
+    }
+
+    fn figures(&self) -> Figures {
+        let generation = self.table.generation();
+        let counts = self.gate.counts();
+        let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let disks = self.disks.view();
+        let named = self.table.volumes(&mut lock(&self.eye));
+        let mut volumes = self.book.volumes();
+        let by_volume = named.into_iter().map(|volume| {
+            (
+                volume.name.to_string(),
+                volumes.remove(&volume.id).unwrap_or_default(),
+            )
+        });
+        let by_disk = self.book.disks().into_iter();
+        let by_disk = by_disk.filter_map(|(id, figures)| Some((disks.get(id)?.name().to_owned(), figures)));
+        Figures {
+            name: self.name.to_string(),
+            pid: std::process::id(),
+            uptime_us: micros(self.began.0.elapsed()),
+            generation,
+            oldest: self.gate.oldest(generation),
+            in_flight: counts.in_flight,
+            parked: counts.parked,
+            parked_bytes: counts.parked_bytes,
+            holds: counts.holds,
+            ever_parked: counts.ever_parked,
+            longest_parked_us: counts.longest_parked_us,
+            threads: self.readers.load(std::sync::atomic::Ordering::Relaxed) as u64,
+            volumes: by_volume.collect(),
+            disks: by_disk.collect(),
+            ..Figures::default()
+        }
+    }
+
+    fn stop(&self) {
+        (self.stop)();
+    }
+}
+
+impl Apparatus {
+    fn resume(&self, freed: Let<super::Owned>) -> Resumed {
+        let Let {
+            requests,
+            parked,
+            longest,
+        } = freed;
+        self.run_later(requests);
+        self.keeper.moved();
+        Resumed { parked, longest }
+    }
+
+    /// The disk that the first byte of the span lies on.
+    fn disk_under(&self, span: &Span) -> Option<String> {
+        let mut pieces = Vec::new();
+        let mut eye = lock(&self.eye);
+        let found = self
+            .table
+            .locate(&mut eye, span.volume, span.start, 1, &mut pieces);
+        found.ok()?;
+        let disks = self.disks.view();
+        Some(disks.get(pieces.first()?.disk)?.name().to_owned())
+    }
+
+    fn notices_of(&self, difference: &Difference) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        let mut eye = lock(&self.eye);
+        for edit in &difference.edits {
+            match edit {
+                Edit::AddVolume(new) => notices.push(Notice::Name(new.name.clone())),
+                Edit::SetVolume(new) => match self.table.volume(&mut eye, new.id) {
+                    Some(old) => notices.extend(notices_between(&old, new)),
+                    None => notices.push(Notice::Everything),
+                },
+                Edit::RemoveVolume(id) => {
+                    let old = self.table.volume(&mut eye, *id);
+                    notices.extend(old.map(|old| Notice::Gone(old.id, old.name)));
+                }
+                Edit::AddDisk(_)
+                | Edit::SetDisk(_)
+                | Edit::RemoveDisk(_)
+                | Edit::Map { .. }
+                | Edit::Unmap { .. } => {}
+            }
+        }
+        notices
+    }
+}
+
+fn notices_between(old: &VolumeRecord, new: &VolumeRecord) -> Vec<Notice> {
+    let mut notices = vec![Notice::Attributes(new.id)];
+    if old.name != new.name {
+        notices.push(Notice::Name(old.name.clone()));
+        notices.push(Notice::Name(new.name.clone()));
+    }
+    notices
+}

@@ -1,0 +1,76 @@
+//! Flushes: what was acknowledged before a flush began survives power loss once the flush is acknowledged.
+//!
+//! Why it is enough to take one face, flush the disks that it names for the volume, and then see that its generation `g` is hardened.
+//! Let W be a write to a range r, acknowledged by whatever apparatus before the flush began, and let h be the table that a power loss
+//! now would leave: the last hardened one. It has to be shown that W is durable in r's home by h. Changes are hardened in order, so h >= g.
+//!
+//! - Say a change c in (g, h] moved r. W is older than the face taken, and c is not applied here in that face, so W was written before c's hold and was
+//!   copied by c; who hardened c flushed the new home after that copy. Durable.
+//! - Say no change in (g, h] moved r: r's home by h is its home by g, which is on a disk that was flushed here after W was acknowledged. If W itself was written
+//!   there, it is durable. If W was written to an earlier home, a change at or before g copied it here, before it was committed, so before this flush. Durable.
+//! - W cannot have been written to a home later than g's: writes to it are released only when every apparatus in the control range has applied the
+//!   change, this one included, and W was acknowledged before the face was taken. Or else this one is fenced, and acknowledges nothing.
+//!
+//! The set of disks and `g` have to be of the same face: of two faces, a change between them could move r to a home that is flushed but not hardened.
+//!
+//! A flush touches no bytes, so no hold delays it. It is inside the gate all the same: a rejoin waits for it, so it is acknowledged in
+//! the life, and by the table, that it began with.
+
+use super::way::Step;
+use super::{Answer, Apparatus, Failure, Reply, Request, Tools, lock};
+use crate::error::Result;
+use crate::member::DiskMarks;
+use crate::units::{DiskId, Generation, VolumeId};
+
+impl Apparatus {
+    pub(super) fn flush<'a, R: Reply>(&self, tools: &mut Tools, request: Request<'a, R>) -> Step<'a, R> {
+        match self.make_durable(tools, request.volume) {
+            Ok(()) => self.answer(tools, request, Answer::Done, 0),
+            Err(failure) => self.fail(tools, request, failure),
+        }
+    }
+
+    fn make_durable(&self, tools: &mut Tools, volume: VolumeId) -> Result<(), Failure> {
+        tools.pieces.clear();
+        let taken = self.table.disks_of(&mut tools.reader, volume, &mut tools.found);
+        let generation = taken.map_err(|_| Failure::NoVolume)?;
+        for i in 0..tools.found.len() {
+            self.flush_disk(tools, tools.found[i])?;
+        }
+        self.see_hardened(generation).map_err(|error| {
+            self.report.harden_failed(&error.to_string());
+            Failure::NotHardened
+        })
+    }
+
+    fn flush_disk(&self, tools: &mut Tools, id: DiskId) -> Result<(), Failure> {
+        let disk = self.open_disk(&self.disks.view(), id)?.clone();
+        let flushed = self.marks(tools, id).flush(|| disk.flush());
+        flushed.map_err(|error| {
+            tools.tally.disk(id).failed();
+            self.disk_failed(&disk, "flush", &error)
+        })
+    }
+
+    /// Returns when this generation is hardened. One thread hardens; others that wait find it done.
+    fn see_hardened(&self, generation: Generation) -> Result<()> {
+        if generation <= self.members.hardened() {
+            return Ok(());
+        }
+        let _one = lock(&self.hardening);
+        if generation <= self.members.hardened() {
+            return Ok(());
+        }
+        self.harden.harden(generation)
+    }
+
+    /// The disk's marks, which this thread keeps at hand.
+    pub(super) fn marks<'t>(&self, tools: &'t mut Tools, id: DiskId) -> &'t DiskMarks {
+        let found = tools.marks.iter().position(|marks| marks.0 == id);
+        let at = found.unwrap_or_else(|| {
+            tools.marks.push((id, self.members.marks(id)));
+            tools.marks.len() - 1
+        });
+        &tools.marks[at].1
+    }
+}
