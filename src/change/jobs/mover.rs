@@ -33,6 +33,8 @@ pub(super) enum Trouble {
     NoDisk(DiskId),
     /// A change was given up.
     GaveUp(Reason),
+    /// A change could not be ended: how the table is now, only the store knows.
+    Unfinished(String),
 }
 
 /// What was moved since it was last asked for.
@@ -361,6 +363,7 @@ impl Series for Mover {
                 self.trouble
                     .get_or_insert_with(|| Trouble::GaveUp(reason.clone()));
             }
+            Outcome::Unfinished { why, .. } => self.trouble = Some(Trouble::Unfinished(why.clone())),
         }
         Ok(())
     }

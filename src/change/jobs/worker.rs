@@ -176,6 +176,11 @@ impl<'a> Worker<'a> {
                 Err(self.fail(&why, "see `vctl disk list`, and move again once it is there"))
             }
             Trouble::GaveUp(reason) => self.ask_again(reason),
+            // The next holder of the arbitration ends the change, and the job goes on from what the store says then.
+            Trouble::Unfinished(why) => Err(Error::failed(&self.subject, why).hint(format!(
+                "`vctl job resume {}` goes on from where it stands",
+                self.job.id
+            ))),
         }
     }
 
