@@ -6,6 +6,9 @@
 
 pub mod controller;
 pub mod driver;
+pub mod failpoint;
 pub mod jobs;
 pub mod participant;
+pub mod harden;
 pub mod recovery;
+pub(crate) mod survey;

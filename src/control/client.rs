@@ -76,10 +76,10 @@ impl Links {
         }
     }
 
-    /// Begins a link and says hello, unless there is one. `Welcomed`, `Refused` or `Lost` tells how it went.
+    /// Begins a link and says hello, unless there is one to that name already. `Welcomed`, `Refused` or `Lost` tells how it went.
     pub fn connect(&mut self, slot: Slot, pool: &PoolDir, name: &Name) {
-        if !self.links.contains_key(&slot) {
-            let path = pool.socket(name);
+        let path = pool.socket(name);
+        if self.links.get(&slot).is_none_or(|link| link.path != path) {
             let mut link = Link {
                 path,
                 pipe: None,

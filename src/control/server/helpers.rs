@@ -1,0 +1,199 @@
+//! Threads that wait for the store and for disks, so that the control thread does not.
+
+use super::{OpenStore, Setup};
+use crate::change::failpoint::{Point, hit};
+use crate::change::recovery::others_reached;
+use crate::change::survey::see;
+use crate::control::{Bell, Runtime};
+use crate::disk::Disk;
+use crate::error::{Error, Kind, Result};
+use crate::member::MemberTable;
+use crate::pool::dir::PoolDir;
+use crate::pool::model::{DiskRecord, PoolHeader};
+use crate::store::{Cancel, Joined, Member, Store};
+use crate::units::{ChangeId, Generation, Incarnation};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Works that wait for a helper, and posts that wait for the control thread.
+const QUEUE: usize = 256;
+
+/// What a helper is asked to do.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// `Store::cancel`.
+    Cancel(ChangeId),
+    /// See which of these generations everyone has reached.
+    Others(BTreeSet<Generation>),
+    /// Open these disks for a hold.
+    Open(ChangeId, Vec<DiskRecord>),
+    /// Get back into the control range from this life, with the disks of the new table open.
+    Rejoin(Incarnation),
+}
+
+/// What came of it.
+pub(super) enum Post {
+    Cancelled(ChangeId, Result<Cancel>),
+    /// These everyone has reached.
+    Reached(Vec<Generation>),
+    /// The disks that were not open yet, or the name of one and why it cannot be.
+    Opened(ChangeId, Result<Vec<Arc<Disk>>, (String, String)>),
+    Rejoined(Result<Box<Back>>),
+}
+
+/// Back in the control range.
+pub(super) struct Back {
+    pub(super) joined: Joined,
+    pub(super) disks: Vec<Arc<Disk>>,
+}
+
+/// One thread for the store and one for disks: a disk that hangs keeps nothing waiting but disks.
+pub(super) struct Helpers {
+    quick: Sender<Work>,
+    slow: Sender<Work>,
+    posts: Receiver<Post>,
+}
+
+impl Helpers {
+    /// Two threads; they end when this is dropped, each after the work it is at.
+    pub(super) fn start(setup: &Setup) -> Result<Self> {
+        let (post, posts) = bounded(QUEUE);
+        let quick = Helper::new(setup, post.clone())?.start("store-helper")?;
+        let slow = Helper::new(setup, post)?.start("disk-helper")?;
+        Ok(Self { quick, slow, posts })
+    }
+
+    /// Asks the store's helper. False when it is too far behind.
+    pub(super) fn give(&self, work: Work) -> bool {
+        self.quick.try_send(work).is_ok()
+    }
+
+    /// Asks the disks' helper, which gives back what it cannot take.
+    pub(super) fn give_slow(&self, work: Work) -> Result<(), Work> {
+        self.slow.try_send(work).map_err(|why| match why {
+            TrySendError::Full(work) | TrySendError::Disconnected(work) => work,
+        })
+    }
+
+    pub(super) fn next_post(&self) -> Option<Post> {
+        self.posts.try_recv().ok()
+    }
+}
+
+struct Helper {
+    pool: PoolDir,
+    header: PoolHeader,
+    me: Member,
+    members: Arc<MemberTable>,
+    runtime: Arc<dyn Runtime>,
+    bell: Arc<Bell>,
+    open_store: OpenStore,
+    store: Box<dyn Store>,
+    post: Sender<Post>,
+}
+
+impl Helper {
+    fn new(setup: &Setup, post: Sender<Post>) -> Result<Self> {
+        Ok(Self {
+            pool: setup.pool.clone(),
+            header: setup.header.clone(),
+            me: setup.member.clone(),
+            members: Arc::clone(&setup.members),
+            runtime: Arc::clone(&setup.runtime),
+            bell: Arc::clone(&setup.bell),
+            open_store: Arc::clone(&setup.open_store),
+            store: (setup.open_store)()?,
+            post,
+        })
+    }
+
+    fn start(mut self, name: &str) -> Result<Sender<Work>> {
+        let (give, works) = bounded(QUEUE);
+        let run = move || {
+            for work in works {
+                let post = self.work(work);
+                if self.post.send(post).is_err() {
+                    return;
+                }
+                self.bell.ring();
+            }
+        };
+        let started = std::thread::Builder::new().name(name.into()).spawn(run);
+        started.map(|_| give).map_err(|why| Error::because(name, why))
+    }
+
+    fn work(&mut self, work: Work) -> Post {
+        match work {
+            Work::Cancel(change) => {
+                let answer = self.store.cancel(change);
+                self.renew(answer.is_err());
+                Post::Cancelled(change, answer)
+            }
+            Work::Others(generations) => {
+                let reached = self.reached(&generations);
+                self.renew(reached.is_err());
+                Post::Reached(reached.unwrap_or_default())
+            }
+            Work::Open(change, records) => Post::Opened(change, self.open(&records)),
+            Work::Rejoin(incarnation) => {
+                let back = self.rejoin(incarnation);
+                self.renew(back.is_err());
+                Post::Rejoined(back.map(Box::new))
+            }
+        }
+    }
+
+    /// After a failure the next work gets a new connection to the store, where one can be had.
+    fn renew(&mut self, failed: bool) {
+        if failed && let Ok(store) = (self.open_store)() {
+            self.store = store;
+        }
+    }
+
+    fn reached(&mut self, generations: &BTreeSet<Generation>) -> Result<Vec<Generation>> {
+        let seen = see(&mut *self.store, &self.members, &self.pool)?;
+        Ok(generations
+            .iter()
+            .copied()
+            .filter(|&generation| others_reached(&seen, generation))
+            .collect())
+    }
+
+    fn open(&self, records: &[DiskRecord]) -> Result<Vec<Arc<Disk>>, (String, String)> {
+        let missing = records
+            .iter()
+            .filter(|record| self.runtime.disks().get(record.id).is_none());
+        let open = |record: &DiskRecord| {
+            let disk = Disk::open(record, self.header.uuid, self.header.extent_size);
+            disk.map(Arc::new)
+                .map_err(|why| (record.name.to_string(), why.why().to_owned()))
+        };
+        missing.map(open).collect()
+    }
+
+    fn rejoin(&mut self, incarnation: Incarnation) -> Result<Back> {
+        let joined = match self.store.rejoin(self.me.slot, incarnation) {
+            Err(why) if why.kind() == Kind::Stale => self.join_anew(incarnation)?,
+            other => other?,
+        };
+        hit(Point::ApparatusRejoined);
+        let mut disks = Vec::new();
+        for record in &joined.snapshot.disks {
+            match self.open(std::slice::from_ref(record)) {
+                Ok(opened) => disks.extend(opened),
+                // Its requests are answered with EIO, the others' are served.
+                Err((name, why)) => log::error!("disk {name}: {why}"),
+            }
+        }
+        Ok(Back { joined, disks })
+    }
+
+    /// This life was not fenced in the store, or a rejoin took place that we have not heard the end of. Holding the life lock,
+    /// we are the only process of this name.
+    fn join_anew(&mut self, incarnation: Incarnation) -> Result<Joined> {
+        self.store.leave(self.me.slot, incarnation)?;
+        self.store
+            .join(&self.me.name, self.me.pid, &self.me.mount, &|_| false)
+    }
+}
