@@ -15,6 +15,7 @@
 //! cancelled                               undone
 //! ```
 
+pub mod boot;
 pub mod memory;
 pub mod sqlite;
 
@@ -299,7 +300,7 @@ pub trait Store: Send {
     fn volumes(&mut self) -> Result<Vec<VolumeRecord>>;
     /// A volume's segments that touch `[start, end)`, in order, whole (not clipped).
     fn segments(&mut self, volume: VolumeId, start: VolumeExtent, end: VolumeExtent) -> Result<Vec<Segment>>;
-    /// Every run of extents that is not free on `disk`, by start.
+    /// Every run of extents that is not free on `disk`, by start; adjacent runs of one owner are one.
     fn uses(&mut self, disk: DiskId) -> Result<Vec<Use>>;
     /// The number for the next disk. It is taken when a change commits that adds that disk, and never given again; asking
     /// changes nothing (a dry run asks too).
@@ -310,8 +311,10 @@ pub trait Store: Send {
     /// Takes the next term. Only the holder of the arbitration lock calls this.
     fn raise_term(&mut self) -> Result<Term>;
 
-    /// Announces a change. Refused with `Kind::Stale` under a higher term, and when an extent that its difference
-    /// maps is owned by anything but this change's job.
+    /// Announces a change. Refused with `Kind::Stale` under a higher term, when an extent that its difference
+    /// maps is owned by anything but this change's job or mapped twice, and when it starts from the current generation and
+    /// does not fit the table (a name taken, a volume that is not there, a disk in use). What it maps and its job does not own becomes
+    /// its own until it is committed or cancelled.
     fn prepare(&mut self, term: Term, change: &NewChange) -> Result<ChangeId>;
     /// Compare-and-set prepared -> committed: applies the difference, records the undo, puts the extents that lost
     /// their home into quarantine, moves the job's progress on: a segment that a chunk maps at `from.start + done` of one of
@@ -324,10 +327,13 @@ pub trait Store: Send {
     /// All prepared or committed (not hardened) changes, by id.
     fn unfinished(&mut self) -> Result<Vec<ChangeRecord>>;
     /// Marks these committed changes hardened. The caller has flushed every disk they map. Durable when it returns,
-    /// with everything visible before it. Those that are not committed are passed over.
+    /// with everything visible before it. Those that are not committed are passed over. Refused when a change with a
+    /// lower generation is committed and not among them: a later change cannot outlive an earlier one. The layout number goes
+    /// up by one for each.
     fn harden(&mut self, ids: &[ChangeId]) -> Result<()>;
-    /// Takes back every change committed in another boot and not hardened, latest first, and frees what they mapped.
-    /// Marks all members of another boot as left. Durable when it returns. Answers those taken back.
+    /// Takes back every change committed in another boot and not hardened, latest first, one generation up for each; what
+    /// they mapped is their job's again, if it goes on (a job that was done goes on again), else free. Cancels those prepared
+    /// in another boot, and marks all members of another boot as left. Durable when it returns. Answers those taken back.
     fn recover_boot(&mut self, boot: BootId) -> Result<Vec<ChangeId>>;
 
     /// Gives extents to a job ahead of its changes. Refused when one is not free.
@@ -338,8 +344,9 @@ pub trait Store: Send {
     /// apparatus uses an older table. Answers what became free.
     fn free_quarantine(&mut self, oldest: Generation) -> Result<Vec<Area>>;
 
-    /// Joins the control range, under a free or the same name's slot, in a new incarnation.
-    /// Refused when `name` is joined or fenced by a process that `alive` says still lives.
+    /// Joins the control range, under the same name's slot or the lowest free one, in a new incarnation. First does what
+    /// [`Store::recover_boot`] does, so that nobody serves by a table that a power loss took back. When no slot is free, members
+    /// whose process is dead leave. Refused when `name` is joined or fenced by a process that `alive` says still lives.
     fn join(
         &mut self,
         name: &Name,
@@ -393,6 +400,7 @@ pub trait Store: Send {
     /// Events after `seq`, oldest first, at most `most`.
     fn events(&mut self, after: u64, most: usize) -> Result<Vec<Event>>;
 
-    /// Copies what is in the write-ahead log back into the database, so that the log stays small. Syncs: outside holds only.
+    /// Copies what is in the write-ahead log back into the database if it has grown, so that it stays small. Cheap when
+    /// it has not, and syncs when it has: outside holds only. To be called now and then by whoever commits much.
     fn checkpoint(&mut self) -> Result<()>;
 }

@@ -1,0 +1,297 @@
+//! Jobs and their copy progress tables.
+
+use super::change::not_stale;
+use super::convert::{Ron, Word, to_ron};
+use super::space::{self, Claimant};
+use crate::error::{Error, Result};
+use crate::pool::model::{Area, Difference, Edit, Segment};
+use crate::store::{JobLimits, JobRecord, JobState, Step};
+use crate::units::{ByteCount, DiskExtent, DiskId, JobId, Term, Timestamp, VolumeExtent, VolumeId};
+use rusqlite::types::ToSql;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+/// Jobs that ended are kept up to this number.
+const KEPT: u64 = 200;
+
+const JOB: &str = "SELECT id, kind, state, limits, back, title, created, ended, copied, longest_hold_us, held, why FROM jobs";
+const STEP: &str = "SELECT volume, start, from_disk, from_start, len, to_disk, to_start, done, seq FROM steps WHERE job = ?1";
+
+fn job_row(row: &Row<'_>) -> rusqlite::Result<JobRecord> {
+    Ok(JobRecord {
+        id: JobId(row.get(0)?),
+        kind: row.get::<_, Ron<_>>(1)?.0,
+        state: row.get::<_, Word<_>>(2)?.0,
+        limits: row.get::<_, Ron<_>>(3)?.0,
+        back: row.get(4)?,
+        title: row.get(5)?,
+        created: Timestamp(row.get(6)?),
+        ended: row.get::<_, Option<i64>>(7)?.map(Timestamp),
+        copied: ByteCount(row.get(8)?),
+        longest_hold_us: row.get(9)?,
+        held: row.get(10)?,
+        why: row.get(11)?,
+    })
+}
+
+fn step_row(row: &Row<'_>) -> rusqlite::Result<Step> {
+    let len = row.get(4)?;
+    Ok(Step {
+        volume: VolumeId(row.get(0)?),
+        from: Segment {
+            start: VolumeExtent(row.get(1)?),
+            home: Area {
+                disk: DiskId(row.get(2)?),
+                start: DiskExtent(row.get(3)?),
+                len,
+            },
+        },
+        to: Area {
+            disk: DiskId(row.get(5)?),
+            start: DiskExtent(row.get(6)?),
+            len,
+        },
+        done: row.get(7)?,
+    })
+}
+
+pub(super) fn all(db: &Connection) -> Result<Vec<JobRecord>> {
+    let mut query = db.prepare_cached(&format!("{JOB} ORDER BY id"))?;
+    let rows = query.query_map([], job_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+pub(super) fn one(db: &Connection, id: JobId) -> Result<Option<JobRecord>> {
+    let mut query = db.prepare_cached(&format!("{JOB} WHERE id = ?1"))?;
+    Ok(query.query_row([id.0], job_row).optional()?)
+}
+
+pub(super) fn steps(db: &Connection, id: JobId) -> Result<Vec<Step>> {
+    let mut query = db.prepare_cached(&format!("{STEP} ORDER BY seq"))?;
+    let rows = query.query_map([id.0], step_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+pub(super) fn create(db: &Connection, term: Term, job: &JobRecord, steps: &[Step]) -> Result<JobId> {
+    not_stale(db, term)?;
+    let sql = "INSERT INTO jobs (kind, state, limits, back, title, created, ended, copied, longest_hold_us, held, why)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    let ended = job.ended.map(|at| at.0);
+    db.prepare_cached(sql)?.execute(params![
+        to_ron(&job.kind)?,
+        Word(job.state),
+        to_ron(&job.limits)?,
+        job.back,
+        job.title,
+        job.created.0,
+        ended,
+        job.copied.0,
+        job.longest_hold_us,
+        job.held,
+        job.why
+    ])?;
+    let id = db
+        .prepare_cached("SELECT max(id) FROM jobs")?
+        .query_row([], |row| row.get(0).map(JobId))?;
+    put_steps(db, id, steps)?;
+    prune(db)?;
+    Ok(id)
+}
+
+/// Writes the table and reserves what is not done of it.
+fn put_steps(db: &Connection, id: JobId, steps: &[Step]) -> Result<()> {
+    let sql =
+        "INSERT INTO steps (job, seq, volume, start, from_disk, from_start, len, to_disk, to_start, done)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    for (seq, step) in steps.iter().enumerate() {
+        let Step {
+            volume,
+            from,
+            to,
+            done,
+        } = step;
+        if from.home.len != to.len || *done > to.len {
+            let why = format!(
+                "moves {done} of {} extents to an area of {}",
+                from.home.len, to.len
+            );
+            return Err(Error::failed(format!("step {seq}"), why));
+        }
+        let Area { disk, start, len } = from.home;
+        let values = params![
+            id.0,
+            seq,
+            volume.0,
+            from.start.0,
+            disk.0,
+            start.0,
+            len,
+            to.disk.0,
+            to.start.0,
+            done
+        ];
+        db.prepare_cached(sql)?.execute(values)?;
+        if let Some(rest) = undone(step) {
+            space::claim(db, rest, Claimant::Job(id))?;
+        }
+    }
+    Ok(())
+}
+
+/// The part of a step's destination that is not mapped yet.
+fn undone(step: &Step) -> Option<Area> {
+    let Area { disk, start, len } = step.to;
+    (step.done < len).then(|| Area {
+        disk,
+        start: DiskExtent(start.0 + step.done),
+        len: len - step.done,
+    })
+}
+
+pub(super) fn replace_steps(
+    db: &Connection,
+    term: Term,
+    id: JobId,
+    steps: &[Step],
+    back: bool,
+) -> Result<()> {
+    not_stale(db, term)?;
+    changed(
+        id,
+        update(db, "UPDATE jobs SET back = ?2 WHERE id = ?1", &[&id.0, &back])?,
+    )?;
+    space::drop_job(db, id)?;
+    db.prepare_cached("DELETE FROM steps WHERE job = ?1")?
+        .execute([id.0])?;
+    put_steps(db, id, steps)
+}
+
+fn update(db: &Connection, sql: &str, values: &[&dyn ToSql]) -> Result<usize> {
+    Ok(db.prepare_cached(sql)?.execute(values)?)
+}
+
+fn changed(id: JobId, rows: usize) -> Result<()> {
+    if rows == 0 {
+        Err(Error::not_found("job", &id.to_string()))
+    } else {
+        Ok(())
+    }
+}
+
+fn over(state: JobState) -> bool {
+    matches!(state, JobState::Done | JobState::Failed | JobState::Cancelled)
+}
+
+pub(super) fn set_state(db: &Connection, id: JobId, from: JobState, to: JobState, why: &str) -> Result<bool> {
+    let ended = over(to).then(|| Timestamp::now().0);
+    let sql = "UPDATE jobs SET state = ?3, why = ?4, ended = ?5 WHERE id = ?1 AND state = ?2";
+    let rows = update(db, sql, &[&id.0, &Word(from), &Word(to), &why, &ended])?;
+    if rows == 0 {
+        one(db, id)?.ok_or_else(|| Error::not_found("job", &id.to_string()))?;
+    }
+    Ok(rows > 0)
+}
+
+pub(super) fn set_limits(db: &Connection, id: JobId, limits: JobLimits) -> Result<()> {
+    let rows = update(
+        db,
+        "UPDATE jobs SET limits = ?2 WHERE id = ?1",
+        &[&id.0, &to_ron(&limits)?],
+    )?;
+    changed(id, rows)
+}
+
+pub(super) fn set_figures(
+    db: &Connection,
+    id: JobId,
+    copied: ByteCount,
+    longest: u64,
+    held: u64,
+) -> Result<()> {
+    let sql = "UPDATE jobs SET copied = ?2, longest_hold_us = ?3, held = ?4 WHERE id = ?1";
+    changed(id, update(db, sql, &[&id.0, &copied.0, &longest, &held])?)
+}
+
+/// Moves the copy progress table on by what a chunk has mapped.
+pub(super) fn advance(db: &Connection, job: JobId, difference: &Difference) -> Result<()> {
+    for (volume, segment) in segments(difference) {
+        if let Some((seq, step)) = step_at(db, job, volume, segment.start)?
+            && segment.start.0 == step.from.start.0 + step.done
+            && goes_to(&step, segment)
+        {
+            set_done(db, job, seq, step.done + segment.home.len)?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves it back by what a chunk that is taken back had mapped. Answers those areas that are the job's destination.
+pub(super) fn retreat(db: &Connection, job: JobId, difference: &Difference) -> Result<Vec<Area>> {
+    let mut back = Vec::new();
+    let all: Vec<_> = segments(difference).collect();
+    for (volume, segment) in all.into_iter().rev() {
+        if let Some((seq, step)) = step_at(db, job, volume, segment.start)?
+            && segment.end().0 == step.from.start.0 + step.done
+            && goes_to(&step, segment)
+        {
+            set_done(db, job, seq, step.done - segment.home.len)?;
+            back.push(segment.home);
+        }
+    }
+    Ok(back)
+}
+
+fn segments(difference: &Difference) -> impl Iterator<Item = (VolumeId, Segment)> + '_ {
+    difference.edits.iter().flat_map(|edit| match edit {
+        Edit::Map { volume, segments } => segments.iter().map(|segment| (*volume, *segment)).collect(),
+        _ => Vec::new(),
+    })
+}
+
+/// The step whose run of the volume holds this extent.
+fn step_at(db: &Connection, job: JobId, volume: VolumeId, at: VolumeExtent) -> Result<Option<(u64, Step)>> {
+    let sql = format!("{STEP} AND volume = ?2 AND start <= ?3 ORDER BY start DESC LIMIT 1");
+    let mut query = db.prepare_cached(&sql)?;
+    let found = query.query_row(params![job.0, volume.0, at.0], |row| {
+        Ok((row.get(8)?, step_row(row)?))
+    });
+    Ok(found.optional()?.filter(|(_, step)| at < step.from.end()))
+}
+
+/// Whether the segment lies where the step puts that part of the volume.
+fn goes_to(step: &Step, segment: Segment) -> bool {
+    let into = segment.start.0 - step.from.start.0;
+    segment.end() <= step.from.end()
+        && segment.home.disk == step.to.disk
+        && segment.home.start.0 == step.to.start.0 + into
+}
+
+fn set_done(db: &Connection, job: JobId, seq: u64, done: u64) -> Result<()> {
+    db.prepare_cached("UPDATE steps SET done = ?3 WHERE job = ?1 AND seq = ?2")?
+        .execute(params![job.0, seq, done])?;
+    Ok(())
+}
+
+/// A job whose last chunks a power loss took back is not done after all. Answers whether it goes on, and so keeps its
+/// destination.
+pub(super) fn reopen(db: &Connection, id: JobId) -> Result<bool> {
+    let sql = "UPDATE jobs SET state = 'running', ended = NULL, why = 'power was lost before its last chunks were durable'
+               WHERE id = ?1 AND state = 'done'";
+    db.prepare_cached(sql)?.execute([id.0])?;
+    Ok(one(db, id)?.is_some_and(|job| !over(job.state)))
+}
+
+fn prune(db: &Connection) -> Result<()> {
+    let ended = "SELECT id FROM jobs WHERE state IN ('done', 'failed', 'cancelled') ORDER BY id DESC LIMIT -1 OFFSET ?1";
+    let old: Vec<u64> = db
+        .prepare_cached(ended)?
+        .query_map([KEPT], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    for id in old {
+        space::drop_job(db, JobId(id))?;
+        db.prepare_cached("DELETE FROM steps WHERE job = ?1")?
+            .execute([id])?;
+        db.prepare_cached("DELETE FROM jobs WHERE id = ?1")?
+            .execute([id])?;
+    }
+    Ok(())
+}

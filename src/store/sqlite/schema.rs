@@ -1,0 +1,218 @@
+//! The tables, and how an older database becomes a current one.
+
+use super::convert::DATABASE;
+use crate::error::{Error, Result};
+use rusqlite::{Connection, TransactionBehavior};
+
+/// "Vapp" in SQLite's header: tells a pool's database from any other.
+pub(super) const APPLICATION_ID: i32 = 0x5661_7070;
+
+/// Migration `n` leads from version `n` to `n + 1`. What has been released is never edited, only added to.
+pub(super) const MIGRATIONS: &[&str] = &[V1];
+
+/// Ranges are in extents. `changes` holds the unfinished ones alone, so that it stays small whatever the pool's age.
+const V1: &str = "
+CREATE TABLE pool (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    uuid TEXT NOT NULL,
+    extent_size INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    layout INTEGER NOT NULL,
+    membership INTEGER NOT NULL,
+    term INTEGER NOT NULL,
+    incarnation INTEGER NOT NULL,
+    disk INTEGER NOT NULL,
+    volume INTEGER NOT NULL,
+    checkpoints INTEGER NOT NULL
+) STRICT;
+CREATE TABLE disks (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    uuid TEXT NOT NULL UNIQUE,
+    path TEXT NOT NULL,
+    extents INTEGER NOT NULL CHECK (extents > 0),
+    tags TEXT NOT NULL,
+    allocate INTEGER NOT NULL CHECK (allocate IN (0, 1))
+) STRICT;
+CREATE TABLE volumes (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    size INTEGER NOT NULL CHECK (size >= 0),
+    mode INTEGER NOT NULL,
+    uid INTEGER NOT NULL,
+    gid INTEGER NOT NULL,
+    read_only INTEGER NOT NULL CHECK (read_only IN (0, 1))
+) STRICT;
+CREATE TABLE segments (
+    volume INTEGER NOT NULL,
+    start INTEGER NOT NULL CHECK (start >= 0),
+    disk INTEGER NOT NULL,
+    home INTEGER NOT NULL CHECK (home > 0),
+    len INTEGER NOT NULL CHECK (len > 0),
+    PRIMARY KEY (volume, start)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX homes ON segments (disk, home);
+CREATE TABLE claims (
+    disk INTEGER NOT NULL,
+    start INTEGER NOT NULL CHECK (start > 0),
+    len INTEGER NOT NULL CHECK (len > 0),
+    kind TEXT NOT NULL CHECK (kind IN ('change', 'job')),
+    owner INTEGER NOT NULL,
+    PRIMARY KEY (disk, start)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE quarantine (
+    disk INTEGER NOT NULL,
+    start INTEGER NOT NULL CHECK (start > 0),
+    len INTEGER NOT NULL CHECK (len > 0),
+    change INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    PRIMARY KEY (disk, start)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE changes (
+    id INTEGER PRIMARY KEY,
+    state TEXT NOT NULL CHECK (state IN ('prepared', 'committed', 'hardening')),
+    term INTEGER NOT NULL,
+    boot TEXT NOT NULL,
+    generation INTEGER,
+    job INTEGER,
+    title TEXT NOT NULL,
+    mode TEXT NOT NULL,
+    spans TEXT NOT NULL,
+    difference TEXT NOT NULL,
+    undo TEXT
+) STRICT;
+CREATE TABLE history (
+    id INTEGER PRIMARY KEY,
+    state TEXT NOT NULL CHECK (state IN ('hardened', 'cancelled', 'undone')),
+    term INTEGER NOT NULL,
+    boot TEXT NOT NULL,
+    generation INTEGER,
+    job INTEGER,
+    title TEXT NOT NULL,
+    mode TEXT NOT NULL,
+    spans TEXT NOT NULL,
+    difference TEXT NOT NULL,
+    undo TEXT
+) STRICT;
+CREATE TABLE members (
+    slot INTEGER PRIMARY KEY CHECK (slot >= 0),
+    name TEXT NOT NULL UNIQUE,
+    incarnation INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('joined', 'fenced', 'left')),
+    pid INTEGER NOT NULL,
+    mount TEXT NOT NULL,
+    joined_at INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    boot TEXT NOT NULL
+) STRICT;
+CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL
+        CHECK (state IN ('running', 'paused', 'cancelled', 'rolling back', 'done', 'failed')),
+    limits TEXT NOT NULL,
+    back INTEGER NOT NULL CHECK (back IN (0, 1)),
+    title TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    ended INTEGER,
+    copied INTEGER NOT NULL,
+    longest_hold_us INTEGER NOT NULL,
+    held INTEGER NOT NULL,
+    why TEXT NOT NULL
+) STRICT;
+CREATE TABLE steps (
+    job INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    volume INTEGER NOT NULL,
+    start INTEGER NOT NULL CHECK (start >= 0),
+    from_disk INTEGER NOT NULL,
+    from_start INTEGER NOT NULL CHECK (from_start > 0),
+    len INTEGER NOT NULL CHECK (len > 0),
+    to_disk INTEGER NOT NULL,
+    to_start INTEGER NOT NULL CHECK (to_start > 0),
+    done INTEGER NOT NULL CHECK (done BETWEEN 0 AND len),
+    PRIMARY KEY (job, seq)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX places ON steps (job, volume, start);
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    severity TEXT NOT NULL CHECK (severity IN ('info', 'warning', 'error')),
+    subject TEXT NOT NULL,
+    text TEXT NOT NULL
+) STRICT;
+";
+
+/// Brings the database to the last of `migrations`, in one transaction.
+pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<()> {
+    if version(connection)? == Some(migrations.len()) {
+        return Ok(());
+    }
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let Some(done) = version(&tx)?.filter(|&version| version <= migrations.len()) else {
+        return Err(newer(&tx, migrations.len()));
+    };
+    for step in &migrations[done..] {
+        tx.execute_batch(step)?;
+    }
+    tx.pragma_update(None, "user_version", migrations.len())?;
+    Ok(tx.commit()?)
+}
+
+fn version(connection: &Connection) -> Result<Option<usize>> {
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    Ok(usize::try_from(version).ok())
+}
+
+fn newer(connection: &Connection, known: usize) -> Error {
+    let found = connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    let found = found.map_or_else(|_| "unknown".to_owned(), |version| version.to_string());
+    Error::failed(
+        DATABASE,
+        format!("has format {found}, and this program knows formats up to {known}"),
+    )
+    .hint("use the newer version of the programs that wrote it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user_version(connection: &Connection) -> Option<usize> {
+        version(connection).unwrap()
+    }
+
+    #[test]
+    fn older_databases_become_current_and_newer_ones_are_refused() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        let first = ["CREATE TABLE a (x INTEGER); INSERT INTO a VALUES (7);"];
+        migrate(&mut connection, &first).unwrap();
+        assert_eq!(user_version(&connection), Some(1));
+
+        let both = [first[0], "ALTER TABLE a ADD COLUMN y INTEGER NOT NULL DEFAULT 5;"];
+        migrate(&mut connection, &both).unwrap();
+        migrate(&mut connection, &both).unwrap();
+        let row: (i64, i64) = connection
+            .query_row("SELECT x, y FROM a", [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
+        assert_eq!((row, user_version(&connection)), ((7, 5), Some(2)));
+
+        let error = migrate(&mut connection, &first).unwrap_err();
+        assert!(
+            error.why().contains("format 2") && error.why().contains("up to 1"),
+            "{error}"
+        );
+        connection.pragma_update(None, "user_version", -1).unwrap();
+        assert!(migrate(&mut connection, &both).is_err());
+    }
+
+    #[test]
+    fn a_failed_migration_leaves_the_older_database() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate(&mut connection, &["CREATE TABLE a (x INTEGER);"]).unwrap();
+        let bad = ["", "CREATE TABLE b (x INTEGER); CREATE TABLE a (x INTEGER);"];
+        assert!(migrate(&mut connection, &bad).is_err());
+        assert_eq!(user_version(&connection), Some(1));
+        assert!(connection.prepare("SELECT * FROM b").is_err());
+    }
+}

@@ -1,0 +1,381 @@
+//! Who owns which extents beside the volumes: claims (of prepared changes and jobs) and quarantine.
+
+use super::convert::{Word, damaged};
+use super::edits::inside;
+use super::table::{capped, disk_name};
+use crate::error::{Error, Result};
+use crate::pool::model::Area;
+use crate::store::{Owner, Use};
+use crate::units::{ChangeId, DiskExtent, DiskId, Generation, JobId, VolumeId};
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, Row, params};
+
+/// Who claims extents ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claimant {
+    Change(ChangeId),
+    Job(JobId),
+}
+
+impl Claimant {
+    fn kind(self) -> Word<Kind> {
+        Word(match self {
+            Self::Change(_) => Kind::Change,
+            Self::Job(_) => Kind::Job,
+        })
+    }
+
+    fn number(self) -> u64 {
+        match self {
+            Self::Change(id) => id.0,
+            Self::Job(id) => id.0,
+        }
+    }
+
+    fn owner(self) -> Owner {
+        match self {
+            Self::Change(id) => Owner::Change(id),
+            Self::Job(id) => Owner::Job(id),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Change,
+    Job,
+}
+
+impl ToSql for Word<Kind> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(match self.0 {
+            Kind::Change => "change",
+            Kind::Job => "job",
+        }))
+    }
+}
+
+impl FromSql for Word<Kind> {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        match value.as_str()? {
+            "change" => Ok(Self(Kind::Change)),
+            "job" => Ok(Self(Kind::Job)),
+            _ => Err(FromSqlError::InvalidType),
+        }
+    }
+}
+
+fn area_row(row: &Row<'_>) -> rusqlite::Result<Area> {
+    Ok(Area {
+        disk: DiskId(row.get(0)?),
+        start: DiskExtent(row.get(1)?),
+        len: row.get(2)?,
+    })
+}
+
+fn segment_use(row: &Row<'_>) -> rusqlite::Result<Use> {
+    Ok(Use {
+        area: area_row(row)?,
+        owner: Owner::Volume(VolumeId(row.get(3)?)),
+    })
+}
+
+fn claim_use(row: &Row<'_>) -> rusqlite::Result<Use> {
+    let number = row.get(3)?;
+    let claimant = match row.get::<_, Word<Kind>>(4)?.0 {
+        Kind::Change => Claimant::Change(ChangeId(number)),
+        Kind::Job => Claimant::Job(JobId(number)),
+    };
+    Ok(Use {
+        area: area_row(row)?,
+        owner: claimant.owner(),
+    })
+}
+
+fn quarantine_use(row: &Row<'_>) -> rusqlite::Result<Use> {
+    Ok(Use {
+        area: area_row(row)?,
+        owner: Owner::Quarantine(ChangeId(row.get(3)?)),
+    })
+}
+
+/// A table of owned areas: how to read its rows, without and with a condition on the first extent.
+struct Source {
+    select: &'static str,
+    start: &'static str,
+    row: fn(&Row<'_>) -> rusqlite::Result<Use>,
+}
+
+const SEGMENTS: Source = Source {
+    select: "SELECT disk, home, len, volume FROM segments WHERE disk = ?1",
+    start: "home",
+    row: segment_use,
+};
+const CLAIMS: Source = Source {
+    select: "SELECT disk, start, len, owner, kind FROM claims WHERE disk = ?1",
+    start: "start",
+    row: claim_use,
+};
+const QUARANTINE: Source = Source {
+    select: "SELECT disk, start, len, change FROM quarantine WHERE disk = ?1",
+    start: "start",
+    row: quarantine_use,
+};
+
+impl Source {
+    /// Rows that share an extent with `area`, by start, whole.
+    fn overlapping(&self, db: &Connection, area: Area) -> Result<Vec<Use>> {
+        let Self { select, start, row } = self;
+        let (from, to) = (
+            capped(area.start.0),
+            capped(area.start.0.saturating_add(area.len)),
+        );
+        let mut found = Vec::new();
+        let before = format!("{select} AND {start} < ?2 ORDER BY {start} DESC LIMIT 1");
+        for owned in db
+            .prepare_cached(&before)?
+            .query_map(params![area.disk.0, from], row)?
+        {
+            found.push(owned?);
+        }
+        found.retain(|owned| owned.area.end().0 > from && from < to);
+        let within = format!("{select} AND {start} >= ?2 AND {start} < ?3 ORDER BY {start}");
+        for owned in db
+            .prepare_cached(&within)?
+            .query_map(params![area.disk.0, from, to], row)?
+        {
+            found.push(owned?);
+        }
+        Ok(found)
+    }
+}
+
+/// Everything owned that shares an extent with `area`, by start, whole.
+pub(super) fn owned(db: &Connection, area: Area) -> Result<Vec<Use>> {
+    let mut found = SEGMENTS.overlapping(db, area)?;
+    found.extend(CLAIMS.overlapping(db, area)?);
+    found.extend(QUARANTINE.overlapping(db, area)?);
+    found.sort_by_key(|owned| owned.area);
+    Ok(found)
+}
+
+/// Every run of extents of a disk that has an owner, by start; adjacent runs of one owner are one.
+pub(super) fn uses(db: &Connection, disk: DiskId) -> Result<Vec<Use>> {
+    let whole = Area {
+        disk,
+        start: DiskExtent(0),
+        len: u64::MAX,
+    };
+    let mut merged: Vec<Use> = Vec::new();
+    for owned in owned(db, whole)? {
+        match merged.last_mut() {
+            Some(last) if last.owner == owned.owner && last.area.end() == owned.area.start => {
+                last.area.len += owned.area.len;
+            }
+            _ => merged.push(owned),
+        }
+    }
+    Ok(merged)
+}
+
+/// Refused: extents that somebody else has.
+pub(super) fn not_free(db: &Connection, found: &Use) -> Result<Error> {
+    let owner = match found.owner {
+        Owner::Volume(id) => format!("volume number {id}"),
+        Owner::Change(id) => format!("change {id}"),
+        Owner::Job(id) => format!("job {id}"),
+        Owner::Quarantine(id) => format!("the quarantine of change {id}"),
+    };
+    let Area { start, len, .. } = found.area;
+    let disk = disk_name(db, found.area.disk)?;
+    Ok(Error::failed(
+        disk,
+        format!("{len} extents at {start} belong to {owner}"),
+    ))
+}
+
+/// What of `area` none of `owned` (by start) covers.
+pub(super) fn gaps(area: Area, owned: &[Use]) -> Vec<Area> {
+    let mut gaps = Vec::new();
+    let mut at = area.start;
+    let end = area.end();
+    for found in owned {
+        if found.area.start > at {
+            gaps.push(Area {
+                disk: area.disk,
+                start: at,
+                len: found.area.start.0.min(end.0) - at.0,
+            });
+        }
+        at = at.max(found.area.end());
+    }
+    if at < end {
+        gaps.push(Area {
+            disk: area.disk,
+            start: at,
+            len: end.0 - at.0,
+        });
+    }
+    gaps
+}
+
+/// Gives free extents of the disk to a claimant; refused when one is not free.
+pub(super) fn claim(db: &Connection, area: Area, claimant: Claimant) -> Result<()> {
+    inside(db, area)?;
+    if let Some(found) = owned(db, area)?.first() {
+        return Err(not_free(db, found)?);
+    }
+    put_claim(db, area, claimant)
+}
+
+/// Records a claim on extents known to be free, as one with adjacent ones of the same claimant.
+pub(super) fn put_claim(db: &Connection, area: Area, claimant: Claimant) -> Result<()> {
+    let around = Area {
+        disk: area.disk,
+        start: DiskExtent(area.start.0.saturating_sub(1)),
+        len: area.len.saturating_add(2),
+    };
+    let mut whole = area;
+    for found in CLAIMS.overlapping(db, around)? {
+        if found.owner == claimant.owner() {
+            delete_claim(db, found.area)?;
+            whole = joined(whole, found.area);
+        }
+    }
+    insert_claim(db, whole, claimant)
+}
+
+fn joined(a: Area, b: Area) -> Area {
+    let start = a.start.min(b.start);
+    let end = a.end().max(b.end());
+    Area {
+        disk: a.disk,
+        start,
+        len: end.0 - start.0,
+    }
+}
+
+fn delete_claim(db: &Connection, area: Area) -> Result<()> {
+    db.prepare_cached("DELETE FROM claims WHERE disk = ?1 AND start = ?2")?
+        .execute(params![area.disk.0, area.start.0])?;
+    Ok(())
+}
+
+fn insert_claim(db: &Connection, area: Area, claimant: Claimant) -> Result<()> {
+    db.prepare_cached("INSERT INTO claims (disk, start, len, kind, owner) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![
+            area.disk.0,
+            area.start.0,
+            area.len,
+            claimant.kind(),
+            claimant.number()
+        ])?;
+    Ok(())
+}
+
+/// Takes `area` out of the claims; answers false, having changed nothing, unless `mine` owns all of it.
+pub(super) fn take_claim(db: &Connection, area: Area, mine: &dyn Fn(Owner) -> bool) -> Result<bool> {
+    let found = CLAIMS.overlapping(db, area)?;
+    let all_mine = found.iter().all(|owned| mine(owned.owner));
+    if !all_mine || !gaps(area, &found).is_empty() {
+        return Ok(false);
+    }
+    for owned in found {
+        delete_claim(db, owned.area)?;
+        let claimant = match owned.owner {
+            Owner::Job(id) => Claimant::Job(id),
+            Owner::Change(id) => Claimant::Change(id),
+            _ => return Err(damaged("a claim of no claimant")),
+        };
+        for rest in outside(owned.area, area) {
+            insert_claim(db, rest, claimant)?;
+        }
+    }
+    Ok(true)
+}
+
+/// What of `whole` lies outside `part`.
+fn outside(whole: Area, part: Area) -> impl Iterator<Item = Area> {
+    let Area { disk, start, .. } = whole;
+    let left = part.start.0.saturating_sub(start.0);
+    let right = whole.end().0.saturating_sub(part.end().0);
+    [
+        Area {
+            disk,
+            start,
+            len: left,
+        },
+        Area {
+            disk,
+            start: part.end(),
+            len: right,
+        },
+    ]
+    .into_iter()
+    .filter(|area| area.len > 0)
+}
+
+/// Drops what this claimant has in `area`.
+pub(super) fn drop_claims(db: &Connection, area: Area, claimant: Claimant) -> Result<()> {
+    for owned in CLAIMS.overlapping(db, area)? {
+        if owned.owner == claimant.owner() {
+            delete_claim(db, owned.area)?;
+        }
+    }
+    Ok(())
+}
+
+/// Drops all that a job has.
+pub(super) fn drop_job(db: &Connection, job: JobId) -> Result<()> {
+    db.prepare_cached("DELETE FROM claims WHERE kind = 'job' AND owner = ?1")?
+        .execute([job.0])?;
+    Ok(())
+}
+
+/// Extents that a change took from a volume: nobody's, until nobody can use them.
+pub(super) fn put_quarantine(db: &Connection, area: Area, change: ChangeId, at: Generation) -> Result<()> {
+    let sql = "INSERT INTO quarantine (disk, start, len, change, generation) VALUES (?1, ?2, ?3, ?4, ?5)";
+    db.prepare_cached(sql)?
+        .execute(params![area.disk.0, area.start.0, area.len, change.0, at.0])?;
+    Ok(())
+}
+
+/// Takes back what a change put into quarantine; a change that is taken back finds all of it there.
+pub(super) fn take_quarantine(db: &Connection, area: Area, change: ChangeId) -> Result<()> {
+    let found = QUARANTINE.overlapping(db, area)?;
+    let all_its = found.iter().all(|owned| owned.owner == Owner::Quarantine(change));
+    if !all_its || !gaps(area, &found).is_empty() {
+        return Err(damaged(&format!(
+            "change {change} cannot be taken back: {} extents at {} of disk number {} are not in its quarantine",
+            area.len, area.start, area.disk
+        )));
+    }
+    for owned in found {
+        let (disk, start) = (owned.area.disk.0, owned.area.start.0);
+        let of = "WHERE disk = ?1 AND start = ?2";
+        let at: u64 = db
+            .prepare_cached(&format!("SELECT generation FROM quarantine {of}"))?
+            .query_row(params![disk, start], |row| row.get(0))?;
+        db.prepare_cached(&format!("DELETE FROM quarantine {of}"))?
+            .execute(params![disk, start])?;
+        for rest in outside(owned.area, area) {
+            put_quarantine(db, rest, change, Generation(at))?;
+        }
+    }
+    Ok(())
+}
+
+/// Frees what changes that are over put into quarantine up to generation `oldest`.
+pub(super) fn free_quarantine(db: &Connection, oldest: Generation) -> Result<Vec<Area>> {
+    let over = "generation <= ?1 AND change NOT IN (SELECT id FROM changes)";
+    let oldest = capped(oldest.0);
+    let mut query = db.prepare_cached(&format!(
+        "SELECT disk, start, len FROM quarantine WHERE {over} ORDER BY disk, start"
+    ))?;
+    let freed: Vec<Area> = query.query_map([oldest], area_row)?.collect::<Result<_, _>>()?;
+    if !freed.is_empty() {
+        db.prepare_cached(&format!("DELETE FROM quarantine WHERE {over}"))?
+            .execute([oldest])?;
+    }
+    Ok(freed)
+}
