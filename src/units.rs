@@ -162,7 +162,7 @@ impl From<ExtentSize> for u64 {
 }
 
 /// Wall-clock time in microseconds since 1970-01-01T00:00:00Z. For people and logs; no decision rests on it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(pub i64);
 

@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Holds in place and requests parked. `T` is what is parked.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Holds<T> {
     ids: BTreeSet<ChangeId>,
     cover: Arc<Cover>,
@@ -60,7 +60,7 @@ pub struct Expired<T> {
     pub free: Vec<T>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Waiting<T> {
     item: T,
     arrival: u64,

@@ -14,7 +14,7 @@ use uuid::Uuid;
 pub const SECTOR: u64 = 512;
 
 /// What is one per pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PoolHeader {
     /// Written to every disk's label.
     pub uuid: Uuid,

@@ -1,1 +1,360 @@
-//! The store in memory, for the simulator and the tests: the same contract, with power loss.
+//! A store in memory, for tests, with SQLite's way of losing power: what a transaction wrote is visible at once to every handle,
+//! and a power loss keeps some prefix of the transactions since the last sync, never less than what was synced.
+
+mod homes;
+mod people;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use homes::{Extent, Homes};
+
+use super::{
+    Cancel, ChangeRecord, Commit, Event, JobLimits, JobRecord, JobState, Joined, Member, MemberState,
+    NewChange, Severity, Step, Store, Use,
+};
+use crate::error::Result;
+use crate::pool::model::{Area, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
+use crate::pool::names::Name;
+use crate::units::{
+    BootId, ByteCount, ChangeId, DiskId, Generation, Incarnation, JobId, MembershipVersion, Slot, Term,
+    Timestamp, VolumeExtent, VolumeId,
+};
+use state::State;
+use std::hash::{Hash, Hasher};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A handle on a store. Its clones are handles on the same one, as connections of several processes are.
+#[derive(Clone, Debug)]
+pub struct MemoryStore {
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Clone, Debug)]
+struct Shared {
+    boot: BootId,
+    visible: Arc<State>,
+    durable: Arc<State>,
+    /// The states since the durable one, the visible one last.
+    unsynced: Vec<Arc<State>>,
+}
+
+impl MemoryStore {
+    /// An empty pool, in this boot of the machine.
+    #[must_use]
+    pub fn new(header: PoolHeader, boot: BootId) -> Self {
+        let state = Arc::new(State::new(header));
+        let shared = Shared {
+            boot,
+            visible: Arc::clone(&state),
+            durable: state,
+            unsynced: Vec::new(),
+        };
+        Self {
+            shared: Arc::new(Mutex::new(shared)),
+        }
+    }
+
+    /// Another store that is now as this one is.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self {
+            shared: Arc::new(Mutex::new(self.lock().clone())),
+        }
+    }
+
+    /// Transactions that a power loss may take.
+    #[must_use]
+    pub fn unsynced(&self) -> usize {
+        self.lock().unsynced.len()
+    }
+
+    /// Power fails, and the machine comes up as `boot`: of the transactions that were not synced, the first `keep` are there.
+    pub fn power_loss(&self, keep: usize, boot: BootId) {
+        let mut shared = self.lock();
+        let kept = keep
+            .checked_sub(1)
+            .and_then(|last| shared.unsynced.get(last).or(shared.unsynced.last()));
+        let state = kept.map_or_else(|| Arc::clone(&shared.durable), Arc::clone);
+        *shared = Shared {
+            boot,
+            visible: Arc::clone(&state),
+            durable: state,
+            unsynced: Vec::new(),
+        };
+    }
+
+    /// Feeds what is visible to a hasher: stores that answer alike feed alike.
+    pub fn hash_visible(&self, hasher: &mut impl Hasher) {
+        self.lock().visible.hash(hasher);
+    }
+
+    /// The visible table.
+    #[must_use]
+    pub fn homes(&self) -> Arc<Homes> {
+        Arc::clone(&self.lock().visible.homes)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> Arc<State> {
+        Arc::clone(&self.lock().visible)
+    }
+
+    /// One transaction: nothing changes when it fails.
+    fn write<T>(&self, transaction: impl FnOnce(&mut State, BootId) -> Result<T>) -> Result<T> {
+        let mut shared = self.lock();
+        let mut state = State::clone(&shared.visible);
+        let answer = transaction(&mut state, shared.boot)?;
+        shared.visible = Arc::new(state);
+        let visible = Arc::clone(&shared.visible);
+        shared.unsynced.push(visible);
+        Ok(answer)
+    }
+
+    fn sync(&self) {
+        let mut shared = self.lock();
+        shared.durable = Arc::clone(&shared.visible);
+        shared.unsynced.clear();
+    }
+}
+
+impl Store for MemoryStore {
+    fn header(&mut self) -> Result<PoolHeader> {
+        Ok(self.read().header.clone())
+    }
+
+    fn snapshot(&mut self) -> Result<Snapshot> {
+        Ok(self.read().snapshot())
+    }
+
+    fn disks(&mut self) -> Result<Vec<DiskRecord>> {
+        Ok(self.read().homes.disks.values().cloned().collect())
+    }
+
+    fn volumes(&mut self) -> Result<Vec<VolumeRecord>> {
+        Ok(self.read().homes.volumes.values().cloned().collect())
+    }
+
+    fn segments(&mut self, volume: VolumeId, start: VolumeExtent, end: VolumeExtent) -> Result<Vec<Segment>> {
+        let mut all = self.read().homes.segments(volume);
+        all.retain(|segment| segment.start < end && start < segment.end());
+        Ok(all)
+    }
+
+    fn uses(&mut self, disk: DiskId) -> Result<Vec<Use>> {
+        Ok(self.read().uses(disk))
+    }
+
+    fn next_disk_id(&mut self) -> Result<DiskId> {
+        Ok(self.read().next_disk)
+    }
+
+    fn next_volume_id(&mut self) -> Result<VolumeId> {
+        Ok(self.read().next_volume)
+    }
+
+    fn raise_term(&mut self) -> Result<Term> {
+        self.write(|state, _| {
+            state.header.term.0 += 1;
+            Ok(state.header.term)
+        })
+    }
+
+    fn prepare(&mut self, term: Term, change: &NewChange) -> Result<ChangeId> {
+        self.write(|state, boot| state.prepare(term, change, boot))
+    }
+
+    fn commit(&mut self, term: Term, id: ChangeId, membership: MembershipVersion) -> Result<Commit> {
+        self.write(|state, boot| state.commit(term, id, membership, boot))
+    }
+
+    fn cancel(&mut self, id: ChangeId) -> Result<Cancel> {
+        self.write(|state, _| state.cancel(id))
+    }
+
+    fn change(&mut self, id: ChangeId) -> Result<Option<ChangeRecord>> {
+        Ok(self.read().changes.get(&id).map(|stored| stored.record.clone()))
+    }
+
+    fn unfinished(&mut self) -> Result<Vec<ChangeRecord>> {
+        Ok(self
+            .read()
+            .unfinished()
+            .map(|stored| stored.record.clone())
+            .collect())
+    }
+
+    fn harden(&mut self, ids: &[ChangeId]) -> Result<()> {
+        self.write(|state, _| state.harden(ids))?;
+        self.sync();
+        Ok(())
+    }
+
+    fn recover_boot(&mut self, boot: BootId) -> Result<Vec<ChangeId>> {
+        let mut shared = self.lock();
+        let mut state = State::clone(&shared.visible);
+        let (undone, changed) = state.recover(boot)?;
+        shared.boot = boot;
+        if changed {
+            let state = Arc::new(state);
+            *shared = Shared {
+                boot,
+                visible: Arc::clone(&state),
+                durable: state,
+                unsynced: Vec::new(),
+            };
+        }
+        Ok(undone)
+    }
+
+    fn reserve(&mut self, term: Term, job: JobId, areas: &[Area]) -> Result<()> {
+        self.write(|state, _| {
+            state.not_stale(term)?;
+            areas.iter().try_for_each(|&area| state.reserve(job, area))
+        })
+    }
+
+    fn unreserve(&mut self, job: JobId) -> Result<()> {
+        self.write(|state, _| {
+            state.unreserve(job);
+            Ok(())
+        })
+    }
+
+    fn free_quarantine(&mut self, oldest: Generation) -> Result<Vec<Area>> {
+        self.write(|state, _| Ok(state.free_quarantine(oldest)))
+    }
+
+    fn join(
+        &mut self,
+        name: &Name,
+        pid: u32,
+        mount: &Path,
+        alive: &dyn Fn(&Member) -> bool,
+    ) -> Result<Joined> {
+        self.write(|state, boot| state.join(name, pid, mount, boot, alive))
+    }
+
+    fn rejoin(&mut self, slot: Slot, incarnation: Incarnation) -> Result<Joined> {
+        self.write(|state, _| state.rejoin(slot, incarnation))
+    }
+
+    fn fence(
+        &mut self,
+        term: Term,
+        slot: Slot,
+        incarnation: Incarnation,
+    ) -> Result<Option<MembershipVersion>> {
+        self.write(|state, _| state.fence(term, slot, incarnation))
+    }
+
+    fn leave(&mut self, slot: Slot, incarnation: Incarnation) -> Result<()> {
+        self.write(|state, _| {
+            state.leave(slot, incarnation);
+            Ok(())
+        })
+    }
+
+    fn members(&mut self) -> Result<(MembershipVersion, Vec<Member>)> {
+        let state = self.read();
+        let inside = state.members.values().map(|(member, _)| member);
+        let inside = inside
+            .filter(|member| member.state != MemberState::Left)
+            .cloned()
+            .collect();
+        Ok((state.header.membership, inside))
+    }
+
+    fn create_job(&mut self, term: Term, job: &JobRecord, steps: &[Step]) -> Result<JobId> {
+        let id = self.write(|state, _| {
+            state.not_stale(term)?;
+            state.create_job(job, steps)
+        })?;
+        self.sync();
+        Ok(id)
+    }
+
+    fn jobs(&mut self) -> Result<Vec<JobRecord>> {
+        Ok(self.read().jobs.values().map(|(job, _)| job.clone()).collect())
+    }
+
+    fn job(&mut self, id: JobId) -> Result<Option<JobRecord>> {
+        Ok(self.read().jobs.get(&id).map(|(job, _)| job.clone()))
+    }
+
+    fn steps(&mut self, id: JobId) -> Result<Vec<Step>> {
+        Ok(self
+            .read()
+            .jobs
+            .get(&id)
+            .map(|(_, steps)| steps.clone())
+            .unwrap_or_default())
+    }
+
+    fn replace_steps(&mut self, term: Term, id: JobId, steps: &[Step], back: bool) -> Result<()> {
+        self.write(|state, _| {
+            state.not_stale(term)?;
+            state.replace_steps(id, steps, back)
+        })
+    }
+
+    fn set_job_state(&mut self, id: JobId, from: JobState, to: JobState, why: &str) -> Result<bool> {
+        self.write(|state, _| state.set_job_state(id, from, to, why))
+    }
+
+    fn set_job_limits(&mut self, id: JobId, limits: JobLimits) -> Result<()> {
+        self.write(|state, _| {
+            state.job(id)?.limits = limits;
+            Ok(())
+        })
+    }
+
+    fn set_job_figures(
+        &mut self,
+        id: JobId,
+        copied: ByteCount,
+        longest_hold_us: u64,
+        held: u64,
+    ) -> Result<()> {
+        self.write(|state, _| {
+            let job = state.job(id)?;
+            (job.copied, job.longest_hold_us, job.held) = (copied, longest_hold_us, held);
+            Ok(())
+        })
+    }
+
+    fn log(&mut self, severity: Severity, subject: &str, text: &str) -> Result<()> {
+        self.write(|state, _| {
+            let seq = state.events.last().map_or(1, |event| event.seq + 1);
+            let (subject, text) = (subject.to_owned(), text.to_owned());
+            state.events.push(Event {
+                seq,
+                at: Timestamp(0),
+                severity,
+                subject,
+                text,
+            });
+            Ok(())
+        })
+    }
+
+    fn events(&mut self, after: u64, most: usize) -> Result<Vec<Event>> {
+        let state = self.read();
+        Ok(state
+            .events
+            .iter()
+            .filter(|event| event.seq > after)
+            .take(most)
+            .cloned()
+            .collect())
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        self.sync();
+        Ok(())
+    }
+}

@@ -110,7 +110,7 @@ pub enum Cancel {
 }
 
 /// An apparatus as the store has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Member {
     /// Its line in the member table.
     pub slot: Slot,
@@ -176,7 +176,7 @@ pub struct Use {
 }
 
 /// What a job does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum JobKind {
     /// Moves (part of) a volume.
     Move {
@@ -210,7 +210,7 @@ pub enum JobState {
 }
 
 /// The operator's wishes for a job, changeable while it runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct JobLimits {
     /// At most this many bytes a second.
     pub rate: Option<ByteCount>,
@@ -221,7 +221,7 @@ pub struct JobLimits {
 }
 
 /// One line of a copy progress table: a run of the volume, where it was, where it goes, how far it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Step {
     /// The volume.
     pub volume: VolumeId,
@@ -234,7 +234,7 @@ pub struct Step {
 }
 
 /// A job as the store has it. Its copy progress table is read with [`Store::steps`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct JobRecord {
     /// Its number.
     pub id: JobId,
@@ -263,7 +263,7 @@ pub struct JobRecord {
 }
 
 /// Something an operator may want to know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Event {
     /// Grows by one.
     pub seq: u64,

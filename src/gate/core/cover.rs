@@ -7,13 +7,13 @@ use crate::units::{ChangeId, VolumeId};
 use std::collections::BTreeSet;
 
 /// The ranges of all holds, in order of volume and start; or everything, when the gate is closed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cover {
     closed: bool,
     ranges: Vec<Range>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Range {
     span: Span,
     mode: HoldMode,

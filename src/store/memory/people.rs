@@ -1,0 +1,288 @@
+//! Members and jobs in a [`State`].
+
+use super::homes::Extent;
+use super::state::State;
+use crate::error::{Error, Kind, Result};
+use crate::member::SLOTS;
+use crate::pool::model::{Area, Difference, Edit, Segment};
+use crate::pool::names::Name;
+use crate::store::{JobRecord, JobState, Joined, Member, MemberState, Owner, Step};
+use crate::units::{
+    BootId, DiskExtent, Incarnation, JobId, MembershipVersion, Slot, Term, Timestamp, VolumeExtent, VolumeId,
+};
+use std::path::Path;
+
+impl State {
+    fn raise_membership(&mut self) -> MembershipVersion {
+        self.header.membership.0 += 1;
+        self.header.membership
+    }
+
+    fn next_incarnation(&mut self) -> Incarnation {
+        self.incarnations += 1;
+        Incarnation(self.incarnations)
+    }
+
+    pub(super) fn join(
+        &mut self,
+        name: &Name,
+        pid: u32,
+        mount: &Path,
+        boot: BootId,
+        alive: &dyn Fn(&Member) -> bool,
+    ) -> Result<Joined> {
+        let same = self
+            .members
+            .values()
+            .map(|(member, _)| member)
+            .find(|member| member.name == *name);
+        let slot = match same {
+            Some(same) if same.state != MemberState::Left && alive(same) => {
+                let why = format!(
+                    "runs already: process {}, mounted at {}",
+                    same.pid,
+                    same.mount.display()
+                );
+                return Err(Error::failed(format!("apparatus {name}"), why));
+            }
+            Some(same) => same.slot,
+            None => self.free_slot(alive)?,
+        };
+        let incarnation = self.next_incarnation();
+        let member = Member {
+            slot,
+            name: name.clone(),
+            incarnation,
+            state: MemberState::Joined,
+            pid,
+            mount: mount.to_owned(),
+            joined_at: self.header.generation,
+            since: Timestamp(0),
+        };
+        self.members.insert(slot, (member, boot));
+        self.raise_membership();
+        self.joined(slot)
+    }
+
+    fn joined(&self, slot: Slot) -> Result<Joined> {
+        let member = self.members.get(&slot).map(|(member, _)| member.clone());
+        Ok(Joined {
+            member: member.ok_or_else(|| Error::not_found("apparatus", &format!("in slot {slot}")))?,
+            snapshot: self.snapshot(),
+            unfinished: self.unfinished().map(|stored| stored.record.clone()).collect(),
+        })
+    }
+
+    /// The lowest slot whose member has left or never was; else that of one whose process has ended.
+    fn free_slot(&mut self, alive: &dyn Fn(&Member) -> bool) -> Result<Slot> {
+        let inside = |member: &Member| member.state != MemberState::Left;
+        let taken = |slot: &Slot| self.members.get(slot).is_some_and(|(member, _)| inside(member));
+        if let Some(slot) = (0..SLOTS).map(Slot).find(|slot| !taken(slot)) {
+            return Ok(slot);
+        }
+        let dead = |member: &&Member| inside(member) && !alive(member);
+        let dead = self
+            .members
+            .values()
+            .map(|(member, _)| member)
+            .find(dead)
+            .map(|member| member.slot);
+        dead.ok_or_else(|| Error::failed("pool", format!("has {SLOTS} apparatuses, and no more can join")))
+    }
+
+    fn is(&self, slot: Slot, incarnation: Incarnation, state: MemberState) -> bool {
+        let same = |(member, _): &(Member, _)| (member.incarnation, member.state) == (incarnation, state);
+        self.members.get(&slot).is_some_and(same)
+    }
+
+    fn set_member(&mut self, slot: Slot, state: MemberState) -> MembershipVersion {
+        if let Some((member, _)) = self.members.get_mut(&slot) {
+            member.state = state;
+        }
+        self.raise_membership()
+    }
+
+    pub(super) fn rejoin(&mut self, slot: Slot, incarnation: Incarnation) -> Result<Joined> {
+        if !self.is(slot, incarnation, MemberState::Fenced) {
+            let why = format!("life {incarnation} is not fenced");
+            return Err(Error::new(Kind::Stale, format!("apparatus in slot {slot}"), why));
+        }
+        let (next, generation) = (self.next_incarnation(), self.header.generation);
+        if let Some((member, _)) = self.members.get_mut(&slot) {
+            member.incarnation = next;
+            member.joined_at = generation;
+        }
+        self.set_member(slot, MemberState::Joined);
+        self.joined(slot)
+    }
+
+    pub(super) fn fence(
+        &mut self,
+        term: Term,
+        slot: Slot,
+        incarnation: Incarnation,
+    ) -> Result<Option<MembershipVersion>> {
+        self.not_stale(term)?;
+        let joined = self.is(slot, incarnation, MemberState::Joined);
+        Ok(joined.then(|| self.set_member(slot, MemberState::Fenced)))
+    }
+
+    pub(super) fn leave(&mut self, slot: Slot, incarnation: Incarnation) -> bool {
+        let mut inside = [MemberState::Joined, MemberState::Fenced].into_iter();
+        let leaves = inside.any(|state| self.is(slot, incarnation, state));
+        if leaves {
+            self.set_member(slot, MemberState::Left);
+        }
+        leaves
+    }
+
+    /// The processes of another boot have ended.
+    pub(super) fn end_of_boot(&mut self, boot: BootId) -> bool {
+        let mut any = false;
+        for (member, joined_in) in self.members.values_mut() {
+            if *joined_in != boot && member.state != MemberState::Left {
+                member.state = MemberState::Left;
+                any = true;
+            }
+        }
+        if any {
+            self.raise_membership();
+        }
+        any
+    }
+
+    pub(super) fn create_job(&mut self, job: &JobRecord, steps: &[Step]) -> Result<JobId> {
+        let id = JobId(self.jobs.last_key_value().map_or(0, |(id, _)| id.0) + 1);
+        self.jobs
+            .insert(id, (JobRecord { id, ..job.clone() }, Vec::new()));
+        self.put_steps(id, steps)?;
+        Ok(id)
+    }
+
+    /// Sets the table and reserves what is not done of it.
+    fn put_steps(&mut self, id: JobId, steps: &[Step]) -> Result<()> {
+        for (seq, step) in steps.iter().enumerate() {
+            if step.from.home.len != step.to.len || step.done > step.to.len {
+                let why = "moves more than there is, or to an area of another length";
+                return Err(Error::failed(format!("step {seq}"), why));
+            }
+            if step.done < step.to.len {
+                let start = DiskExtent(step.to.start.0 + step.done);
+                self.reserve(
+                    id,
+                    Area {
+                        start,
+                        len: step.to.len - step.done,
+                        ..step.to
+                    },
+                )?;
+            }
+        }
+        if let Some((_, old)) = self.jobs.get_mut(&id) {
+            *old = steps.to_vec();
+        }
+        Ok(())
+    }
+
+    pub(super) fn replace_steps(&mut self, id: JobId, steps: &[Step], back: bool) -> Result<()> {
+        self.job(id)?.back = back;
+        self.unreserve(id);
+        self.put_steps(id, steps)
+    }
+
+    pub(super) fn job(&mut self, id: JobId) -> Result<&mut JobRecord> {
+        let job = self.jobs.get_mut(&id).map(|(job, _)| job);
+        job.ok_or_else(|| Error::not_found("job", &id.to_string()))
+    }
+
+    pub(super) fn set_job_state(
+        &mut self,
+        id: JobId,
+        from: JobState,
+        to: JobState,
+        why: &str,
+    ) -> Result<bool> {
+        let job = self.job(id)?;
+        let changes = job.state == from;
+        if changes {
+            job.state = to;
+            job.ended = over(to).then_some(Timestamp(0));
+            why.clone_into(&mut job.why);
+        }
+        Ok(changes)
+    }
+
+    /// Moves the copy progress table on by what a chunk has mapped.
+    pub(super) fn advance(&mut self, job: JobId, difference: &Difference) {
+        let Some((_, steps)) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        for (volume, segment) in segments(difference) {
+            if let Some(step) = step_at(steps, volume, segment.start)
+                && segment.start.0 == step.from.start.0 + step.done
+                && goes_to(step, segment)
+            {
+                step.done += segment.home.len;
+            }
+        }
+    }
+
+    /// Moves it back by what a chunk that is taken back had mapped; that is the job's destination again, if the job goes on.
+    pub(super) fn retreat(&mut self, id: JobId, difference: &Difference, freed: &[Extent]) {
+        let Some((job, steps)) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let mut back = Vec::new();
+        let all: Vec<_> = segments(difference).collect();
+        for (volume, segment) in all.into_iter().rev() {
+            if let Some(step) = step_at(steps, volume, segment.start)
+                && segment.end().0 == step.from.start.0 + step.done
+                && goes_to(step, segment)
+            {
+                step.done -= segment.home.len;
+                back.push(segment.home);
+            }
+        }
+        if back.is_empty() {
+            return;
+        }
+        if job.state == JobState::Done {
+            (job.state, job.ended) = (JobState::Running, None);
+            "power was lost before its last chunks were durable".clone_into(&mut job.why);
+        }
+        if !over(job.state) {
+            let mine = |extent: &&Extent| back.iter().any(|area| holds(*area, **extent));
+            self.claims
+                .extend(freed.iter().filter(mine).map(|&extent| (extent, Owner::Job(id))));
+        }
+    }
+}
+
+fn over(state: JobState) -> bool {
+    matches!(state, JobState::Done | JobState::Failed | JobState::Cancelled)
+}
+
+fn holds(area: Area, (disk, extent): Extent) -> bool {
+    area.disk == disk && (area.start..area.end()).contains(&extent)
+}
+
+fn segments(difference: &Difference) -> impl Iterator<Item = (VolumeId, Segment)> + '_ {
+    difference.edits.iter().flat_map(|edit| match edit {
+        Edit::Map { volume, segments } => segments.iter().map(|segment| (*volume, *segment)).collect(),
+        _ => Vec::new(),
+    })
+}
+
+/// The step whose run of the volume holds this extent.
+fn step_at(steps: &mut [Step], volume: VolumeId, at: VolumeExtent) -> Option<&mut Step> {
+    let inside = |step: &&mut Step| step.volume == volume && (step.from.start..step.from.end()).contains(&at);
+    steps.iter_mut().find(inside)
+}
+
+/// Whether the segment lies where the step puts that part of the volume.
+fn goes_to(step: &Step, segment: Segment) -> bool {
+    let into = segment.start.0 - step.from.start.0;
+    segment.end() <= step.from.end()
+        && segment.home.disk == step.to.disk
+        && segment.home.start.0 == step.to.start.0 + into
+}
