@@ -7,8 +7,8 @@
 pub mod controller;
 pub mod driver;
 pub mod failpoint;
+pub mod harden;
 pub mod jobs;
 pub mod participant;
-pub mod harden;
 pub mod recovery;
 pub(crate) mod survey;

@@ -97,7 +97,8 @@ impl Disk {
         todo!()
     }
 
-    /// The runs of `[at, at + len)` that hold data, in order; the rest are holes. All of it where the disk cannot tell.
+    /// The runs of `[at, at + len)` that hold data, in order and as offsets from the start of the disk; the rest are holes.
+    /// All of it where the disk cannot tell.
     ///
     /// # Errors
     /// The disk's.

@@ -1,0 +1,235 @@
+//! `bench compare`: the same image through our mount, a loop device, the bare library and the peers, interleaved, in one run.
+
+mod cells;
+mod fio;
+mod report;
+mod targets;
+
+use cells::{CELLS, Cell};
+use clap::{Parser, Subcommand};
+use report::{Report, Samples};
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use targets::{Ground, Target};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// Starts a target.
+type Maker<'a> = Box<dyn Fn() -> Outcome<Target> + 'a>;
+
+#[derive(Parser)]
+#[command(about = "Measures the mount against the image itself, the bare library and the peers")]
+struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Everything in one run, several rounds, interleaved.
+    Compare(Compare),
+}
+
+#[derive(clap::Args)]
+struct Compare {
+    /// Directories to put images in, one for each file system to measure on; by default one on /dev/shm and one below the target directory.
+    #[arg(long = "on", value_name = "DIR")]
+    grounds: Vec<PathBuf>,
+    /// Size of the image in MiB.
+    #[arg(long, default_value_t = 1024)]
+    size: u64,
+    /// Seconds for each reading.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Readings of each target in each cell.
+    #[arg(long, default_value_t = 3)]
+    rounds: u64,
+    /// Only cells whose name contains this.
+    #[arg(long, default_value = "")]
+    cell: String,
+    /// Only targets whose name contains one of these; all when not given.
+    #[arg(long)]
+    target: Vec<String>,
+    /// Thread counts of the bare program.
+    #[arg(long, value_delimiter = ',', default_value = "1,2,3")]
+    bare: Vec<u32>,
+    /// Where `compare.json`, `compare.md` and a picture for each file system are written.
+    #[arg(long, default_value = "target/compare")]
+    out: PathBuf,
+}
+
+fn main() -> Outcome<()> {
+    let What::Compare(args) = Args::parse().what;
+    if !targets::installed("fio") {
+        return Err("fio is not installed: apt-get install fio (and nbdkit libnbd-bin qemu-system-common for the peers)".into());
+    }
+    let programs = build()?;
+    fs::create_dir_all(&args.out)?;
+    let grounds = if args.grounds.is_empty() {
+        default_grounds()
+    } else {
+        args.grounds.clone()
+    };
+    let (mut text, mut all) = (String::new(), Vec::new());
+    for dir in &grounds {
+        let report = compare(&args, dir, &programs)?;
+        text.push_str(&report.markdown());
+        fs::write(
+            args.out.join(format!("compare-{}.svg", report.ground)),
+            report.svg(),
+        )?;
+        all.push(report.json());
+    }
+    fs::write(args.out.join("compare.md"), &text)?;
+    fs::write(args.out.join("compare.json"), serde_json::to_vec_pretty(&all)?)?;
+    println!("{text}");
+    eprintln!("written to {}", args.out.display());
+    Ok(())
+}
+
+fn default_grounds() -> Vec<PathBuf> {
+    vec![PathBuf::from("/dev/shm"), PathBuf::from("target")]
+}
+
+/// Builds what is measured, and answers where it is.
+fn build() -> Outcome<PathBuf> {
+    let status = Command::new("cargo")
+        .args([
+            "build",
+            "--release",
+            "-p",
+            "apparatus",
+            "-p",
+            "vctl",
+            "-p",
+            "bench",
+        ])
+        .status()?;
+    if !status.success() {
+        return Err("cargo build failed".into());
+    }
+    let own = std::env::current_exe()?;
+    own.parent()
+        .map(Path::to_path_buf)
+        .ok_or_else(|| "the program has no directory".into())
+}
+
+fn compare(args: &Compare, dir: &Path, programs: &Path) -> Outcome<Report> {
+    fs::create_dir_all(dir)?;
+    let scratch = tempfile::Builder::new().prefix("compare-").tempdir_in(dir)?;
+    let dir = scratch.path().canonicalize()?;
+    let ground = Ground {
+        dir: &dir,
+        bytes: args.size << 20,
+        programs,
+    };
+    let (mut targets, skipped) = start(args, &ground);
+    let cells: Vec<&Cell> = CELLS
+        .iter()
+        .filter(|cell| cell.name.contains(&args.cell))
+        .collect();
+    let measured = measure(args, &ground, &targets, &cells);
+    // Loop devices go before what they stand on.
+    while targets.pop().is_some() {}
+    let names = cells.iter().map(|cell| cell.name.to_owned()).collect();
+    Ok(Report {
+        ground: file_system(&dir)?,
+        cells: names,
+        rows: measured?,
+        skipped,
+    })
+}
+
+fn start(args: &Compare, ground: &Ground<'_>) -> (Vec<Target>, Vec<String>) {
+    let mut makers: Vec<(String, Maker<'_>)> = vec![
+        ("image, O_DIRECT".into(), Box::new(|| ground.plain())),
+        ("apparatus".into(), Box::new(|| ground.ours())),
+    ];
+    for &threads in &args.bare {
+        makers.push((
+            format!("bare fuser, {threads} threads"),
+            Box::new(move || ground.bare(threads)),
+        ));
+    }
+    let (mut targets, mut skipped) = (Vec::new(), Vec::new());
+    for (program, name) in [
+        ("qemu-storage-daemon", "qemu-storage-daemon"),
+        ("nbdfuse", "nbdfuse over nbdkit"),
+    ] {
+        if !targets::installed(program) {
+            skipped.push(format!("{name}: {program} is not installed"));
+        } else if program == "nbdfuse" {
+            makers.push((name.into(), Box::new(|| ground.nbdfuse())));
+        } else {
+            makers.push((name.into(), Box::new(|| ground.qsd())));
+        }
+    }
+    let wanted =
+        |name: &str| args.target.is_empty() || args.target.iter().any(|part| name.contains(part.as_str()));
+    for (name, make) in makers.iter().filter(|(name, _)| wanted(name)) {
+        match make() {
+            Ok(target) => targets.push(target),
+            Err(why) => skipped.push(format!("{name}: {why}")),
+        }
+    }
+    let below = targets.len();
+    for at in 0..below {
+        match ground.looped(&targets[at]) {
+            Ok(target) => targets.push(target),
+            Err(why) => skipped.push(format!("loop on {}: {why}", targets[at].name)),
+        }
+    }
+    (targets, skipped)
+}
+
+fn measure(
+    args: &Compare,
+    ground: &Ground<'_>,
+    targets: &[Target],
+    cells: &[&Cell],
+) -> Outcome<Vec<(String, Vec<Samples>)>> {
+    let mut rows: Vec<(String, Vec<Samples>)> = targets
+        .iter()
+        .map(|target| (target.name.clone(), vec![Samples::default(); cells.len()]))
+        .collect();
+    for round in 0..args.rounds {
+        for (at, cell) in cells.iter().enumerate() {
+            for (target, row) in targets.iter().zip(&mut rows) {
+                let load = fio::Load {
+                    seconds: args.seconds,
+                    bytes: ground.bytes,
+                    seed: round + 1,
+                };
+                reading(target, cell, load, &mut row.1[at])?;
+            }
+            eprintln!("round {} of {}: {}", round + 1, args.rounds, cell.name);
+        }
+    }
+    Ok(rows)
+}
+
+fn reading(target: &Target, cell: &Cell, load: fio::Load, samples: &mut Samples) -> Outcome<()> {
+    if cell.cold {
+        target.chill()?;
+    }
+    let before = target.cpu();
+    let found = fio::run(&target.path, cell, load)?;
+    samples.iops.push(found.iops);
+    samples.p99_us.push(found.p99_us);
+    if let (Some(before), Some(after)) = (before, target.cpu()) {
+        samples
+            .cpu_us
+            .push((after - before) * 1e6 / (found.iops * load.seconds));
+    }
+    Ok(())
+}
+
+fn file_system(dir: &Path) -> Outcome<String> {
+    let output = Command::new("stat")
+        .args(["--file-system", "--format=%T"])
+        .arg(dir)
+        .output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().replace('/', "-"))
+}

@@ -1,0 +1,145 @@
+//! Jobs: lasting pieces of controller work, in the foreground of `vctl` or in the background of an apparatus.
+//!
+//! ```text
+//! plan       request -> copy progress table (pure, over layout and steps)
+//! create     table and reservations into the store
+//! run        worker: rounds of changes, hardening between them, the operator's wishes
+//!              mover: one change per chunk     stager: the next chunks made ready, the last ones written back
+//!              copier: the bytes               pace: how much, how fast
+//! wishes     pause, resume, cancel, roll back, limits
+//! ```
+//!
+//! A job's state:
+//!
+//! ```text
+//!             pause                     cancel
+//!  Running <----------> Paused ----------------------+
+//!   |  |  |   resume      |                          v
+//!   |  |  +---------------|--- cancel ----------> Cancelled
+//!   |  |                  | cancel, roll back        ^
+//!   |  +-- cancel, roll back --> RollingBack --------+  all is back
+//!   |                              ^      \
+//!   +--> Done                      |       \ no room to go back
+//!   |                 roll back    |        v
+//!   +----------------------------- Failed <-+
+//!       a disk fails
+//! ```
+
+mod copier;
+mod layout;
+mod mover;
+mod pace;
+mod plan;
+mod ranges;
+mod stager;
+mod steps;
+mod wishes;
+mod worker;
+
+pub use plan::plan;
+pub use wishes::{cancel, pause, resume, set_limits};
+pub use worker::run;
+
+use crate::change::driver::Controller;
+use crate::error::{Error, Result};
+use crate::pool::model::{Difference, Edit, Span};
+use crate::store::{HoldMode, JobKind, JobLimits, JobRecord, JobState, NewChange};
+use crate::units::{ByteCount, DiskId, JobId, Timestamp, VolumeId};
+
+/// What to move where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// (Part of) a volume. What lies on one of the destinations already stays there.
+    Move {
+        /// The volume.
+        volume: VolumeId,
+        /// Only this range, rounded outward to whole extents.
+        range: Option<Span>,
+        /// Only what lies on this disk.
+        from: Option<DiskId>,
+        /// To these disks, in order of preference; if `from` is given and this is empty, wherever there is room.
+        to: Vec<DiskId>,
+    },
+    /// Everything on a disk, to these disks or, if none are named, wherever there is room.
+    Evacuate {
+        /// The disk.
+        disk: DiskId,
+        /// Where to.
+        to: Vec<DiskId>,
+    },
+}
+
+impl Request {
+    fn kind(&self) -> JobKind {
+        match self {
+            Self::Move { volume, .. } => JobKind::Move { volume: *volume },
+            Self::Evacuate { disk, to } => JobKind::Evacuate {
+                disk: *disk,
+                to: to.clone(),
+            },
+        }
+    }
+}
+
+/// How a running job shows itself: called between chunks, with no hold in place, some twenty times a second.
+pub trait Observer {
+    /// Progress so far, in extents. Answers false to stop now (Ctrl-C): the job is paused.
+    fn progress(&mut self, job: &JobRecord, done: u64, total: u64) -> bool;
+}
+
+/// Records the job with its reservations; it runs when [`run`] is called, by whomever. A disk that is to be emptied takes nothing new
+/// from now on.
+///
+/// # Errors
+/// Those of [`plan`] and the store.
+pub fn create(
+    controller: &mut Controller,
+    request: &Request,
+    title: &str,
+    limits: JobLimits,
+) -> Result<JobId> {
+    let mut steps = plan(controller.store(), request)?;
+    if let Request::Evacuate { disk, .. } = request {
+        close(controller, *disk, title)?;
+        // What was placed there before it was closed is part of the job.
+        steps = plan(controller.store(), request)?;
+    }
+    let job = JobRecord {
+        id: JobId(0),
+        kind: request.kind(),
+        state: JobState::Running,
+        limits,
+        back: false,
+        title: title.to_owned(),
+        created: Timestamp::now(),
+        ended: None,
+        copied: ByteCount(0),
+        longest_hold_us: 0,
+        held: 0,
+        why: String::new(),
+    };
+    let term = controller.term();
+    controller.store().create_job(term, &job, &steps)
+}
+
+/// Sets `no-allocate`.
+fn close(controller: &mut Controller, disk: DiskId, title: &str) -> Result<()> {
+    let store = controller.store();
+    let found = store.disks()?.into_iter().find(|record| record.id == disk);
+    let mut record = found.ok_or_else(|| Error::not_found("disk", &disk.to_string()))?;
+    if !record.allocate {
+        return Ok(());
+    }
+    record.allocate = false;
+    let change = NewChange {
+        title: title.to_owned(),
+        job: None,
+        difference: Difference {
+            from: store.header()?.generation,
+            edits: vec![Edit::SetDisk(record)],
+        },
+        spans: Vec::new(),
+        mode: HoldMode::Writes,
+    };
+    controller.run(change, true, &mut || Ok(())).map(drop)
+}

@@ -1,0 +1,370 @@
+//! The series of changes that a job is: each moves one chunk.
+
+use super::copier::{Fault, Route, Staged, copy};
+use super::pace::{ChunkSize, HOLD_TARGET, Limiter};
+use super::ranges::{clip, total};
+use super::stager::{Stager, Window};
+use super::steps::{Chunk, progress, remaining};
+use crate::change::controller::{Outcome, Reason};
+use crate::change::driver::{Prepare, Series};
+use crate::disk::{Disk, Disks};
+use crate::error::{Error, Result};
+use crate::store::{HoldMode, JobLimits, JobRecord, NewChange, Step};
+use crate::units::{DiskId, DiskOffset, ExtentSize, JobId};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Made ready at once where there is data: enough for a disk to read in one go.
+const WINDOW: u64 = 8 << 20;
+/// Made ready at once where there are holes.
+const EMPTY_WINDOW: u64 = 128 << 20;
+/// Longest wait for the stager before the worker looks at the operator's wishes again.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// Longest wait for disk operations in hand to end.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// Why the series ended before its time.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// A disk failed.
+    Disk(Chunk, Fault),
+    /// A disk is not open here.
+    NoDisk(DiskId),
+    /// A change was given up.
+    GaveUp(Reason),
+    /// A change could not be ended: how the table is now, only the store knows.
+    Unfinished(String),
+}
+
+/// What was moved since it was last asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Figures {
+    /// Changes committed.
+    pub(super) chunks: u64,
+    /// Bytes copied.
+    pub(super) copied: u64,
+    /// The longest hold.
+    pub(super) longest: Duration,
+    /// Host requests held.
+    pub(super) held: u64,
+}
+
+/// A change under way.
+struct Begun {
+    chunk: Chunk,
+    route: Route,
+    staged: Staged,
+    copied: u64,
+    copying: Duration,
+}
+
+/// The steps of a job, moved chunk by chunk.
+pub(super) struct Mover {
+    job: JobId,
+    title: String,
+    size: ExtentSize,
+    limits: JobLimits,
+    steps: Vec<Step>,
+    /// The first step that is not done.
+    first: usize,
+    /// What has been asked of the stager: so many extents of this step, and all before it.
+    asked: (usize, u64),
+    empty: bool,
+    stager: Stager,
+    window: Option<(Window, u64)>,
+    begun: VecDeque<Begun>,
+    chunk_size: ChunkSize,
+    limiter: Limiter,
+    round_ends: Instant,
+    trouble: Option<Trouble>,
+    figures: Figures,
+}
+
+impl Mover {
+    /// Of this job, with the steps as they are now.
+    pub(super) fn new(job: &JobRecord, steps: Vec<Step>, size: ExtentSize) -> Result<Self> {
+        let now = Instant::now();
+        let mut mover = Self {
+            job: job.id,
+            title: job.title.clone(),
+            size,
+            limits: job.limits,
+            steps: Vec::new(),
+            first: 0,
+            asked: (0, 0),
+            empty: false,
+            stager: Stager::start()?,
+            window: None,
+            begun: VecDeque::new(),
+            chunk_size: ChunkSize::new(HOLD_TARGET),
+            limiter: Limiter::new(None, now),
+            round_ends: now,
+            trouble: None,
+            figures: Figures::default(),
+        };
+        mover.obey(job.limits);
+        mover.restart(steps)?;
+        Ok(mover)
+    }
+
+    /// The operator's wishes from now on.
+    pub(super) fn obey(&mut self, limits: JobLimits) {
+        self.limits = limits;
+        let target = limits.hold_target_us.map_or(HOLD_TARGET, Duration::from_micros);
+        self.chunk_size.set_target(target);
+        self.limiter
+            .set_rate(limits.rate.map(|rate| rate.0), Instant::now());
+    }
+
+    /// The copy progress table.
+    pub(super) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Another table, or the same from where it stands. Nothing made ready before counts any more.
+    ///
+    /// # Errors
+    /// When a disk does not answer.
+    pub(super) fn restart(&mut self, steps: Vec<Step>) -> Result<()> {
+        self.settle()?;
+        self.steps = steps;
+        self.first = 0;
+        self.skip_done();
+        self.asked = (self.first, self.steps.get(self.first).map_or(0, |step| step.done));
+        Ok(())
+    }
+
+    /// Nothing is under way in any target when this returns.
+    ///
+    /// # Errors
+    /// When a disk does not answer.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        self.begun.clear();
+        self.window = None;
+        self.stager.settle(SETTLE)?;
+        let done = self.steps.get(self.first).map_or(0, |step| step.done);
+        self.asked = (self.first, done);
+        Ok(())
+    }
+
+    /// Extents moved and extents in all.
+    pub(super) fn progress(&self) -> (u64, u64) {
+        progress(&self.steps)
+    }
+
+    /// Everything is moved.
+    pub(super) fn finished(&self) -> bool {
+        self.first >= self.steps.len()
+    }
+
+    /// The next series ends at about this time.
+    pub(super) fn begin_round(&mut self, ends: Instant) {
+        self.round_ends = ends;
+        self.trouble = None;
+    }
+
+    /// Why the last series ended early, if it did.
+    pub(super) fn take_trouble(&mut self) -> Option<Trouble> {
+        self.trouble.take()
+    }
+
+    /// What was moved since the last call.
+    pub(super) fn take_figures(&mut self) -> Figures {
+        std::mem::take(&mut self.figures)
+    }
+
+    /// How long the rate limit asks to wait.
+    pub(super) fn wait(&self) -> Duration {
+        self.limiter.wait(Instant::now())
+    }
+
+    fn skip_done(&mut self) {
+        while self
+            .steps
+            .get(self.first)
+            .is_some_and(|step| step.done >= step.to.len)
+        {
+            self.first += 1;
+        }
+    }
+
+    /// Keeps the stager busy with what comes next.
+    fn look_ahead(&mut self, disks: &Disks) {
+        while self.trouble.is_none() && self.stager.has_room() {
+            let (index, skip) = self.asked;
+            let Some(step) = self.steps.get(index) else { return };
+            let window = if self.empty { EMPTY_WINDOW } else { WINDOW };
+            let extents = (window >> self.size.shift()).max(1);
+            let whole = Chunk {
+                volume: step.volume,
+                from: step.from,
+                to: step.to,
+            };
+            let Some(chunk) = whole.part(skip, extents) else {
+                self.asked = (index + 1, self.steps.get(index + 1).map_or(0, |next| next.done));
+                continue;
+            };
+            match self.route(&chunk, disks) {
+                Ok(route) => {
+                    if !self.stager.ask(chunk, route) {
+                        return;
+                    }
+                    self.asked = (index, skip + chunk.len());
+                }
+                Err(trouble) => self.trouble = Some(trouble),
+            }
+        }
+    }
+
+    fn route(&self, chunk: &Chunk, disks: &Disks) -> Result<Route, Trouble> {
+        let open = |id: DiskId| -> Result<Arc<Disk>, Trouble> { disks.get(id).ok_or(Trouble::NoDisk(id)) };
+        let byte = |extent| self.size.disk_offset(extent).unwrap_or(DiskOffset(u64::MAX));
+        Ok(Route {
+            source: open(chunk.from.home.disk)?,
+            at: byte(chunk.from.home.start),
+            target: open(chunk.to.disk)?,
+            to: byte(chunk.to.start),
+            len: chunk.len().saturating_mul(self.size.bytes()),
+        })
+    }
+
+    /// The window that the next chunk is cut from, if one is ready in time.
+    fn fill_window(&mut self, patience: Duration) -> Result<bool> {
+        if self.window.is_none() {
+            match self.stager.take(patience)? {
+                Some(Ok(window)) => {
+                    self.empty = window.staged.data.is_empty();
+                    self.window = Some((window, 0));
+                }
+                Some(Err((chunk, fault))) => self.trouble = Some(Trouble::Disk(chunk, fault)),
+                None => {}
+            }
+        }
+        Ok(self.window.is_some())
+    }
+
+    /// Cuts the next chunk off the window.
+    fn cut(&mut self) -> Option<Begun> {
+        let (window, skip) = self.window.take()?;
+        let budget = self.chunk_size.bytes().min(self.limiter.most());
+        let extents = fitting(&window, skip, budget, self.size);
+        let chunk = window.chunk.part(skip, extents)?;
+        let (at, len) = (skip * self.size.bytes(), chunk.len() * self.size.bytes());
+        let begun = Begun {
+            chunk,
+            route: window.route.part(at, len),
+            staged: window.staged.part(&(at..at + len)),
+            copied: 0,
+            copying: Duration::ZERO,
+        };
+        if skip + extents < window.chunk.len() {
+            self.window = Some((window, skip + extents));
+        }
+        Some(begun)
+    }
+
+    fn count(&mut self, begun: &Begun, hold: Duration, parked: u64) {
+        self.chunk_size.learn(begun.copied, begun.copying, hold);
+        self.limiter.spent(begun.copied, Instant::now());
+        self.figures.chunks += 1;
+        self.figures.copied += begun.copied;
+        self.figures.longest = self.figures.longest.max(hold);
+        self.figures.held += parked;
+    }
+
+    /// The progress table follows what the store has committed.
+    fn advance(&mut self, chunk: &Chunk) -> Result<()> {
+        let fits = |step: &&mut Step| remaining(step).is_some_and(|rest| rest.from.start == chunk.from.start);
+        let Some(step) = self.steps.get_mut(self.first).filter(fits) else {
+            return Err(Error::failed(
+                format!("job {}", self.job),
+                "its chunks ended out of order",
+            ));
+        };
+        step.done += chunk.len();
+        self.skip_done();
+        Ok(())
+    }
+}
+
+/// Extents of a window, from `skip` on, that together have at most `budget` bytes of data; at least one.
+fn fitting(window: &Window, skip: u64, budget: u64, size: ExtentSize) -> u64 {
+    let rest = window.chunk.len() - skip;
+    let from = skip * size.bytes();
+    let data = |extents: u64| total(&clip(&window.staged.data, &(from..from + extents * size.bytes())));
+    // Data only grows with the number of extents, so the border is found by halving.
+    let (mut fits, mut beyond) = (1, rest + 1);
+    while beyond - fits > 1 {
+        let middle = fits + (beyond - fits) / 2;
+        if data(middle) <= budget {
+            fits = middle
+        } else {
+            beyond = middle
+        }
+    }
+    fits
+}
+
+impl Series for Mover {
+    fn next(&mut self, prepare: &mut Prepare<'_>) -> Result<Option<NewChange>> {
+        let idle = self.begun.is_empty();
+        if self.trouble.is_some() || Instant::now() >= self.round_ends || !self.wait().is_zero() {
+            return Ok(None);
+        }
+        self.look_ahead(prepare.disks);
+        if !self.fill_window(if idle { PATIENCE } else { Duration::ZERO })? {
+            return Ok(None);
+        }
+        let Some(begun) = self.cut() else { return Ok(None) };
+        let all = self.limits.hold_all || prepare.late_writes;
+        let change = NewChange {
+            title: self.title.clone(),
+            job: Some(self.job),
+            difference: begun.chunk.difference(prepare.from),
+            spans: vec![begun.chunk.span(self.size)],
+            mode: if all { HoldMode::All } else { HoldMode::Writes },
+        };
+        self.begun.push_back(begun);
+        Ok(Some(change))
+    }
+
+    fn work(&mut self) -> Result<(), String> {
+        let Some(begun) = self.begun.front_mut() else {
+            return Err("no chunk was begun".into());
+        };
+        let start = Instant::now();
+        match copy(&begun.route, &begun.staged.clean) {
+            Ok(bytes) => {
+                begun.copied = bytes;
+                begun.copying = start.elapsed();
+                Ok(())
+            }
+            Err(fault) => {
+                let text = fault.to_string();
+                self.trouble = Some(Trouble::Disk(begun.chunk, fault));
+                Err(text)
+            }
+        }
+    }
+
+    fn ended(&mut self, outcome: &Outcome, hold: Duration) -> Result<()> {
+        let Some(begun) = self.begun.pop_front() else {
+            return Ok(());
+        };
+        match outcome {
+            Outcome::Finished { parked, .. } => {
+                self.count(&begun, hold, *parked);
+                self.advance(&begun.chunk)?;
+                let route = begun.route;
+                self.stager.write_back(route.target, route.to, route.len);
+            }
+            Outcome::GaveUp { reason, .. } => {
+                self.trouble
+                    .get_or_insert_with(|| Trouble::GaveUp(reason.clone()));
+            }
+            Outcome::Unfinished { why, .. } => self.trouble = Some(Trouble::Unfinished(why.clone())),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,296 @@
+//! How much is moved at once, how fast, and when what was moved is made durable. Pure: times are given.
+
+use std::time::{Duration, Instant};
+
+/// Holds stay below this unless the operator says otherwise.
+pub(super) const HOLD_TARGET: Duration = Duration::from_millis(2);
+/// The data of the first chunk.
+const FIRST: u64 = 1 << 20;
+/// The data of the largest chunk: beyond it a round of messages costs nothing in comparison.
+const LARGEST: u64 = 32 << 20;
+/// Copies of less data than this tell more about overhead than about the speed of copying.
+const TELLING: u64 = 64 << 10;
+
+/// How much data a chunk has, learnt from how long the holds of the last chunks took.
+#[derive(Clone, Debug)]
+pub(super) struct ChunkSize {
+    target: Duration,
+    /// Seconds that copying one byte takes.
+    per_byte: Option<f64>,
+    /// Seconds of a hold that are not copying.
+    fixed: f64,
+}
+
+impl ChunkSize {
+    /// For holds below `target`.
+    pub(super) fn new(target: Duration) -> Self {
+        Self {
+            target,
+            per_byte: None,
+            fixed: 0.0,
+        }
+    }
+
+    /// Another target from now on.
+    pub(super) fn set_target(&mut self, target: Duration) {
+        self.target = target;
+    }
+
+    /// Bytes of data that the next chunk may have; a chunk has at least one extent whatever this says.
+    pub(super) fn bytes(&self) -> u64 {
+        let Some(per_byte) = self.per_byte else {
+            return FIRST;
+        };
+        let target = self.target.as_secs_f64();
+        // A fifth of the target is left for the moment when everything is a little slower than on average.
+        let copying = (target * 0.8 - self.fixed).max(target / 4.0);
+        whole(copying / per_byte).clamp(1, LARGEST)
+    }
+
+    /// A hold took so long, of which copying so many bytes took `copying`.
+    pub(super) fn learn(&mut self, bytes: u64, copying: Duration, hold: Duration) {
+        let fixed = hold.saturating_sub(copying).as_secs_f64();
+        self.fixed += (fixed - self.fixed) * 0.2;
+        if bytes >= TELLING {
+            let now = copying.as_secs_f64().max(1e-9) / float(bytes);
+            let before = self.per_byte.unwrap_or(now);
+            // Slower is believed at once, faster only after a while: a hold that is too long costs more than one that is too short.
+            let weight = if now > before { 0.7 } else { 0.2 };
+            self.per_byte = Some(before + (now - before) * weight);
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn float(bytes: u64) -> f64 {
+    bytes as f64
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an estimate; `as` saturates"
+)]
+fn whole(bytes: f64) -> u64 {
+    bytes as u64
+}
+
+/// Keeps the copy below a rate: what was copied is paid for in time before the next chunk begins.
+#[derive(Clone, Debug)]
+pub(super) struct Limiter {
+    rate: Option<u64>,
+    paid_at: Instant,
+}
+
+impl Limiter {
+    /// Of so many bytes a second; `None` is no limit.
+    pub(super) fn new(rate: Option<u64>, now: Instant) -> Self {
+        Self { rate, paid_at: now }
+    }
+
+    /// Another rate from now on. What is still owed at the old rate is forgiven.
+    pub(super) fn set_rate(&mut self, rate: Option<u64>, now: Instant) {
+        if rate != self.rate {
+            *self = Self::new(rate, now);
+        }
+    }
+
+    /// So many bytes were copied.
+    pub(super) fn spent(&mut self, bytes: u64, now: Instant) {
+        if let Some(rate) = self.rate {
+            let cost = float(bytes) / float(rate.max(1));
+            // Time that passed unused is not saved up.
+            self.paid_at = self.paid_at.max(now)
+                + Duration::try_from_secs_f64(cost)
+                    .unwrap_or(MOST_OWED)
+                    .min(MOST_OWED);
+        }
+    }
+
+    /// How long to wait before the next chunk.
+    pub(super) fn wait(&self, now: Instant) -> Duration {
+        self.paid_at.saturating_duration_since(now)
+    }
+
+    /// The most that a chunk may have, so that a slow copy goes on in small steps.
+    pub(super) fn most(&self) -> u64 {
+        self.rate.map_or(u64::MAX, |rate| (rate / 10).max(1))
+    }
+}
+
+/// No chunk is paid for longer than this, however low the rate.
+const MOST_OWED: Duration = Duration::from_secs(3600);
+
+/// When what was moved is made durable: after so much data or time.
+#[derive(Clone, Debug)]
+pub(super) struct Cadence {
+    most: u64,
+    bytes: u64,
+    since: Option<Instant>,
+}
+
+/// Nothing stays unhardened longer than this while a job runs.
+const HARDEN_EVERY: Duration = Duration::from_secs(1);
+
+impl Cadence {
+    /// After at most so many bytes.
+    pub(super) fn new(most: u64) -> Self {
+        Self {
+            most,
+            bytes: 0,
+            since: None,
+        }
+    }
+
+    /// A chunk with so much data was committed.
+    pub(super) fn committed(&mut self, bytes: u64, now: Instant) {
+        self.bytes += bytes;
+        self.since.get_or_insert(now);
+    }
+
+    /// Whether it is time.
+    pub(super) fn due(&self, now: Instant) -> bool {
+        self.bytes >= self.most
+            || self
+                .since
+                .is_some_and(|since| now.duration_since(since) >= HARDEN_EVERY)
+    }
+
+    /// Whether anything is committed and not hardened.
+    pub(super) fn pending(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// All is hardened.
+    pub(super) fn hardened(&mut self) {
+        *self = Self::new(self.most);
+    }
+}
+
+/// Waits between attempts at what did not work: short at first, then longer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Backoff {
+    attempts: u32,
+}
+
+impl Backoff {
+    /// The wait before the next attempt.
+    pub(super) fn next(&mut self) -> Duration {
+        let wait = Duration::from_millis(10) * 2u32.saturating_pow(self.attempts.min(8));
+        self.attempts = self.attempts.saturating_add(1);
+        wait.min(Duration::from_secs(2))
+    }
+
+    /// Attempts since it last worked.
+    pub(super) fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// It worked.
+    pub(super) fn reset(&mut self) {
+        self.attempts = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn chunks_grow_until_the_hold_is_near_its_target() {
+        let mut size = ChunkSize::new(Duration::from_millis(2));
+        assert_eq!(size.bytes(), MIB);
+        for _ in 0..50 {
+            // 4 GB/s and 100 us of messages.
+            let copying = Duration::from_nanos(size.bytes() / 4);
+            size.learn(size.bytes(), copying, copying + Duration::from_micros(100));
+        }
+        let hold = Duration::from_nanos(size.bytes() / 4) + Duration::from_micros(100);
+        assert!(
+            hold > Duration::from_micros(1400) && hold < Duration::from_millis(2),
+            "{hold:?}"
+        );
+    }
+
+    #[test]
+    fn one_slow_chunk_makes_the_next_ones_smaller() {
+        let mut size = ChunkSize::new(Duration::from_millis(2));
+        let quick = Duration::from_micros(250);
+        (0..20).for_each(|_| size.learn(MIB, quick, quick));
+        let before = size.bytes();
+        size.learn(MIB, quick * 8, quick * 8);
+        assert!(size.bytes() < before / 4);
+        (0..50).for_each(|_| size.learn(MIB, quick, quick));
+        assert!(size.bytes() > before / 2);
+    }
+
+    #[test]
+    fn long_drains_do_not_make_chunks_vanish() {
+        let mut size = ChunkSize::new(Duration::from_millis(2));
+        let quick = Duration::from_micros(250);
+        (0..50).for_each(|_| size.learn(MIB, quick, Duration::from_millis(50)));
+        assert!(size.bytes() >= MIB);
+        size.learn(0, quick, quick);
+        assert!(size.bytes() <= LARGEST);
+    }
+
+    #[test]
+    fn the_rate_is_kept_on_average() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(Some(10 * MIB), start);
+        let mut now = start;
+        for _ in 0..100 {
+            now += limiter.wait(now);
+            limiter.spent(MIB, now);
+        }
+        now += limiter.wait(now);
+        let took = now.duration_since(start).as_secs_f64();
+        assert!((took - 10.0).abs() < 0.01, "{took}");
+        assert_eq!(limiter.most(), MIB);
+    }
+
+    #[test]
+    fn a_new_rate_counts_at_once() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(Some(1), start);
+        limiter.spent(u64::MAX, start);
+        assert_eq!(limiter.wait(start), MOST_OWED);
+        limiter.set_rate(Some(1), start);
+        assert_eq!(limiter.wait(start), MOST_OWED);
+        limiter.set_rate(None, start);
+        assert_eq!(limiter.wait(start), Duration::ZERO);
+        limiter.spent(u64::MAX, start);
+        assert_eq!(limiter.wait(start), Duration::ZERO);
+        assert_eq!(limiter.most(), u64::MAX);
+    }
+
+    #[test]
+    fn hardening_is_due_after_data_or_time() {
+        let start = Instant::now();
+        let mut cadence = Cadence::new(4 * MIB);
+        assert!(!cadence.due(start + HARDEN_EVERY * 10) && !cadence.pending());
+        cadence.committed(MIB, start);
+        assert!(cadence.pending() && !cadence.due(start));
+        assert!(cadence.due(start + HARDEN_EVERY));
+        cadence.committed(3 * MIB, start);
+        assert!(cadence.due(start));
+        cadence.hardened();
+        assert!(!cadence.pending() && !cadence.due(start + HARDEN_EVERY * 2));
+    }
+
+    #[test]
+    fn attempts_become_rarer_up_to_a_bound() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<_> = (0..20).map(|_| backoff.next()).collect();
+        assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]));
+        assert_eq!(
+            (waits[0], waits[19]),
+            (Duration::from_millis(10), Duration::from_secs(2))
+        );
+        assert_eq!(backoff.attempts(), 20);
+        backoff.reset();
+        assert_eq!(backoff.next(), Duration::from_millis(10));
+    }
+}

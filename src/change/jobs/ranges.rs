@@ -1,0 +1,86 @@
+//! Sets of bytes as runs: in order, not empty, not touching. Pure.
+
+use std::ops::Range;
+
+/// What is in `a` and not in `b`.
+pub(super) fn minus(a: &[Range<u64>], b: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut out = Vec::with_capacity(a.len());
+    let mut holes = b.iter().peekable();
+    for run in a {
+        let mut at = run.start;
+        while holes.next_if(|hole| hole.end <= at).is_some() {}
+        let mut ahead = holes.clone();
+        while let Some(hole) = ahead.next_if(|hole| hole.start < run.end) {
+            push(&mut out, at..hole.start);
+            at = at.max(hole.end);
+        }
+        push(&mut out, at..run.end);
+    }
+    out
+}
+
+/// What of `[0, len)` is not in `a`.
+pub(super) fn rest(len: u64, a: &[Range<u64>]) -> Vec<Range<u64>> {
+    minus(std::slice::from_ref(&(0..len)), a)
+}
+
+/// What is in both.
+pub(super) fn both(a: &[Range<u64>], b: &[Range<u64>]) -> Vec<Range<u64>> {
+    minus(a, &minus(a, b))
+}
+
+/// What of `a` lies in `within`.
+pub(super) fn clip(a: &[Range<u64>], within: &Range<u64>) -> Vec<Range<u64>> {
+    both(a, std::slice::from_ref(within))
+}
+
+/// Number of bytes.
+pub(super) fn total(a: &[Range<u64>]) -> u64 {
+    a.iter().map(|run| run.end - run.start).sum()
+}
+
+fn push(out: &mut Vec<Range<u64>>, run: Range<u64>) {
+    if run.start < run.end {
+        out.push(run);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A set of numbers below 40, as runs.
+    fn set() -> impl Strategy<Value = (Vec<bool>, Vec<Range<u64>>)> {
+        prop::collection::vec(any::<bool>(), 40).prop_map(|bits| {
+            let mut runs: Vec<Range<u64>> = Vec::new();
+            for (i, _) in bits.iter().enumerate().filter(|(_, bit)| **bit) {
+                let i = u64::try_from(i).unwrap();
+                match runs.last_mut() {
+                    Some(run) if run.end == i => run.end += 1,
+                    _ => runs.push(i..i + 1),
+                }
+            }
+            (bits, runs)
+        })
+    }
+
+    fn bits(runs: &[Range<u64>]) -> Vec<bool> {
+        (0..40).map(|i| runs.iter().any(|run| run.contains(&i))).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn as_sets((a_bits, a) in set(), (b_bits, b) in set(), from in 0u64..40, len in 0u64..40) {
+            let expect = |f: fn(bool, bool) -> bool| a_bits.iter().zip(&b_bits).map(|(a, b)| f(*a, *b)).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&minus(&a, &b)), expect(|a, b| a && !b));
+            prop_assert_eq!(bits(&both(&a, &b)), expect(|a, b| a && b));
+            prop_assert_eq!(bits(&rest(40, &a)), a_bits.iter().map(|bit| !bit).collect::<Vec<_>>());
+            prop_assert!(minus(&a, &b).iter().chain(&both(&a, &b)).all(|run| run.start < run.end));
+            let within = from..(from + len).min(40);
+            let inside = (0..40u64).zip(&a_bits).map(|(i, a)| *a && within.contains(&i)).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&clip(&a, &within)), inside);
+            prop_assert_eq!(total(&a), u64::try_from(a_bits.iter().filter(|bit| **bit).count()).unwrap());
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The mover's helping thread: makes the next runs ready while the last ones are held and copied, and has what was copied
+//! written back, so that the mover itself meets neither a cold page nor a throttled write.
+
+use super::copier::{Fault, Route, Staged, stage};
+use super::steps::Chunk;
+use crate::disk::Disk;
+use crate::error::{Error, Kind, Result};
+use crate::units::DiskOffset;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Runs under way at once.
+pub(super) const AHEAD: usize = 3;
+/// Written-back runs that may wait; more are left to the kernel.
+const BEHIND: usize = 32;
+
+/// A run that has been made ready.
+pub(super) struct Window {
+    /// What of a step it is.
+    pub(super) chunk: Chunk,
+    /// Where its bytes are and where they go.
+    pub(super) route: Route,
+    /// What is known of it.
+    pub(super) staged: Staged,
+}
+
+/// What came of a run.
+pub(super) type Ready = std::result::Result<Window, (Chunk, Fault)>;
+
+enum Task {
+    Stage(Chunk, Route),
+    WriteBack(Arc<Disk>, DiskOffset, u64),
+}
+
+/// The thread. Dropping it waits for the disk operation in hand, however long that takes: only then may somebody else be
+/// given the target, and the arbitration is not let go before.
+pub(super) struct Stager {
+    tasks: Option<Sender<Task>>,
+    stop: Arc<AtomicBool>,
+    ready: Receiver<Ready>,
+    outstanding: usize,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Stager {
+    /// Starts the thread.
+    pub(super) fn start() -> Result<Self> {
+        let (tasks, inbox) = bounded(AHEAD + BEHIND);
+        // Room for every answer, so that the thread never waits for the mover.
+        let (outbox, ready) = bounded(AHEAD);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = Builder::new()
+            .name("stager".into())
+            .spawn(move || serve(&inbox, &outbox, &stopped))
+            .map_err(|error| Error::because("a thread for the move", error))?;
+        Ok(Self {
+            tasks: Some(tasks),
+            stop,
+            ready,
+            outstanding: 0,
+            thread: Some(thread),
+        })
+    }
+
+    /// Whether another run may be asked for.
+    pub(super) fn has_room(&self) -> bool {
+        self.outstanding < AHEAD
+    }
+
+    /// Asks for a run; false when there is no room.
+    pub(super) fn ask(&mut self, chunk: Chunk, route: Route) -> bool {
+        let sent = self.has_room() && self.send(Task::Stage(chunk, route));
+        self.outstanding += usize::from(sent);
+        sent
+    }
+
+    /// Has a copied run written back, unless too many wait.
+    pub(super) fn write_back(&self, disk: Arc<Disk>, at: DiskOffset, len: u64) {
+        self.send(Task::WriteBack(disk, at, len));
+    }
+
+    fn send(&self, task: Task) -> bool {
+        self.tasks
+            .as_ref()
+            .is_some_and(|tasks| tasks.try_send(task).is_ok())
+    }
+
+    /// The next run in the order asked for, if it is ready in time.
+    ///
+    /// # Errors
+    /// When the thread has ended, which it never should.
+    pub(super) fn take(&mut self, patience: Duration) -> Result<Option<Ready>> {
+        if self.outstanding == 0 {
+            return Ok(None);
+        }
+        match self.ready.recv_timeout(patience) {
+            Ok(ready) => {
+                self.outstanding -= 1;
+                Ok(Some(ready))
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(Error::failed("the move", "its helping thread has ended"))
+            }
+        }
+    }
+
+    /// Waits until nothing asked for is under way and throws away what came of it: from then on the thread touches no target
+    /// any more. Before that, a target must not be given to anybody else nor be made ready anew.
+    ///
+    /// # Errors
+    /// When a disk does not answer in time.
+    pub(super) fn settle(&mut self, patience: Duration) -> Result<()> {
+        let end = Instant::now() + patience;
+        while self.outstanding > 0 {
+            let left = end.saturating_duration_since(Instant::now());
+            if self.take(left)?.is_none() && left.is_zero() {
+                return Err(Error::new(Kind::TimedOut, "the move", "a disk does not answer")
+                    .hint("see `vctl disk list`; what the move has reserved stays reserved"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Stager {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.tasks = None;
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+fn serve(inbox: &Receiver<Task>, outbox: &Sender<Ready>, stop: &AtomicBool) {
+    for task in inbox {
+        match task {
+            _ if stop.load(Ordering::Relaxed) => return,
+            Task::Stage(chunk, route) => {
+                let ready = match stage(&route) {
+                    Ok(staged) => Ok(Window { chunk, route, staged }),
+                    Err(fault) => Err((chunk, fault)),
+                };
+                if outbox.try_send(ready).is_err() {
+                    return;
+                }
+            }
+            Task::WriteBack(disk, at, len) => disk.start_writeback(at, len),
+        }
+    }
+}

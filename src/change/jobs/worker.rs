@@ -1,0 +1,463 @@
+//! Works on a job: rounds of changes; between them, with no hold in place, the operator's wishes, hardening and freeing.
+
+use super::copier::Fault;
+use super::mover::{Mover, Trouble};
+use super::pace::{Backoff, Cadence};
+use super::plan::{plan, plan_back};
+use super::steps::{Chunk, reconciled};
+use super::wishes::find;
+use super::{Observer, Request};
+use crate::change::controller::Reason;
+use crate::change::driver::Controller;
+use crate::error::{Error, Kind, Result};
+use crate::pool::model::Segment;
+use crate::store::{JobKind, JobRecord, JobState, Severity, Step};
+use crate::units::{DiskId, ExtentSize, JobId, VolumeExtent, VolumeId};
+use std::collections::BTreeMap;
+use std::thread::park_timeout;
+use std::time::{Duration, Instant};
+
+/// One series of changes; the operator's wishes are looked at in between.
+const ROUND: Duration = Duration::from_millis(50);
+/// The running figures in the store are at most this old.
+const FIGURES_EVERY: Duration = Duration::from_millis(200);
+/// Refusals in a row after which a job fails.
+const REFUSALS: u32 = 6;
+
+/// Works on a job until it ends, is paused, or is cancelled. Answers the state it is left in.
+///
+/// # Errors
+/// When the job failed, with the data safe where it was; or when it cannot be worked on now, which leaves it as it is.
+pub fn run(controller: &mut Controller, job: JobId, observer: &mut dyn Observer) -> Result<JobState> {
+    let mut worker = Worker::begin(controller, job)?;
+    let end = worker.work(observer);
+    let left = worker.leave();
+    let state = end?;
+    left?;
+    Ok(state)
+}
+
+struct Worker<'a> {
+    controller: &'a mut Controller,
+    /// As last read from the store, with the figures of this run.
+    job: JobRecord,
+    subject: String,
+    size: ExtentSize,
+    mover: Mover,
+    cadence: Cadence,
+    backoff: Backoff,
+    not_before: Instant,
+    saved: Instant,
+    /// A flush has failed: the kernel tells that once, so another flush that succeeds means nothing.
+    unsafe_to_harden: bool,
+}
+
+impl<'a> Worker<'a> {
+    fn begin(controller: &'a mut Controller, id: JobId) -> Result<Self> {
+        let job = find(controller.store(), id)?;
+        let size = controller.store().header()?.extent_size;
+        let steps = up_to_date(controller, &job)?;
+        let mover = Mover::new(&job, steps, size)?;
+        let now = Instant::now();
+        Ok(Self {
+            controller,
+            job,
+            subject: format!("job {id}"),
+            size,
+            mover,
+            cadence: Cadence::new(dirty_allowance()),
+            backoff: Backoff::default(),
+            not_before: now,
+            saved: now,
+            unsafe_to_harden: false,
+        })
+    }
+
+    fn work(&mut self, observer: &mut dyn Observer) -> Result<JobState> {
+        loop {
+            self.look()?;
+            match self.job.state {
+                JobState::Running => {}
+                JobState::RollingBack if self.job.back => {}
+                JobState::RollingBack => {
+                    self.turn_back()?;
+                    continue;
+                }
+                state => return Ok(state),
+            }
+            let (done, total) = self.mover.progress();
+            if !observer.progress(&self.job, done, total) {
+                self.set_state(JobState::Paused, "interrupted")?;
+            } else if self.mover.finished() {
+                self.complete()?;
+            } else {
+                self.round()?;
+            }
+        }
+    }
+
+    /// Reads what the operator wishes. The figures stay those of this run, which are newer.
+    fn look(&mut self) -> Result<()> {
+        let record = find(self.controller.store(), self.job.id)?;
+        let JobRecord {
+            copied,
+            longest_hold_us,
+            held,
+            ..
+        } = self.job;
+        self.job = JobRecord {
+            copied,
+            longest_hold_us,
+            held,
+            ..record
+        };
+        self.mover.obey(self.job.limits);
+        Ok(())
+    }
+
+    /// Moves for a moment.
+    fn round(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let wait = self
+            .mover
+            .wait()
+            .max(self.not_before.saturating_duration_since(now));
+        if wait.is_zero() {
+            self.mover.begin_round(now + ROUND);
+            let end = self.controller.run_series(&mut self.mover);
+            self.count();
+            end?;
+            self.overcome()?;
+        }
+        self.save_figures(FIGURES_EVERY)?;
+        if self.cadence.due(Instant::now()) {
+            self.harden()?;
+        }
+        if !wait.is_zero() {
+            park_timeout(wait.min(ROUND));
+        }
+        Ok(())
+    }
+
+    fn count(&mut self) {
+        let figures = self.mover.take_figures();
+        self.job.copied.0 += figures.copied;
+        self.job.held += figures.held;
+        let longest = u64::try_from(figures.longest.as_micros()).unwrap_or(u64::MAX);
+        self.job.longest_hold_us = self.job.longest_hold_us.max(longest);
+        if figures.chunks > 0 {
+            self.cadence.committed(figures.copied, Instant::now());
+            self.backoff.reset();
+        }
+    }
+
+    fn save_figures(&mut self, every: Duration) -> Result<()> {
+        if self.saved.elapsed() < every {
+            return Ok(());
+        }
+        self.saved = Instant::now();
+        let job = &self.job;
+        self.controller
+            .store()
+            .set_job_figures(job.id, job.copied, job.longest_hold_us, job.held)
+    }
+
+    /// Goes on after what ended the round early, or gives the job up.
+    fn overcome(&mut self) -> Result<()> {
+        let Some(trouble) = self.mover.take_trouble() else {
+            return self.waits_for("");
+        };
+        let steps = self.mover.steps().to_vec();
+        self.mover.restart(steps)?;
+        match trouble {
+            Trouble::Disk(chunk, fault) => Err(self.disk_failed(&chunk, &fault)),
+            Trouble::NoDisk(id) => {
+                let why = format!("disk {} cannot be opened", self.disk_name(id));
+                Err(self.fail(&why, "see `vctl disk list`, and move again once it is there"))
+            }
+            Trouble::GaveUp(reason) => self.ask_again(reason),
+            // The next holder of the arbitration ends the change, and the job goes on from what the store says then.
+            Trouble::Unfinished(why) => Err(Error::failed(&self.subject, why).hint(format!(
+                "`vctl job resume {}` goes on from where it stands",
+                self.job.id
+            ))),
+        }
+    }
+
+    /// A change was given up: nothing has changed, and it is asked for again, ever more rarely.
+    fn ask_again(&mut self, reason: Reason) -> Result<()> {
+        match reason {
+            Reason::StaleTerm => {
+                Err(
+                    Error::new(Kind::Busy, &self.subject, "another controller has taken over")
+                        .hint("see `vctl job list`"),
+                )
+            }
+            Reason::Refused(_, why) if self.backoff.attempts() >= REFUSALS => Err(self.fail(
+                &format!("an apparatus refuses: {why}"),
+                "see `vctl apparatus list`",
+            )),
+            // The operator's wish may be what took the reservation away.
+            Reason::Store(why) | Reason::Work(why) if self.unwanted()? => self.waits_for(&why),
+            Reason::Store(why) | Reason::Work(why) => Err(Error::failed(&self.subject, why)),
+            reason => {
+                self.not_before = Instant::now() + self.backoff.next();
+                self.waits_for(&waiting(&reason))
+            }
+        }
+    }
+
+    fn unwanted(&mut self) -> Result<bool> {
+        let state = find(self.controller.store(), self.job.id)?.state;
+        Ok(state != self.job.state)
+    }
+
+    /// Tells what the job waits for; nothing when it goes on.
+    fn waits_for(&mut self, why: &str) -> Result<()> {
+        if self.job.why == why {
+            return Ok(());
+        }
+        let state = self.job.state;
+        self.controller
+            .store()
+            .set_job_state(self.job.id, state, state, why)
+            .map(drop)
+    }
+
+    /// False when the operator has changed it in between.
+    fn set_state(&mut self, to: JobState, why: &str) -> Result<bool> {
+        self.controller
+            .store()
+            .set_job_state(self.job.id, self.job.state, to, why)
+    }
+
+    /// Flushes the targets, makes the changes durable and gives the old extents back.
+    fn harden(&mut self) -> Result<()> {
+        if let Err(error) = self.controller.harden() {
+            self.unsafe_to_harden = true;
+            let why = format!("what was moved cannot be made durable: {error}");
+            let hint = format!("`vctl job cancel {} --roll-back` moves it back", self.job.id);
+            return Err(self.fail(&why, &hint));
+        }
+        self.cadence.hardened();
+        self.controller.free()
+    }
+
+    /// All steps are done.
+    fn complete(&mut self) -> Result<()> {
+        self.mover.settle()?;
+        self.harden()?;
+        self.save_figures(Duration::ZERO)?;
+        if !self.job.back && self.look_again()? {
+            return Ok(());
+        }
+        let to = if self.job.back {
+            JobState::Cancelled
+        } else {
+            JobState::Done
+        };
+        if self.set_state(to, "")? {
+            let text = match to {
+                JobState::Done => "done",
+                _ => "moved back what it had moved",
+            };
+            self.tell(Severity::Info, &format!("{}: {text}", self.job.title));
+        }
+        Ok(())
+    }
+
+    /// An evacuation is not done as long as something lies on the disk: true if more is to be moved.
+    fn look_again(&mut self) -> Result<bool> {
+        let JobKind::Evacuate { disk, to } = self.job.kind.clone() else {
+            return Ok(false);
+        };
+        let more = match plan(self.controller.store(), &Request::Evacuate { disk, to }) {
+            Ok(more) => more,
+            Err(error) => return Err(self.fail(&error.to_string(), error.way_out().unwrap_or_default())),
+        };
+        if more.is_empty() {
+            return Ok(false);
+        }
+        let steps = [self.mover.steps(), &more].concat();
+        let term = self.controller.term();
+        self.controller
+            .store()
+            .replace_steps(term, self.job.id, &steps, false)?;
+        self.mover.restart(steps)?;
+        Ok(true)
+    }
+
+    /// Plans the way back. The old extents are free by then, unless somebody else has them.
+    fn turn_back(&mut self) -> Result<()> {
+        self.mover.settle()?;
+        self.harden()?;
+        let steps = self.mover.steps().to_vec();
+        let back = match plan_back(self.controller.store(), &steps, &self.subject) {
+            Ok(back) => back,
+            Err(error) => return Err(self.fail(&error.to_string(), error.way_out().unwrap_or_default())),
+        };
+        let term = self.controller.term();
+        self.controller
+            .store()
+            .replace_steps(term, self.job.id, &back, true)?;
+        self.mover.restart(back)
+    }
+
+    /// Ends this run in good order, whatever the state: nothing is under way, and what was moved is durable.
+    fn leave(&mut self) -> Result<()> {
+        self.mover.settle()?;
+        self.save_figures(Duration::ZERO)?;
+        if self.cadence.pending() && !self.unsafe_to_harden {
+            self.controller.harden()?;
+            self.controller.free()?;
+        }
+        let state = find(self.controller.store(), self.job.id)?.state;
+        if matches!(state, JobState::Cancelled | JobState::Failed | JobState::Done) {
+            self.controller.store().unreserve(self.job.id)?;
+        }
+        Ok(())
+    }
+
+    fn disk_failed(&mut self, chunk: &Chunk, fault: &Fault) -> Error {
+        let home = match fault {
+            Fault::Source(_) => chunk.from.home.disk,
+            Fault::Target(_) => chunk.to.disk,
+        };
+        let span = chunk.span(self.size);
+        let volume = self.volume_name(chunk.volume);
+        let why = format!(
+            "disk {}, bytes {} to {} of volume {volume}: {fault}",
+            self.disk_name(home),
+            span.start,
+            span.end
+        );
+        let hint = match fault {
+            Fault::Source(_) => format!(
+                "write that range anew and move again, or move the other ranges, or move back with `vctl job cancel {} --roll-back`",
+                self.job.id
+            ),
+            Fault::Target(_) => "all data is safe where it was; move to another disk, with what was moved too if this one is failing".into(),
+        };
+        self.fail(&why, &hint)
+    }
+
+    /// The job has failed: says so in the store and answers the error. What was moved stays moved.
+    fn fail(&mut self, why: &str, hint: &str) -> Error {
+        let error = Error::failed(&self.subject, why).hint(hint);
+        if let Err(also) = self.set_state(JobState::Failed, why) {
+            return Error::failed(
+                &self.subject,
+                format!("{why}; and that could not be recorded: {also}"),
+            )
+            .hint(hint);
+        }
+        self.tell(Severity::Error, why);
+        error
+    }
+
+    /// An event. That it cannot be written is no reason to stop.
+    fn tell(&mut self, severity: Severity, text: &str) {
+        if let Err(error) = self.controller.store().log(severity, &self.subject, text) {
+            log::warn!("{}: {text} (not in the events: {error})", self.subject);
+        }
+    }
+
+    fn disk_name(&mut self, id: DiskId) -> String {
+        let disks = self.controller.store().disks().unwrap_or_default();
+        disks
+            .iter()
+            .find(|disk| disk.id == id)
+            .map_or_else(|| id.to_string(), |disk| disk.name.to_string())
+    }
+
+    fn volume_name(&mut self, id: VolumeId) -> String {
+        let volumes = self.controller.store().volumes().unwrap_or_default();
+        volumes
+            .iter()
+            .find(|volume| volume.id == id)
+            .map_or_else(|| id.to_string(), |volume| volume.name.to_string())
+    }
+}
+
+/// The job's steps, without what others have moved or removed since it last ran.
+fn up_to_date(controller: &mut Controller, job: &JobRecord) -> Result<Vec<Step>> {
+    let term = controller.term();
+    let store = controller.store();
+    let steps = store.steps(job.id)?;
+    let present: Vec<VolumeId> = store.volumes()?.iter().map(|volume| volume.id).collect();
+    let mut segments: BTreeMap<VolumeId, Vec<Segment>> = BTreeMap::new();
+    for step in &steps {
+        if present.contains(&step.volume) && !segments.contains_key(&step.volume) {
+            let all = store.segments(step.volume, VolumeExtent(0), VolumeExtent(u64::MAX))?;
+            segments.insert(step.volume, all);
+        }
+    }
+    let now = reconciled(&steps, |volume| segments.get(&volume).map_or(&[], Vec::as_slice));
+    if now != steps && !ended(job.state) {
+        store.replace_steps(term, job.id, &now, job.back)?;
+    }
+    Ok(now)
+}
+
+fn ended(state: JobState) -> bool {
+    matches!(state, JobState::Done | JobState::Failed | JobState::Cancelled)
+}
+
+/// What a job waits for when a change was given up for a reason that passes.
+fn waiting(reason: &Reason) -> String {
+    match reason {
+        Reason::Draining {
+            slot,
+            in_flight,
+            oldest_us,
+            disk,
+        } => format!(
+            "waits for {in_flight} requests in flight on apparatus {slot}, the oldest for {} ms on disk {disk}",
+            oldest_us / 1000
+        ),
+        Reason::MembershipMoved => "an apparatus came or went".into(),
+        Reason::GenerationMoved => "the table has changed".into(),
+        Reason::HoldRanOut => "a hold ran out before the chunk was moved".into(),
+        Reason::Refused(slot, why) => format!("apparatus {slot} refuses: {why}"),
+        Reason::StaleTerm => "another controller has taken over".into(),
+        Reason::Work(why) | Reason::Store(why) | Reason::Abandoned(why) => why.clone(),
+    }
+}
+
+/// Data that may wait to be written to a disk: so little that the kernel does not yet slow writers down, and at most 512 MiB.
+fn dirty_allowance() -> u64 {
+    const LEAST: u64 = 16 << 20;
+    const MOST: u64 = 512 << 20;
+    let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let pages = text
+        .lines()
+        .find_map(|line| line.strip_prefix("nr_dirty_background_threshold ")?.parse().ok());
+    let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+    pages.map_or(LEAST, |pages: u64| {
+        (pages.saturating_mul(page) / 4).clamp(LEAST, MOST)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_wait_to_be_written_is_bounded() {
+        assert!((16 << 20..=512 << 20).contains(&dirty_allowance()));
+    }
+
+    #[test]
+    fn a_slow_disk_is_named() {
+        let reason = Reason::Draining {
+            slot: crate::units::Slot(3),
+            in_flight: 2,
+            oldest_us: 2_500_000,
+            disk: "d1".into(),
+        };
+        assert_eq!(
+            waiting(&reason),
+            "waits for 2 requests in flight on apparatus 3, the oldest for 2500 ms on disk d1"
+        );
+    }
+}
