@@ -1,11 +1,12 @@
 //! What the control thread may ask of the data path. Nothing here waits for a disk or runs a request.
 
+use super::space::Room;
 use super::{Apparatus, Notice, lock};
 use crate::control::runtime::{Lag, Resumed, Runtime};
 use crate::disk::Disks;
 use crate::error::Result;
 use crate::gate::{Drain, Let};
-use crate::pool::model::{Difference, Edit, Snapshot, Span, VolumeRecord};
+use crate::pool::model::{Difference, Edit, Snapshot, Span};
 use crate::store::HoldMode;
 use crate::units::{ChangeId, Generation};
 use crate::wire::message::Figures;
@@ -37,6 +38,10 @@ impl Runtime for Apparatus {
     fn apply(&self, difference: &Difference) -> Result<Generation> {
         let notices = self.notices_of(difference);
         let generation = self.table.apply(difference)?;
+        difference
+            .edits
+            .iter()
+            .for_each(|edit| lock(&self.room).follow(edit));
         notices.into_iter().for_each(|notice| self.tell_kernel(notice));
         Ok(generation)
     }
@@ -60,6 +65,7 @@ impl Runtime for Apparatus {
 
     fn reload(&self, snapshot: &Snapshot) {
         self.table.replace(snapshot);
+        *lock(&self.room) = Room::new(&snapshot.disks);
         self.tell_kernel(Notice::Everything);
     }
 
@@ -140,31 +146,19 @@ impl Apparatus {
         let mut eye = lock(&self.eye);
         for edit in &difference.edits {
             match edit {
-                Edit::AddVolume(new) => notices.push(Notice::Name(new.name.clone())),
                 Edit::SetVolume(new) => match self.table.volume(&mut eye, new.id) {
-                    Some(old) => notices.extend(notices_between(&old, new)),
-                    None => notices.push(Notice::Everything),
+                    Some(old) if old == *new => (),
+                    _ => notices.push(Notice::Attributes(new.id)),
                 },
                 Edit::RemoveVolume(id) => {
                     let old = self.table.volume(&mut eye, *id);
                     notices.extend(old.map(|old| Notice::Gone(old.id, old.name)));
                 }
-                Edit::AddDisk(_)
-                | Edit::SetDisk(_)
-                | Edit::RemoveDisk(_)
-                | Edit::Map { .. }
-                | Edit::Unmap { .. } => {}
+                // New names are looked for when they are used; where a volume lies does not show.
+                Edit::AddVolume(_) | Edit::Map { .. } | Edit::Unmap { .. } => (),
+                Edit::AddDisk(_) | Edit::SetDisk(_) | Edit::RemoveDisk(_) => (),
             }
         }
         notices
     }
-}
-
-fn notices_between(old: &VolumeRecord, new: &VolumeRecord) -> Vec<Notice> {
-    let mut notices = vec![Notice::Attributes(new.id)];
-    if old.name != new.name {
-        notices.push(Notice::Name(old.name.clone()));
-        notices.push(Notice::Name(new.name.clone()));
-    }
-    notices
 }

@@ -22,17 +22,19 @@ mod io;
 mod keeper;
 mod request;
 mod seek;
+mod space;
 mod way;
 mod workers;
 
 pub use request::{Answer, BoxedReply, Delivery, Failure, Operation, Owned, Reply, Request, Target};
+pub use space::Space;
 
 use crate::control::Bell;
 use crate::disk::Disks;
 use crate::error::{Error, Result};
 use crate::gate::{Bounds, Gate, Lane};
 use crate::member::{DiskMarks, MemberTable, MyLine};
-use crate::pool::model::VolumeRecord;
+use crate::pool::model::{DiskRecord, VolumeRecord};
 use crate::pool::names::Name;
 use crate::table::{Piece, Reader, Table};
 use crate::units::{DiskId, Generation, VolumeId};
@@ -40,6 +42,7 @@ use cold::ColdWatch;
 use crossbeam_channel::Sender;
 use figures::{Book, Tally};
 use keeper::Keeper;
+use space::Room;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
@@ -84,8 +87,6 @@ pub trait Report: Send + Sync {
 pub enum Notice {
     /// Size, mode or owner is another.
     Attributes(VolumeId),
-    /// There is nothing, or something else, under this name.
-    Name(Name),
     /// The volume that had this name is gone.
     Gone(VolumeId, Name),
     /// Anything may be another.
@@ -100,6 +101,8 @@ pub struct Parts {
     pub table: Table,
     /// The disks that are open; requests for others are answered with an error.
     pub disks: Disks,
+    /// All disks of the pool, as the table it joined with has them.
+    pub records: Vec<DiskRecord>,
     /// The pool's member table.
     pub members: Arc<MemberTable>,
     /// Its own line there, in the life it joined in.
@@ -124,6 +127,7 @@ pub struct Apparatus {
     table: Table,
     /// For those who look into the table only now and then.
     eye: Mutex<Reader>,
+    room: Mutex<Room>,
     disks: Disks,
     members: Arc<MemberTable>,
     line: Arc<MyLine>,
@@ -188,6 +192,7 @@ impl Apparatus {
             gate: Gate::new(bounds, keeper.clone()),
             eye: Mutex::new(parts.table.reader()),
             table: parts.table,
+            room: Mutex::new(Room::new(&parts.records)),
             disks: parts.disks,
             members: parts.members,
             line: parts.line,

@@ -177,6 +177,11 @@ impl<'a, R: Reply> Request<'a, R> {
         }
     }
 
+    /// Answers that it is not carried out.
+    pub fn refuse(self, failure: Failure) {
+        self.reply.send(Answer::Failed(failure));
+    }
+
     /// The same with its own copy of the data.
     pub(super) fn own(self) -> Owned {
         let operation = match self.operation {

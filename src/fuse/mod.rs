@@ -1,1 +1,131 @@
-//! FUSE: the only folder that knows fuser. Translates requests to `data` and its answers back.
+//! The FUSE mount of an apparatus: translates, and decides nothing but errno. The only part that knows fuser.
+
+mod errno;
+mod filesystem;
+mod mount;
+mod notices;
+mod place;
+mod reply;
+mod witness;
+
+pub use witness::set_logger;
+
+use crate::data::Apparatus;
+use crate::error::{Error, Result};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use filesystem::Volumes;
+use fuser::{Config, Session, SessionACL};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// Mounts and unmounts for those who may not.
+const HELPER: &str = "fusermount3";
+/// `statfs` says so.
+const LONGEST_NAME: u32 = 100;
+
+/// How to mount.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What the mount is known as: `NAME@POOL`.
+    pub source: String,
+    /// Reader threads.
+    pub threads: usize,
+    /// Users other than the one that mounts may look in.
+    pub allow_other: bool,
+    /// Nothing can be written.
+    pub read_only: bool,
+    /// Requests that the kernel sends ahead of those who wait for them: read-ahead, asynchronous and loop-device I/O.
+    pub max_background: u16,
+    /// How long the kernel believes attributes unasked. It is told when they change.
+    pub attributes_ttl: Duration,
+}
+
+/// A mounted apparatus.
+pub struct Mount {
+    point: PathBuf,
+    ended: Receiver<io::Result<()>>,
+    /// Dropped with the mount, which ends the thread that passes notices on.
+    _notices: Sender<()>,
+}
+
+/// Mounts the apparatus. Hosts are served when this returns.
+///
+/// # Errors
+/// Names the mount point and what is wrong with it, or what is missing to mount.
+pub fn mount(apparatus: &Arc<Apparatus>, point: &Path, options: &Options) -> Result<Mount> {
+    let point = place::prepare(point, &options.source)?;
+    let device = mount::attach(&point, options)?;
+    begin(apparatus, &point, options, device).map_err(|error| {
+        // Nothing serves it, so nobody has it open.
+        let _ = place::detach(&point);
+        Error::because(format!("mount on {}", point.display()), error)
+    })
+}
+
+fn begin(
+    apparatus: &Arc<Apparatus>,
+    point: &Path,
+    options: &Options,
+    device: std::os::fd::OwnedFd,
+) -> io::Result<Mount> {
+    let acl = match options.allow_other {
+        true => SessionACL::All,
+        false => SessionACL::Owner,
+    };
+    let mut config = Config::default();
+    config.acl = acl;
+    config.n_threads = Some(options.threads.max(1));
+    config.clone_fd = options.threads > 1 && mount::can_clone_device();
+    let volumes = Volumes::new(apparatus.clone(), options.clone());
+    let session = Session::from_fd(volumes, device, acl, config)?;
+    apparatus.set_readers(options.threads.max(1));
+    let (notices, no_more_notices) = bounded(0);
+    notices::start(apparatus, session.notifier(), no_more_notices)?;
+    let (tell, ended) = bounded(1);
+    let run = move || drop(tell.send(session.run()));
+    thread::Builder::new().name("fuse".into()).spawn(run)?;
+    Ok(Mount {
+        point: point.to_owned(),
+        ended,
+        _notices: notices,
+    })
+}
+
+impl Mount {
+    /// Where it is.
+    #[must_use]
+    pub fn point(&self) -> &Path {
+        &self.point
+    }
+
+    /// Says once that the mount is gone, by whomever it was unmounted, and all requests are done.
+    #[must_use]
+    pub fn ended(&self) -> &Receiver<io::Result<()>> {
+        &self.ended
+    }
+
+    /// Unmounts. False when hosts have files open there: it is out of sight then, and ends when they close them.
+    ///
+    /// # Errors
+    /// When it can be neither unmounted nor detached.
+    pub fn unmount(&self) -> Result<bool> {
+        match place::remove(&self.point) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => self.detach().map(|()| false),
+            // Unmounted by somebody else.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(true),
+            Err(error) => Err(self.error(error)),
+        }
+    }
+
+    fn detach(&self) -> Result<()> {
+        place::detach(&self.point).map_err(|error| self.error(error))
+    }
+
+    fn error(&self, error: io::Error) -> Error {
+        Error::because(format!("unmount {}", self.point.display()), error)
+    }
+}

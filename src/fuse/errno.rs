@@ -1,0 +1,33 @@
+//! errno, chosen here and nowhere else.
+
+use crate::data::Failure;
+use fuser::Errno;
+
+/// There is no such name, or the file asked about is gone.
+pub(super) const NO_SUCH_FILE: Errno = Errno::ENOENT;
+/// Only the mount's directory can be listed or looked in.
+pub(super) const NOT_A_DIRECTORY: Errno = Errno::ENOTDIR;
+/// Volumes are made, removed, renamed, resized and given away by `vctl` alone.
+pub(super) const FOR_VCTL: Errno = Errno::EPERM;
+/// The volume, or the mount, is read-only.
+pub(super) const READ_ONLY: Errno = Errno::EROFS;
+/// No such kind of `fallocate`: space is the volume's from the start.
+pub(super) const NO_SUCH_ALLOCATION: Errno = Errno::EOPNOTSUPP;
+/// No such kind of `lseek`.
+pub(super) const NO_SUCH_SEEK: Errno = Errno::EINVAL;
+/// Files here have no `ioctl`.
+pub(super) const NO_SUCH_IOCTL: Errno = Errno::ENOTTY;
+/// Tells the kernel not to ask again.
+pub(super) const NEVER_ASK: Errno = Errno::ENOSYS;
+/// An answer that does not fit its question; does not happen.
+pub(super) const MISFIT: Errno = Errno::EIO;
+
+/// For a request that could not be carried out.
+pub(super) fn of(failure: Failure) -> Errno {
+    match failure {
+        Failure::NoVolume => Errno::ESTALE,
+        Failure::PastEnd => Errno::ENOSPC,
+        Failure::NothingThere => Errno::ENXIO,
+        Failure::Disk | Failure::NotHardened | Failure::Fenced | Failure::Ending => Errno::EIO,
+    }
+}

@@ -1,0 +1,498 @@
+//! Translates the kernel's requests for the core. A volume's inode is its number plus 2; 1 is the directory.
+
+use super::reply::{ToDo, ToRead, ToSeek, ToWrite};
+use super::{Options, errno};
+use crate::data::{Apparatus, Desk, Failure, Operation, Reply, Request, Role, Target};
+use crate::pool::model::{SECTOR, VolumeRecord};
+use crate::units::{VolumeId, VolumeOffset};
+use fuser::{
+    BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
+};
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Largest request, either way.
+pub(super) const LARGEST: u32 = 1 << 20;
+/// Names are asked for again each time: opening a volume is rare, and one that was renamed or removed shows at once.
+const NAME_TTL: Duration = Duration::ZERO;
+/// What the kernel can do for us, each if it can.
+const WISHES: [InitFlags; 5] = [
+    InitFlags::FUSE_ASYNC_DIO,
+    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+];
+/// No page cache of the mount's own, so that two apparatuses agree; writes side by side; closing promises nothing.
+const OPENED: FopenFlags = FopenFlags::FOPEN_DIRECT_IO
+    .union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES)
+    .union(FopenFlags::FOPEN_NOFLUSH);
+
+thread_local! {
+    static DESK: RefCell<Option<Desk>> = const { RefCell::new(None) };
+}
+
+/// The mount of one apparatus.
+pub(super) struct Volumes {
+    apparatus: Arc<Apparatus>,
+    options: Options,
+    owner: (u32, u32),
+}
+
+/// The inode of a volume.
+pub(super) fn inode(id: VolumeId) -> INodeNo {
+    INodeNo(id.0 + 2)
+}
+
+fn volume_id(inode: INodeNo) -> Option<VolumeId> {
+    inode.0.checked_sub(2).map(VolumeId)
+}
+
+impl Volumes {
+    pub(super) fn new(apparatus: Arc<Apparatus>, options: Options) -> Self {
+        let owner = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+        Self {
+            apparatus,
+            options,
+            owner,
+        }
+    }
+
+    /// Has the core serve it with this thread's desk.
+    fn serve<R: Reply>(&self, inode: INodeNo, operation: Operation<'_>, reply: R) {
+        let Some(volume) = volume_id(inode) else {
+            return Request::new(VolumeId(0), operation, reply).refuse(Failure::NoVolume);
+        };
+        let request = Request::new(volume, operation, reply);
+        DESK.with_borrow_mut(|desk| match self.seat(desk) {
+            Some(desk) => self.apparatus.serve(desk, request),
+            None => request.refuse(Failure::Ending),
+        });
+    }
+
+    fn seat<'d>(&self, desk: &'d mut Option<Desk>) -> Option<&'d mut Desk> {
+        if desk.is_none() {
+            *desk = self.apparatus.desk(Role::Reader);
+        }
+        desk.as_mut()
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&Apparatus, &mut Desk) -> T) -> Option<T> {
+        DESK.with_borrow_mut(|desk| self.seat(desk).map(|desk| look(&self.apparatus, desk)))
+    }
+
+    fn volume(&self, inode: INodeNo) -> Option<VolumeRecord> {
+        let id = volume_id(inode)?;
+        self.look(|apparatus, desk| apparatus.volume(desk, id))?
+    }
+
+    fn volumes(&self) -> Vec<VolumeRecord> {
+        self.look(|apparatus, desk| apparatus.volumes(desk))
+            .unwrap_or_default()
+    }
+
+    fn attributes(&self, volume: &VolumeRecord) -> FileAttr {
+        let modified = self.apparatus.modified(volume.id);
+        FileAttr {
+            ino: inode(volume.id),
+            size: volume.size.0,
+            blocks: volume.size.0.div_ceil(SECTOR),
+            kind: FileType::RegularFile,
+            perm: volume.mode,
+            nlink: 1,
+            uid: volume.uid,
+            gid: volume.gid,
+            ..self.attributes_at(modified)
+        }
+    }
+
+    fn directory(&self) -> FileAttr {
+        self.attributes_at(self.apparatus.began())
+    }
+
+    fn attributes_at(&self, time: SystemTime) -> FileAttr {
+        FileAttr {
+            ino: INodeNo::ROOT,
+            size: 0,
+            blocks: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            crtime: time,
+            kind: FileType::Directory,
+            perm: 0o755,
+            nlink: 2,
+            uid: self.owner.0,
+            gid: self.owner.1,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+
+    fn attributes_of(&self, inode: INodeNo) -> Option<FileAttr> {
+        if inode == INodeNo::ROOT {
+            return Some(self.directory());
+        }
+        self.volume(inode).map(|volume| self.attributes(&volume))
+    }
+
+    /// The directory's entries after the one that `offset` stands for: (offset, name, attributes).
+    fn entries(&self, offset: u64) -> impl Iterator<Item = (u64, String, FileAttr)> {
+        let dots = [(1, "."), (2, "..")].map(|(offset, name)| (offset, name.to_owned(), self.directory()));
+        let volumes = self.volumes().into_iter();
+        let volumes =
+            volumes.map(|volume| (volume.id.0 + 3, volume.name.to_string(), self.attributes(&volume)));
+        dots.into_iter()
+            .chain(volumes)
+            .filter(move |entry| entry.0 > offset)
+    }
+}
+
+impl Filesystem for Volumes {
+    fn init(&mut self, _: &fuser::Request, config: &mut KernelConfig) -> io::Result<()> {
+        for wish in WISHES {
+            if config.add_capabilities(wish).is_err() {
+                log::debug!("the kernel cannot do {wish:?}");
+            }
+        }
+        let refused = |what: &str| io::Error::other(format!("the kernel does not take {what}"));
+        config
+            .set_max_write(LARGEST)
+            .map_err(|_| refused("1 MiB requests"))?;
+        config
+            .set_max_background(self.options.max_background)
+            .map_err(|_| refused("max_background"))?;
+        config
+            .set_congestion_threshold(self.options.max_background)
+            .map_err(|_| refused("the congestion threshold"))?;
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        log::debug!("the mount has ended");
+    }
+
+    fn lookup(&self, _: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if parent != INodeNo::ROOT {
+            return reply.error(errno::NOT_A_DIRECTORY);
+        }
+        let found = name
+            .to_str()
+            .and_then(|name| self.look(|apparatus, desk| apparatus.lookup(desk, name))?);
+        match found {
+            Some(volume) => {
+                let attributes = self.attributes(&volume);
+                reply.entry_with_ttls(
+                    &self.options.attributes_ttl,
+                    &NAME_TTL,
+                    &attributes,
+                    Generation(0),
+                );
+            }
+            None => reply.error(errno::NO_SUCH_FILE),
+        }
+    }
+
+    fn getattr(&self, _: &fuser::Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.attributes_of(inode) {
+            Some(attributes) => reply.attr(&self.options.attributes_ttl, &attributes),
+            None => reply.error(errno::NO_SUCH_FILE),
+        }
+    }
+
+    /// Times are taken and forgotten, what stays the same is granted, and all else is `vctl`'s.
+    fn setattr(
+        &self,
+        _: &fuser::Request,
+        inode: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let Some(now) = self.attributes_of(inode) else {
+            return reply.error(errno::NO_SUCH_FILE);
+        };
+        let same = mode.is_none_or(|mode| mode & 0o7777 == u32::from(now.perm))
+            && uid.is_none_or(|uid| uid == now.uid)
+            && gid.is_none_or(|gid| gid == now.gid)
+            && size.is_none_or(|size| size == now.size);
+        if same {
+            reply.attr(&self.options.attributes_ttl, &now);
+        } else {
+            reply.error(errno::FOR_VCTL);
+        }
+    }
+
+    fn open(&self, _: &fuser::Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let Some(volume) = self.volume(inode) else {
+            return reply.error(errno::NO_SUCH_FILE);
+        };
+        let read_only = volume.read_only || self.options.read_only;
+        if read_only && flags.acc_mode() != OpenAccMode::O_RDONLY {
+            return reply.error(errno::READ_ONLY);
+        }
+        reply.opened(FileHandle(0), OPENED);
+    }
+
+    fn read(
+        &self,
+        _: &fuser::Request,
+        inode: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let operation = Operation::Read {
+            at: VolumeOffset(offset),
+            len: size.into(),
+        };
+        self.serve(inode, operation, ToRead(reply));
+    }
+
+    fn write(
+        &self,
+        _: &fuser::Request,
+        inode: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        flags: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let operation = Operation::Write {
+            at: VolumeOffset(offset),
+            data: Cow::Borrowed(data),
+            durable: flags.0 & libc::O_DSYNC != 0,
+        };
+        self.serve(inode, operation, ToWrite(reply));
+    }
+
+    fn flush(&self, _: &fuser::Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.error(errno::NEVER_ASK);
+    }
+
+    fn fsync(&self, _: &fuser::Request, inode: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.serve(inode, Operation::Flush, ToDo(reply));
+    }
+
+    fn fsyncdir(&self, _: &fuser::Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn fallocate(
+        &self,
+        _: &fuser::Request,
+        inode: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+        let (punch, clip) = match mode {
+            PUNCH => (true, true),
+            ZERO_KEEP => (false, true),
+            libc::FALLOC_FL_ZERO_RANGE => (false, false),
+            _ => return reply.error(errno::NO_SUCH_ALLOCATION),
+        };
+        let operation = Operation::Zero {
+            at: VolumeOffset(offset),
+            len: length,
+            punch,
+            clip,
+        };
+        self.serve(inode, operation, ToDo(reply));
+    }
+
+    fn lseek(
+        &self,
+        _: &fuser::Request,
+        inode: INodeNo,
+        _: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let to = match whence {
+            libc::SEEK_DATA => Target::Data,
+            libc::SEEK_HOLE => Target::Hole,
+            _ => return reply.error(errno::NO_SUCH_SEEK),
+        };
+        let Ok(at) = u64::try_from(offset) else {
+            return reply.error(errno::of(Failure::NothingThere));
+        };
+        let at = VolumeOffset(at);
+        self.serve(inode, Operation::Seek { at, to }, ToSeek(reply));
+    }
+
+    fn readdir(
+        &self,
+        _: &fuser::Request,
+        inode: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        if inode != INodeNo::ROOT {
+            return reply.error(errno::NOT_A_DIRECTORY);
+        }
+        for (offset, name, attributes) in self.entries(offset) {
+            if reply.add(attributes.ino, offset, attributes.kind, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(
+        &self,
+        _: &fuser::Request,
+        inode: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        if inode != INodeNo::ROOT {
+            return reply.error(errno::NOT_A_DIRECTORY);
+        }
+        for (offset, name, attributes) in self.entries(offset) {
+            if reply.add(
+                attributes.ino,
+                offset,
+                name,
+                &NAME_TTL,
+                &attributes,
+                Generation(0),
+            ) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn statfs(&self, _: &fuser::Request, _: INodeNo, reply: ReplyStatfs) {
+        const BLOCK: u32 = 4096;
+        let volumes = self.volumes();
+        let space = self.apparatus.space(&volumes);
+        let (all, free) = (space.all.0 / u64::from(BLOCK), space.free.0 / u64::from(BLOCK));
+        reply.statfs(
+            all,
+            free,
+            free,
+            volumes.len() as u64,
+            0,
+            BLOCK,
+            super::LONGEST_NAME,
+            BLOCK,
+        );
+    }
+
+    fn getxattr(&self, _: &fuser::Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
+        reply.error(errno::NEVER_ASK);
+    }
+
+    fn listxattr(&self, _: &fuser::Request, _: INodeNo, _: u32, reply: ReplyXattr) {
+        reply.error(errno::NEVER_ASK);
+    }
+
+    fn setxattr(
+        &self,
+        _: &fuser::Request,
+        _: INodeNo,
+        _: &OsStr,
+        _: &[u8],
+        _: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(errno::NEVER_ASK);
+    }
+
+    fn removexattr(&self, _: &fuser::Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(errno::NEVER_ASK);
+    }
+
+    fn ioctl(
+        &self,
+        _: &fuser::Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(errno::NO_SUCH_IOCTL);
+    }
+
+    fn create(&self, _: &fuser::Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
+        reply.error(errno::FOR_VCTL);
+    }
+
+    fn mknod(&self, _: &fuser::Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(errno::FOR_VCTL);
+    }
+
+    fn mkdir(&self, _: &fuser::Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(errno::FOR_VCTL);
+    }
+
+    fn symlink(&self, _: &fuser::Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
+        reply.error(errno::FOR_VCTL);
+    }
+
+    fn link(&self, _: &fuser::Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        reply.error(errno::FOR_VCTL);
+    }
+
+    fn unlink(&self, _: &fuser::Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(errno::FOR_VCTL);
+    }
+
+    fn rmdir(&self, _: &fuser::Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(errno::FOR_VCTL);
+    }
+
+    fn rename(
+        &self,
+        _: &fuser::Request,
+        _: INodeNo,
+        _: &OsStr,
+        _: INodeNo,
+        _: &OsStr,
+        _: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(errno::FOR_VCTL);
+    }
+}

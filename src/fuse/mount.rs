@@ -1,0 +1,133 @@
+//! Gets a FUSE device mounted: by itself where allowed, else by the setuid helper.
+
+use super::{HELPER, Options, filesystem, place};
+use crate::error::{Error, Result};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::mount::{MountFlags, mount};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const DEVICE: &str = "/dev/fuse";
+
+/// Mounts on `point` and answers the device's end. Hosts wait until the session has begun.
+///
+/// # Errors
+/// Says what is missing: the device, the helper, or a permission.
+pub(super) fn attach(point: &Path, options: &Options) -> Result<OwnedFd> {
+    let what = || format!("mount on {}", point.display());
+    let device = match open_device() {
+        Ok(device) => device,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::because(what(), error).hint("load the kernel's module: modprobe fuse"));
+        }
+        Err(_) => return by_helper(point, options),
+    };
+    match directly(&device, point, options) {
+        Ok(()) => Ok(device),
+        Err(Errno::PERM) => by_helper(point, options),
+        Err(error) => Err(Error::because(what(), error)),
+    }
+}
+
+fn open_device() -> io::Result<OwnedFd> {
+    let device = OpenOptions::new().read(true).write(true).open(DEVICE)?;
+    Ok(device.into())
+}
+
+/// Whether each thread can have a device of its own.
+pub(super) fn can_clone_device() -> bool {
+    open_device().is_ok()
+}
+
+fn directly(device: &OwnedFd, point: &Path, options: &Options) -> Result<(), Errno> {
+    let user = rustix::process::geteuid().as_raw();
+    let group = rustix::process::getegid().as_raw();
+    let mut data = format!(
+        "fd={},rootmode=40000,user_id={user},group_id={group},default_permissions,max_read={}",
+        device.as_raw_fd(),
+        filesystem::LARGEST
+    );
+    if options.allow_other {
+        data.push_str(",allow_other");
+    }
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+    flags.set(MountFlags::RDONLY, options.read_only);
+    let data = CString::new(data).map_err(|_| Errno::INVAL)?;
+    mount(
+        options.source.as_str(),
+        point,
+        place::TYPE,
+        flags,
+        data.as_c_str(),
+    )
+}
+
+/// fusermount3 mounts and passes the device back through a socket.
+fn by_helper(point: &Path, options: &Options) -> Result<OwnedFd> {
+    let what = || format!("mount on {}", point.display());
+    let (ours, theirs) = UnixStream::pair().map_err(|error| Error::because(what(), error))?;
+    fcntl_setfd(&theirs, FdFlags::empty()).map_err(|error| Error::because(what(), error))?;
+    let mut list = format!(
+        "fsname={},subtype=apparatus,default_permissions,nosuid,nodev,noatime,max_read={}",
+        options.source,
+        filesystem::LARGEST
+    );
+    list.push_str(if options.allow_other { ",allow_other" } else { "" });
+    list.push_str(if options.read_only { ",ro" } else { "" });
+    let helper = Command::new(HELPER)
+        .args(["-o", &list, "--"])
+        .arg(point)
+        .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    drop(theirs);
+    let helper = helper.map_err(|error| {
+        Error::failed(what(), format!("{HELPER}: {error}")).hint("install fuse3, or run as root")
+    })?;
+    let device = receive(&ours);
+    let output = helper.wait_with_output();
+    if let Ok(Some(device)) = device {
+        return Ok(device);
+    }
+    let said = output.map(|output| String::from_utf8_lossy(&output.stderr).trim().to_owned());
+    Err(refusal(what(), &said.unwrap_or_default()))
+}
+
+fn refusal(what: String, said: &str) -> Error {
+    let why = if said.is_empty() {
+        "the helper gave no device"
+    } else {
+        said
+    };
+    let error = Error::failed(what, why);
+    match said.contains("user_allow_other") {
+        true => error.hint("write user_allow_other into /etc/fuse.conf, or leave --allow-other away"),
+        false => error,
+    }
+}
+
+fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let mut messages = control.drain();
+    Ok(messages.find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut devices) => devices.next(),
+        _ => None,
+    }))
+}

@@ -1,0 +1,180 @@
+//! The mount point: made if missing, taken over from an apparatus that died on it, refused if it is anything else's.
+
+use crate::error::{Error, Result};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What `/proc/self/mountinfo` calls a mount of ours.
+pub(super) const TYPE: &str = "fuse.apparatus";
+/// Mounts on top of each other that are looked through.
+const DEEPEST: usize = 16;
+
+/// Makes `point` a free directory to mount on, and answers its absolute path without links. `source` is what the mount will be known
+/// as: a mount that has it already is this apparatus's own, of an earlier life.
+///
+/// # Errors
+/// When it is no directory, not empty, or in use.
+pub(super) fn prepare(point: &Path, source: &str) -> Result<PathBuf> {
+    let what = || format!("mount point {}", point.display());
+    let point = resolve(point).map_err(|error| Error::because(what(), error))?;
+    for _ in 0..DEEPEST {
+        let Some(mount) = find_mount(&point).map_err(|error| Error::because(what(), error))? else {
+            return free_directory(point);
+        };
+        if !(mount.kind == TYPE && (mount.source == source || is_dead(&point))) {
+            let why = format!("is in use: {} ({}) is mounted there", mount.source, mount.kind);
+            return Err(
+                Error::failed(what(), why).hint("choose another directory, or unmount that one first")
+            );
+        }
+        log::warn!("{}: takes over from {}, which has died", what(), mount.source);
+        detach(&point).map_err(|error| Error::because(what(), error))?;
+    }
+    Err(Error::failed(what(), "has too many dead mounts on it").hint("umount -l it until none is left"))
+}
+
+/// The path with all links but a dead last component resolved; its directories made.
+fn resolve(point: &Path) -> io::Result<PathBuf> {
+    let absolute = std::path::absolute(point)?;
+    let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+        return Ok(absolute);
+    };
+    fs::create_dir_all(parent)?;
+    match fs::create_dir(&absolute) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => (),
+    }
+    // Following a link to a dead mount fails just as the mount does, so only a link is followed.
+    let place = parent.canonicalize()?.join(name);
+    match fs::read_link(&place) {
+        Ok(_) => place.canonicalize(),
+        Err(_) => Ok(place),
+    }
+}
+
+fn free_directory(point: PathBuf) -> Result<PathBuf> {
+    let what = || format!("mount point {}", point.display());
+    let mut entries = fs::read_dir(&point).map_err(|error| Error::because(what(), error))?;
+    if entries.next().is_some() {
+        return Err(Error::failed(what(), "is not empty: its files would be hidden")
+            .hint("choose an empty directory, or one that does not exist yet"));
+    }
+    Ok(point)
+}
+
+fn is_dead(point: &Path) -> bool {
+    fs::metadata(point).is_err_and(|error| error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()))
+}
+
+/// Takes the mount out of sight; who has files open in it keeps them.
+pub(super) fn detach(point: &Path) -> io::Result<()> {
+    match unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Err(Errno::PERM) => ask_helper(&["-u", "-z"], point),
+        other => Ok(other?),
+    }
+}
+
+/// Unmounts what nobody has files open in.
+pub(super) fn remove(point: &Path) -> io::Result<()> {
+    match unmount(point, UnmountFlags::NOFOLLOW) {
+        Err(Errno::PERM) => ask_helper(&["-u"], point),
+        other => Ok(other?),
+    }
+}
+
+fn ask_helper(arguments: &[&str], point: &Path) -> io::Result<()> {
+    let mut command = Command::new(super::HELPER);
+    let output = command.args(arguments).arg("--").arg(point).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let busy = why.contains("busy");
+    let kind = if busy {
+        io::ErrorKind::ResourceBusy
+    } else {
+        io::ErrorKind::Other
+    };
+    Err(io::Error::new(kind, why))
+}
+
+/// A line of `/proc/self/mountinfo`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mounted {
+    source: String,
+    kind: String,
+}
+
+/// What is mounted exactly there, uppermost.
+fn find_mount(point: &Path) -> io::Result<Option<Mounted>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    let lines = table.split(|&byte| byte == b'\n');
+    let found = lines.filter_map(parse).filter(|(place, _)| place == point);
+    Ok(found.map(|(_, mount)| mount).last())
+}
+
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`: the fifth field is the place; type and source follow the dash.
+fn parse(line: &[u8]) -> Option<(PathBuf, Mounted)> {
+    let mut fields = line.split(|&byte| byte == b' ');
+    let place = PathBuf::from(unescape(fields.nth(4)?));
+    let mut rest = fields.skip_while(|&field| field != b"-").skip(1);
+    let text = |field: &[u8]| unescape(field).to_string_lossy().into_owned();
+    let kind = text(rest.next()?);
+    let source = text(rest.next()?);
+    Some((place, Mounted { source, kind }))
+}
+
+/// Blanks and the like are written as `\040`.
+fn unescape(field: &[u8]) -> OsString {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        let octal = tail.get(..3).filter(|_| *first == b'\\');
+        let byte = octal.and_then(|digits| u8::from_str_radix(OsStr::from_bytes(digits).to_str()?, 8).ok());
+        plain.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &tail[3..] } else { tail };
+    }
+    OsString::from_vec(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_mountinfo() {
+        let line = br"36 35 0:50 / /mnt/a\040b rw,nosuid shared:3 - fuse.apparatus a@1-2 rw,user_id=0";
+        let (place, mount) = parse(line).unwrap();
+        assert_eq!(place, Path::new("/mnt/a b"));
+        assert_eq!((mount.kind.as_str(), mount.source.as_str()), (TYPE, "a@1-2"));
+        assert_eq!(parse(b""), None);
+        assert_eq!(unescape(br"a\134x\0"), OsString::from(r"a\x\0"));
+        assert!(find_mount(Path::new("/proc")).unwrap().is_some());
+        assert!(find_mount(Path::new("/proc/self")).unwrap().is_none());
+    }
+
+    #[test]
+    fn makes_what_is_missing_and_refuses_what_is_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let point = dir.path().join("x/y");
+        let ready = prepare(&point, "a@1").unwrap();
+        assert!(ready.is_dir());
+        assert_eq!(prepare(&point, "a@1").unwrap(), ready, "as often as wanted");
+        fs::write(point.join("file"), "").unwrap();
+        assert!(prepare(&point, "a@1").unwrap_err().why().contains("not empty"));
+        let error = prepare(&point.join("file"), "a@1").unwrap_err();
+        assert!(error.to_string().contains("file"), "{error}");
+        assert!(
+            prepare(Path::new("/proc"), "a@1")
+                .unwrap_err()
+                .why()
+                .contains("in use")
+        );
+    }
+}
