@@ -15,6 +15,7 @@ pub mod member;
 pub mod ops;
 pub mod pool;
 pub mod store;
+pub mod sys;
 pub mod table;
 pub mod units;
 pub mod wire;

@@ -1,169 +1,47 @@
-//! Membership and fencing on one host: the shared member table, life locks, the arbitration lock.
+//! Membership and fencing on one host: the shared member table, flush marks, life locks, the arbitration lock.
 //!
-//! `POOL/run/members` is mapped by every process of the pool. One 128-byte line per apparatus (two, so that what its owner
-//! writes and what others write do not share a line), after a header:
+//! `POOL/run/members` is mapped by every process of the pool:
 //!
 //! ```text
-//! header  0 magic  8 format  16 boot id (16)  32 pool uuid (16)  48 hardened generation  56 committed generation
-//! line    owner's half:  0 incarnation  8 generation in use  16 oldest generation in use  24 heartbeat (µs, CLOCK_MONOTONIC)  32 pid
-//!         others' half: 64 fenced incarnation
-//! disks   per disk id modulo 256: 0 dirty  8 flushes started  16 flushes done  (see `DiskMarks`)
+//! offset  size
+//!      0   128  header
+//!    128  8192  64 lines of 128 bytes, one per slot
+//!   8320 16384  256 marks of 64 bytes, one per disk id modulo 256
+//!  24704        end
+//!
+//! header       0 magic  8 format  16 boot id (16)  32 pool UUID (16)  48 hardened generation  56 committed generation
+//! line         owner's half:  0 incarnation  8 generation in use  16 oldest generation in use
+//!                            24 heartbeat (µs of CLOCK_MONOTONIC)  32 pid
+//!              others' half: 64 fenced incarnation
+//! mark         0 dirty  8 flushes started  16 flushes done  24 flushes failed  (see `DiskMarks`)
 //! ```
 //!
-//! All words are 64-bit atomics in native order: the file never leaves the machine, and a file of another boot is made anew.
+//! Apart from the two identities, which are 16 bytes as they come, all are 64-bit atomics in native order: the file never leaves
+//! the machine, and a file of another boot, pool or format is replaced (never rewritten) by whoever finds it.
+//!
+//! # Why one word fences
+//!
+//! An apparatus answers a request in this order: disk I/O, [`DiskMarks::written`] (for a write), [`MyLine::fenced`], reply. A
+//! controller fences in this order: store, [`MemberTable::fence`], then what the fence was for: a copy, another home.
+//!
+//! *Writes.* Between the look at the word and the reply the word may be set, so a reply can leave after `fence` has returned. That
+//! is harmless: the look found 0, so it came before the store of the word; the `pwrite` came before the look; so the data is in the
+//! page cache before anything that the controller does after `fence`, and is part of whatever it copies. "Before" holds
+//! on the hardware too: `written` is a full barrier between the `pwrite` and the look, and `fence` has the kernel put one
+//! into every running thread, so the look cannot find 0 while the data still waits in a store buffer.
+//!
+//! *Reads.* A read that was begun before the fence and is answered after it is concurrent with the change, and may return the
+//! old data; it began before any write through the new home was acknowledged. A read that begins after the fence finds the word set, since
+//! the word is looked at again after its I/O.
 
-use crate::error::Result;
-use crate::units::{BootId, DiskId, Generation, Incarnation, Slot};
-use std::path::Path;
-use std::sync::Arc;
-use uuid::Uuid;
+mod lock;
+mod marks;
+mod shared;
+mod table;
+
+pub use lock::{ArbitrationLock, LifeLock};
+pub use marks::DiskMarks;
+pub use table::{Line, MemberTable, MyLine};
 
 /// Apparatuses per pool.
 pub const SLOTS: u32 = 64;
-
-/// The mapped table.
-pub struct MemberTable {
-    _private: (),
-}
-
-/// An apparatus's own line.
-pub struct MyLine {
-    _private: (),
-}
-
-/// A line as others see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Line {
-    /// Life that writes it.
-    pub incarnation: Incarnation,
-    /// Table it serves by.
-    pub generation: Generation,
-    /// No request in flight uses an older one.
-    pub oldest: Generation,
-    /// When it last showed life, in microseconds of `CLOCK_MONOTONIC`.
-    pub heartbeat_us: u64,
-    /// Its process.
-    pub pid: u32,
-    /// The life that must not acknowledge any more; 0 for none.
-    pub fenced: Incarnation,
-}
-
-impl MemberTable {
-    /// Maps the table in `run`, and makes it (anew, if it is of another boot or pool).
-    ///
-    /// # Errors
-    /// When the file cannot be made, mapped or understood.
-    pub fn open(_run: &Path, _pool: Uuid, _boot: BootId) -> Result<Arc<Self>> {
-        todo!()
-    }
-
-    /// Reads a line.
-    #[must_use]
-    pub fn line(&self, _slot: Slot) -> Line {
-        todo!()
-    }
-
-    /// Takes a line for this process's life.
-    #[must_use]
-    pub fn mine(self: &Arc<Self>, _slot: Slot) -> MyLine {
-        todo!()
-    }
-
-    /// Sets the fence word: when this returns, that life acknowledges nothing more.
-    pub fn fence(&self, _slot: Slot, _incarnation: Incarnation) {
-        todo!()
-    }
-
-    /// The highest generation known to be hardened.
-    #[must_use]
-    pub fn hardened(&self) -> Generation {
-        todo!()
-    }
-
-    /// Raises it. Never sets it higher than what is durable.
-    pub fn set_hardened(&self, _generation: Generation) {
-        todo!()
-    }
-
-    /// The flush marks of a disk, shared by all processes.
-    #[must_use]
-    pub fn marks(self: &Arc<Self>, _disk: DiskId) -> DiskMarks {
-        todo!()
-    }
-}
-
-impl MyLine {
-    /// Begins a life.
-    pub fn begin(&self, _incarnation: Incarnation, _generation: Generation) {
-        todo!()
-    }
-
-    /// Whether this life is fenced. One load of a line that only fencing writes.
-    #[must_use]
-    pub fn fenced(&self) -> bool {
-        todo!()
-    }
-
-    /// After a switch.
-    pub fn set_generation(&self, _generation: Generation) {
-        todo!()
-    }
-
-    /// From the gate.
-    pub fn set_oldest(&self, _oldest: Generation) {
-        todo!()
-    }
-
-    /// Shows life.
-    pub fn beat(&self) {
-        todo!()
-    }
-}
-
-/// Whether a disk was written since it was last flushed, by whatever process.
-///
-/// A writer, after its write and before its acknowledgement, raises `dirty` to `started + 1`. A flusher reads `dirty`; if
-/// `done` is not lower, somebody's flush began after every such write and has finished: nothing to do. Otherwise it takes the next
-/// number of `started`, flushes, and raises `done` to that number.
-pub struct DiskMarks {
-    _private: (),
-}
-
-impl DiskMarks {
-    /// After a write, before its acknowledgement.
-    pub fn written(&self) {
-        todo!()
-    }
-
-    /// Runs `flush` unless a flush that began after every acknowledged write has finished.
-    ///
-    /// # Errors
-    /// Those of `flush`; the disk stays marked then.
-    pub fn flush(&self, _flush: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
-        todo!()
-    }
-}
-
-/// Held by a process for as long as it lives, on `run/NAME.life`: `flock`, released by the kernel when the last thread of the
-/// process has ended, so that nothing of it can reach a disk any more.
-pub struct LifeLock {
-    _private: (),
-}
-
-impl LifeLock {
-    /// Takes it, or `None` when a living process has it.
-    ///
-    /// # Errors
-    /// When the file cannot be made or locked.
-    pub fn take(_run: &Path, _name: &str) -> Result<Option<Self>> {
-        todo!()
-    }
-
-    /// Whether a living process has it.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn alive(_run: &Path, _name: &str) -> Result<bool> {
-        todo!()
-    }
-}

@@ -3,3 +3,6 @@
 pub mod dir;
 pub mod model;
 pub mod names;
+
+/// What every mount of an apparatus is called in the mount table, behind `fuse.`: so it is told from other mounts.
+pub const FILE_SYSTEM: &str = "apparatus";

@@ -1,0 +1,311 @@
+//! The I/O on an open disk.
+
+use super::Disk;
+use super::faults::Operation;
+use super::label::Label;
+use super::labelled;
+use super::open::{Kind, length};
+use crate::error::{Error, Result};
+use crate::sys;
+use crate::units::{ByteCount, DiskOffset};
+use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, seek};
+use rustix::io::Errno;
+use std::io;
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// What is written where a disk cannot zero a range itself.
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+
+/// Devices zero ranges aligned to this without dropping pages that are only half in the range.
+const DEVICE_ALIGNMENT: u64 = 4096;
+
+impl Disk {
+    /// The mapping's bytes at `[at, at + len)`, to be handed to a system call and never read here; `None` outside the disk.
+    /// Where the call answers EFAULT, [`Disk::read_at`] says why.
+    #[must_use]
+    pub fn mapped(&self, at: DiskOffset, len: usize) -> Option<&[u8]> {
+        self.inside(at, len as u64).ok()?;
+        self.map.bytes(at.0, len)
+    }
+
+    /// Reads exactly `buf.len()` bytes.
+    ///
+    /// # Errors
+    /// The disk's; `UnexpectedEof` where an image has been truncated.
+    pub fn read_at(&self, buf: &mut [u8], at: DiskOffset) -> io::Result<()> {
+        let read = self
+            .inside(at, buf.len() as u64)
+            .and_then(|_| self.file.read_exact_at(buf, at.0));
+        if read.is_err() {
+            self.measure();
+        }
+        self.faults.noted(Operation::Read, read)
+    }
+
+    /// Writes all of `buf`. Never extends the disk: an image that is found truncated is not written beyond its end. (A write
+    /// right after the truncation, before the next look at the length a clock tick later, is not told apart.)
+    ///
+    /// # Errors
+    /// The disk's; `UnexpectedEof` where an image has been truncated.
+    pub fn write_at(&self, buf: &[u8], at: DiskOffset) -> io::Result<()> {
+        let written = self
+            .writable(at, buf.len() as u64)
+            .and_then(|()| self.file.write_all_at(buf, at.0));
+        self.faults.noted(Operation::Write, written)
+    }
+
+    /// Makes the range read as zeroes: by a hole where `punch` and the disk allows, else by zeroing, at worst by writing.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn zero(&self, at: DiskOffset, len: u64, punch: bool) -> io::Result<()> {
+        let zeroed = self
+            .writable(at, len)
+            .and_then(|()| self.zero_range(at.0, len, punch));
+        self.faults.noted(Operation::Write, zeroed)
+    }
+
+    fn zero_range(&self, at: u64, len: u64, punch: bool) -> io::Result<()> {
+        let whole = at..at + len;
+        let middle = match self.kind {
+            Kind::Image { .. } => whole.clone(),
+            Kind::Device => {
+                let start = at.next_multiple_of(DEVICE_ALIGNMENT);
+                start..start.max(whole.end - whole.end % DEVICE_ALIGNMENT)
+            }
+        };
+        if middle.is_empty() || !self.zeroed_by_itself(&middle, punch)? {
+            return self.write_zeroes(whole);
+        }
+        self.write_zeroes(whole.start..middle.start)?;
+        self.write_zeroes(middle.end..whole.end)
+    }
+
+    /// False where the disk cannot.
+    fn zeroed_by_itself(&self, range: &Range<u64>, punch: bool) -> io::Result<bool> {
+        let ways = [
+            (punch, FallocateFlags::PUNCH_HOLE, &self.lacks.punch),
+            (true, FallocateFlags::ZERO_RANGE, &self.lacks.zero),
+        ];
+        for (wanted, way, lacking) in ways {
+            if !wanted || lacking.load(Relaxed) {
+                continue;
+            }
+            let len = range.end - range.start;
+            match fallocate(&self.file, way | FallocateFlags::KEEP_SIZE, range.start, len) {
+                Ok(()) => return Ok(true),
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => lacking.store(true, Relaxed),
+                Err(why) => return Err(why.into()),
+            }
+        }
+        Ok(false)
+    }
+
+    fn write_zeroes(&self, range: Range<u64>) -> io::Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let part = usize::try_from(range.end - at).map_or(ZEROES.len(), |rest| rest.min(ZEROES.len()));
+            self.file.write_all_at(&ZEROES[..part], at)?;
+            at += part as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes everything written through any file descriptor durable. The kernel reports an error of earlier writing once for
+    /// each descriptor: flushes run one at a time, so that it is not lost between two.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn flush(&self) -> io::Result<()> {
+        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        let synced = self.file.sync_data();
+        let earlier = std::mem::take(&mut *owed);
+        let flushed = if earlier {
+            synced.and(Err(Errno::IO.into()))
+        } else {
+            synced
+        };
+        self.faults.noted(Operation::Flush, flushed)
+    }
+
+    /// Remembers that a call which is not a flush has taken an error that the next flush has to report.
+    fn owe<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if result.is_err() {
+            *self.owed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        }
+        result
+    }
+
+    /// Begins to write back dirty pages of the range, without waiting.
+    pub fn start_writeback(&self, at: DiskOffset, len: u64) {
+        // A hint: an error shows in the next flush.
+        let _ = sys::sync_file_range(&self.file, at.0, len, false);
+    }
+
+    /// Writes back the dirty pages of the range and waits for them. Not a flush: durable only after one. What is copied by
+    /// sharing storage has to be settled, so settle it before the hold in which it is copied.
+    ///
+    /// # Errors
+    /// The disk's; the next flush reports it again.
+    pub fn settle(&self, at: DiskOffset, len: u64) -> io::Result<()> {
+        self.owe(sys::sync_file_range(&self.file, at.0, len, true))
+    }
+
+    /// Begins to read the range into the page cache, without waiting.
+    pub fn prefetch(&self, at: DiskOffset, len: u64) {
+        // A hint: an error shows when the bytes are read.
+        let _ = fadvise(&self.file, at.0, NonZeroU64::new(len), Advice::WillNeed);
+    }
+
+    /// Reads the range into the page cache and this process's page tables, and waits until it is there.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn populate(&self, at: DiskOffset, len: u64) -> io::Result<()> {
+        self.prefetch(at, len);
+        let populated = self.inside(at, len).and_then(|len| self.map.populate(at.0, len));
+        match populated {
+            Ok(()) => Ok(()),
+            Err(_) => self.read_through(at, len),
+        }
+    }
+
+    /// Reads the range and throws it away: finds the error that a mapping only hints at, or brings the pages in after all.
+    fn read_through(&self, at: DiskOffset, len: u64) -> io::Result<()> {
+        let mut scratch = vec![0; ZEROES.len()];
+        let mut done = 0;
+        while done < len {
+            let part = usize::try_from(len - done).map_or(scratch.len(), |rest| rest.min(scratch.len()));
+            self.read_at(&mut scratch[..part], DiskOffset(at.0 + done))?;
+            done += part as u64;
+        }
+        Ok(())
+    }
+
+    /// Whether every page of the range is in the page cache.
+    #[must_use]
+    pub fn resident(&self, at: DiskOffset, len: usize) -> bool {
+        self.inside(at, len as u64).is_ok() && self.map.resident(at.0, len)
+    }
+
+    /// The runs of `[at, at + len)` that hold data, in order, as disk offsets; the rest are holes. All of it where the disk
+    /// cannot tell.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn data_runs(&self, at: DiskOffset, len: u64) -> io::Result<Vec<Range<u64>>> {
+        self.inside(at, len)?;
+        let end = at.0 + len;
+        if self.kind == Kind::Device {
+            return Ok(vec![at.0..end]);
+        }
+        let mut runs = Vec::new();
+        let mut from = at.0;
+        while from < end {
+            let start = match seek(&self.file, SeekFrom::Data(from)) {
+                Ok(start) if start < end => start,
+                Ok(_) | Err(Errno::NXIO) => break,
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(vec![at.0..end]),
+                Err(why) => return Err(why.into()),
+            };
+            let stop = seek(&self.file, SeekFrom::Hole(start))?.min(end);
+            runs.push(start..stop);
+            from = stop;
+        }
+        // Beyond the end of a truncated image everything looks like a hole, and is not: it is lost.
+        self.measure();
+        self.inside(at, len).map(|_| runs)
+    }
+
+    /// Looks whether the disk is as long as it was: for regular housekeeping, so that a truncation does not wait for a request.
+    /// Answers the bytes that are left if some are lost.
+    pub fn lost(&self) -> Option<ByteCount> {
+        self.measure();
+        let available = self.available.load(Relaxed);
+        (available < self.size).then_some(ByteCount(available))
+    }
+
+    /// Writes the pool's layout number to the label, durably. Outside holds; only the holder of the arbitration.
+    ///
+    /// # Errors
+    /// Names the disk.
+    pub fn set_layout(&self, layout: u64) -> Result<Label> {
+        self.relabel(|label| label.layout = layout)
+    }
+
+    /// Writes a new size to the label, durably: before the record when a disk grows, after it is hardened when it shrinks.
+    /// This opening goes on with the size that it was opened with.
+    ///
+    /// # Errors
+    /// Names the disk, also when it is not that long.
+    pub fn set_extents(&self, extents: u64) -> Result<Label> {
+        if extents < 2
+            || extents
+                > self
+                    .found_extents()
+                    .map_err(|why| Error::because(self.what(), why))?
+        {
+            return Err(Error::usage(
+                self.what(),
+                format!("has no room for {extents} extents"),
+            ));
+        }
+        self.relabel(|label| label.size = ByteCount(extents * label.extent_size.bytes()))
+    }
+
+    fn relabel(&self, change: impl FnOnce(&mut Label)) -> Result<Label> {
+        let what = || format!("{}: its label", self.what());
+        self.owe(labelled::rewrite(&self.file, change))
+            .map_err(|why| Error::because(what(), why))?
+            .map_err(|fault| Error::failed(self.what(), fault.to_string()))
+    }
+
+    /// Whole extents that the file or device has room for now, whatever it was opened with.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn found_extents(&self) -> io::Result<u64> {
+        Ok(length(&self.file, self.kind)? / self.extent_size.bytes())
+    }
+
+    fn what(&self) -> String {
+        format!("disk {} ({})", self.name, self.path.display())
+    }
+
+    /// The length as a `usize`, or why the range is none of the disk's: its label, beyond its end, or lost.
+    pub(super) fn inside(&self, at: DiskOffset, len: u64) -> io::Result<usize> {
+        let end = at.0.checked_add(len).filter(|&end| end <= self.size);
+        let Some(end) = end.filter(|_| at.0 >= self.extent_size.bytes()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        if end > self.available.load(Relaxed) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput.into())
+    }
+
+    /// As [`Disk::inside`], after a look at the length of an image if the last is a clock tick ago.
+    pub(super) fn writable(&self, at: DiskOffset, len: u64) -> io::Result<()> {
+        if matches!(self.kind, Kind::Image { .. }) {
+            let now = sys::coarse_us();
+            if self.looked_us.load(Relaxed) != now {
+                self.looked_us.store(now, Relaxed);
+                self.measure();
+            }
+        }
+        self.inside(at, len).map(drop)
+    }
+
+    /// Notes for good how much of an image is left.
+    fn measure(&self) {
+        if matches!(self.kind, Kind::Image { .. })
+            && let Ok(meta) = self.file.metadata()
+        {
+            self.available.fetch_min(meta.len(), Relaxed);
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! The label at the head of every disk, pure.
+//!
+//! Extent 0 of a disk is never allocated. It begins with two copies of the label, 4 KiB each, at byte 0 and byte 4096; the
+//! rest of it is zero. A label is rewritten into the copy that is not the newest, so a torn write leaves the other.
+//!
+//! One copy, integers little-endian:
+//!
+//! ```text
+//! offset  size
+//!      0     8  magic, "APPARLBL"
+//!      8     4  format version, 1
+//!     12     4  extent size in bytes, a power of two from 64 KiB to 64 MiB
+//!     16    16  pool UUID, not nil
+//!     32    16  disk UUID, not nil
+//!     48     8  usable size in bytes, label included: at least two whole extents
+//!     56     8  layout sequence number: the pool's hardened layout when the label was written
+//!     64     8  label sequence number, from 1: of two copies the higher one counts
+//!     72  4020  zero
+//!   4092     4  crc32c of bytes 0 to 4091
+//! ```
+//!
+//! Every version keeps magic, version and checksum where they are, so that an older program can name a newer label.
+
+use crate::units::{ByteCount, ExtentSize};
+use std::fmt;
+use uuid::Uuid;
+
+/// Bytes of one copy.
+pub const COPY: usize = 4096;
+/// Where the two copies are.
+pub const COPIES: [u64; 2] = [0, COPY as u64];
+/// The format written, and the only one read.
+pub const VERSION: u32 = 1;
+
+const MAGIC: [u8; 8] = *b"APPARLBL";
+const CHECKSUM: usize = COPY - 4;
+const USED: usize = 72;
+
+/// What a disk says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// The pool it belongs to.
+    pub pool: Uuid,
+    /// Its own identity.
+    pub disk: Uuid,
+    /// Usable size, label included: a whole number of extents.
+    pub size: ByteCount,
+    /// The pool's unit of allocation.
+    pub extent_size: ExtentSize,
+    /// The pool's hardened layout when this was written.
+    pub layout: u64,
+    /// Grows by one with each writing.
+    pub sequence: u64,
+}
+
+/// Why bytes are not a label that can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing there claims to be a label.
+    Absent,
+    /// The checksum does not match.
+    Checksum,
+    /// Whole, but of this other format version.
+    Version(u32),
+    /// Whole, but this field holds what it must not.
+    Field(&'static str),
+    /// Both copies are whole, and of different disks or pools.
+    Disagree,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("has no label"),
+            Self::Checksum => f.write_str("has a damaged label: its checksum does not match"),
+            Self::Version(version) => {
+                write!(
+                    f,
+                    "has a label of format {version}, and this program knows format {VERSION}"
+                )
+            }
+            Self::Field(field) => write!(f, "has a label that makes no sense: {field}"),
+            Self::Disagree => f.write_str("has two labels that belong to different disks"),
+        }
+    }
+}
+
+impl Label {
+    /// As bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; COPY] {
+        let mut bytes = [0; COPY];
+        let fields: [&[u8]; 8] = [
+            &MAGIC,
+            &VERSION.to_le_bytes(),
+            &(1_u32 << self.extent_size.shift()).to_le_bytes(),
+            self.pool.as_bytes(),
+            self.disk.as_bytes(),
+            &self.size.0.to_le_bytes(),
+            &self.layout.to_le_bytes(),
+            &self.sequence.to_le_bytes(),
+        ];
+        bytes[..USED].copy_from_slice(&fields.concat());
+        let checksum = crc32c::crc32c(&bytes[..CHECKSUM]);
+        bytes[CHECKSUM..].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// From bytes, strictly: what [`Label::encode`] would not write is not read.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn decode(bytes: &[u8; COPY]) -> Result<Self, Fault> {
+        let mut fields = Fields { rest: bytes };
+        if fields.take::<8>() != MAGIC {
+            return Err(Fault::Absent);
+        }
+        let (head, checksum) = bytes.split_at(CHECKSUM);
+        if crc32c::crc32c(head).to_le_bytes() != checksum {
+            return Err(Fault::Checksum);
+        }
+        match u32::from_le_bytes(fields.take()) {
+            VERSION => {}
+            other => return Err(Fault::Version(other)),
+        }
+        if head[USED..].iter().any(|&byte| byte != 0) {
+            return Err(Fault::Field("unused bytes are not zero"));
+        }
+        fields.label()
+    }
+
+    /// Whole extents, the label's included.
+    #[must_use]
+    pub fn extents(&self) -> u64 {
+        self.size.0 / self.extent_size.bytes()
+    }
+}
+
+/// What has not been parsed yet.
+struct Fields<'a> {
+    rest: &'a [u8],
+}
+
+impl Fields<'_> {
+    /// The next field. The fields together are shorter than a copy, so there always is one.
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let Some((field, rest)) = self.rest.split_first_chunk() else {
+            return [0; N];
+        };
+        self.rest = rest;
+        *field
+    }
+
+    fn label(mut self) -> Result<Label, Fault> {
+        let extent_size =
+            ExtentSize::new(u32::from_le_bytes(self.take()).into()).ok_or(Fault::Field("extent size"))?;
+        let label = Label {
+            extent_size,
+            pool: Uuid::from_bytes(self.take()),
+            disk: Uuid::from_bytes(self.take()),
+            size: ByteCount(u64::from_le_bytes(self.take())),
+            layout: u64::from_le_bytes(self.take()),
+            sequence: u64::from_le_bytes(self.take()),
+        };
+        if label.pool.is_nil() {
+            Err(Fault::Field("pool UUID"))
+        } else if label.disk.is_nil() {
+            Err(Fault::Field("disk UUID"))
+        } else if label.extents() < 2 || !label.size.0.is_multiple_of(extent_size.bytes()) {
+            Err(Fault::Field("size"))
+        } else if label.sequence == 0 {
+            Err(Fault::Field("sequence number"))
+        } else {
+            Ok(label)
+        }
+    }
+}
+
+/// The label that counts, and which copy holds it.
+///
+/// # Errors
+/// When neither copy can be used, or one shows that this program must not decide.
+pub fn choose(copies: &[[u8; COPY]; 2]) -> Result<(Label, usize), Fault> {
+    match copies.each_ref().map(Label::decode) {
+        [Ok(first), Ok(second)] if (first.pool, first.disk) != (second.pool, second.disk) => {
+            Err(Fault::Disagree)
+        }
+        [Ok(first), Ok(second)] if second.sequence > first.sequence => Ok((second, 1)),
+        [Err(fault @ Fault::Version(_)), _] | [_, Err(fault @ Fault::Version(_))] => Err(fault),
+        [Ok(first), _] => Ok((first, 0)),
+        [Err(_), Ok(second)] => Ok((second, 1)),
+        [Err(Fault::Absent), Err(fault)] | [Err(fault), Err(_)] => Err(fault),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn label(sequence: u64) -> Label {
+        Label {
+            pool: Uuid::from_u128(1),
+            disk: Uuid::from_u128(2),
+            size: ByteCount(8 << 20),
+            extent_size: ExtentSize::DEFAULT,
+            layout: 7,
+            sequence,
+        }
+    }
+
+    fn resealed(mut bytes: [u8; COPY]) -> [u8; COPY] {
+        let checksum = crc32c::crc32c(&bytes[..CHECKSUM]);
+        bytes[CHECKSUM..].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn lies_where_the_table_says() {
+        let mut bytes = label(0x0102_0304_0506_0708).encode();
+        assert_eq!(&bytes[..8], b"APPARLBL");
+        assert_eq!(bytes[8..12], 1_u32.to_le_bytes());
+        assert_eq!(bytes[12..16], (1_u32 << 20).to_le_bytes());
+        assert_eq!(bytes[16..32], *Uuid::from_u128(1).as_bytes());
+        assert_eq!(bytes[32..48], *Uuid::from_u128(2).as_bytes());
+        assert_eq!(bytes[48..56], (8_u64 << 20).to_le_bytes());
+        assert_eq!(bytes[56..64], 7_u64.to_le_bytes());
+        assert_eq!(bytes[64..72], [8, 7, 6, 5, 4, 3, 2, 1]);
+        bytes[72] = 1;
+        assert_eq!(
+            Label::decode(&resealed(bytes)),
+            Err(Fault::Field("unused bytes are not zero"))
+        );
+    }
+
+    #[test]
+    fn refuses_sealed_nonsense_by_field() {
+        let with = |at: usize, field: &[u8]| {
+            let mut bytes = label(1).encode();
+            bytes[at..at + field.len()].copy_from_slice(field);
+            Label::decode(&resealed(bytes)).unwrap_err()
+        };
+        assert_eq!(with(0, b"x"), Fault::Absent);
+        assert_eq!(with(8, &2_u32.to_le_bytes()), Fault::Version(2));
+        assert_eq!(
+            with(12, &(3_u32 << 20).to_le_bytes()),
+            Fault::Field("extent size")
+        );
+        assert_eq!(with(16, &[0; 16]), Fault::Field("pool UUID"));
+        assert_eq!(with(32, &[0; 16]), Fault::Field("disk UUID"));
+        assert_eq!(with(48, &(1_u64 << 20).to_le_bytes()), Fault::Field("size"));
+        assert_eq!(with(48, &(1_u64 << 20 | 512).to_le_bytes()), Fault::Field("size"));
+        assert_eq!(with(64, &[0; 8]), Fault::Field("sequence number"));
+        assert_eq!(Label::decode(&[0; COPY]), Err(Fault::Absent));
+    }
+
+    #[test]
+    fn the_newer_whole_copy_counts() {
+        let (old, new) = (label(4).encode(), label(5).encode());
+        let mut torn = label(6).encode();
+        torn[4000..].fill(0);
+        let foreign = Label {
+            pool: Uuid::from_u128(9),
+            ..label(9)
+        }
+        .encode();
+        let mut later = label(9).encode();
+        later[8] = 2;
+        let later = resealed(later);
+        assert_eq!(choose(&[old, new]), Ok((label(5), 1)));
+        assert_eq!(choose(&[new, old]), Ok((label(5), 0)));
+        assert_eq!(choose(&[old, old]), Ok((label(4), 0)));
+        assert_eq!(choose(&[torn, new]), Ok((label(5), 1)));
+        assert_eq!(choose(&[new, torn]), Ok((label(5), 0)));
+        assert_eq!(choose(&[[0; COPY], new]), Ok((label(5), 1)));
+        assert_eq!(choose(&[torn, [0; COPY]]), Err(Fault::Checksum));
+        assert_eq!(choose(&[[0; COPY], torn]), Err(Fault::Checksum));
+        assert_eq!(choose(&[[0; COPY], [0; COPY]]), Err(Fault::Absent));
+        assert_eq!(choose(&[old, foreign]), Err(Fault::Disagree));
+        assert_eq!(choose(&[old, later]), Err(Fault::Version(2)));
+        assert_eq!(choose(&[later, [0; COPY]]), Err(Fault::Version(2)));
+    }
+
+    fn labels() -> impl Strategy<Value = Label> {
+        let ids = (1..u128::MAX, 1..u128::MAX);
+        (ids, 16_u32..=26, 2_u64..1 << 36, any::<u64>(), 1..u64::MAX).prop_map(
+            |((pool, disk), shift, extents, layout, sequence)| Label {
+                pool: Uuid::from_u128(pool),
+                disk: Uuid::from_u128(disk),
+                size: ByteCount(extents << shift),
+                extent_size: ExtentSize::new(1 << shift).unwrap(),
+                layout,
+                sequence,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read(label in labels()) {
+            prop_assert_eq!(Label::decode(&label.encode()), Ok(label));
+        }
+
+        #[test]
+        fn up_to_three_flipped_bits_are_noticed(
+            label in labels(),
+            flips in proptest::collection::btree_set(0..COPY * 8, 1..=3),
+        ) {
+            let mut bytes = label.encode();
+            for bit in flips {
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+            prop_assert!(Label::decode(&bytes).is_err());
+        }
+
+        #[test]
+        fn a_write_torn_at_any_sector_leaves_the_old_label_or_the_new(
+            old in labels(),
+            sectors in 0_usize..=8,
+            rest in any::<u8>(),
+        ) {
+            let new = Label { layout: old.layout ^ 1, sequence: old.sequence + 1, ..old };
+            let mut written = [rest; COPY];
+            written[..sectors * 512].copy_from_slice(&new.encode()[..sectors * 512]);
+            let found = choose(&[old.encode(), written]).map(|(label, _)| label);
+            prop_assert_eq!(found, Ok(if sectors == 8 { new } else { old }));
+        }
+    }
+
+    #[test]
+    fn every_single_flipped_bit_is_noticed() {
+        let whole = label(1).encode();
+        for bit in 0..COPY * 8 {
+            let mut bytes = whole;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Label::decode(&bytes).is_err(), "bit {bit}");
+        }
+    }
+}

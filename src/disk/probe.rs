@@ -1,0 +1,373 @@
+//! What `disk add` and `disk remove` need: is this path a disk that the pool can take, and the writing and wiping of labels.
+
+use super::identity::{Identity, Mounted, Store, loops_over, mounts, sys_dir};
+use super::label::{Fault, Label};
+use super::open::{Kind, length, open_file};
+use super::{labelled, signature};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::pool::FILE_SYSTEM;
+use crate::pool::model::DiskRecord;
+use crate::sys;
+use crate::units::{ByteCount, ExtentSize};
+use rustix::fs::OFlags;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// A path that the pool can take as a disk. While it lives, nobody else can mount the device or add the same file.
+#[derive(Debug)]
+pub struct Candidate {
+    path: PathBuf,
+    size: ByteCount,
+    extent_size: ExtentSize,
+    content: Option<&'static str>,
+    device: bool,
+    file: File,
+}
+
+impl Candidate {
+    /// Looks at a path. `known` are the pool's disks.
+    ///
+    /// # Errors
+    /// Names the path, why it cannot be a disk of this pool, and the way out: missing, neither file nor block device, too
+    /// small, in use, another pool's, or in this pool already, be it by another name, through a loop device or as a partition.
+    pub fn inspect(path: &Path, pool: Uuid, extent_size: ExtentSize, known: &[DiskRecord]) -> Result<Self> {
+        let what = path.display().to_string();
+        let path = fs::canonicalize(path).map_err(|why| missing(&what, why))?;
+        let (own, identity) = recognise(&path, &what)?;
+        refuse_known(&identity, &what, known)?;
+        refuse_stacked(&identity, &what, own)?;
+        let file = claim(&path, &what, own)?;
+        let failed = |why: io::Error| Error::because(what.clone(), why);
+        let kind = Kind::of(&file.metadata().map_err(failed)?)
+            .ok_or_else(|| Error::failed(&what, "changed while it was looked at"))?;
+        let size = ByteCount(length(&file, kind).map_err(failed)?);
+        if size.0 / extent_size.bytes() < 2 {
+            let why = format!(
+                "is too small: {size} bytes, and a disk has at least two extents of {} bytes",
+                extent_size.bytes()
+            );
+            return Err(
+                Error::usage(what, why).hint("use a larger disk, or make a larger image with --create SIZE")
+            );
+        }
+        let found = labelled::read(&file).map_err(failed)?;
+        let content = match judge(found, &what, pool, known)? {
+            Some(content) => Some(content),
+            None => signature::content(&head(&file).map_err(failed)?),
+        };
+        Ok(Self {
+            path,
+            size,
+            extent_size,
+            content,
+            device: kind == Kind::Device,
+            file,
+        })
+    }
+
+    /// Absolute, without symbolic links.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All its bytes.
+    #[must_use]
+    pub fn size(&self) -> ByteCount {
+        self.size
+    }
+
+    /// Whole extents, the label's included. What is left at the end is not used.
+    #[must_use]
+    pub fn extents(&self) -> u64 {
+        self.size.0 / self.extent_size.bytes()
+    }
+
+    /// Whether it is a block device.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        self.device
+    }
+
+    /// What would be destroyed (`an XFS file system`): the caller asks first. `None` when its head is empty.
+    #[must_use]
+    pub fn content(&self) -> Option<&'static str> {
+        self.content
+    }
+
+    /// Makes it a disk of the pool, for good: wipes its head and writes its label.
+    ///
+    /// # Errors
+    /// Names the path.
+    pub fn write_label(&self, pool: Uuid, disk: Uuid, layout: u64) -> Result<Label> {
+        let extent_size = self.extent_size;
+        let size = ByteCount(self.extents() * extent_size.bytes());
+        let label = Label {
+            pool,
+            disk,
+            size,
+            extent_size,
+            layout,
+            sequence: 1,
+        };
+        labelled::write_first(&self.file, &label)
+            .map_err(|why| Error::because(format!("{}: writing the label", self.path.display()), why))?;
+        Ok(label)
+    }
+}
+
+fn missing(what: &str, why: io::Error) -> Error {
+    let absent = why.kind() == io::ErrorKind::NotFound;
+    let error = Error::because(what, why);
+    if absent {
+        error
+            .with_kind(ErrorKind::NotFound)
+            .hint("add --create SIZE to make an image file there")
+    } else {
+        error
+    }
+}
+
+fn recognise(path: &Path, what: &str) -> Result<(Store, Identity)> {
+    let kind = fs::metadata(path).map_err(|why| missing(what, why))?.file_type();
+    if let Some(identity) = Identity::of(path) {
+        return Ok((identity.own, identity));
+    }
+    let is = if kind.is_dir() {
+        "a directory"
+    } else if kind.is_char_device() {
+        "a character device"
+    } else if kind.is_fifo() {
+        "a pipe"
+    } else {
+        "no file"
+    };
+    Err(Error::usage(what, format!("is {is}")).hint("a disk is a regular file or a block device"))
+}
+
+fn refuse_known(identity: &Identity, what: &str, known: &[DiskRecord]) -> Result<()> {
+    let same = |record: &&DiskRecord| Identity::of(&record.path).is_some_and(|other| identity.shares(&other));
+    let Some(record) = known.iter().find(same) else {
+        return Ok(());
+    };
+    let why = format!(
+        "is disk {} of this pool already, as {}",
+        record.name,
+        record.path.display()
+    );
+    Err(Error::usage(what, why).hint("add each disk once, under one path"))
+}
+
+/// A volume as a disk would wait for itself; a file below a loop device has two page caches that do not know each other.
+fn refuse_stacked(identity: &Identity, what: &str, own: Store) -> Result<()> {
+    let ours = format!("fuse.{FILE_SYSTEM}");
+    let volumes: Vec<u64> = mounts()
+        .into_iter()
+        .filter(|mount| mount.kind == ours)
+        .map(|mount| mount.device)
+        .collect();
+    let is_volume = |store: &Store| matches!(store, Store::File(device, _) if volumes.contains(device));
+    if identity.all.iter().any(is_volume) {
+        return Err(Error::usage(what, "is a volume that an apparatus serves")
+            .hint("a pool's disks lie outside of mounts of apparatuses"));
+    }
+    let Some(over) = loops_over(own).into_iter().next() else {
+        return Ok(());
+    };
+    let over = over.display();
+    Err(Error::usage(what, format!("lies under the loop device {over}"))
+        .hint(format!("detach it (losetup -d {over}), or add {over} instead")))
+}
+
+/// Opens it so that nobody else can: devices by the kernel's own exclusion, files by a lock that only adding takes.
+fn claim(path: &Path, what: &str, own: Store) -> Result<File> {
+    let file = match own {
+        Store::File(..) => open_file(path, what)?.0,
+        Store::Device(number) => {
+            let exclusive = i32::try_from(OFlags::EXCL.bits()).unwrap_or_default();
+            let opened = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .custom_flags(exclusive)
+                .open(path);
+            opened.map_err(|why| match why.kind() {
+                io::ErrorKind::ResourceBusy => Error::usage(what, format!("is in use: {}", user_of(number)))
+                    .hint("unmount it or stop what uses it, then add it"),
+                io::ErrorKind::PermissionDenied => {
+                    Error::because(what, why).hint("run as a user who may write it")
+                }
+                _ => Error::because(what, why),
+            })?
+        }
+    };
+    match sys::try_lock(file.as_fd()) {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(Error::new(
+            ErrorKind::Busy,
+            what,
+            "is being added by another process",
+        )),
+        Err(why) => Err(Error::because(what, why)),
+    }
+}
+
+/// Who has a device exclusively, as far as can be seen.
+fn user_of(device: u64) -> String {
+    let dir = sys_dir(device);
+    let own = Store::Device(device);
+    let mounted = |mount: &Mounted| Identity::from(Store::Device(mount.device)).all.contains(&own);
+    if let Some(mount) = mounts().into_iter().find(mounted) {
+        return format!("mounted at {}", mount.at);
+    }
+    let holders = fs::read_dir(dir.join("holders")).into_iter().flatten();
+    match holders.filter_map(io::Result::ok).next() {
+        Some(holder) => format!("held by {}", holder.file_name().to_string_lossy()),
+        None => "mounted, or held as swap or by another program".into(),
+    }
+}
+
+/// What a label that was found means for adding; `None` when there is none.
+fn judge(
+    found: Result<Label, Fault>,
+    what: &str,
+    pool: Uuid,
+    known: &[DiskRecord],
+) -> Result<Option<&'static str>> {
+    let clear = format!(
+        "if that pool is gone, clear the label: dd if=/dev/zero of={what} bs=8K count=1 conv=notrunc"
+    );
+    match found {
+        Ok(label) if label.pool != pool => {
+            let why = format!("belongs to another pool, {}, as disk {}", label.pool, label.disk);
+            Err(Error::usage(what, why).hint(format!("remove it from that pool first; {clear}")))
+        }
+        Ok(label) => match known.iter().find(|record| record.uuid == label.disk) {
+            Some(record) => {
+                let why = format!(
+                    "carries the label of disk {} of this pool, which is {}",
+                    record.name,
+                    record.path.display()
+                );
+                Err(Error::usage(what, why).hint("a copy of a disk is no second disk: add an empty one"))
+            }
+            None => Ok(Some("a disk of this pool that its database does not know")),
+        },
+        Err(Fault::Absent) => Ok(None),
+        Err(fault @ Fault::Version(_)) => {
+            Err(Error::usage(what, fault.to_string()).hint(format!("use the newer program; {clear}")))
+        }
+        Err(Fault::Checksum | Fault::Field(_) | Fault::Disagree) => {
+            Ok(Some("a disk of a pool, its label damaged"))
+        }
+    }
+}
+
+fn head(file: &File) -> io::Result<Vec<u8>> {
+    let mut head = vec![0; signature::HEAD];
+    let mut filled = 0;
+    while filled < head.len() {
+        match file.read_at(&mut head[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+            Err(why) => return Err(why),
+        }
+    }
+    head.truncate(filled);
+    Ok(head)
+}
+
+/// Makes a sparse image file, for good, where there is nothing yet. Only its owner may use it.
+///
+/// # Errors
+/// Names the path: there already, no such directory, a size that the file system or a disk cannot have.
+pub fn create_image(path: &Path, size: ByteCount, extent_size: ExtentSize) -> Result<()> {
+    let what = path.display().to_string();
+    if size.0 / extent_size.bytes() < 2 {
+        let why = format!(
+            "{size} bytes are too few: a disk has at least two extents of {} bytes",
+            extent_size.bytes()
+        );
+        return Err(Error::usage(what, why).hint("give --create a larger size"));
+    }
+    let opened = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    let file = opened.map_err(|why| match why.kind() {
+        io::ErrorKind::AlreadyExists => {
+            Error::usage(&what, "is there already").hint("leave out --create to add it as it is")
+        }
+        io::ErrorKind::NotFound => Error::because(&what, why)
+            .with_kind(ErrorKind::NotFound)
+            .hint("make the directory first"),
+        _ => Error::because(&what, why),
+    })?;
+    let made = file
+        .set_len(size.0)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| sync_parent(path));
+    made.map_err(|why| {
+        // Nothing is in it yet, and it was made here.
+        let _ = fs::remove_file(path);
+        Error::because(format!("{what}: making it {size} bytes long"), why)
+            .hint("choose a smaller size or another file system")
+    })
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Makes an image file longer, for good. One that is long enough stays as it is.
+///
+/// # Errors
+/// Names the path: a device, or a size that the file system cannot have.
+pub fn grow_image(path: &Path, size: ByteCount) -> Result<()> {
+    let what = path.display().to_string();
+    let (file, kind) = open_file(path, &what)?;
+    let failed = |why: io::Error| Error::because(format!("{what}: making it {size} bytes long"), why);
+    if length(&file, kind).map_err(failed)? >= size.0 {
+        return Ok(());
+    }
+    if kind == Kind::Device {
+        return Err(Error::usage(
+            &what,
+            "is a block device: only its own tools can make it larger",
+        ));
+    }
+    file.set_len(size.0)
+        .and_then(|()| file.sync_all())
+        .map_err(failed)
+}
+
+/// Takes the pool's label off a disk that has left it, for good. False when there is no label any more. A label of another
+/// disk is left alone.
+///
+/// # Errors
+/// Names the disk.
+pub fn wipe_label(record: &DiskRecord, pool: Uuid) -> Result<bool> {
+    let what = format!("disk {} ({})", record.name, record.path.display());
+    let (file, _) = open_file(&record.path, &what)?;
+    let failed = |why: io::Error| Error::because(what.clone(), why);
+    match labelled::read(&file).map_err(failed)? {
+        Ok(label) if (label.pool, label.disk) == (pool, record.uuid) => {}
+        Ok(label) => {
+            let why = format!(
+                "carries the label of another disk, {} of pool {}: left as it is",
+                label.disk, label.pool
+            );
+            return Err(Error::failed(what, why));
+        }
+        Err(Fault::Absent) => return Ok(false),
+        Err(fault) => return Err(Error::failed(what, format!("{fault}: left as it is"))),
+    }
+    labelled::erase(&file, labelled::BOTH).map_err(failed)?;
+    Ok(true)
+}

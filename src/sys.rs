@@ -1,0 +1,236 @@
+//! System calls that have no safe wrapper elsewhere, and what a storage daemon asks of the kernel.
+#![allow(unsafe_code)]
+
+use crate::error::{Error, Result};
+use crate::units::BootId;
+use rustix::time::{ClockId, clock_gettime};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use uuid::Uuid;
+
+/// The running boot.
+///
+/// # Errors
+/// Where `/proc` is not mounted.
+pub fn boot_id() -> Result<BootId> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(path).map_err(|why| {
+        Error::because(path, why).hint("mount /proc: it is how a crash is told from a power loss")
+    })?;
+    let id = Uuid::parse_str(text.trim()).map_err(|why| Error::because(path, why))?;
+    Ok(BootId(id))
+}
+
+/// `CLOCK_MONOTONIC`, in microseconds: the same for all processes of a machine.
+#[must_use]
+pub fn monotonic_us() -> u64 {
+    micros(ClockId::Monotonic)
+}
+
+/// The same to within a tick of the kernel, in microseconds, for the price of two loads.
+#[must_use]
+pub fn coarse_us() -> u64 {
+    micros(ClockId::MonotonicCoarse)
+}
+
+fn micros(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    let part = |value: i64| u64::try_from(value).unwrap_or(0);
+    part(time.tv_sec) * 1_000_000 + part(time.tv_nsec) / 1_000
+}
+
+/// Makes this process one that others' I/O depends on: memory that it needs is not reclaimed through its own disks, writeback
+/// does not throttle it, and it is the last to be killed for memory. Before threads start; each part only where allowed.
+/// Answers what was not.
+#[must_use]
+pub fn become_storage_daemon() -> Vec<String> {
+    let flusher = rustix::process::configure_io_flusher_behavior(true)
+        .err()
+        .map(|why| format!("PR_SET_IO_FLUSHER: {why}"));
+    let score = std::fs::write("/proc/self/oom_score_adj", "-900")
+        .err()
+        .map(|why| format!("oom_score_adj: {why}"));
+    flusher.into_iter().chain(score).collect()
+}
+
+/// Whether a call to the kernel answered 0.
+fn done(answer: libc::c_int) -> io::Result<()> {
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+fn signed(value: u64) -> io::Result<i64> {
+    i64::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// Begins to write the dirty pages of a range; with `wait` also waits for them. Not a flush: neither metadata nor the device's
+/// cache is written. With `wait` the file descriptor's pending write error is consumed.
+///
+/// # Errors
+/// The kernel's.
+pub fn sync_file_range(file: &File, at: u64, len: u64, wait: bool) -> io::Result<()> {
+    let waits = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let flags = libc::SYNC_FILE_RANGE_WRITE | if wait { waits } else { 0 };
+    // SAFETY: takes a descriptor that `file` keeps open, and integers.
+    done(unsafe { libc::sync_file_range(file.as_raw_fd(), signed(at)?, signed(len)?, flags) })
+}
+
+/// `struct file_clone_range` of the kernel.
+#[repr(C)]
+struct CloneRange {
+    from: i64,
+    from_at: u64,
+    len: u64,
+    to_at: u64,
+}
+
+// _IOW(0x94, 13, struct file_clone_range)
+const FICLONERANGE: libc::Ioctl = 0x4020_940d;
+
+/// Makes a range of `to` share the storage of a range of `from`.
+///
+/// # Errors
+/// The kernel's: EOPNOTSUPP, EXDEV or EINVAL where it cannot.
+pub fn clone_range(from: &File, from_at: u64, to: &File, to_at: u64, len: u64) -> io::Result<()> {
+    let range = CloneRange {
+        from: from.as_raw_fd().into(),
+        from_at,
+        len,
+        to_at,
+    };
+    // SAFETY: the request reads one `struct file_clone_range`, whose layout `CloneRange` has; both descriptors are open.
+    done(unsafe { libc::ioctl(to.as_raw_fd(), FICLONERANGE, &raw const range) })
+}
+
+fn whole_file_lock() -> libc::flock {
+    // SAFETY: a structure of integers, for which zero is a value: from byte 0 to the end, whatever the length.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = WRITE_LOCK;
+    lock
+}
+
+const WRITE_LOCK: libc::c_short = 1;
+const UNLOCK: libc::c_short = 2;
+const _: () = assert!(WRITE_LOCK as libc::c_int == libc::F_WRLCK && UNLOCK as libc::c_int == libc::F_UNLCK);
+
+/// Takes the exclusive lock of an open file description. False when another description has it.
+///
+/// # Errors
+/// Where the file system has no locks, or the descriptor is not writable.
+pub fn try_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let lock = whole_file_lock();
+    // SAFETY: the command reads one `struct flock`.
+    let answer = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
+    match done(answer) {
+        Ok(()) => Ok(true),
+        Err(why) if matches!(why.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(why) => Err(why),
+    }
+}
+
+/// Gives the lock back.
+///
+/// # Errors
+/// The kernel's.
+pub fn unlock(file: BorrowedFd<'_>) -> io::Result<()> {
+    let mut lock = whole_file_lock();
+    lock.l_type = UNLOCK;
+    // SAFETY: the command reads one `struct flock`.
+    done(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) })
+}
+
+/// Whether another open file description has the lock. Takes nothing, so it is in nobody's way.
+///
+/// # Errors
+/// The kernel's.
+pub fn locked_elsewhere(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut lock = whole_file_lock();
+    // SAFETY: the command reads and writes one `struct flock`.
+    done(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) })?;
+    Ok(lock.l_type != UNLOCK)
+}
+
+/// `struct loop_info64` of the kernel, of which the first fields matter.
+#[repr(C)]
+struct LoopInfo {
+    device: u64,
+    inode: u64,
+    raw_device: u64,
+    rest: [u64; 26],
+}
+const _: () = assert!(size_of::<LoopInfo>() == 232);
+
+const LOOP_GET_STATUS64: libc::Ioctl = 0x4c05;
+
+/// What a loop device lies on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoopBacking {
+    /// The file system of the backing file.
+    pub device: u64,
+    /// Its inode.
+    pub inode: u64,
+    /// The backing block device, if it is one; else 0.
+    pub raw_device: u64,
+}
+
+/// Asks a loop device what it lies on.
+///
+/// # Errors
+/// ENXIO when it lies on nothing, ENOTTY when it is no loop device.
+pub fn loop_backing(device: &File) -> io::Result<LoopBacking> {
+    let mut info = LoopInfo {
+        device: 0,
+        inode: 0,
+        raw_device: 0,
+        rest: [0; 26],
+    };
+    // SAFETY: the request writes one `struct loop_info64`, which is 232 bytes long like `LoopInfo`.
+    done(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info) })?;
+    Ok(LoopBacking {
+        device: info.device,
+        inode: info.inode,
+        raw_device: info.raw_device,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn the_boot_has_an_identity_and_the_clocks_run_together() {
+        assert_eq!(boot_id().unwrap(), boot_id().unwrap());
+        let (coarse, fine) = (coarse_us(), monotonic_us());
+        assert!(fine >= coarse && fine - coarse < 1_000_000, "{coarse} {fine}");
+    }
+
+    #[test]
+    fn a_lock_is_of_one_description_and_asking_takes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || File::create(dir.path().join("lock")).unwrap();
+        let (one, other) = (open(), open());
+        assert!(!locked_elsewhere(one.as_fd()).unwrap());
+        assert!(try_lock(one.as_fd()).unwrap());
+        assert!(!locked_elsewhere(one.as_fd()).unwrap());
+        assert!(locked_elsewhere(other.as_fd()).unwrap());
+        assert!(!try_lock(other.as_fd()).unwrap());
+        unlock(one.as_fd()).unwrap();
+        assert!(try_lock(other.as_fd()).unwrap());
+        drop(other);
+        assert!(try_lock(one.as_fd()).unwrap());
+    }
+
+    #[test]
+    fn an_ordinary_file_is_no_loop_device_and_cannot_clone_to_itself_overlapping() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        assert!(loop_backing(&file).is_err());
+        assert!(clone_range(&file, 0, &file, 4096, 8192).is_err());
+        sync_file_range(&file, 0, 1 << 20, true).unwrap();
+    }
+}
