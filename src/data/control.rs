@@ -10,6 +10,7 @@ use crate::pool::model::{Difference, Edit, Snapshot, Span};
 use crate::store::HoldMode;
 use crate::units::{ChangeId, Generation};
 use crate::wire::message::Figures;
+use std::time::Duration;
 
 impl Runtime for Apparatus {
     fn hold(&self, change: ChangeId, spans: &[Span], mode: HoldMode) -> bool {
@@ -18,15 +19,21 @@ impl Runtime for Apparatus {
 
     fn lag(&self, change: ChangeId) -> Option<Lag> {
         match self.gate.drained(change) {
-            Drain::Done => None,
-            Drain::Waiting {
+            Some(Drain::Done) => None,
+            Some(Drain::Waiting {
                 in_flight,
                 oldest,
                 age,
-            } => Some(Lag {
+            }) => Some(Lag {
                 in_flight,
                 age,
                 disk: self.disk_under(&oldest).unwrap_or_default(),
+            }),
+            // The gate was closed meanwhile, which ends holds: this one never drains.
+            None => Some(Lag {
+                in_flight: self.in_flight(),
+                age: Duration::ZERO,
+                disk: String::new(),
             }),
         }
     }
@@ -60,7 +67,11 @@ impl Runtime for Apparatus {
     }
 
     fn in_flight(&self) -> u64 {
-        self.gate.counts().in_flight
+        match self.gate.emptied() {
+            Some(Drain::Done) => 0,
+            Some(Drain::Waiting { in_flight, .. }) => in_flight,
+            None => self.gate.counts().in_flight,
+        }
     }
 
     fn reload(&self, snapshot: &Snapshot) {
@@ -81,7 +92,7 @@ impl Runtime for Apparatus {
     fn figures(&self) -> Figures {
         let generation = self.table.generation();
         let counts = self.gate.counts();
-        let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let disks = self.disks.view();
         let named = self.table.volumes(&mut lock(&self.eye));
         let mut volumes = self.book.volumes();

@@ -27,7 +27,9 @@ impl Range {
 }
 
 impl Cover {
-    pub(super) fn everything() -> Self {
+    /// That of a closed gate.
+    #[must_use]
+    pub fn everything() -> Self {
         Self {
             closed: true,
             ranges: Vec::new(),
