@@ -1,12 +1,25 @@
 //! Carries out what the controller machine wants: store, links, fences, timers. One [`Controller`] is one arbitration.
+//!
+//! Inside a hold it does what the change needs and nothing else: messages, the work, one unsynced store transaction. Whatever may wait
+//! (disks, connections, preparing, what the operator is told) comes before or after.
 
-use crate::change::controller::{Outcome, Patience};
+mod acquire;
+mod flight;
+mod plan;
+mod series;
+mod settle;
+
+use crate::change::controller::{Outcome, Patience, Reason};
+use crate::control::client::Links;
 use crate::disk::Disks;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
+use crate::member::{ArbitrationLock, MemberTable};
 use crate::pool::dir::PoolDir;
 use crate::pool::names::Name;
-use crate::store::{NewChange, Store};
-use crate::units::{Generation, Term};
+use crate::store::{NewChange, Severity, Store};
+use crate::units::{Generation, Slot, Term};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What to do when another controller acts.
@@ -18,9 +31,29 @@ pub enum Wait {
     For(Option<Duration>),
 }
 
+/// The waits that fit most pools: a hold ends by itself well after everything that it may wait for.
+pub const PATIENCE: Patience = Patience { drain_us: 1_000_000, answer_us: 500_000, hold_us: 5_000_000 };
+
+/// How often a change is asked for again when the membership or the table moved meanwhile.
+const ATTEMPTS: u32 = 8;
+
 /// The holder of the arbitration.
 pub struct Controller {
-    _private: (),
+    pool: PoolDir,
+    store: Box<dyn Store>,
+    members: Arc<MemberTable>,
+    disks: Disks,
+    links: Links,
+    term: Term,
+    patience: Patience,
+    /// By slot, as last read.
+    names: BTreeMap<Slot, Name>,
+    recovered: Vec<String>,
+    fenced: Vec<Name>,
+    /// What is to be logged once no hold is in place.
+    notes: Vec<(Severity, String, String)>,
+    /// Given back last.
+    _arbitration: ArbitrationLock,
 }
 
 /// A series of changes run as a pipeline: the release of one and the hold of the next travel in one frame.
@@ -59,85 +92,87 @@ pub struct Prepare<'a> {
 }
 
 impl Controller {
-    /// Takes the arbitration lock and the next term, then finishes or rolls back what the last holder left (sets fence words
-    /// that the store has, cancels prepared changes, has committed ones applied everywhere, takes back those of another boot). `purpose` is for those
-    /// who find it busy: `job 7`, `volume create`.
-    ///
-    /// # Errors
-    /// `Kind::Busy` with the holder's name; the store's.
-    pub fn acquire(_pool: &PoolDir, _purpose: &str, _wait: Wait) -> Result<Self> {
-        todo!()
-    }
-
     /// What `acquire` found and did, a line each, for the operator.
     #[must_use]
     pub fn recovered(&self) -> &[String] {
-        todo!()
+        &self.recovered
     }
 
     /// This arbitration.
     #[must_use]
     pub fn term(&self) -> Term {
-        todo!()
+        self.term
     }
 
     /// The store.
     pub fn store(&mut self) -> &mut dyn Store {
-        todo!()
+        &mut *self.store
     }
 
     /// All disks of the pool that could be opened.
     #[must_use]
     pub fn disks(&self) -> &Disks {
-        todo!()
+        &self.disks
     }
 
     /// Bounds of the waits.
-    pub fn set_patience(&mut self, _patience: Patience) {
-        todo!()
-    }
-
-    /// Runs one change through all apparatuses: asks again when the membership moved. Hardened when it returns, if
-    /// `harden`. With no apparatus running it is only the store's.
-    ///
-    /// # Errors
-    /// When it was given up: `TimedOut` with the reason, or what the store or the work said.
-    pub fn run(
-        &mut self,
-        _change: NewChange,
-        _harden: bool,
-        _work: &mut dyn FnMut() -> Result<(), String>,
-    ) -> Result<Outcome> {
-        todo!()
-    }
-
-    /// Runs a series as a pipeline until it has no next change.
-    ///
-    /// # Errors
-    /// Those of the series, and the store's.
-    pub fn run_series(&mut self, _series: &mut dyn Series) -> Result<()> {
-        todo!()
-    }
-
-    /// Flushes the disks that committed changes map, and hardens those changes.
-    ///
-    /// # Errors
-    /// A disk's or the store's; nothing was hardened then.
-    pub fn harden(&mut self) -> Result<()> {
-        todo!()
-    }
-
-    /// Frees quarantined extents that nobody can use any more, after asking the apparatuses for the oldest table in use.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn free(&mut self) -> Result<()> {
-        todo!()
+    pub fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
     }
 
     /// Those fenced by this controller, for exit status 5.
     #[must_use]
     pub fn fenced(&self) -> &[Name] {
-        todo!()
+        &self.fenced
+    }
+
+    /// Runs one change through all apparatuses: asks again when the membership moved. Hardened when it returns, if
+    /// `harden`. With no apparatus running it is only the store's. The generation that it starts from is filled in.
+    ///
+    /// # Errors
+    /// When it was given up: `TimedOut` with the reason, or what the store or the work said.
+    pub fn run(
+        &mut self,
+        change: NewChange,
+        harden: bool,
+        work: &mut dyn FnMut() -> Result<(), String>,
+    ) -> Result<Outcome> {
+        for _ in 0..ATTEMPTS {
+            if let Some(outcome) = self.attempt(&change, work)? {
+                return self.finished(outcome, harden);
+            }
+        }
+        let why = format!("apparatuses came and went during {ATTEMPTS} attempts");
+        Err(Error::new(Kind::TimedOut, change.title, why))
+    }
+
+    /// `None`: to be asked for again.
+    fn attempt(
+        &mut self,
+        change: &NewChange,
+        work: &mut dyn FnMut() -> Result<(), String>,
+    ) -> Result<Option<Outcome>> {
+        let mut change = change.clone();
+        change.difference.from = self.store.header()?.generation;
+        let title = change.title.clone();
+        let flown = self.fly_one(change, work);
+        self.tell();
+        let (outcome, error) = flown?;
+        match &outcome {
+            Outcome::Finished { .. } => Ok(Some(outcome)),
+            Outcome::GaveUp { reason: Reason::MembershipMoved | Reason::GenerationMoved, .. } => Ok(None),
+            Outcome::GaveUp { reason, .. } => {
+                Err(error.unwrap_or_else(|| settle::given_up(&title, reason, &self.names)))
+            }
+            Outcome::Unfinished { why, .. } => Err(error.unwrap_or_else(|| Error::failed(title, why.clone()))
+                .hint("the next command that changes something finishes the change or takes it back")),
+        }
+    }
+
+    fn finished(&mut self, outcome: Outcome, harden: bool) -> Result<Outcome> {
+        if harden {
+            self.harden()?;
+        }
+        Ok(outcome)
     }
 }

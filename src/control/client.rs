@@ -135,6 +135,11 @@ impl Links {
         }
     }
 
+    /// What has happened already, beyond what [`Links::wait`] gave.
+    pub fn take(&mut self) -> Option<Happening> {
+        self.happened.pop_front()
+    }
+
     /// Waits once for sockets, and serves those that are ready. Answers whether any was.
     fn turn(&mut self, left: Duration) -> bool {
         let waiting = self.links.values().any(|link| link.pipe.is_none());
