@@ -32,7 +32,11 @@ pub enum Wait {
 }
 
 /// The waits that fit most pools: a hold ends by itself well after everything that it may wait for.
-pub const PATIENCE: Patience = Patience { drain_us: 1_000_000, answer_us: 500_000, hold_us: 5_000_000 };
+pub const PATIENCE: Patience = Patience {
+    drain_us: 1_000_000,
+    answer_us: 500_000,
+    hold_us: 5_000_000,
+};
 
 /// How often a change is asked for again when the membership or the table moved meanwhile.
 const ATTEMPTS: u32 = 8;
@@ -160,11 +164,15 @@ impl Controller {
         let (outcome, error) = flown?;
         match &outcome {
             Outcome::Finished { .. } => Ok(Some(outcome)),
-            Outcome::GaveUp { reason: Reason::MembershipMoved | Reason::GenerationMoved, .. } => Ok(None),
+            Outcome::GaveUp {
+                reason: Reason::MembershipMoved | Reason::GenerationMoved,
+                ..
+            } => Ok(None),
             Outcome::GaveUp { reason, .. } => {
                 Err(error.unwrap_or_else(|| settle::given_up(&title, reason, &self.names)))
             }
-            Outcome::Unfinished { why, .. } => Err(error.unwrap_or_else(|| Error::failed(title, why.clone()))
+            Outcome::Unfinished { why, .. } => Err(error
+                .unwrap_or_else(|| Error::failed(title, why.clone()))
                 .hint("the next command that changes something finishes the change or takes it back")),
         }
     }

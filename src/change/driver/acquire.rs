@@ -96,7 +96,8 @@ impl Controller {
                 hit(Point::ControllerFenceRecorded);
                 self.members.fence(who.slot, who.incarnation);
                 hit(Point::ControllerFenced);
-                self.fenced.extend(version.and(self.names.get(&who.slot)).cloned());
+                self.fenced
+                    .extend(version.and(self.names.get(&who.slot)).cloned());
                 Some(Event::Fenced(who.slot, version))
             }
             Effect::Arm(us) => {
@@ -111,22 +112,40 @@ impl Controller {
     fn view(&mut self) -> Result<View> {
         let current = self.store.header()?.generation;
         let unfinished = self.store.unfinished()?;
-        let prepared = unfinished.iter().filter(|record| record.state == ChangeState::Prepared);
+        let prepared = unfinished
+            .iter()
+            .filter(|record| record.state == ChangeState::Prepared);
         let prepared = prepared.map(|record| record.id).collect();
         let (_, members) = self.store.members()?;
-        self.names = members.iter().map(|member| (member.slot, member.name.clone())).collect();
-        let members: Vec<_> =
-            members.iter().map(|member| look_at(member, &self.members, &self.pool)).collect::<Result<_>>()?;
+        self.names = members
+            .iter()
+            .map(|member| (member.slot, member.name.clone()))
+            .collect();
+        let members: Vec<_> = members
+            .iter()
+            .map(|member| look_at(member, &self.members, &self.pool))
+            .collect::<Result<_>>()?;
         if self.members.made_anew() && members.iter().any(|seen| seen.alive) {
-            return Err(Error::failed("member table", "was removed while apparatuses run, so they cannot be fenced")
-                .hint("restart the apparatuses"));
+            return Err(Error::failed(
+                "member table",
+                "was removed while apparatuses run, so they cannot be fenced",
+            )
+            .hint("restart the apparatuses"));
         }
         self.members.set_committed(current);
-        Ok(View { current, members, prepared })
+        Ok(View {
+            current,
+            members,
+            prepared,
+        })
     }
 
     fn in_words(&self, did: Did) -> String {
-        let name = |slot| self.names.get(&slot).map_or_else(|| format!("in slot {slot}"), ToString::to_string);
+        let name = |slot| {
+            self.names
+                .get(&slot)
+                .map_or_else(|| format!("in slot {slot}"), ToString::to_string)
+        };
         match did {
             Did::Undone(id) => format!("change {id} was not on the disks when power was lost: taken back"),
             Did::Cancelled(id) => format!("change {id} was left unfinished by its controller: cancelled"),
@@ -158,7 +177,11 @@ impl Controller {
         if disk.label().layout < layout
             && let Err(why) = disk.set_layout(layout)
         {
-            self.notes.push((Severity::Warning, format!("disk {}", disk.name()), format!("label: {why}")));
+            self.notes.push((
+                Severity::Warning,
+                format!("disk {}", disk.name()),
+                format!("label: {why}"),
+            ));
         }
     }
 }

@@ -232,7 +232,11 @@ impl Controller {
                 if version.is_some() {
                     self.note_fenced(who.slot, &flight.machine);
                 }
-                Event::Fenced { slot: who.slot, version, ended: self.has_ended(who.slot) }
+                Event::Fenced {
+                    slot: who.slot,
+                    version,
+                    ended: self.has_ended(who.slot),
+                }
             }
             Err(why) => Event::FenceFailed(who.slot, flight.keep(why)),
         };
@@ -240,10 +244,20 @@ impl Controller {
     }
 
     fn note_fenced(&mut self, slot: Slot, machine: &controller::Controller) {
-        let Some(name) = self.names.get(&slot).cloned() else { return };
-        let step = if machine.state() == State::Holding { "hold" } else { "apply" };
-        let text = format!("silent at {step} of change {}: fenced, its hosts wait until it has rejoined", machine.id());
-        self.notes.push((Severity::Warning, format!("apparatus {name}"), text));
+        let Some(name) = self.names.get(&slot).cloned() else {
+            return;
+        };
+        let step = if machine.state() == State::Holding {
+            "hold"
+        } else {
+            "apply"
+        };
+        let text = format!(
+            "silent at {step} of change {}: fenced, its hosts wait until it has rejoined",
+            machine.id()
+        );
+        self.notes
+            .push((Severity::Warning, format!("apparatus {name}"), text));
         self.fenced.push(name);
     }
 
@@ -265,7 +279,11 @@ impl Controller {
 }
 
 impl Flight {
-    fn commit_answered(&mut self, answer: Result<crate::store::Commit>, members: &crate::member::MemberTable) {
+    fn commit_answered(
+        &mut self,
+        answer: Result<crate::store::Commit>,
+        members: &crate::member::MemberTable,
+    ) {
         hit(Point::ControllerCommitted);
         let event = match answer {
             Ok(answer) => {

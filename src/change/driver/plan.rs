@@ -26,12 +26,19 @@ impl Controller {
     pub(super) fn range(&mut self) -> Result<Range> {
         let (membership, seen) = loop {
             let (membership, members) = self.store.members()?;
-            self.names = members.iter().map(|member| (member.slot, member.name.clone())).collect();
+            self.names = members
+                .iter()
+                .map(|member| (member.slot, member.name.clone()))
+                .collect();
             let seen: Vec<Seen> = members
                 .iter()
                 .map(|member| look_at(member, &self.members, &self.pool))
                 .collect::<Result<_>>()?;
-            let ended: Vec<Participant> = seen.iter().filter(|seen| !seen.alive).map(|seen| seen.who).collect();
+            let ended: Vec<Participant> = seen
+                .iter()
+                .filter(|seen| !seen.alive)
+                .map(|seen| seen.who)
+                .collect();
             if ended.is_empty() {
                 break (membership, seen);
             }
@@ -42,7 +49,11 @@ impl Controller {
         };
         let participants = participants(&seen);
         self.greet(&participants)?;
-        Ok(Range { membership, participants, late_writes: late_writes(&seen) })
+        Ok(Range {
+            membership,
+            participants,
+            late_writes: late_writes(&seen),
+        })
     }
 
     /// Connects to all, and waits until each has said who it is, is found to be unreachable, or has had its time.
@@ -73,9 +84,20 @@ impl Controller {
 
     /// It is there, but would not have us: nothing to fence anybody for.
     fn unwelcome(&self, slot: Slot, refusal: &Refusal) -> Error {
-        let name = self.names.get(&slot).map_or_else(String::new, ToString::to_string);
-        let kind = if *refusal == Refusal::TooMany { Kind::Busy } else { Kind::Failed };
-        Error::new(kind, format!("apparatus {name}"), format!("refuses this controller: {refusal}"))
+        let name = self
+            .names
+            .get(&slot)
+            .map_or_else(String::new, ToString::to_string);
+        let kind = if *refusal == Refusal::TooMany {
+            Kind::Busy
+        } else {
+            Kind::Failed
+        };
+        Error::new(
+            kind,
+            format!("apparatus {name}"),
+            format!("refuses this controller: {refusal}"),
+        )
     }
 
     /// The plan of one change in this range.
@@ -103,7 +125,12 @@ impl Controller {
         }
         mapped.retain(|id| new.iter().all(|record| record.id != *id));
         if !mapped.is_empty() {
-            new.extend(self.store.disks()?.into_iter().filter(|record| mapped.contains(&record.id)));
+            new.extend(
+                self.store
+                    .disks()?
+                    .into_iter()
+                    .filter(|record| mapped.contains(&record.id)),
+            );
         }
         Ok(new)
     }

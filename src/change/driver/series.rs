@@ -61,8 +61,12 @@ impl Controller {
     fn ask(&mut self, series: &mut dyn Series, ahead: usize, range: &Range) -> Result<Option<NewChange>> {
         let mut from = self.store.header()?.generation;
         (0..ahead).for_each(|_| from = from.next());
-        let mut prepare =
-            Prepare { store: &mut *self.store, disks: &self.disks, from, late_writes: range.late_writes };
+        let mut prepare = Prepare {
+            store: &mut *self.store,
+            disks: &self.disks,
+            from,
+            late_writes: range.late_writes,
+        };
         series.next(&mut prepare)
     }
 
@@ -116,7 +120,9 @@ impl Controller {
 
     /// Cancels what has not had its turn.
     fn withdraw(&mut self, queue: Queue) -> Result<()> {
-        queue.into_iter().try_for_each(|(id, _)| self.store.cancel(id).map(drop))
+        queue
+            .into_iter()
+            .try_for_each(|(id, _)| self.store.cancel(id).map(drop))
     }
 
     /// Flies the queue, two at a time where one lets go and the next begins. Takes those that ended out of `changes`.
@@ -127,7 +133,9 @@ impl Controller {
         changes: &mut VecDeque<NewChange>,
         mut queue: Queue,
     ) -> Result<Option<Reason>> {
-        let Some((id, plan)) = queue.pop_front() else { return Ok(None) };
+        let Some((id, plan)) = queue.pop_front() else {
+            return Ok(None);
+        };
         let mut flight = Flight::prepared(plan, id);
         loop {
             let next = self.fly_until_next(series, &mut flight, &mut queue);
@@ -196,7 +204,9 @@ impl Controller {
         self.withdraw(queue)?;
         let Some(mut flight) = next else { return Ok(()) };
         while !flight.is_over() {
-            flight.push(crate::change::controller::Event::Abandon("the series has ended".into()));
+            flight.push(crate::change::controller::Event::Abandon(
+                "the series has ended".into(),
+            ));
             self.advance(&mut flight);
             if flight.work_due {
                 self.work(&mut flight, &mut || Err("the series has ended".into()));
@@ -226,8 +236,18 @@ fn follower(flight: &Flight, queue: &mut Queue) -> Option<Flight> {
 /// Tells the series that these will not be.
 fn give_up(series: &mut dyn Series, changes: &VecDeque<NewChange>, first: &Reason) -> Result<()> {
     for index in 0..changes.len() {
-        let reason = if index == 0 { first.clone() } else { Reason::GenerationMoved };
-        series.ended(&Outcome::GaveUp { fenced: Vec::new(), reason }, Duration::ZERO)?;
+        let reason = if index == 0 {
+            first.clone()
+        } else {
+            Reason::GenerationMoved
+        };
+        series.ended(
+            &Outcome::GaveUp {
+                fenced: Vec::new(),
+                reason,
+            },
+            Duration::ZERO,
+        )?;
     }
     Ok(())
 }

@@ -26,9 +26,8 @@ impl Controller {
         let touched = harden(&mut *self.store, &self.disks, &self.members, Who::Controller)?;
         if !touched.is_empty() {
             let layout = self.store.header()?.layout;
-            for disk in touched.iter().filter_map(|id| self.disks.get(*id)) {
-                self.label(&disk, layout);
-            }
+            let open: Vec<_> = touched.iter().filter_map(|id| self.disks.get(*id)).collect();
+            open.iter().for_each(|disk| self.label(disk, layout));
         }
         self.store.checkpoint()?;
         self.tell();
@@ -76,12 +75,25 @@ impl Controller {
 
 /// Why a change was given up, for a person.
 pub(super) fn given_up(title: &str, reason: &Reason, names: &BTreeMap<Slot, Name>) -> Error {
-    let name = |slot: &Slot| names.get(slot).map_or_else(|| format!("in slot {slot}"), ToString::to_string);
+    let name = |slot: &Slot| {
+        names
+            .get(slot)
+            .map_or_else(|| format!("in slot {slot}"), ToString::to_string)
+    };
     let timed_out = |why: String| Error::new(Kind::TimedOut, title, why);
     match reason {
-        Reason::Draining { slot, in_flight, oldest_us, disk } => {
+        Reason::Draining {
+            slot,
+            in_flight,
+            oldest_us,
+            disk,
+        } => {
             let (apparatus, seconds) = (name(slot), *oldest_us / 1_000_000);
-            let on = if disk.is_empty() { String::new() } else { format!(" on disk {disk}") };
+            let on = if disk.is_empty() {
+                String::new()
+            } else {
+                format!(" on disk {disk}")
+            };
             timed_out(format!("apparatus {apparatus} still has {in_flight} requests in flight, the oldest for {seconds} s{on}"))
                 .hint("nothing has changed: try again when the disk answers")
         }
@@ -89,7 +101,9 @@ pub(super) fn given_up(title: &str, reason: &Reason, names: &BTreeMap<Slot, Name
         Reason::GenerationMoved => timed_out("another change came first".into()),
         Reason::HoldRanOut => timed_out("the hold ran out before the change was committed".into()),
         Reason::StaleTerm => Error::new(Kind::Stale, title, "another controller acts"),
-        Reason::Refused(slot, why) => Error::failed(title, format!("apparatus {} refuses: {why}", name(slot))),
+        Reason::Refused(slot, why) => {
+            Error::failed(title, format!("apparatus {} refuses: {why}", name(slot)))
+        }
         Reason::Work(why) | Reason::Store(why) => Error::failed(title, why.clone()),
         Reason::Abandoned(why) => Error::new(Kind::Cancelled, title, why.clone()),
     }
