@@ -116,7 +116,7 @@ impl SqliteStore {
     /// # Errors
     /// When the database cannot be read at all.
     pub fn check(&mut self) -> Result<Vec<String>> {
-        self.read(|db, boot| check::problems(db, boot))
+        self.read(check::problems)
     }
 
     /// One transaction that only reads.
@@ -197,13 +197,13 @@ impl Store for SqliteStore {
     }
 
     fn next_disk_id(&mut self) -> Result<DiskId> {
-        let sql = "UPDATE pool SET disk = disk + 1 RETURNING disk";
-        self.write(|db| Ok(DiskId(db.query_row(sql, [], |row| row.get(0))?)))
+        let sql = "SELECT disk + 1 FROM pool";
+        Ok(DiskId(self.connection.query_row(sql, [], |row| row.get(0))?))
     }
 
     fn next_volume_id(&mut self) -> Result<VolumeId> {
-        let sql = "UPDATE pool SET volume = volume + 1 RETURNING volume";
-        self.write(|db| Ok(VolumeId(db.query_row(sql, [], |row| row.get(0))?)))
+        let sql = "SELECT volume + 1 FROM pool";
+        Ok(VolumeId(self.connection.query_row(sql, [], |row| row.get(0))?))
     }
 
     fn raise_term(&mut self) -> Result<Term> {

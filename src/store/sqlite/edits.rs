@@ -112,6 +112,7 @@ impl Editor<'_> {
         }
         self.disk_is_unique(disk)?;
         self.put_disk(disk)?;
+        self.row("UPDATE pool SET disk = max(disk, ?1)", &[&disk.id.0])?;
         Ok(vec![Edit::RemoveDisk(disk.id)])
     }
 
@@ -227,6 +228,7 @@ impl Editor<'_> {
             return Err(taken("volume number", &volume.id, other.name.as_str()));
         }
         self.put_volume(volume)?;
+        self.row("UPDATE pool SET volume = max(volume, ?1)", &[&volume.id.0])?;
         Ok(vec![Edit::RemoveVolume(volume.id)])
     }
 
