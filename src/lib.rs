@@ -6,6 +6,7 @@
 
 pub mod change;
 pub mod control;
+pub mod daemon;
 pub mod data;
 pub mod disk;
 pub mod error;

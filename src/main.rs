@@ -1,2 +1,7 @@
 //! Serves the volumes of a pool as files.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(apparatus::daemon::main(std::env::args_os()))
+}
