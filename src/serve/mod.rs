@@ -23,6 +23,7 @@ use crate::pool::names::Name;
 use crate::store::boot::boot_id;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Joined, Severity, Store};
+use crate::sys;
 use crate::table::Table;
 use crate::units::Slot;
 use crossbeam_channel::{Receiver, bounded, select};
@@ -53,7 +54,9 @@ pub struct Settings {
 /// # Errors
 /// When it cannot begin: names the thing, the reason and the way out.
 pub fn run(settings: &Settings) -> Result<()> {
-    process::set_up();
+    for missing in sys::become_storage_daemon() {
+        log::debug!("not as well prepared as could be: {missing}");
+    }
     let (ask, asked) = bounded(1);
     process::forward_signals(ask.clone())?;
     let mut beginning = Beginning::new(settings)?;

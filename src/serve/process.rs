@@ -1,25 +1,10 @@
-//! What a storage daemon asks of the kernel for itself, and the signals that end it.
+//! The signals that end an apparatus, and the service manager that watches it.
 
 use crate::error::{Error, Result};
 use crossbeam_channel::Sender;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::thread;
-
-/// Killed last when memory runs out: hosts write their dirty pages through this process.
-const OOM_SCORE: &str = "-900";
-
-/// Sets up the process. Before any thread is started: threads inherit it. Each part works only with the privilege for it, and is a
-/// matter of degree.
-pub(super) fn set_up() {
-    // Memory that this process needs while it serves must not be waited for by writing through itself.
-    if let Err(error) = rustix::process::configure_io_flusher_behavior(true) {
-        log::debug!("cannot become an I/O flusher: {error}");
-    }
-    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
-        log::debug!("cannot lower the OOM score: {error}");
-    }
-}
 
 /// Sends the number of each SIGTERM and SIGINT, from now on.
 pub(super) fn forward_signals(to: Sender<i32>) -> Result<()> {
