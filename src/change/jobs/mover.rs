@@ -1,6 +1,6 @@
 //! The series of changes that a job is: each moves one chunk.
 
-use super::copier::{Fault, Route, Staged, copy};
+use super::copier::{Fault, Route, Scratch, Staged, copy};
 use super::pace::{ChunkSize, HOLD_TARGET, Limiter};
 use super::ranges::{clip, total};
 use super::stager::{Stager, Window};
@@ -74,6 +74,7 @@ pub(super) struct Mover {
     stager: Stager,
     window: Option<(Window, u64)>,
     begun: VecDeque<Begun>,
+    scratch: Scratch,
     chunk_size: ChunkSize,
     limiter: Limiter,
     round_ends: Instant,
@@ -97,6 +98,7 @@ impl Mover {
             stager: Stager::start()?,
             window: None,
             begun: VecDeque::new(),
+            scratch: Scratch::new(),
             chunk_size: ChunkSize::new(HOLD_TARGET),
             limiter: Limiter::new(None, now),
             round_ends: now,
@@ -334,7 +336,7 @@ impl Series for Mover {
             return Err("no chunk was begun".into());
         };
         let start = Instant::now();
-        match copy(&begun.route, &begun.staged.clean) {
+        match copy(&begun.route, &begun.staged, &mut self.scratch) {
             Ok(bytes) => {
                 begun.copied = bytes;
                 begun.copying = start.elapsed();
