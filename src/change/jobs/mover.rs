@@ -57,6 +57,8 @@ struct Begun {
     staged: Staged,
     copied: u64,
     copying: Duration,
+    /// Asked for again after its work: what is clean is not known any more.
+    again: bool,
 }
 
 /// The steps of a job, moved chunk by chunk.
@@ -259,6 +261,7 @@ impl Mover {
             staged: window.staged.part(&(at..at + len)),
             copied: 0,
             copying: Duration::ZERO,
+            again: false,
         };
         if skip + extents < window.chunk.len() {
             self.window = Some((window, skip + extents));
@@ -335,6 +338,9 @@ impl Series for Mover {
         let Some(begun) = self.begun.front_mut() else {
             return Err("no chunk was begun".into());
         };
+        if std::mem::replace(&mut begun.again, true) {
+            begun.staged = Staged::default();
+        }
         let start = Instant::now();
         match copy(&begun.route, &begun.staged, &mut self.scratch) {
             Ok(bytes) => {
