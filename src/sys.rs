@@ -1,6 +1,8 @@
 //! System calls that have no safe wrapper elsewhere, and what a storage daemon asks of the kernel.
 #![allow(unsafe_code)]
 
+pub mod loopdev;
+
 use crate::error::{Error, Result};
 use crate::units::BootId;
 use rustix::time::{ClockId, clock_gettime};

@@ -57,7 +57,7 @@ pub struct Controller {
     /// What is to be logged once no hold is in place.
     notes: Vec<(Severity, String, String)>,
     /// Given back last.
-    _arbitration: ArbitrationLock,
+    arbitration: ArbitrationLock,
 }
 
 /// A series of changes run as a pipeline: the release of one and the hold of the next travel in one frame.
@@ -100,6 +100,16 @@ impl Controller {
     #[must_use]
     pub fn recovered(&self) -> &[String] {
         &self.recovered
+    }
+
+    /// Says anew what the arbitration is held for: `job 7`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_purpose(&self, purpose: &str) -> Result<()> {
+        self.arbitration
+            .set_purpose(purpose)
+            .map_err(|why| Error::because("arbitration", why))
     }
 
     /// This arbitration.

@@ -1,3 +1,32 @@
 //! The operations behind the command line and the console: what each verb does, without a word about terminals.
+//!
+//! A verb that changes the table plans first ([`plan`], pure), then sends ([`send`]); a dry run stops between the two.
 
+pub mod apparatus;
+pub mod attach;
+pub mod backup;
+pub mod check;
+pub mod disk;
+pub mod hold;
+pub mod job;
 pub mod place;
+pub mod plan;
+pub mod pool;
+pub mod select;
+pub mod send;
+pub mod view;
+pub mod volume;
+pub mod watch;
+
+use crate::error::Result;
+use crate::pool::dir::PoolDir;
+use crate::store::Store;
+use crate::store::sqlite::SqliteStore;
+
+/// Opens a pool's store.
+///
+/// # Errors
+/// `NotFound` when there is no pool; the store's.
+pub fn open(pool: &PoolDir) -> Result<Box<dyn Store>> {
+    Ok(Box::new(SqliteStore::open(pool)?))
+}

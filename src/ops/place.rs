@@ -62,20 +62,20 @@ mod tests {
     #[test]
     fn each_user_has_a_pool() {
         assert_eq!(
-            users_own(true, &with(&[("HOME", "/root")])).unwrap(),
+            users_own(true, &with(&[("HOME", "/r")])).unwrap(),
             Path::new("/var/lib/apparatus/pool")
         );
-        let home = with(&[("HOME", "/home/u")]);
+        let home = with(&[("HOME", "/h/u")]);
         assert_eq!(
             users_own(false, &home).unwrap(),
-            Path::new("/home/u/.local/state/apparatus/pool")
+            Path::new("/h/u/.local/state/apparatus/pool")
         );
-        let state = with(&[("HOME", "/home/u"), ("XDG_STATE_HOME", "/s")]);
+        let state = with(&[("HOME", "/h/u"), ("XDG_STATE_HOME", "/s")]);
         assert_eq!(users_own(false, &state).unwrap(), Path::new("/s/apparatus/pool"));
-        let relative = with(&[("HOME", "/home/u"), ("XDG_STATE_HOME", "s")]);
+        let relative = with(&[("HOME", "/h/u"), ("XDG_STATE_HOME", "s")]);
         assert_eq!(
             users_own(false, &relative).unwrap(),
-            Path::new("/home/u/.local/state/apparatus/pool")
+            Path::new("/h/u/.local/state/apparatus/pool")
         );
         assert!(users_own(false, &with(&[])).is_err());
     }

@@ -53,7 +53,7 @@ impl Controller {
             recovered: Vec::new(),
             fenced: Vec::new(),
             notes: Vec::new(),
-            _arbitration: arbitration,
+            arbitration,
         };
         controller.recover(boot)?;
         controller.open_disks(&header)?;

@@ -33,8 +33,6 @@ mod plan;
 mod ranges;
 mod stager;
 mod steps;
-#[cfg(test)]
-mod testing;
 mod wishes;
 mod worker;
 

@@ -126,12 +126,8 @@ impl<'a> Worker<'a> {
             self.mover.begin_round(now + ROUND);
             let end = self.controller.run_series(&mut self.mover);
             self.count();
-            match end {
-                Ok(()) => self.overcome()?,
-                // The operator's wish may be what took the reservation away.
-                Err(_) if self.unwanted()? => self.start_over()?,
-                Err(why) => return Err(why),
-            }
+            end?;
+            self.overcome()?;
         }
         self.save_figures(FIGURES_EVERY)?;
         if self.cadence.due(Instant::now()) {
@@ -171,7 +167,8 @@ impl<'a> Worker<'a> {
         let Some(trouble) = self.mover.take_trouble() else {
             return self.waits_for("");
         };
-        self.start_over()?;
+        let steps = self.mover.steps().to_vec();
+        self.mover.restart(steps)?;
         match trouble {
             Trouble::Disk(chunk, fault) => Err(self.disk_failed(&chunk, &fault)),
             Trouble::NoDisk(id) => {
@@ -200,6 +197,8 @@ impl<'a> Worker<'a> {
                 &format!("an apparatus refuses: {why}"),
                 "see `vctl apparatus list`",
             )),
+            // The operator's wish may be what took the reservation away.
+            Reason::Store(why) | Reason::Work(why) if self.unwanted()? => self.waits_for(&why),
             Reason::Store(why) | Reason::Work(why) => Err(Error::failed(&self.subject, why)),
             reason => {
                 self.not_before = Instant::now() + self.backoff.next();
@@ -208,13 +207,6 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// From the copy progress table as the store has it.
-    fn start_over(&mut self) -> Result<()> {
-        let steps = self.controller.store().steps(self.job.id)?;
-        self.mover.restart(steps)
-    }
-
-    /// Whether the operator has wished something else since the job was last looked at.
     fn unwanted(&mut self) -> Result<bool> {
         let state = find(self.controller.store(), self.job.id)?.state;
         Ok(state != self.job.state)

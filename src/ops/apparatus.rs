@@ -1,0 +1,117 @@
+//! Apparatuses: started, looked at, stopped, fenced by force, awaited.
+
+mod start;
+mod stop;
+
+pub use start::{Start, start};
+pub use stop::{fence, rejoin, stop};
+
+use super::view::with_names;
+use crate::control::client;
+use crate::error::{Error, Result};
+use crate::member::LifeLock;
+use crate::pool::dir::PoolDir;
+use crate::store::{Member, MemberState, Store};
+use crate::wire::message::{Answer, Figures, Request};
+use serde::Serialize;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How long an apparatus may take to tell its figures.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How an apparatus is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// In the control range, and answers.
+    Serving,
+    /// In the control range, lives, and does not answer.
+    Silent,
+    /// Out of the control range, and lives.
+    Fenced,
+    /// Its process has ended without leaving.
+    Dead,
+}
+
+/// An apparatus as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// As the store has it.
+    pub member: Member,
+    /// How it is.
+    pub state: State,
+    /// What it tells of itself.
+    pub figures: Option<Figures>,
+    /// Why it does not.
+    pub fault: Option<String>,
+}
+
+/// All that have not left.
+///
+/// # Errors
+/// The store's.
+pub fn list(pool: &PoolDir, store: &mut dyn Store) -> Result<Vec<View>> {
+    let uuid = store.header()?.uuid;
+    let (_, members) = store.members()?;
+    members
+        .into_iter()
+        .map(|member| look(pool, uuid, member))
+        .collect()
+}
+
+/// One by name.
+///
+/// # Errors
+/// `NotFound`; the store's.
+pub fn show(pool: &PoolDir, store: &mut dyn Store, name: &str) -> Result<View> {
+    let uuid = store.header()?.uuid;
+    look(pool, uuid, member(store, name)?)
+}
+
+/// The record of one that has not left.
+pub(super) fn member(store: &mut dyn Store, name: &str) -> Result<Member> {
+    let (_, mut members) = store.members()?;
+    match members.iter().position(|member| member.name.as_str() == name) {
+        Some(at) => Ok(members.swap_remove(at)),
+        None => {
+            let names = members.iter().map(|member| member.name.to_string()).collect();
+            Err(with_names(
+                Error::not_found("apparatus", name),
+                "apparatuses",
+                names,
+            ))
+        }
+    }
+}
+
+fn look(pool: &PoolDir, uuid: Uuid, member: Member) -> Result<View> {
+    if !LifeLock::alive(&pool.run(), member.name.as_str())? {
+        let fault = Some(format!("its process, {}, has ended", member.pid));
+        return Ok(View {
+            member,
+            state: State::Dead,
+            figures: None,
+            fault,
+        });
+    }
+    let (figures, fault) = match client::ask(pool, uuid, &member.name, Request::Status, PATIENCE) {
+        Ok(Answer::Status(figures)) => (Some(*figures), None),
+        Ok(other) => (
+            None,
+            Some(format!("answered {other:?} when asked for its figures")),
+        ),
+        Err(error) => (None, Some(error.why().to_owned())),
+    };
+    let state = match (member.state, &figures) {
+        (MemberState::Fenced, _) => State::Fenced,
+        (_, Some(_)) => State::Serving,
+        (_, None) => State::Silent,
+    };
+    Ok(View {
+        member,
+        state,
+        figures,
+        fault,
+    })
+}

@@ -1,0 +1,156 @@
+//! Copies of a pool's database: written while all goes on, looked at, and put back.
+
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::member::{ArbitrationLock, LifeLock};
+use crate::pool::dir::PoolDir;
+use crate::pool::model::{PoolHeader, Snapshot};
+use crate::store::Store;
+use crate::store::sqlite::SqliteStore;
+use serde::Serialize;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Writes a copy of the database to a new file. Answers what it is a copy of.
+///
+/// # Errors
+/// When there is no pool, or the file is there already or cannot be written.
+pub fn backup(pool: &PoolDir, file: &Path) -> Result<PoolHeader> {
+    SqliteStore::open(pool)?.backup_to(file)?;
+    Ok(look(file)?.header)
+}
+
+/// That a backup could be written to this file.
+///
+/// # Errors
+/// When there is something already.
+pub fn check_target(file: &Path) -> Result<()> {
+    match file.symlink_metadata() {
+        Err(_) => Ok(()),
+        Ok(_) => Err(
+            Error::failed(format!("backup {}", file.display()), "the file is there already")
+                .hint("name a file that does not exist"),
+        ),
+    }
+}
+
+/// What a backup would bring back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Restored {
+    /// The pool.
+    pub uuid: Uuid,
+    /// Its layout number in the backup.
+    pub layout: u64,
+    /// The highest that a disk's label has.
+    pub labels_layout: u64,
+    /// Its generation in the backup.
+    pub generation: u64,
+    /// Disks in the backup.
+    pub disks: usize,
+    /// Volumes in the backup.
+    pub volumes: usize,
+    /// Disks whose labels could not be read.
+    pub unread: Vec<String>,
+    /// There is a database in the way.
+    pub replaces: bool,
+}
+
+/// Looks at a backup, and holds it against the disks that it names and the pool that is there.
+///
+/// # Errors
+/// When it is none, is of another pool, or is older than the disks and that is not `accepted`.
+pub fn inspect(pool: &PoolDir, file: &Path, accept_older: bool) -> Result<Restored> {
+    let what = format!("backup {}", file.display());
+    let snapshot = look(file)?;
+    let present = SqliteStore::open(pool).and_then(|mut store| store.header()).ok();
+    if let Some(present) = present.filter(|present| present.uuid != snapshot.header.uuid) {
+        let why = format!(
+            "is of pool {}, and this is pool {}",
+            snapshot.header.uuid, present.uuid
+        );
+        return Err(Error::failed(what, why).hint("name the directory of the right pool with --pool"));
+    }
+    let (labels_layout, unread) = read_labels(&snapshot);
+    let layout = snapshot.header.layout;
+    if labels_layout > layout && !accept_older {
+        let why = format!("is older than the disks: its layout is {layout}, theirs {labels_layout}");
+        return Err(Error::failed(what, why).hint(
+            "use the newest backup; with --accept-older-layout, what was changed or moved since then will read as wrong data",
+        ));
+    }
+    Ok(Restored {
+        uuid: snapshot.header.uuid,
+        layout,
+        labels_layout,
+        generation: snapshot.header.generation.0,
+        disks: snapshot.disks.len(),
+        volumes: snapshot.volumes.len(),
+        unread,
+        replaces: pool.database().exists(),
+    })
+}
+
+/// The highest layout of the labels, and the disks whose labels could not be read.
+fn read_labels(snapshot: &Snapshot) -> (u64, Vec<String>) {
+    let (mut highest, mut unread) = (0, Vec::new());
+    for record in &snapshot.disks {
+        match Disk::open(record, snapshot.header.uuid, snapshot.header.extent_size) {
+            Ok(disk) => highest = highest.max(disk.label().layout),
+            Err(error) => unread.push(error.to_string()),
+        }
+    }
+    (highest, unread)
+}
+
+/// Puts a backup in the place of the pool's database.
+///
+/// # Errors
+/// When another controller acts, an apparatus runs, or a file cannot be written.
+pub fn restore(pool: &PoolDir, file: &Path, found: &Restored, within: Option<Duration>) -> Result<()> {
+    let run = pool.run();
+    let _arbitration = ArbitrationLock::take(&run, "pool restore", within)?;
+    if let Some(name) = living(&run)? {
+        return Err(Error::failed(
+            format!("apparatus {name}"),
+            "runs, by the table that would be replaced",
+        )
+        .hint(format!("stop it: vctl apparatus stop {name}")));
+    }
+    SqliteStore::restore(pool, file)?;
+    SqliteStore::open(pool)?.raise_layout_to(found.labels_layout)
+}
+
+/// An apparatus that lives, whatever the database says: it may be the damaged one.
+fn living(run: &Path) -> Result<Option<String>> {
+    let entries = fs::read_dir(run).map_err(|error| Error::because(run.display().to_string(), error))?;
+    for entry in entries.flatten() {
+        let file = PathBuf::from(entry.file_name());
+        if file.extension().is_none_or(|extension| extension != "life") {
+            continue;
+        }
+        let name = file
+            .file_stem()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        if LifeLock::alive(run, &name)? {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// What a backup says. It is read from a pool made of it for the purpose, because a store may have to bring it up to its format.
+fn look(file: &Path) -> Result<Snapshot> {
+    let dir = std::env::temp_dir().join(format!("vctl-{}", Uuid::new_v4().simple()));
+    let failed = |error| Error::because(dir.display().to_string(), error);
+    DirBuilder::new().mode(0o700).create(&dir).map_err(failed)?;
+    let draft = PoolDir::new(&dir);
+    let snapshot = SqliteStore::restore(&draft, file)
+        .and_then(|()| SqliteStore::open(&draft))
+        .and_then(|mut store| store.snapshot());
+    let tidied = fs::remove_dir_all(&dir).map_err(failed);
+    snapshot.and_then(|snapshot| tidied.map(|()| snapshot))
+}

@@ -1,0 +1,152 @@
+//! Looking for what is wrong with a pool, and putting right what can be without losing data.
+
+use crate::change::driver::Controller;
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::member::{ArbitrationLock, LifeLock};
+use crate::pool::dir::PoolDir;
+use crate::pool::model::Snapshot;
+use crate::store::sqlite::SqliteStore;
+use crate::store::{ChangeState, JobState, Member, MemberState, Store};
+use serde::Serialize;
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// What it is about.
+    pub subject: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// The way out.
+    pub hint: Option<String>,
+    /// [`repair`] puts it right.
+    pub repairable: bool,
+}
+
+impl Problem {
+    fn new(subject: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            subject: subject.into(),
+            why: why.into(),
+            hint: None,
+            repairable: false,
+        }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    fn repairable(mut self) -> Self {
+        self.repairable = true;
+        self.hint("vctl pool check --repair")
+    }
+
+    fn from_error(error: &Error) -> Self {
+        let problem = Self::new(error.what(), error.why());
+        error.way_out().map_or(problem.clone(), |hint| problem.hint(hint))
+    }
+}
+
+/// Looks at everything: the database's file, what it says, each disk's label against it, and what dead processes left.
+///
+/// # Errors
+/// When there is no pool, or it cannot be read far enough to check it.
+pub fn check(pool: &PoolDir) -> Result<Vec<Problem>> {
+    let mut store = SqliteStore::open(pool)?;
+    let mut problems: Vec<Problem> = store.check()?.into_iter().map(of_database).collect();
+    problems.extend(of_disks(&store.snapshot()?));
+    if ArbitrationLock::holder(&pool.run())?.is_none() {
+        problems.extend(of_what_is_left(&mut store)?);
+    }
+    let (_, members) = store.members()?;
+    problems.extend(of_members(pool, &members)?);
+    Ok(problems)
+}
+
+fn of_database(why: String) -> Problem {
+    Problem::new("database", why).hint("stop all apparatuses, then vctl pool restore the newest backup")
+}
+
+/// Each disk opened as an apparatus opens it.
+fn of_disks(snapshot: &Snapshot) -> Vec<Problem> {
+    let fault = |record| {
+        let disk = match Disk::open(record, snapshot.header.uuid, snapshot.header.extent_size) {
+            Ok(disk) => disk,
+            Err(error) => return Some(error),
+        };
+        disk.check_layout(snapshot.header.layout).err()
+    };
+    snapshot
+        .disks
+        .iter()
+        .filter_map(fault)
+        .map(|error| Problem::from_error(&error))
+        .collect()
+}
+
+/// Changes that nobody finishes, and jobs that nobody works on. Asked only when no controller acts.
+fn of_what_is_left(store: &mut dyn Store) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    for change in store
+        .unfinished()?
+        .iter()
+        .filter(|change| change.state != ChangeState::Hardened)
+    {
+        let why = format!(
+            "was left {:?} by a controller that is gone: {}",
+            change.state, change.change.title
+        );
+        problems.push(Problem::new(format!("change {}", change.id), why).repairable());
+    }
+    let working = |state| matches!(state, JobState::Running | JobState::RollingBack);
+    for job in store.jobs()?.iter().filter(|job| working(job.state)) {
+        let problem = Problem::new(format!("job {}", job.id), "nobody works on it");
+        problems.push(problem.hint(format!("vctl job resume {}", job.id)));
+    }
+    Ok(problems)
+}
+
+fn of_members(pool: &PoolDir, members: &[Member]) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    for member in members {
+        let name = &member.name;
+        let subject = format!("apparatus {name}");
+        let alive = LifeLock::alive(&pool.run(), name.as_str())?;
+        if !alive {
+            let why = format!("its process, {}, ended without leaving", member.pid);
+            let problem = Problem::new(subject, why).repairable();
+            let again = format!("vctl apparatus start {name} {}", member.mount.display());
+            problems.push(problem.hint(format!(
+                "start it again: {again}; or forget it: vctl pool check --repair"
+            )));
+        } else if member.state == MemberState::Fenced {
+            let problem = Problem::new(subject, "is fenced and has not rejoined");
+            problems.push(problem.hint(format!("vctl apparatus rejoin {name}")));
+        }
+    }
+    Ok(problems)
+}
+
+/// Puts right what can be: taking the arbitration has finished what the last controller left; members whose process has ended
+/// leave; what is committed is hardened, and what nobody can use any more is freed. Answers what was done.
+///
+/// # Errors
+/// The store's, or a disk's when it is flushed.
+pub fn repair(pool: &PoolDir, controller: &mut Controller) -> Result<Vec<String>> {
+    let mut done = controller.recovered().to_vec();
+    let (_, members) = controller.store().members()?;
+    for member in members {
+        if !LifeLock::alive(&pool.run(), member.name.as_str())? {
+            controller.store().leave(member.slot, member.incarnation)?;
+            done.push(format!(
+                "apparatus {}: its process has ended, it has left",
+                member.name
+            ));
+        }
+    }
+    controller.harden()?;
+    controller.free()?;
+    Ok(done)
+}

@@ -1,0 +1,313 @@
+//! Disks: taken in, looked at, changed, let go.
+
+use super::plan::{self, DiskChange, Planned};
+use super::select;
+use super::send::{Sent, send};
+use crate::change::driver::Controller;
+use crate::disk::{Candidate, Disk, create_image, grow_image, wipe_label};
+use crate::error::{Error, Result};
+use crate::pool::model::{DiskRecord, Edit, PoolHeader, Snapshot};
+use crate::pool::names::Name;
+use crate::store::{Owner, Store};
+use crate::units::{ByteCount, DiskId, ExtentSize};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use uuid::Uuid;
+
+/// What a new disk shall be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewDisk {
+    /// From the root.
+    pub path: PathBuf,
+    /// The file's name without its extension, if not said.
+    pub name: Option<Name>,
+    /// Make a sparse image of this size first.
+    pub create: Option<ByteCount>,
+    /// Its tags.
+    pub tags: BTreeSet<Name>,
+    /// Whether anything is placed on it.
+    pub allocate: bool,
+}
+
+impl NewDisk {
+    /// What it will be called.
+    ///
+    /// # Errors
+    /// When its file's name is none for a disk.
+    pub fn name(&self) -> Result<Name> {
+        if let Some(name) = &self.name {
+            return Ok(name.clone());
+        }
+        let stem = self
+            .path
+            .file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned());
+        Name::new("disk", &stem.unwrap_or_default())
+            .map_err(|error| Error::usage(error.what(), error.why()).hint("give it another name with --name"))
+    }
+
+    fn record(&self, id: DiskId, uuid: Uuid, extents: u64) -> Result<DiskRecord> {
+        Ok(DiskRecord {
+            id,
+            name: self.name()?,
+            uuid,
+            path: self.path.clone(),
+            extents,
+            tags: self.tags.clone(),
+            allocate: self.allocate,
+        })
+    }
+}
+
+/// Why a disk cannot be used as its record says.
+#[must_use]
+pub fn fault(record: &DiskRecord, header: &PoolHeader) -> Option<Error> {
+    match Disk::open(record, header.uuid, header.extent_size) {
+        Ok(disk) => disk.check_layout(header.layout).err(),
+        Err(error) => Some(error),
+    }
+}
+
+/// What would be lost by taking the disk in: `an XFS file system`.
+///
+/// # Errors
+/// When it cannot be taken in at all.
+pub fn content(store: &mut dyn Store, new: &NewDisk) -> Result<Option<&'static str>> {
+    match new.create {
+        Some(_) => Ok(None),
+        None => Ok(inspect(&store.snapshot()?, new)?.content()),
+    }
+}
+
+fn inspect(snapshot: &Snapshot, new: &NewDisk) -> Result<Candidate> {
+    let PoolHeader {
+        uuid, extent_size, ..
+    } = snapshot.header;
+    Candidate::inspect(&new.path, uuid, extent_size, &snapshot.disks)
+}
+
+/// The disk joins; nothing is touched. Its UUID, which only joining gives it, is not yet the one it will have.
+///
+/// # Errors
+/// When it cannot join.
+pub fn plan_add(store: &mut dyn Store, new: &NewDisk) -> Result<Planned> {
+    let snapshot = store.snapshot()?;
+    plan::check_disk_name(&snapshot, &new.name()?)?;
+    let extents = match new.create {
+        Some(size) => image_extents(new, size, snapshot.header.extent_size)?,
+        None => inspect(&snapshot, new)?.extents(),
+    };
+    let record = new.record(store.next_disk_id()?, Uuid::nil(), extents)?;
+    Ok(plan::add_disk(&snapshot, record))
+}
+
+fn image_extents(new: &NewDisk, size: ByteCount, extent_size: ExtentSize) -> Result<u64> {
+    let what = new.path.display().to_string();
+    if new.path.symlink_metadata().is_ok() {
+        let error = Error::usage(what, "is there already");
+        return Err(error.hint("leave out --create to add it as it is"));
+    }
+    plan::whole_extents(&what, size, extent_size)
+}
+
+/// The disk joins: an image is made if asked for, the label written, the table changed.
+///
+/// # Errors
+/// When it cannot join; an image made for it is gone again then.
+pub fn add(controller: &mut Controller, title: &str, new: &NewDisk) -> Result<(Name, Sent)> {
+    let snapshot = controller.store().snapshot()?;
+    plan::check_disk_name(&snapshot, &new.name()?)?;
+    if let Some(size) = new.create {
+        create_image(&new.path, size, snapshot.header.extent_size)?;
+    }
+    let added = take_in(controller, &snapshot, title, new);
+    if added.is_err() && new.create.is_some() {
+        // It was made here a moment ago, and the pool does not know it.
+        let _ = std::fs::remove_file(&new.path);
+    }
+    added
+}
+
+/// The label first: a disk that the table names without one could not be opened.
+fn take_in(
+    controller: &mut Controller,
+    snapshot: &Snapshot,
+    title: &str,
+    new: &NewDisk,
+) -> Result<(Name, Sent)> {
+    let candidate = inspect(snapshot, new)?;
+    let record = new.record(
+        controller.store().next_disk_id()?,
+        Uuid::new_v4(),
+        candidate.extents(),
+    )?;
+    candidate.write_label(snapshot.header.uuid, record.uuid, snapshot.header.layout)?;
+    drop(candidate);
+    let name = record.name.clone();
+    let sent = send(controller, title, &plan::add_disk(snapshot, record.clone()));
+    if sent.is_err() && !is_known(controller, record.id) {
+        // What keeps the label is only in the way of the next attempt, and named by it.
+        let _ = wipe_label(&record, snapshot.header.uuid);
+    }
+    Ok((name, sent?))
+}
+
+fn is_known(controller: &mut Controller, id: DiskId) -> bool {
+    let disks = controller.store().disks();
+    disks.map_or(true, |disks| disks.iter().any(|disk| disk.id == id))
+}
+
+/// The record changes. `None` when it is so already.
+///
+/// # Errors
+/// When there is no such disk, the name is taken, or another disk is at the new path.
+pub fn plan_set(store: &mut dyn Store, disk: &str, change: &DiskChange) -> Result<Option<Planned>> {
+    let snapshot = store.snapshot()?;
+    if let Some(path) = &change.path {
+        let old = select::disk(&snapshot.disks, disk)?;
+        let moved = DiskRecord {
+            path: path.clone(),
+            ..old.clone()
+        };
+        Disk::open(&moved, snapshot.header.uuid, snapshot.header.extent_size)?;
+    }
+    plan::set_disk(&snapshot, disk, change)
+}
+
+/// The record takes the size that the device or file has, or shall get. `None` when it is so already.
+///
+/// # Errors
+/// When there is no such disk, or that is too small for what lies on it.
+pub fn plan_resize(store: &mut dyn Store, disk: &str, size: Option<ByteCount>) -> Result<Option<Planned>> {
+    let snapshot = store.snapshot()?;
+    let old = select::disk(&snapshot.disks, disk)?;
+    let what = format!("disk {disk}");
+    let extent_size = snapshot.header.extent_size;
+    let extents = match size {
+        Some(size) => plan::whole_extents(&what, size, extent_size)?,
+        None => found_extents(old, &snapshot)?,
+    };
+    let needed = store.uses(old.id)?.last().map_or(2, |last| last.area.end().0);
+    if extents < needed {
+        let bytes = |extents: u64| extents.saturating_mul(extent_size.bytes());
+        let why = format!(
+            "{} bytes are in use or wanted, more than {}",
+            bytes(needed),
+            bytes(extents)
+        );
+        return Err(
+            Error::failed(what, why).hint(format!("move what lies at its end: vctl disk evacuate {disk}"))
+        );
+    }
+    plan::set_disk(
+        &snapshot,
+        disk,
+        &DiskChange {
+            extents: Some(extents),
+            ..DiskChange::default()
+        },
+    )
+}
+
+fn found_extents(record: &DiskRecord, snapshot: &Snapshot) -> Result<u64> {
+    let what = format!("disk {}", record.name);
+    let PoolHeader {
+        uuid, extent_size, ..
+    } = snapshot.header;
+    // A record that is longer than what is there is the reason to come here.
+    let least = DiskRecord {
+        extents: 2,
+        ..record.clone()
+    };
+    let disk = Disk::open(&least, uuid, extent_size)?;
+    disk.found_extents().map_err(|error| Error::because(what, error))
+}
+
+/// File, label and record take a size: a disk grows in that order, and shrinks in the other.
+///
+/// # Errors
+/// Those of [`plan_resize`], and the disk's.
+pub fn resize(
+    controller: &mut Controller,
+    title: &str,
+    disk: &str,
+    size: Option<ByteCount>,
+) -> Result<Option<Sent>> {
+    let Some(planned) = plan_resize(controller.store(), disk, size)? else {
+        return Ok(None);
+    };
+    let snapshot = controller.store().snapshot()?;
+    let old = select::disk(&snapshot.disks, disk)?;
+    let Some(Edit::SetDisk(new)) = planned.difference.edits.first() else {
+        return Ok(None);
+    };
+    let PoolHeader {
+        uuid, extent_size, ..
+    } = snapshot.header;
+    let open = |extents: u64| {
+        Disk::open(
+            &DiskRecord {
+                extents,
+                ..old.clone()
+            },
+            uuid,
+            extent_size,
+        )
+    };
+    if new.extents > old.extents {
+        if let Some(size) = size {
+            grow_image(&old.path, size)?;
+        }
+        open(old.extents)?.set_extents(new.extents)?;
+        return send(controller, title, &planned).map(Some);
+    }
+    let sent = send(controller, title, &planned)?;
+    open(new.extents)?.set_extents(new.extents)?;
+    Ok(Some(sent))
+}
+
+/// The disk leaves.
+///
+/// # Errors
+/// When there is no such disk, or it is in use.
+pub fn plan_remove(store: &mut dyn Store, disk: &str) -> Result<Planned> {
+    let snapshot = store.snapshot()?;
+    let record = select::disk(&snapshot.disks, disk)?;
+    let in_use = users(store, &snapshot, record.id)?;
+    plan::remove_disk(&snapshot, record, &in_use)
+}
+
+/// Who has extents on a disk, in words.
+fn users(store: &mut dyn Store, snapshot: &Snapshot, disk: DiskId) -> Result<Vec<String>> {
+    let name = |owner: Owner| match owner {
+        Owner::Volume(id) => {
+            let volume = snapshot.volumes.iter().find(|volume| volume.id == id);
+            format!(
+                "volume {}",
+                volume.map_or_else(|| format!("#{id}"), |volume| volume.name.to_string())
+            )
+        }
+        Owner::Change(id) => format!("change {id}"),
+        Owner::Job(id) => format!("job {id}"),
+        Owner::Quarantine(_) => "extents that an apparatus may still use".into(),
+    };
+    let names: BTreeSet<String> = store.uses(disk)?.iter().map(|each| name(each.owner)).collect();
+    Ok(names.into_iter().collect())
+}
+
+/// The disk leaves, and its label is erased, so that another pool can take it. What is quarantined on it and can be freed is freed
+/// first. The words say why the label could not be erased.
+///
+/// # Errors
+/// When there is no such disk, or it is in use.
+pub fn remove(controller: &mut Controller, title: &str, disk: &str) -> Result<(Sent, Option<Error>)> {
+    let snapshot = controller.store().snapshot()?;
+    let record = select::disk(&snapshot.disks, disk)?;
+    if !controller.store().uses(record.id)?.is_empty() {
+        controller.harden()?;
+        controller.free()?;
+    }
+    let planned = plan_remove(controller.store(), disk)?;
+    let sent = send(controller, title, &planned)?;
+    Ok((sent, wipe_label(record, snapshot.header.uuid).err()))
+}

@@ -1,0 +1,87 @@
+//! Sending what was planned.
+
+use super::plan::{Planned, Run};
+use crate::change::controller::Outcome;
+use crate::change::driver::Controller;
+use crate::error::{Error, Kind, Result};
+use crate::pool::model::Edit;
+use crate::store::NewChange;
+use crate::units::Generation;
+
+/// What came of a change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// The table's number now.
+    pub generation: Generation,
+    /// Host requests that were held.
+    pub parked: u64,
+    /// The longest that one of them waited, in microseconds.
+    pub longest_us: u64,
+}
+
+/// Zeroes what has to be, then changes the table through every apparatus. Hardened when it returns.
+///
+/// # Errors
+/// When a disk cannot be zeroed, or the change was given up; nothing has changed then.
+pub fn send(controller: &mut Controller, title: &str, planned: &Planned) -> Result<Sent> {
+    send_with(controller, title, planned, &mut || Ok(()))
+}
+
+/// As [`send`], with work to do under the hold.
+///
+/// # Errors
+/// Those of [`send`], and what the work says.
+pub fn send_with(
+    controller: &mut Controller,
+    title: &str,
+    planned: &Planned,
+    work: &mut dyn FnMut() -> Result<(), String>,
+) -> Result<Sent> {
+    planned.zero.iter().try_for_each(|run| zero(controller, *run))?;
+    let change = NewChange {
+        title: title.to_owned(),
+        job: None,
+        difference: planned.difference.clone(),
+        spans: planned.spans.clone(),
+        mode: planned.mode,
+    };
+    match controller.run(change, true, work)? {
+        Outcome::Finished {
+            generation,
+            parked,
+            longest_us,
+            ..
+        } => {
+            free(controller, planned);
+            Ok(Sent {
+                generation,
+                parked,
+                longest_us,
+            })
+        }
+        other => Err(Error::new(
+            Kind::TimedOut,
+            title,
+            format!("not carried out: {other:?}"),
+        )),
+    }
+}
+
+/// What the change took away is free at once where nobody can use it any more. The change stands either way.
+fn free(controller: &mut Controller, planned: &Planned) {
+    let takes = |edit: &Edit| matches!(edit, Edit::RemoveVolume(_) | Edit::Unmap { .. });
+    if planned.difference.edits.iter().any(takes)
+        && let Err(error) = controller.free()
+    {
+        log::warn!("freeing what was taken away: {error}");
+    }
+}
+
+fn zero(controller: &Controller, run: Run) -> Result<()> {
+    let disk = controller.disks().get(run.disk).ok_or_else(|| {
+        Error::failed(format!("disk #{}", run.disk), "is not open")
+            .hint("see what is wrong with it: vctl pool check")
+    })?;
+    disk.zero(run.at, run.len, true)
+        .map_err(|error| Error::because(format!("disk {}: zeroing new space", disk.name()), error))
+}

@@ -1,0 +1,152 @@
+//! Volumes: planned from what the store has.
+
+use super::plan::{self, NewVolume, Planned, VolumeChange};
+use super::select;
+use crate::error::{Error, Result};
+use crate::pool::alloc::{self, Policy, Space, Wish};
+use crate::pool::model::{Area, DiskRecord, Segment, Snapshot, Span, VolumeRecord};
+use crate::store::{HoldMode, Owner, Store};
+use crate::units::{ByteCount, VolumeId, VolumeOffset};
+
+/// A volume appears, on these disks (`DISK`, `@TAG`) or wherever there is room.
+///
+/// # Errors
+/// When it cannot be; for want of room, with the reason for each disk.
+pub fn plan_create(store: &mut dyn Store, new: &NewVolume, on: &[String], policy: Policy) -> Result<Planned> {
+    let snapshot = store.snapshot()?;
+    plan::check_new_volume(&snapshot, new)?;
+    let disks = select::disks(&snapshot.disks, on)?;
+    let extents = snapshot.header.extent_size.count_for(new.size);
+    let wish = Wish {
+        extents,
+        on: disks,
+        after: None,
+        policy,
+    };
+    let areas = allocate(store, &snapshot, &format!("volume {}", new.name), &wish)?;
+    let id = store.next_volume_id()?;
+    Ok(plan::create_volume(&snapshot, id, new, &areas))
+}
+
+/// A volume gets another size: what `size` makes of its old one. `None` when it has it already.
+///
+/// # Errors
+/// When it cannot have that size.
+pub fn plan_resize(
+    store: &mut dyn Store,
+    volume: &str,
+    size: &dyn Fn(ByteCount) -> Result<ByteCount>,
+    on: &[String],
+) -> Result<Option<Planned>> {
+    let snapshot = store.snapshot()?;
+    let record = select::volume(&snapshot.volumes, volume)?;
+    let size = size(record.size)?;
+    plan::check_size(size)?;
+    if size == record.size {
+        return Ok(None);
+    }
+    if size < record.size {
+        return Ok(Some(plan::shrink_volume(&snapshot, record, size)));
+    }
+    let disks = select::disks(&snapshot.disks, on)?;
+    let lacking = plan::extents_lacking(&snapshot, record, size);
+    let after = last_segment(&snapshot, record.id).map(|segment| segment.home);
+    let wish = Wish {
+        extents: lacking,
+        on: disks,
+        after,
+        policy: Policy::Order,
+    };
+    let areas = allocate(store, &snapshot, &format!("volume {volume}"), &wish)?;
+    Ok(Some(plan::grow_volume(&snapshot, record, size, &areas)))
+}
+
+/// A volume's record changes. `None` when it is so already.
+///
+/// # Errors
+/// When there is no such volume, or the new name is taken.
+pub fn plan_set(store: &mut dyn Store, volume: &str, change: &VolumeChange) -> Result<Option<Planned>> {
+    plan::set_volume(&store.snapshot()?, volume, change)
+}
+
+/// A volume disappears.
+///
+/// # Errors
+/// When there is no such volume.
+pub fn plan_remove(store: &mut dyn Store, volume: &str) -> Result<Planned> {
+    let snapshot = store.snapshot()?;
+    let record = select::volume(&snapshot.volumes, volume)?;
+    Ok(plan::remove_volume(&snapshot, record.id))
+}
+
+/// Volumes, or a range of each, are held and nothing changes.
+///
+/// # Errors
+/// When there is no such volume, or the range is not in it.
+pub fn plan_hold(
+    store: &mut dyn Store,
+    volumes: &[String],
+    range: Option<(ByteCount, Option<ByteCount>)>,
+    mode: HoldMode,
+) -> Result<Planned> {
+    let snapshot = store.snapshot()?;
+    let span = |name: &String| span_of(select::volume(&snapshot.volumes, name)?, range);
+    let spans = volumes.iter().map(span).collect::<Result<_>>()?;
+    Ok(plan::hold(&snapshot, spans, mode))
+}
+
+/// A range of a volume; the whole of it if none is given.
+///
+/// # Errors
+/// When the range is not in the volume.
+pub fn span_of(volume: &VolumeRecord, range: Option<(ByteCount, Option<ByteCount>)>) -> Result<Span> {
+    let Some((start, end)) = range else {
+        return Ok(Span::whole(volume.id));
+    };
+    let end = end.unwrap_or(volume.size);
+    if start >= end || end > volume.size {
+        let what = format!("range {start}..{end}");
+        let why = format!(
+            "is not in volume {}, which has {} bytes",
+            volume.name, volume.size
+        );
+        return Err(Error::usage(what, why));
+    }
+    Ok(Span {
+        volume: volume.id,
+        start: VolumeOffset(start.0),
+        end: VolumeOffset(end.0),
+    })
+}
+
+fn last_segment(snapshot: &Snapshot, volume: VolumeId) -> Option<Segment> {
+    let own = snapshot.segments.iter().filter(|(id, _)| *id == volume);
+    own.map(|(_, segment)| *segment)
+        .max_by_key(|segment| segment.start)
+}
+
+/// Extents for `what`, on these disks or wherever there is room, best right behind a segment that is there.
+fn allocate(store: &mut dyn Store, snapshot: &Snapshot, what: &str, wish: &Wish) -> Result<Vec<Area>> {
+    let spaces = snapshot
+        .disks
+        .iter()
+        .map(|disk| space(store, disk))
+        .collect::<Result<Vec<_>>>()?;
+    alloc::allocate(&spaces, wish).map_err(|shortage| shortage.error(what, snapshot.header.extent_size))
+}
+
+/// A disk as the allocator sees it.
+fn space(store: &mut dyn Store, disk: &DiskRecord) -> Result<Space> {
+    let uses = store.uses(disk.id)?;
+    let quarantined = uses
+        .iter()
+        .filter(|each| matches!(each.owner, Owner::Quarantine(_)));
+    Ok(Space {
+        disk: disk.id,
+        name: disk.name.clone(),
+        allocate: disk.allocate,
+        free: alloc::free_runs(disk.id, disk.extents, uses.iter().map(|each| each.area)),
+        reserve: 0,
+        quarantined: quarantined.map(|each| each.area.len).sum(),
+    })
+}
