@@ -1,2 +1,18 @@
 //! The command line of a pool.
-fn main() {}
+
+// Nothing of a program is reachable from outside it: `pub` says what a module offers to the others.
+#![allow(unreachable_pub)]
+
+mod arguments;
+mod cli;
+mod commands;
+mod context;
+mod exit;
+mod failure;
+mod output;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    exit::code(cli::main(std::env::args_os()))
+}

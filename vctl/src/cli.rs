@@ -1,0 +1,98 @@
+//! The words of the command line, and what each leads to.
+
+use crate::commands::{apparatus, completions, disk, events, hidden, job, man, pool, volume};
+use crate::context::{Context, Global};
+use crate::exit::Done;
+use crate::failure;
+use ::apparatus::error::Result;
+use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+
+/// Pools of virtual volumes: plain files, laid out on real disks, moved while in use
+#[derive(Parser, Debug)]
+#[command(
+    name = "vctl",
+    version,
+    max_term_width = 100,
+    propagate_version = true,
+    infer_long_args = false
+)]
+#[command(after_help = "Sizes: 4096, 64K and 64KiB (both 1024), 64KB (1000), K to P. \
+Exit status: 0 done, 1 failed, 2 usage, 3 no such thing, 4 busy, 5 done but an apparatus was fenced, \
+6 timed out and nothing changed, 7 check found problems, 8 cancelled.")]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+#[derive(Subcommand, Debug)]
+enum Noun {
+    /// The pool as a whole
+    #[command(subcommand)]
+    Pool(pool::Verb),
+    /// Disks: block devices and image files
+    #[command(subcommand)]
+    Disk(disk::Verb),
+    /// Volumes: files in the mounts of the apparatuses
+    #[command(subcommand)]
+    Volume(volume::Verb),
+    /// Apparatuses: the processes that serve volumes
+    #[command(subcommand)]
+    Apparatus(apparatus::Verb),
+    /// Jobs: moves and evacuations
+    #[command(subcommand)]
+    Job(job::Verb),
+    /// What happened
+    Events(events::Events),
+    /// Completions for a shell
+    Completions(completions::Completions),
+    /// Manual pages
+    Man(man::Man),
+    #[command(flatten)]
+    Hidden(hidden::Hidden),
+}
+
+/// Does what the arguments say; everything that has to be said about it has been when this returns.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, u8> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = Cli::try_parse_from(&arguments).map_err(|error| failure::of_arguments(&error, &arguments))?;
+    let json = cli.global.json;
+    start_log(cli.global.verbose);
+    run(cli).map_err(|error| failure::report(&error, json))
+}
+
+fn run(cli: Cli) -> Result<Done> {
+    let mut context = Context::new(&cli.global)?;
+    let done = dispatch(cli.noun, &mut context);
+    let flushed = context.out.flush();
+    let done = done?;
+    flushed?;
+    failure::note_fenced(&done);
+    Ok(done)
+}
+
+fn dispatch(noun: Noun, context: &mut Context) -> Result<Done> {
+    match noun {
+        Noun::Pool(verb) => verb.run(context),
+        Noun::Disk(verb) => verb.run(context),
+        Noun::Volume(verb) => verb.run(context),
+        Noun::Apparatus(verb) => verb.run(context),
+        Noun::Job(verb) => verb.run(context),
+        Noun::Events(events) => events.run(context),
+        Noun::Completions(completions) => completions.run(context),
+        Noun::Man(man) => man.run(context),
+        Noun::Hidden(hidden) => hidden.run(),
+    }
+}
+
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => return,
+        1 => simplelog::LevelFilter::Info,
+        _ => simplelog::LevelFilter::Debug,
+    };
+    let config = simplelog::Config::default();
+    let _ = simplelog::WriteLogger::init(level, config, std::io::stderr());
+}

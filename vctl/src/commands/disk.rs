@@ -1,0 +1,44 @@
+//! `vctl disk`.
+
+mod change;
+mod evacuate;
+mod list;
+
+use crate::context::Context;
+use crate::exit::Done;
+use apparatus::error::Result;
+use clap::Subcommand;
+
+/// `vctl disk …`
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Take a block device or an image file into the pool
+    Add(change::Add),
+    /// All disks
+    List(list::List),
+    /// One disk
+    Show(list::Show),
+    /// Change a disk's name, tags, path, or whether anything new is placed on it
+    Set(change::Set),
+    /// Use the size that the device or file has now
+    Resize(change::Resize),
+    /// Move everything on a disk elsewhere, under running hosts
+    Evacuate(evacuate::Evacuate),
+    /// Take an empty disk out of the pool
+    Remove(change::Remove),
+}
+
+impl Verb {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        match self {
+            Self::Add(verb) => verb.run(context),
+            Self::List(verb) => verb.run(context),
+            Self::Show(verb) => verb.run(context),
+            Self::Set(verb) => verb.run(context),
+            Self::Resize(verb) => verb.run(context),
+            Self::Evacuate(verb) => verb.run(context),
+            Self::Remove(verb) => verb.run(context),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! `vctl disk add`, `set`, `resize`, `remove`.
+
+use super::list::Row;
+use crate::arguments;
+use crate::commands::{Effect, change};
+use crate::context::{Changing, Context};
+use crate::exit::Done;
+use crate::output::note;
+use apparatus::error::Result;
+use apparatus::ops;
+use apparatus::ops::disk::NewDisk;
+use apparatus::ops::plan::DiskChange;
+use apparatus::ops::view::PoolView;
+use apparatus::pool::names::Name;
+use apparatus::pool::size;
+use apparatus::units::ByteCount;
+use clap::Args;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// `vctl disk add`
+#[derive(Args, Debug)]
+pub struct Add {
+    /// The block device or image file
+    path: PathBuf,
+    /// What to call it; the file's name without its extension, if not said
+    #[arg(long, value_parser = arguments::name("disk"))]
+    name: Option<Name>,
+    /// Make a sparse image file of this size first
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    create: Option<ByteCount>,
+    /// Put this tag on it, for `@TAG`; may be said again
+    #[arg(long, value_parser = arguments::name("tag"))]
+    tag: Vec<Name>,
+    /// Place nothing on it until `disk set --allocate`
+    #[arg(long)]
+    no_allocate: bool,
+    /// Go on without asking when there is data on it
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+impl Add {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        let new = NewDisk {
+            path: ops::place::absolute(&self.path)?,
+            name: self.name.clone(),
+            create: self.create,
+            tags: self.tag.iter().cloned().collect(),
+            allocate: !self.no_allocate,
+        };
+        let title = format!("disk add {}", self.path.display());
+        if self.changing.dry_run {
+            let planned = ops::disk::plan_add(&mut *context.store()?, &new)?;
+            context.would_send(&planned.difference)?;
+            return Ok(Done::Plainly);
+        }
+        if let Some(found) = ops::disk::content(&mut *context.store()?, &new)? {
+            let what = format!("disk {}", self.path.display());
+            context.confirm(self.yes, &what, &format!("holds {found}, which will be gone"))?;
+        }
+        let mut controller = context.controller(&title, &self.changing)?;
+        let (name, sent) = ops::disk::add(&mut controller, &title, &new)?;
+        let effect = Effect::of(sent, &controller);
+        tell(context, Some(effect), name.as_str(), "added")
+    }
+}
+
+/// `vctl disk set`
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true, id = "wish",
+        args = ["name", "tag", "untag", "allocate", "no_allocate", "path"])]
+pub struct Set {
+    /// Its name
+    #[arg(value_name = "DISK")]
+    disk: String,
+    /// Its new name
+    #[arg(long, value_parser = arguments::name("disk"))]
+    name: Option<Name>,
+    /// Put this tag on; may be said again
+    #[arg(long, value_parser = arguments::name("tag"))]
+    tag: Vec<Name>,
+    /// Take this tag off; may be said again
+    #[arg(long, value_name = "TAG", value_parser = arguments::name("tag"))]
+    untag: Vec<Name>,
+    /// Place new volumes on it
+    #[arg(long, conflicts_with = "no_allocate")]
+    allocate: bool,
+    /// Place nothing new on it
+    #[arg(long)]
+    no_allocate: bool,
+    /// Where it is now; its label has to say that it is this disk
+    #[arg(long)]
+    path: Option<PathBuf>,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+impl Set {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        let wish = DiskChange {
+            name: self.name.clone(),
+            tag: self.tag.iter().cloned().collect(),
+            untag: self.untag.iter().cloned().collect(),
+            allocate: (self.allocate || self.no_allocate).then_some(self.allocate),
+            path: self.path.as_deref().map(ops::place::absolute).transpose()?,
+            extents: None,
+        };
+        let title = format!("disk set {}", self.disk);
+        let effect = change(context, &self.changing, &title, |store| {
+            ops::disk::plan_set(store, &self.disk, &wish)
+        })?;
+        let name = self.name.map_or(self.disk, |name| name.to_string());
+        tell(context, effect, &name, "set")
+    }
+}
+
+/// `vctl disk resize`
+#[derive(Args, Debug)]
+pub struct Resize {
+    /// Its name
+    #[arg(value_name = "DISK")]
+    disk: String,
+    /// The size to use; an image file is made longer to that. As large as it is, if not said
+    #[arg(value_parser = size::parse)]
+    size: Option<ByteCount>,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+impl Resize {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        let title = format!("disk resize {}", self.disk);
+        if self.changing.dry_run {
+            let effect = change(context, &self.changing, &title, |store| {
+                ops::disk::plan_resize(store, &self.disk, self.size)
+            })?;
+            return tell(context, effect, &self.disk, "resized");
+        }
+        let mut controller = context.controller(&title, &self.changing)?;
+        let sent = ops::disk::resize(&mut controller, &title, &self.disk, self.size)?;
+        let effect = match sent {
+            Some(sent) => Effect::of(sent, &controller),
+            None => Effect::none(controller.store().header()?.generation),
+        };
+        tell(context, Some(effect), &self.disk, "resized")
+    }
+}
+
+/// `vctl disk remove`
+#[derive(Args, Debug)]
+pub struct Remove {
+    /// Its name
+    #[arg(value_name = "DISK")]
+    disk: String,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+impl Remove {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct Removed<'a> {
+            removed: &'a str,
+            change: Effect,
+        }
+        let title = format!("disk remove {}", self.disk);
+        if self.changing.dry_run {
+            let planned = ops::disk::plan_remove(&mut *context.store()?, &self.disk)?;
+            context.would_send(&planned.difference)?;
+            return Ok(Done::Plainly);
+        }
+        let mut controller = context.controller(&title, &self.changing)?;
+        let (sent, left) = ops::disk::remove(&mut controller, &title, &self.disk)?;
+        if let Some(error) = left {
+            note(&format!("vctl: its label is still there: {error}"));
+        }
+        let change = Effect::of(sent, &controller);
+        let done = change.done();
+        context.out.say(
+            &Removed {
+                removed: &self.disk,
+                change,
+            },
+            |out| {
+                out.line(&format!("disk {}: removed", self.disk));
+                Ok(())
+            },
+        )?;
+        Ok(done)
+    }
+}
+
+/// Says what a disk has become.
+fn tell(context: &mut Context, effect: Option<Effect>, name: &str, done: &str) -> Result<Done> {
+    #[derive(Serialize)]
+    struct Told {
+        disk: Row,
+        change: Effect,
+    }
+    let Some(change) = effect else {
+        return Ok(Done::Plainly);
+    };
+    let ended = change.done();
+    let view = PoolView::load(&mut *context.store()?)?;
+    let done = if change.changed() { done } else { "is so already" };
+    let body = Told {
+        disk: Row::new(&view, view.disk(name)?),
+        change,
+    };
+    context.out.say(&body, |out| {
+        out.line(&format!(
+            "disk {name}: {done}, {}",
+            body.disk.in_words(out.style())
+        ));
+        Ok(())
+    })?;
+    Ok(ended)
+}

@@ -1,0 +1,38 @@
+//! `vctl disk evacuate`.
+
+use crate::commands::job::{JobOptions, begin};
+use crate::context::{Changing, Context};
+use crate::exit::Done;
+use apparatus::change::jobs::Request;
+use apparatus::error::Result;
+use apparatus::ops::select;
+use clap::Args;
+
+/// `vctl disk evacuate`
+#[derive(Args, Debug)]
+pub struct Evacuate {
+    /// Its name; nothing new is placed on it from then on
+    #[arg(value_name = "DISK")]
+    disk: String,
+    /// To this disk, or to those with this tag; may be said again; wherever there is room, if not said
+    #[arg(long, value_name = "DISK|@TAG")]
+    to: Vec<String>,
+    #[command(flatten)]
+    job: JobOptions,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+impl Evacuate {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        let disks = context.store()?.disks()?;
+        let disk = select::disk(&disks, &self.disk)?.id;
+        let request = Request::Evacuate {
+            disk,
+            to: select::disks(&disks, &self.to)?,
+        };
+        let title = format!("disk evacuate {}", self.disk);
+        begin(context, &self.changing, &self.job, &request, &title)
+    }
+}

@@ -1,0 +1,139 @@
+//! `vctl disk list`, `show`.
+
+use crate::context::Context;
+use crate::exit::Done;
+use crate::output::{Cell, Column, Style, TableOptions, Tone, details, table};
+use apparatus::error::Result;
+use apparatus::ops::view::{DiskView, PoolView};
+use apparatus::units::{ByteCount, DiskId};
+use clap::Args;
+use serde::Serialize;
+use uuid::Uuid;
+
+/// A disk as scripts see it.
+#[derive(Serialize)]
+pub struct Row {
+    id: DiskId,
+    name: String,
+    uuid: Uuid,
+    path: String,
+    size: ByteCount,
+    used: ByteCount,
+    reserved: ByteCount,
+    quarantined: ByteCount,
+    free: ByteCount,
+    largest_free: ByteCount,
+    volumes: u64,
+    tags: Vec<String>,
+    allocate: bool,
+    state: &'static str,
+    fault: Option<String>,
+}
+
+impl Row {
+    /// From what is known of it, and a look at the disk itself.
+    pub fn new(view: &PoolView, disk: &DiskView) -> Self {
+        let record = &disk.record;
+        let fault = apparatus::ops::disk::fault(record, &view.header).map(|error| error.why().to_owned());
+        Self {
+            id: record.id,
+            name: record.name.to_string(),
+            uuid: record.uuid,
+            path: record.path.to_string_lossy().into_owned(),
+            size: disk.usage.size,
+            used: disk.usage.used,
+            reserved: disk.usage.reserved,
+            quarantined: disk.usage.quarantined,
+            free: disk.usage.free,
+            largest_free: disk.usage.largest_free,
+            volumes: disk.volumes,
+            tags: record.tags.iter().map(ToString::to_string).collect(),
+            allocate: record.allocate,
+            state: if fault.is_some() { "faulty" } else { "ok" },
+            fault,
+        }
+    }
+
+    /// Its size and where it is.
+    pub fn in_words(&self, style: Style) -> String {
+        let size = Cell::Size(self.size.0).plain(style);
+        format!("{size} at {}", self.path)
+    }
+
+    fn state(&self) -> Cell {
+        match self.fault {
+            None => Cell::Word(self.state, Tone::Good),
+            Some(_) => Cell::Word(self.state, Tone::Bad),
+        }
+    }
+}
+
+const COLUMNS: &[Column<Row>] = &[
+    Column::shown("NAME", |row| Cell::text(&row.name)),
+    Column::shown("STATE", Row::state),
+    Column::shown("SIZE", |row| Cell::Size(row.size.0)),
+    Column::shown("USED", |row| Cell::Size(row.used.0)),
+    Column::shown("FREE", |row| Cell::Size(row.free.0)),
+    Column::shown("ALLOCATE", |row| Cell::Flag(row.allocate)),
+    Column::shown("TAGS", |row| Cell::List(row.tags.clone())),
+    Column::shown("PATH", |row| Cell::text(&row.path)),
+    Column::hidden("VOLUMES", |row| Cell::Number(row.volumes)),
+    Column::hidden("RESERVED", |row| Cell::Size(row.reserved.0)),
+    Column::hidden("QUARANTINED", |row| Cell::Size(row.quarantined.0)),
+    Column::hidden("LARGEST-FREE", |row| Cell::Size(row.largest_free.0)),
+    Column::hidden("UUID", |row| Cell::text(row.uuid.to_string())),
+    Column::hidden("ID", |row| Cell::Number(row.id.0.into())),
+    Column::hidden("FAULT", |row| row.fault.as_ref().map_or(Cell::None, Cell::text)),
+];
+
+/// `vctl disk list`
+#[derive(Args, Debug)]
+pub struct List {
+    #[command(flatten)]
+    table: TableOptions,
+}
+
+impl List {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct Disks {
+            disks: Vec<Row>,
+        }
+        let view = PoolView::load(&mut *context.store()?)?;
+        let mut disks: Vec<Row> = view.disks.iter().map(|disk| Row::new(&view, disk)).collect();
+        self.table.sort(COLUMNS, &mut disks)?;
+        let body = Disks { disks };
+        context
+            .out
+            .say(&body, |out| table(out, &self.table, COLUMNS, &body.disks))?;
+        Ok(Done::Plainly)
+    }
+}
+
+/// `vctl disk show`
+#[derive(Args, Debug)]
+pub struct Show {
+    /// Its name
+    #[arg(value_name = "DISK")]
+    disk: String,
+}
+
+impl Show {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct Disk {
+            disk: Row,
+        }
+        let view = PoolView::load(&mut *context.store()?)?;
+        let body = Disk {
+            disk: Row::new(&view, view.disk(&self.disk)?),
+        };
+        context.out.say(&body, |out| {
+            details(out, COLUMNS, &body.disk);
+            Ok(())
+        })?;
+        Ok(Done::Plainly)
+    }
+}

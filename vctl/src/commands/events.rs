@@ -1,0 +1,165 @@
+//! `vctl events`.
+
+use crate::context::Context;
+use crate::exit::Done;
+use crate::output::{Cell, Column, Style, TableOptions, Tone, printable, table};
+use apparatus::error::Result;
+use apparatus::ops::watch::Watch;
+use apparatus::store::{Event, Severity, Store};
+use apparatus::units::Timestamp;
+use clap::Args;
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+/// Read at a time.
+const BATCH: usize = 1000;
+
+/// `vctl events`
+#[derive(Args, Debug)]
+pub struct Events {
+    /// Go on with what happens from now on, a line each, until Ctrl-C
+    #[arg(long, short = 'f')]
+    follow: bool,
+    /// At most so many of the latest
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 50)]
+    lines: usize,
+    /// Only those after this number
+    #[arg(long, value_name = "SEQ")]
+    after: Option<u64>,
+    #[command(flatten)]
+    table: TableOptions,
+}
+
+/// An event as scripts see it.
+#[derive(Serialize)]
+struct Row {
+    seq: u64,
+    at: String,
+    severity: &'static str,
+    subject: String,
+    text: String,
+    #[serde(skip)]
+    time: Timestamp,
+    #[serde(skip)]
+    grave: Severity,
+}
+
+#[derive(Serialize)]
+struct One<'a> {
+    event: &'a Row,
+}
+
+impl Row {
+    fn new(event: Event) -> Self {
+        let severity = match event.severity {
+            Severity::Info => "info",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        Self {
+            seq: event.seq,
+            at: event.at.to_string(),
+            severity,
+            subject: event.subject,
+            text: event.text,
+            time: event.at,
+            grave: event.severity,
+        }
+    }
+
+    fn severity(&self) -> Cell {
+        match self.grave {
+            Severity::Info => Cell::Word(self.severity, Tone::Good),
+            Severity::Warning => Cell::Word(self.severity, Tone::Warning),
+            Severity::Error => Cell::Word(self.severity, Tone::Bad),
+        }
+    }
+
+    fn in_words(&self, style: Style) -> String {
+        let (before, after) = self.severity().paint(style);
+        let (subject, text) = (printable(&self.subject), printable(&self.text));
+        format!(
+            "{}  {before}{:<7}{after}  {subject}: {text}",
+            self.at, self.severity
+        )
+    }
+}
+
+const COLUMNS: &[Column<Row>] = &[
+    Column::hidden("SEQ", |row| Cell::Number(row.seq)),
+    Column::shown("AT", |row| Cell::Time(row.time)),
+    Column::shown("SEVERITY", Row::severity),
+    Column::shown("SUBJECT", |row| Cell::text(&row.subject)),
+    Column::shown("TEXT", |row| Cell::text(&row.text)),
+];
+
+impl Events {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct All {
+            events: Vec<Row>,
+        }
+        // Before the first look, so that nothing is missed between the two.
+        let watch = if self.follow {
+            Some(Watch::new(&context.pool)?)
+        } else {
+            None
+        };
+        let mut store = context.store()?;
+        let (mut events, last) = self.read(&mut *store)?;
+        if let Some(watch) = watch {
+            return follow(context, &mut *store, watch, &events, last);
+        }
+        self.table.sort(COLUMNS, &mut events)?;
+        let body = All { events };
+        context
+            .out
+            .say(&body, |out| table(out, &self.table, COLUMNS, &body.events))?;
+        Ok(Done::Plainly)
+    }
+
+    /// The latest, and the number to go on after.
+    fn read(&self, store: &mut dyn Store) -> Result<(Vec<Row>, u64)> {
+        let mut last = self.after.unwrap_or(0);
+        let mut latest = std::collections::VecDeque::new();
+        loop {
+            let batch = store.events(last, BATCH)?;
+            let Some(end) = batch.last() else { break };
+            last = end.seq;
+            latest.extend(batch.into_iter().map(Row::new));
+            let surplus = latest.len().saturating_sub(self.lines);
+            latest.drain(..surplus);
+        }
+        Ok((latest.into(), last))
+    }
+}
+
+fn follow(
+    context: &mut Context,
+    store: &mut dyn Store,
+    mut watch: Watch,
+    first: &[Row],
+    mut last: u64,
+) -> Result<Done> {
+    const EVER: Duration = Duration::from_secs(u32::MAX as u64);
+    let end = Instant::now() + EVER;
+    first.iter().try_for_each(|row| say(context, row))?;
+    loop {
+        context.out.flush()?;
+        if context.out.closed() || !watch.changed(end)? {
+            return Ok(Done::Plainly);
+        }
+        for event in store.events(last, BATCH)? {
+            last = event.seq;
+            say(context, &Row::new(event))?;
+        }
+    }
+}
+
+fn say(context: &mut Context, row: &Row) -> Result<()> {
+    context.out.say(&One { event: row }, |out| {
+        out.line(&row.in_words(out.style()));
+        Ok(())
+    })
+}

@@ -1,0 +1,280 @@
+//! `vctl job wait`, `pause`, `resume`, `cancel`, `set`.
+
+use super::list::{Row, word};
+use super::start::{hand_over, outcome, work};
+use crate::arguments;
+use crate::context::{Changing, Context};
+use crate::exit::Done;
+use crate::output::Progress;
+use apparatus::change::jobs;
+use apparatus::error::{Error, Kind, Result};
+use apparatus::member::ArbitrationLock;
+use apparatus::ops;
+use apparatus::ops::watch::Watch;
+use apparatus::pool::size;
+use apparatus::store::{JobLimits, JobState};
+use apparatus::units::{ByteCount, JobId};
+use clap::Args;
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+#[derive(Serialize)]
+struct Told {
+    job: Row,
+}
+
+/// Says how a job stands.
+fn tell(context: &mut Context, job: JobId) -> Result<Done> {
+    let body = Told {
+        job: Row::new(ops::job::show(&mut *context.store()?, job)?),
+    };
+    context.out.say(&body, |out| {
+        out.line(&body.job.in_words(out.style()));
+        Ok(())
+    })?;
+    Ok(Done::Plainly)
+}
+
+/// Says what would be done to a job.
+fn would(context: &mut Context, job: JobId, what: &str) -> Result<Done> {
+    #[derive(Serialize)]
+    struct Would<'a> {
+        dry_run: bool,
+        would: &'a str,
+        job: Row,
+    }
+    let view = ops::job::show(&mut *context.store()?, job)?;
+    let state = word(view.record.state);
+    context.out.say(
+        &Would {
+            dry_run: true,
+            would: what,
+            job: Row::new(view),
+        },
+        |out| {
+            out.line(&format!("would {what} job {job}, which is {state}"));
+            Ok(())
+        },
+    )?;
+    Ok(Done::Plainly)
+}
+
+/// `vctl job wait`
+#[derive(Args, Debug)]
+pub struct Wait {
+    /// Its number
+    #[arg(value_name = "JOB", value_parser = arguments::job)]
+    job: JobId,
+    /// Wait at most so long
+    #[arg(long, value_name = "TIME", value_parser = arguments::duration)]
+    timeout: Option<Duration>,
+}
+
+impl Wait {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        const EVER: Duration = Duration::from_secs(u32::MAX as u64);
+        let deadline = Instant::now() + self.timeout.unwrap_or(EVER).min(EVER);
+        let mut watch = Watch::new(&context.pool)?;
+        let mut store = context.store()?;
+        loop {
+            let record = ops::job::find(&mut *store, self.job)?;
+            if !ops::job::wants_work(record.state) {
+                if record.state == JobState::Done || context.out.style().json {
+                    tell(context, self.job)?;
+                }
+                return outcome(self.job, record.state, &record.why).map(|()| Done::Plainly);
+            }
+            if ArbitrationLock::holder(&context.pool.run())?.is_none() {
+                let why = "nobody works on it";
+                let again = ops::job::find(&mut *store, self.job)?;
+                if ops::job::wants_work(again.state)
+                    && ArbitrationLock::holder(&context.pool.run())?.is_none()
+                {
+                    return Err(Error::failed(format!("job {}", self.job), why)
+                        .hint(format!("go on with it: vctl job resume {}", self.job)));
+                }
+            }
+            if !watch.changed(deadline)? {
+                return Err(Error::new(
+                    Kind::TimedOut,
+                    format!("job {}", self.job),
+                    "has not ended yet",
+                ));
+            }
+        }
+    }
+}
+
+/// `vctl job pause`
+#[derive(Args, Debug)]
+pub struct Pause {
+    /// Its number
+    #[arg(value_name = "JOB", value_parser = arguments::job)]
+    job: JobId,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Pause {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        if self.dry_run {
+            return would(context, self.job, "pause");
+        }
+        let mut store = context.store()?;
+        ops::job::find(&mut *store, self.job)?;
+        jobs::pause(&mut *store, self.job)?;
+        tell(context, self.job)
+    }
+}
+
+/// How a job that is to go on is run.
+#[derive(Args, Clone, Debug)]
+struct Running {
+    /// Have an apparatus work on it, this one if named, and return at once
+    #[arg(long, value_name = "APPARATUS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    background: Option<String>,
+    /// How to show progress
+    #[arg(long, value_enum, default_value_t)]
+    progress: Progress,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+impl Running {
+    fn go_on(&self, context: &mut Context, job: JobId, title: &str) -> Result<Done> {
+        match &self.background {
+            Some(apparatus) => hand_over(
+                context,
+                job,
+                (!apparatus.is_empty()).then_some(apparatus.as_str()),
+            ),
+            None => {
+                let controller = context.controller(title, &self.changing)?;
+                work(context, controller, job, self.progress)
+            }
+        }
+    }
+}
+
+/// `vctl job resume`
+#[derive(Args, Debug)]
+pub struct Resume {
+    /// Its number
+    #[arg(value_name = "JOB", value_parser = arguments::job)]
+    job: JobId,
+    #[command(flatten)]
+    running: Running,
+}
+
+impl Resume {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        if self.running.changing.dry_run {
+            return would(context, self.job, "resume");
+        }
+        let mut store = context.store()?;
+        ops::job::find(&mut *store, self.job)?;
+        jobs::resume(&mut *store, self.job)?;
+        self.running
+            .go_on(context, self.job, &ops::job::purpose(self.job))
+    }
+}
+
+/// `vctl job cancel`
+#[derive(Args, Debug)]
+pub struct Cancel {
+    /// Its number
+    #[arg(value_name = "JOB", value_parser = arguments::job)]
+    job: JobId,
+    /// Move back what was moved
+    #[arg(long)]
+    roll_back: bool,
+    #[command(flatten)]
+    running: Running,
+}
+
+impl Cancel {
+    /// Does it. Whoever works on the job sees the wish within a moment; if nobody does, it is carried out here.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        if self.running.changing.dry_run {
+            return would(
+                context,
+                self.job,
+                if self.roll_back { "roll back" } else { "cancel" },
+            );
+        }
+        let mut store = context.store()?;
+        ops::job::find(&mut *store, self.job)?;
+        jobs::cancel(&mut *store, self.job, self.roll_back)?;
+        let worked_on = ops::job::worker(&context.pool, self.job)?.is_some();
+        if worked_on {
+            return tell(context, self.job);
+        }
+        self.carry_out(context)
+    }
+
+    fn carry_out(&self, context: &mut Context) -> Result<Done> {
+        match self
+            .running
+            .go_on(context, self.job, &ops::job::purpose(self.job))
+        {
+            // Cancelled is what was asked for.
+            Err(error) if error.kind() == Kind::Cancelled => {
+                let state = ops::job::find(&mut *context.store()?, self.job)?.state;
+                if state != JobState::Cancelled {
+                    return Err(error);
+                }
+                if context.out.style().json {
+                    Ok(Done::Plainly)
+                } else {
+                    tell(context, self.job)
+                }
+            }
+            other => other,
+        }
+    }
+}
+
+/// `vctl job set`
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true, id = "wish", args = ["rate", "latency", "hold_all"])]
+pub struct Set {
+    /// Its number
+    #[arg(value_name = "JOB", value_parser = arguments::job)]
+    job: JobId,
+    /// At most so many bytes a second; `none` for no limit
+    #[arg(long, value_name = "SIZE", value_parser = arguments::or_none(size::parse))]
+    rate: Option<arguments::OrNone<ByteCount>>,
+    /// Size chunks so that holds stay below this; `none` for the usual
+    #[arg(long, value_name = "TIME", value_parser = arguments::or_none(arguments::duration))]
+    latency: Option<arguments::OrNone<Duration>>,
+    /// Whether reads are held too
+    #[arg(long, value_name = "YES|NO", value_parser = arguments::yes_or_no)]
+    hold_all: Option<bool>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Set {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        if self.dry_run {
+            return would(context, self.job, "change the limits of");
+        }
+        let mut store = context.store()?;
+        let old = ops::job::find(&mut *store, self.job)?.limits;
+        let limits = JobLimits {
+            rate: self.rate.map_or(old.rate, |rate| rate.0),
+            hold_target_us: self
+                .latency
+                .map_or(old.hold_target_us, |time| time.0.map(arguments::micros)),
+            hold_all: self.hold_all.unwrap_or(old.hold_all),
+        };
+        jobs::set_limits(&mut *store, self.job, limits)?;
+        tell(context, self.job)
+    }
+}

@@ -1,0 +1,265 @@
+//! `vctl job list`, `show`.
+
+use crate::context::Context;
+use crate::exit::Done;
+use crate::output::{Cell, Column, Style, TableOptions, Tone, details, size, table};
+use apparatus::error::Result;
+use apparatus::ops;
+use apparatus::ops::job::View;
+use apparatus::ops::view::PoolView;
+use apparatus::store::{JobState, Step};
+use apparatus::units::{ByteCount, JobId, Timestamp};
+use clap::Args;
+use serde::Serialize;
+
+/// A job as scripts see it.
+#[derive(Serialize)]
+pub struct Row {
+    id: JobId,
+    title: String,
+    subject: String,
+    state: &'static str,
+    why: String,
+    back: bool,
+    done: ByteCount,
+    total: ByteCount,
+    copied: ByteCount,
+    held_requests: u64,
+    longest_hold_us: u64,
+    rate: Option<ByteCount>,
+    hold_target_us: Option<u64>,
+    hold_all: bool,
+    created: String,
+    ended: Option<String>,
+    #[serde(skip)]
+    is: JobState,
+    #[serde(skip)]
+    times: (Timestamp, Option<Timestamp>),
+}
+
+/// What a job's state is called.
+pub fn word(state: JobState) -> &'static str {
+    match state {
+        JobState::Running => "running",
+        JobState::Paused => "paused",
+        JobState::Cancelled => "cancelled",
+        JobState::RollingBack => "rolling-back",
+        JobState::Done => "done",
+        JobState::Failed => "failed",
+    }
+}
+
+impl Row {
+    /// From what is known of it.
+    pub fn new(view: View) -> Self {
+        let record = view.record;
+        Self {
+            id: record.id,
+            title: record.title,
+            subject: view.subject,
+            state: word(record.state),
+            why: record.why,
+            back: record.back,
+            done: view.done,
+            total: view.total,
+            copied: record.copied,
+            held_requests: record.held,
+            longest_hold_us: record.longest_hold_us,
+            rate: record.limits.rate,
+            hold_target_us: record.limits.hold_target_us,
+            hold_all: record.limits.hold_all,
+            created: record.created.to_string(),
+            ended: record.ended.map(|time| time.to_string()),
+            is: record.state,
+            times: (record.created, record.ended),
+        }
+    }
+
+    /// How it stands, in a line.
+    pub fn in_words(&self, style: Style) -> String {
+        let bytes = |bytes: ByteCount| Cell::Size(bytes.0).plain(style);
+        format!(
+            "job {}: {}, {} of {} moved, {} copied, {} host requests held, longest hold {}",
+            self.id,
+            self.state,
+            bytes(self.done),
+            bytes(self.total),
+            bytes(self.copied),
+            self.held_requests,
+            Cell::Micros(self.longest_hold_us).plain(style),
+        )
+    }
+
+    fn state(&self) -> Cell {
+        let tone = match self.is {
+            JobState::Running | JobState::Done => Tone::Good,
+            JobState::Paused | JobState::Cancelled | JobState::RollingBack => Tone::Warning,
+            JobState::Failed => Tone::Bad,
+        };
+        Cell::Word(self.state, tone)
+    }
+
+    fn percent(&self) -> Cell {
+        match (u128::from(self.done.0) * 100).checked_div(u128::from(self.total.0)) {
+            Some(percent) => Cell::Text(format!("{percent}%")),
+            None => Cell::None,
+        }
+    }
+}
+
+const COLUMNS: &[Column<Row>] = &[
+    Column::shown("ID", |row| Cell::Number(row.id.0)),
+    Column::shown("STATE", Row::state),
+    Column::shown("SUBJECT", |row| Cell::text(&row.subject)),
+    Column::shown("DONE", Row::percent),
+    Column::shown("MOVED", |row| Cell::Size(row.done.0)),
+    Column::shown("TOTAL", |row| Cell::Size(row.total.0)),
+    Column::shown("HELD", |row| Cell::Number(row.held_requests)),
+    Column::shown("LONGEST-HOLD", |row| Cell::Micros(row.longest_hold_us)),
+    Column::shown("WHY", |row| Cell::text(&row.why)),
+    Column::hidden("TITLE", |row| Cell::text(&row.title)),
+    Column::hidden("COPIED", |row| Cell::Size(row.copied.0)),
+    Column::hidden("RATE", |row| {
+        row.rate.map_or(Cell::None, |rate| Cell::Size(rate.0))
+    }),
+    Column::hidden("LATENCY", |row| {
+        row.hold_target_us.map_or(Cell::None, Cell::Micros)
+    }),
+    Column::hidden("HOLD-ALL", |row| Cell::Flag(row.hold_all)),
+    Column::hidden("BACK", |row| Cell::Flag(row.back)),
+    Column::hidden("CREATED", |row| Cell::Time(row.times.0)),
+    Column::hidden("ENDED", |row| row.times.1.map_or(Cell::None, Cell::Time)),
+];
+
+/// `vctl job list`
+#[derive(Args, Debug)]
+pub struct List {
+    #[command(flatten)]
+    table: TableOptions,
+}
+
+impl List {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct Jobs {
+            jobs: Vec<Row>,
+        }
+        let mut jobs: Vec<Row> = ops::job::list(&mut *context.store()?)?
+            .into_iter()
+            .map(Row::new)
+            .collect();
+        self.table.sort(COLUMNS, &mut jobs)?;
+        let body = Jobs { jobs };
+        context
+            .out
+            .say(&body, |out| table(out, &self.table, COLUMNS, &body.jobs))?;
+        Ok(Done::Plainly)
+    }
+}
+
+/// A line of a copy progress table as scripts see it, in bytes.
+#[derive(Serialize)]
+pub struct Line {
+    volume: String,
+    start: u64,
+    length: u64,
+    from: String,
+    from_offset: u64,
+    to: String,
+    to_offset: u64,
+    done: u64,
+}
+
+impl Line {
+    /// With names.
+    pub fn new(view: &PoolView, step: &Step) -> Self {
+        let bytes = |extents: u64| extents.saturating_mul(view.header.extent_size.bytes());
+        Self {
+            volume: view.volume_name(step.volume),
+            start: bytes(step.from.start.0),
+            length: bytes(step.from.home.len),
+            from: view.disk_name(step.from.home.disk),
+            from_offset: bytes(step.from.home.start.0),
+            to: view.disk_name(step.to.disk),
+            to_offset: bytes(step.to.start.0),
+            done: bytes(step.done),
+        }
+    }
+
+    /// What is to go where.
+    pub fn in_words(&self, style: Style) -> String {
+        let bytes = |bytes: u64| {
+            if style.bytes {
+                bytes.to_string()
+            } else {
+                size(bytes)
+            }
+        };
+        format!(
+            "volume {} at {}: {} from {} at {} to {} at {}",
+            self.volume,
+            bytes(self.start),
+            bytes(self.length),
+            self.from,
+            bytes(self.from_offset),
+            self.to,
+            bytes(self.to_offset),
+        )
+    }
+}
+
+const LINES: &[Column<Line>] = &[
+    Column::shown("VOLUME", |line| Cell::text(&line.volume)),
+    Column::shown("START", |line| Cell::Size(line.start)),
+    Column::shown("LENGTH", |line| Cell::Size(line.length)),
+    Column::shown("FROM", |line| Cell::text(&line.from)),
+    Column::shown("FROM-OFFSET", |line| Cell::Size(line.from_offset)),
+    Column::shown("TO", |line| Cell::text(&line.to)),
+    Column::shown("TO-OFFSET", |line| Cell::Size(line.to_offset)),
+    Column::shown("DONE", |line| Cell::Size(line.done)),
+];
+
+/// `vctl job show`
+#[derive(Args, Debug)]
+pub struct Show {
+    /// Its number
+    #[arg(value_name = "JOB", value_parser = crate::arguments::job)]
+    job: JobId,
+    #[command(flatten)]
+    table: TableOptions,
+}
+
+impl Show {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct Job {
+            job: Row,
+            phase: String,
+            steps: Vec<Line>,
+        }
+        let mut store = context.store()?;
+        let view = ops::job::show(&mut *store, self.job)?;
+        let pool = PoolView::load(&mut *store)?;
+        let phase = ops::job::phase(&context.pool, &view)?;
+        let mut steps: Vec<Line> = view.steps.iter().map(|step| Line::new(&pool, step)).collect();
+        self.table.sort(LINES, &mut steps)?;
+        let body = Job {
+            job: Row::new(view),
+            phase,
+            steps,
+        };
+        context.out.say(&body, |out| {
+            details(out, COLUMNS, &body.job);
+            out.line(&format!(
+                "{:<12}  {}",
+                "phase",
+                crate::output::printable(&body.phase)
+            ));
+            out.line("");
+            table(out, &self.table, LINES, &body.steps)
+        })?;
+        Ok(Done::Plainly)
+    }
+}

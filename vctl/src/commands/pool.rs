@@ -1,0 +1,38 @@
+//! `vctl pool`.
+
+mod check;
+mod copy;
+mod create;
+
+use crate::context::Context;
+use crate::exit::Done;
+use apparatus::error::Result;
+use clap::Subcommand;
+
+/// `vctl pool …`
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Make a pool in the directory that --pool names
+    Create(create::Create),
+    /// The pool's figures
+    Show(create::Show),
+    /// Look for what is wrong with the database, the disks and the apparatuses
+    Check(check::Check),
+    /// Write a copy of the database to a file, while all goes on
+    Backup(copy::Backup),
+    /// Put a copy of the database in the place of the present one
+    Restore(copy::Restore),
+}
+
+impl Verb {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        match self {
+            Self::Create(verb) => verb.run(context),
+            Self::Show(verb) => verb.run(context),
+            Self::Check(verb) => verb.run(context),
+            Self::Backup(verb) => verb.run(context),
+            Self::Restore(verb) => verb.run(context),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! `vctl pool check`.
+
+use crate::context::{Changing, Context};
+use crate::exit::Done;
+use crate::output::{Output, printable};
+use apparatus::change::driver::Wait;
+use apparatus::error::Result;
+use apparatus::ops::check::{self, Problem};
+use clap::Args;
+use serde::Serialize;
+
+/// `vctl pool check`
+#[derive(Args, Debug)]
+pub struct Check {
+    /// Put right what can be without losing data
+    #[arg(long)]
+    repair: bool,
+    /// With --repair: wait while another controller acts, at most so long if a time is given
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, requires = "repair",
+          default_missing_value = "ever", value_parser = crate::arguments::waiting)]
+    wait: Option<Wait>,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    problems: &'a [Problem],
+    repaired: &'a [String],
+}
+
+impl Check {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        let mut problems = check::check(&context.pool)?;
+        let mut repaired = Vec::new();
+        if self.repair && problems.iter().any(|problem| problem.repairable) {
+            let changing = Changing {
+                dry_run: false,
+                wait: self.wait,
+            };
+            let mut controller = context.controller("pool check --repair", &changing)?;
+            repaired = check::repair(&context.pool, &mut controller)?;
+            drop(controller);
+            problems = check::check(&context.pool)?;
+        }
+        let report = Report {
+            problems: &problems,
+            repaired: &repaired,
+        };
+        context.out.say(&report, |out| {
+            people(out, &report);
+            Ok(())
+        })?;
+        Ok(Done::WithProblems(problems.len()))
+    }
+}
+
+fn people(out: &mut Output, report: &Report<'_>) {
+    for line in report.repaired {
+        out.line(&format!("repaired: {}", printable(line)));
+    }
+    for problem in report.problems {
+        out.line(&format!(
+            "{}: {}",
+            printable(&problem.subject),
+            printable(&problem.why)
+        ));
+        if let Some(hint) = &problem.hint {
+            out.line(&format!("  hint: {}", printable(hint)));
+        }
+    }
+    match report.problems.len() {
+        0 => out.line("no problems"),
+        1 => out.line("1 problem"),
+        count => out.line(&format!("{count} problems")),
+    }
+}

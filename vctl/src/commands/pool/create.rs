@@ -1,0 +1,163 @@
+//! `vctl pool create`, `show`.
+
+use crate::arguments;
+use crate::context::Context;
+use crate::exit::Done;
+use crate::output::{Cell, Column, details};
+use apparatus::error::Result;
+use apparatus::ops;
+use apparatus::ops::view::PoolView;
+use apparatus::pool::model::Difference;
+use apparatus::units::{ByteCount, ExtentSize, Generation, Term};
+use clap::Args;
+use serde::Serialize;
+use uuid::Uuid;
+
+/// `vctl pool create`
+#[derive(Args, Debug)]
+pub struct Create {
+    /// Unit of allocation: a power of two from 64K to 64M
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = arguments::extent_size)]
+    extent_size: ExtentSize,
+    /// Say what would be made, and make nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Create {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct Made {
+            pool: Row,
+        }
+        if self.dry_run {
+            return self.would_make(context);
+        }
+        ops::pool::create(&context.pool, self.extent_size)?;
+        let body = Made {
+            pool: Row::load(context)?,
+        };
+        context.out.say(&body, |out| {
+            let size = Cell::Size(self.extent_size.bytes()).plain(out.style());
+            out.line(&format!("pool {}: created, extents of {size}", body.pool.path));
+            Ok(())
+        })?;
+        Ok(Done::Plainly)
+    }
+
+    fn would_make(&self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct WouldMake {
+            dry_run: bool,
+            path: String,
+            extent_size: u64,
+            difference: Difference,
+        }
+        ops::pool::check_absent(&context.pool)?;
+        let body = WouldMake {
+            dry_run: true,
+            path: context.pool.path().to_string_lossy().into_owned(),
+            extent_size: self.extent_size.bytes(),
+            difference: Difference {
+                from: Generation(0),
+                edits: Vec::new(),
+            },
+        };
+        context.out.say(&body, |out| {
+            out.line(&format!(
+                "// pool {}, extents of {} bytes",
+                body.path, body.extent_size
+            ));
+            out.line(&ops::plan::as_ron(&body.difference)?);
+            Ok(())
+        })?;
+        Ok(Done::Plainly)
+    }
+}
+
+/// A pool as scripts see it.
+#[derive(Serialize)]
+struct Row {
+    path: String,
+    uuid: Uuid,
+    extent_size: u64,
+    generation: Generation,
+    layout: u64,
+    membership: u64,
+    term: Term,
+    disks: u64,
+    volumes: u64,
+    apparatuses: u64,
+    size: ByteCount,
+    used: ByteCount,
+    reserved: ByteCount,
+    quarantined: ByteCount,
+    free: ByteCount,
+}
+
+impl Row {
+    fn load(context: &Context) -> Result<Self> {
+        let mut store = context.store()?;
+        let view = PoolView::load(&mut *store)?;
+        let (_, members) = store.members()?;
+        let usage = view.usage();
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        Ok(Self {
+            path: context.pool.path().to_string_lossy().into_owned(),
+            uuid: view.header.uuid,
+            extent_size: view.header.extent_size.bytes(),
+            generation: view.header.generation,
+            layout: view.header.layout,
+            membership: view.header.membership.0,
+            term: view.header.term,
+            disks: count(view.disks.len()),
+            volumes: count(view.volumes.len()),
+            apparatuses: count(members.len()),
+            size: usage.size,
+            used: usage.used,
+            reserved: usage.reserved,
+            quarantined: usage.quarantined,
+            free: usage.free,
+        })
+    }
+}
+
+const COLUMNS: &[Column<Row>] = &[
+    Column::shown("PATH", |row| Cell::text(&row.path)),
+    Column::shown("UUID", |row| Cell::text(row.uuid.to_string())),
+    Column::shown("EXTENT-SIZE", |row| Cell::Size(row.extent_size)),
+    Column::shown("GENERATION", |row| Cell::Number(row.generation.0)),
+    Column::shown("LAYOUT", |row| Cell::Number(row.layout)),
+    Column::shown("TERM", |row| Cell::Number(row.term.0)),
+    Column::shown("DISKS", |row| Cell::Number(row.disks)),
+    Column::shown("VOLUMES", |row| Cell::Number(row.volumes)),
+    Column::shown("APPARATUSES", |row| Cell::Number(row.apparatuses)),
+    Column::shown("SIZE", |row| Cell::Size(row.size.0)),
+    Column::shown("USED", |row| Cell::Size(row.used.0)),
+    Column::shown("RESERVED", |row| Cell::Size(row.reserved.0)),
+    Column::shown("QUARANTINED", |row| Cell::Size(row.quarantined.0)),
+    Column::shown("FREE", |row| Cell::Size(row.free.0)),
+];
+
+/// `vctl pool show`
+#[derive(Args, Debug)]
+pub struct Show {}
+
+impl Show {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct Pool {
+            pool: Row,
+        }
+        let body = Pool {
+            pool: Row::load(context)?,
+        };
+        context.out.say(&body, |out| {
+            details(out, COLUMNS, &body.pool);
+            Ok(())
+        })?;
+        Ok(Done::Plainly)
+    }
+}

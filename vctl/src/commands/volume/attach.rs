@@ -1,0 +1,123 @@
+//! `vctl volume attach`, `detach`.
+
+use crate::context::Context;
+use crate::exit::Done;
+use apparatus::error::Result;
+use apparatus::ops::attach;
+use clap::Args;
+use serde::Serialize;
+
+/// `vctl volume attach`
+#[derive(Args, Debug)]
+pub struct Attach {
+    /// Its name
+    #[arg(value_name = "VOLUME")]
+    volume: String,
+    /// Through the mount of this apparatus; of any that serves, if not said
+    #[arg(long)]
+    apparatus: Option<String>,
+    /// Refuse writes to the loop device
+    #[arg(long)]
+    read_only: bool,
+    /// Have the kernel look for partitions on it
+    #[arg(long)]
+    partitions: bool,
+    /// Say what would be attached, and attach nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+struct Attached {
+    volume: String,
+    apparatus: String,
+    file: String,
+    device: Option<String>,
+    direct_io: bool,
+    dry_run: bool,
+}
+
+impl Attach {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        let place = attach::place(
+            &context.pool,
+            &mut *context.store()?,
+            &self.volume,
+            self.apparatus.as_deref(),
+        )?;
+        let options = attach::Options {
+            read_only: self.read_only,
+            partitions: self.partitions,
+        };
+        let device = if self.dry_run {
+            None
+        } else {
+            Some(attach::attach(&place, options)?)
+        };
+        let body = Attached {
+            volume: self.volume,
+            apparatus: place.apparatus.to_string(),
+            file: place.file.to_string_lossy().into_owned(),
+            direct_io: device.as_ref().is_some_and(|device| device.direct_io),
+            device: device.map(|device| device.path.to_string_lossy().into_owned()),
+            dry_run: self.dry_run,
+        };
+        context.out.say(&body, |out| {
+            match &body.device {
+                Some(device) => out.line(device),
+                None => out.line(&format!("would attach {}", body.file)),
+            }
+            Ok(())
+        })?;
+        Ok(Done::Plainly)
+    }
+}
+
+/// `vctl volume detach`
+#[derive(Args, Debug)]
+pub struct Detach {
+    /// Its name
+    #[arg(value_name = "VOLUME")]
+    volume: String,
+    /// Say what would be detached, and detach nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Detach {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct Detached {
+            volume: String,
+            devices: Vec<String>,
+            dry_run: bool,
+        }
+        let devices = attach::devices(&context.pool, &mut *context.store()?, &self.volume)?;
+        if !self.dry_run {
+            attach::detach(&self.volume, &devices)?;
+        }
+        let devices = devices
+            .iter()
+            .map(|device| device.to_string_lossy().into_owned())
+            .collect();
+        let body = Detached {
+            volume: self.volume,
+            devices,
+            dry_run: self.dry_run,
+        };
+        let verb = if self.dry_run {
+            "would be detached"
+        } else {
+            "detached"
+        };
+        context.out.say(&body, |out| {
+            body.devices
+                .iter()
+                .for_each(|device| out.line(&format!("{device}: {verb}")));
+            Ok(())
+        })?;
+        Ok(Done::Plainly)
+    }
+}

@@ -1,0 +1,200 @@
+//! `vctl volume list`, `show`, `map`.
+
+use crate::context::Context;
+use crate::exit::Done;
+use crate::output::{Cell, Column, Style, TableOptions, details, table};
+use apparatus::error::Result;
+use apparatus::ops::view::{PoolView, VolumeView};
+use apparatus::pool::model::Segment;
+use apparatus::units::{ByteCount, VolumeId};
+use clap::Args;
+use serde::Serialize;
+
+/// A volume as scripts see it.
+#[derive(Serialize)]
+pub struct Row {
+    id: VolumeId,
+    name: String,
+    size: ByteCount,
+    mode: String,
+    uid: u32,
+    gid: u32,
+    read_only: bool,
+    segments: u64,
+    disks: Vec<Share>,
+}
+
+/// How much of a volume is on a disk.
+#[derive(Serialize)]
+struct Share {
+    disk: String,
+    bytes: ByteCount,
+}
+
+impl Row {
+    /// From what is known of it.
+    pub fn new(volume: &VolumeView) -> Self {
+        let record = &volume.record;
+        let share = |(disk, bytes): &(_, _)| Share {
+            disk: ToString::to_string(disk),
+            bytes: *bytes,
+        };
+        Self {
+            id: record.id,
+            name: record.name.to_string(),
+            size: record.size,
+            mode: format!("{:04o}", record.mode),
+            uid: record.uid,
+            gid: record.gid,
+            read_only: record.read_only,
+            segments: u64::try_from(volume.segments.len()).unwrap_or(u64::MAX),
+            disks: volume.on.iter().map(share).collect(),
+        }
+    }
+
+    /// Its size and where it lies.
+    pub fn in_words(&self, style: Style) -> String {
+        let size = Cell::Size(self.size.0).plain(style);
+        let disks: Vec<&str> = self.disks.iter().map(|share| share.disk.as_str()).collect();
+        format!("{size} on {}", disks.join(", "))
+    }
+}
+
+const COLUMNS: &[Column<Row>] = &[
+    Column::shown("NAME", |row| Cell::text(&row.name)),
+    Column::shown("SIZE", |row| Cell::Size(row.size.0)),
+    Column::shown("DISKS", |row| {
+        Cell::List(row.disks.iter().map(|share| share.disk.clone()).collect())
+    }),
+    Column::shown("SEGMENTS", |row| Cell::Number(row.segments)),
+    Column::shown("MODE", |row| Cell::text(&row.mode)),
+    Column::shown("UID", |row| Cell::Number(row.uid.into())),
+    Column::shown("GID", |row| Cell::Number(row.gid.into())),
+    Column::shown("READ-ONLY", |row| Cell::Flag(row.read_only)),
+    Column::hidden("ID", |row| Cell::Number(row.id.0)),
+];
+
+/// `vctl volume list`
+#[derive(Args, Debug)]
+pub struct List {
+    #[command(flatten)]
+    table: TableOptions,
+}
+
+impl List {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct Volumes {
+            volumes: Vec<Row>,
+        }
+        let view = PoolView::load(&mut *context.store()?)?;
+        let mut volumes: Vec<Row> = view.volumes.iter().map(Row::new).collect();
+        self.table.sort(COLUMNS, &mut volumes)?;
+        let body = Volumes { volumes };
+        context
+            .out
+            .say(&body, |out| table(out, &self.table, COLUMNS, &body.volumes))?;
+        Ok(Done::Plainly)
+    }
+}
+
+/// `vctl volume show`
+#[derive(Args, Debug)]
+pub struct Show {
+    /// Its name
+    #[arg(value_name = "VOLUME")]
+    volume: String,
+}
+
+impl Show {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct Volume {
+            volume: Row,
+        }
+        let view = PoolView::load(&mut *context.store()?)?;
+        let body = Volume {
+            volume: Row::new(view.volume(&self.volume)?),
+        };
+        context.out.say(&body, |out| {
+            details(out, COLUMNS, &body.volume);
+            Ok(())
+        })?;
+        Ok(Done::Plainly)
+    }
+}
+
+/// A segment as scripts see it, in bytes.
+#[derive(Serialize)]
+struct Piece {
+    start: u64,
+    end: u64,
+    length: u64,
+    disk: String,
+    disk_offset: u64,
+}
+
+const PIECES: &[Column<Piece>] = &[
+    Column::shown("START", |piece| Cell::Size(piece.start)),
+    Column::shown("END", |piece| Cell::Size(piece.end)),
+    Column::shown("LENGTH", |piece| Cell::Size(piece.length)),
+    Column::shown("DISK", |piece| Cell::text(&piece.disk)),
+    Column::shown("OFFSET", |piece| Cell::Size(piece.disk_offset)),
+];
+
+/// `vctl volume map`
+#[derive(Args, Debug)]
+pub struct Map {
+    /// Its name
+    #[arg(value_name = "VOLUME")]
+    volume: String,
+    #[command(flatten)]
+    table: TableOptions,
+}
+
+impl Map {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct Layout {
+            volume: String,
+            size: ByteCount,
+            extent_size: u64,
+            segments: Vec<Piece>,
+        }
+        let view = PoolView::load(&mut *context.store()?)?;
+        let volume = view.volume(&self.volume)?;
+        let mut segments = pieces(&view, volume);
+        self.table.sort(PIECES, &mut segments)?;
+        let size = volume.record.size;
+        let extent_size = view.header.extent_size.bytes();
+        let body = Layout {
+            volume: self.volume,
+            size,
+            extent_size,
+            segments,
+        };
+        context
+            .out
+            .say(&body, |out| table(out, &self.table, PIECES, &body.segments))?;
+        Ok(Done::Plainly)
+    }
+}
+
+fn pieces(view: &PoolView, volume: &VolumeView) -> Vec<Piece> {
+    let bytes = |extents: u64| extents.saturating_mul(view.header.extent_size.bytes());
+    let piece = |segment: &Segment| {
+        let start = bytes(segment.start.0);
+        let end = bytes(segment.end().0).min(volume.record.size.0);
+        Piece {
+            start,
+            end,
+            length: end.saturating_sub(start),
+            disk: view.disk_name(segment.home.disk),
+            disk_offset: bytes(segment.home.start.0),
+        }
+    };
+    volume.segments.iter().map(piece).collect()
+}

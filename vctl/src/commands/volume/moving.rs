@@ -1,0 +1,60 @@
+//! `vctl volume move`.
+
+use crate::arguments::{self, ByteRange};
+use crate::commands::job::{JobOptions, begin};
+use crate::context::{Changing, Context};
+use crate::exit::Done;
+use apparatus::change::jobs::Request;
+use apparatus::error::Result;
+use apparatus::ops;
+use apparatus::ops::select;
+use clap::Args;
+
+/// `vctl volume move`
+#[derive(Args, Debug)]
+pub struct Move {
+    /// Its name
+    #[arg(value_name = "VOLUME")]
+    volume: String,
+    /// To this disk, or to those with this tag; may be said again, the first is preferred
+    #[arg(long, value_name = "DISK|@TAG", required = true)]
+    to: Vec<String>,
+    /// Only what lies on this disk
+    #[arg(long, value_name = "DISK")]
+    from: Option<String>,
+    /// Only this range of the volume, like 1G..2G
+    #[arg(long, value_name = "A..B", value_parser = arguments::byte_range)]
+    range: Option<ByteRange>,
+    #[command(flatten)]
+    job: JobOptions,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+impl Move {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        let request = self.request(context)?;
+        let title = format!("volume move {} --to {}", self.volume, self.to.join(" --to "));
+        begin(context, &self.changing, &self.job, &request, &title)
+    }
+
+    fn request(&self, context: &Context) -> Result<Request> {
+        let mut store = context.store()?;
+        let disks = store.disks()?;
+        let volumes = store.volumes()?;
+        let volume = select::volume(&volumes, &self.volume)?;
+        let span = |range: ByteRange| ops::volume::span_of(volume, Some((range.start, range.end)));
+        Ok(Request::Move {
+            volume: volume.id,
+            range: self.range.map(span).transpose()?,
+            from: self
+                .from
+                .as_deref()
+                .map(|name| select::disk(&disks, name))
+                .transpose()?
+                .map(|disk| disk.id),
+            to: select::disks(&disks, &self.to)?,
+        })
+    }
+}

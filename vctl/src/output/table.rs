@@ -1,0 +1,163 @@
+//! Tables with columns to choose from and to sort by, and details, one value a line.
+
+use super::{Cell, Output};
+use apparatus::error::{Error, Result};
+use clap::Args;
+
+/// A column of rows `R`.
+pub struct Column<R> {
+    /// Its heading, in upper case.
+    pub name: &'static str,
+    /// Shown unless others are asked for.
+    pub shown: bool,
+    /// Its value.
+    pub cell: fn(&R) -> Cell,
+}
+
+impl<R> Column<R> {
+    /// One that is shown.
+    pub const fn shown(name: &'static str, cell: fn(&R) -> Cell) -> Self {
+        Self {
+            name,
+            shown: true,
+            cell,
+        }
+    }
+
+    /// One that is shown when asked for.
+    pub const fn hidden(name: &'static str, cell: fn(&R) -> Cell) -> Self {
+        Self {
+            name,
+            shown: false,
+            cell,
+        }
+    }
+}
+
+/// What a verb that lists takes.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Table options")]
+pub struct TableOptions {
+    /// Show these columns, or `+COL,…` for these as well as the usual ones; `help` lists them
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_name = "COL,…",
+        allow_hyphen_values = false
+    )]
+    columns: Option<String>,
+    /// Sort by this column; `-COL` for the other way round
+    #[arg(long, value_name = "COL", allow_hyphen_values = true)]
+    sort: Option<String>,
+    /// Leave the headings out
+    #[arg(long)]
+    no_headings: bool,
+}
+
+impl TableOptions {
+    /// Sorts rows as asked; otherwise leaves them.
+    ///
+    /// # Errors
+    /// When there is no such column.
+    pub fn sort<R>(&self, columns: &[Column<R>], rows: &mut [R]) -> Result<()> {
+        let Some(by) = &self.sort else { return Ok(()) };
+        let (name, backwards) = by
+            .strip_prefix('-')
+            .map_or((by.as_str(), false), |name| (name, true));
+        let column = find(columns, name)?;
+        rows.sort_by(|a, b| {
+            let order = (column.cell)(a).order(&(column.cell)(b));
+            if backwards { order.reverse() } else { order }
+        });
+        Ok(())
+    }
+
+    fn chosen<'a, R>(&self, columns: &'a [Column<R>]) -> Result<Vec<&'a Column<R>>> {
+        let usual = || columns.iter().filter(|column| column.shown);
+        let Some(list) = &self.columns else {
+            return Ok(usual().collect());
+        };
+        let (mut chosen, list) = match list.strip_prefix('+') {
+            Some(more) => (usual().collect(), more),
+            None => (Vec::new(), list.as_str()),
+        };
+        for name in list.split(',') {
+            chosen.push(find(columns, name)?);
+        }
+        Ok(chosen)
+    }
+}
+
+fn find<'a, R>(columns: &'a [Column<R>], name: &str) -> Result<&'a Column<R>> {
+    columns
+        .iter()
+        .find(|column| column.name.eq_ignore_ascii_case(name))
+        .ok_or_else(|| {
+            let names: Vec<_> = columns.iter().map(|column| column.name).collect();
+            Error::usage(format!("column {name:?}"), "no such column")
+                .hint(format!("columns: {}", names.join(", ")))
+        })
+}
+
+/// Writes rows as an aligned table.
+///
+/// # Errors
+/// When a column asked for does not exist.
+pub fn table<R>(out: &mut Output, options: &TableOptions, columns: &[Column<R>], rows: &[R]) -> Result<()> {
+    let chosen = options.chosen(columns)?;
+    let style = out.style();
+    let grid: Vec<Vec<Cell>> = rows
+        .iter()
+        .map(|row| chosen.iter().map(|column| (column.cell)(row)).collect())
+        .collect();
+    let widths: Vec<usize> = chosen
+        .iter()
+        .enumerate()
+        .map(|(i, column)| {
+            let heading = if options.no_headings { 0 } else { column.name.len() };
+            grid.iter()
+                .map(|row| row[i].plain(style).chars().count())
+                .fold(heading, usize::max)
+        })
+        .collect();
+    let right: Vec<bool> = (0..chosen.len())
+        .map(|i| grid.iter().any(|row| row[i].right()))
+        .collect();
+    if !options.no_headings {
+        let names = chosen.iter().map(|column| (column.name.to_owned(), ("", "")));
+        out.line(&line(names, &widths, &right));
+    }
+    for row in &grid {
+        let cells = row.iter().map(|cell| (cell.plain(style), cell.paint(style)));
+        out.line(&line(cells, &widths, &right));
+    }
+    Ok(())
+}
+
+type Painted = (String, (&'static str, &'static str));
+
+fn line(cells: impl Iterator<Item = Painted>, widths: &[usize], right: &[bool]) -> String {
+    let mut line = String::new();
+    for ((text, (before, after)), (width, right)) in cells.zip(widths.iter().zip(right)) {
+        let pad = " ".repeat(width.saturating_sub(text.chars().count()));
+        if !line.is_empty() {
+            line.push_str("  ");
+        }
+        let painted = format!("{before}{text}{after}");
+        line.push_str(&if *right { pad + &painted } else { painted + &pad });
+    }
+    line.truncate(line.trim_end().len());
+    line
+}
+
+/// Writes all columns of one row, a line each.
+pub fn details<R>(out: &mut Output, columns: &[Column<R>], row: &R) {
+    let style = out.style();
+    let width = columns.iter().map(|column| column.name.len()).max().unwrap_or(0);
+    for column in columns {
+        let cell = (column.cell)(row);
+        let (before, after) = cell.paint(style);
+        let label = column.name.to_lowercase();
+        out.line(&format!("{label:<width$}  {before}{}{after}", cell.plain(style)));
+    }
+}
