@@ -1,9 +1,107 @@
 //! The `apparatus` program as a function: arguments, configuration, logging, then serving. A library function, because
 //! `vctl` runs itself as an apparatus where no `apparatus` program is beside it (`cargo run -p vctl` builds only `vctl`).
 
+use crate::config::{Config, LogLevel};
+use crate::error::{Error, Kind, Result};
+use crate::pool::names::Name;
+use crate::serve::{self, Settings};
+use crate::{fuse, ops};
+use clap::Parser;
+use simplelog::{ConfigBuilder, LevelFilter, ThreadLogMode, WriteLogger};
 use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Exit statuses, as `vctl` has them.
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const NOT_FOUND: u8 = 3;
+
+/// Serves the virtual volumes of a pool as files. Stays in the foreground; ends in good order on SIGTERM and SIGINT.
+#[derive(Debug, Parser)]
+#[command(name = "apparatus", version)]
+struct Arguments {
+    /// The pool's directory
+    #[arg(long, value_name = "DIR", env = ops::place::VARIABLE)]
+    pool: Option<PathBuf>,
+    /// What this apparatus is called in the pool
+    #[arg(long)]
+    name: String,
+    /// Where to mount; made if missing
+    #[arg(long, value_name = "DIR")]
+    mount: PathBuf,
+    /// Threads that read host requests
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Let other users in
+    #[arg(long)]
+    allow_other: bool,
+    /// Let nothing be written
+    #[arg(long)]
+    read_only: bool,
+    /// Configuration; arguments override it
+    #[arg(long, value_name = "FILE.ron")]
+    config: Option<PathBuf>,
+    /// How much to say on stderr
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<LogLevel>,
+}
+
+impl Arguments {
+    fn settings(self) -> Result<Settings> {
+        let mut config = match &self.config {
+            Some(file) => Config::read(file)?,
+            None => Config::default(),
+        };
+        config.threads = self.threads.unwrap_or(config.threads);
+        config.log_level = self.log_level.unwrap_or(config.log_level);
+        config.allow_other |= self.allow_other;
+        config.read_only |= self.read_only;
+        config.check("arguments")?;
+        Ok(Settings {
+            pool: self.pool,
+            name: Name::new("apparatus", &self.name)?,
+            mount: self.mount,
+            config,
+        })
+    }
+}
 
 /// Does what the arguments (the program's name first) say, in the foreground, and answers the exit status.
-pub fn main(_arguments: impl IntoIterator<Item = OsString>) -> u8 {
-    todo!()
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(told) => {
+            // Help and version are no failure; that they cannot be printed is nobody's loss.
+            let _ = told.print();
+            return if told.use_stderr() { USAGE } else { 0 };
+        }
+    };
+    let served = arguments.settings().and_then(|settings| {
+        start_logging(settings.config.log_level.into())?;
+        serve::run(&settings)
+    });
+    served.map_or_else(|error| complain(&error), |()| 0)
+}
+
+fn complain(error: &Error) -> u8 {
+    eprintln!("apparatus: {error}");
+    if let Some(hint) = error.way_out() {
+        eprintln!("hint: {hint}");
+    }
+    match error.kind() {
+        Kind::Usage => USAGE,
+        Kind::NotFound => NOT_FOUND,
+        _ => FAILED,
+    }
+}
+
+fn start_logging(level: LevelFilter) -> Result<()> {
+    let config = ConfigBuilder::new()
+        .set_time_format_rfc3339()
+        .set_target_level(LevelFilter::Debug)
+        .set_thread_level(LevelFilter::Debug)
+        .set_thread_mode(ThreadLogMode::Names)
+        .build();
+    let logger = WriteLogger::new(level, config, std::io::stderr());
+    fuse::set_logger(logger, level).map_err(|error| Error::because("logging", error))
 }

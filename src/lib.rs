@@ -2,9 +2,10 @@
 //!
 //! In the order a request flows: [`fuse`] → [`data`] → [`gate`] → [`table`] → [`disk`]. Beside it stand the formats
 //! ([`wire`]), the control thread ([`control`]), who is in and who is fenced ([`member`]), the database ([`store`]), changes and moves
-//! ([`change`]), and what all speak of ([`pool`], [`units`], [`error`]).
+//! ([`change`]), and what all speak of ([`pool`], [`units`], [`error`]). [`serve`] puts it together to a process.
 
 pub mod change;
+pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod data;
@@ -15,6 +16,7 @@ pub mod gate;
 pub mod member;
 pub mod ops;
 pub mod pool;
+pub mod serve;
 pub mod store;
 pub mod sys;
 pub mod table;

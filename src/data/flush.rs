@@ -17,7 +17,7 @@
 //! the life, and by the table, that it began with.
 
 use super::way::Step;
-use super::{Answer, Apparatus, Failure, Reply, Request, Tools, lock};
+use super::{Answer, Apparatus, Failure, Reply, Request, Tools};
 use crate::error::Result;
 use crate::member::DiskMarks;
 use crate::units::{DiskId, Generation, VolumeId};
@@ -52,12 +52,7 @@ impl Apparatus {
         })
     }
 
-    /// Returns when this generation is hardened. One thread hardens; others that wait find it done.
     fn see_hardened(&self, generation: Generation) -> Result<()> {
-        if generation <= self.members.hardened() {
-            return Ok(());
-        }
-        let _one = lock(&self.hardening);
         if generation <= self.members.hardened() {
             return Ok(());
         }

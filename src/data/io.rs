@@ -116,7 +116,7 @@ impl Apparatus {
                 Operation::Read { .. } | Operation::Flush | Operation::Seek { .. } => Ok(()),
             };
             // Also after a failure: something may have been written.
-            self.mark_written(tools, piece.disk);
+            self.marks(tools, piece.disk).written();
             if let Err(error) = put {
                 tools.tally.disk(piece.disk).failed();
                 return Err(self.disk_failed(disk, "write", &error));
@@ -226,22 +226,17 @@ impl Apparatus {
         }
     }
 
-    /// The kernel could not read the mapping it was handed: it has told the host, so this is for the operator.
+    /// The kernel could not read the mapping it was handed, and has told the host so. Reading again says why, for the operator, and
+    /// lets the disk see whether it has become shorter.
     #[cold]
     fn unreadable(&self, tools: &mut Tools, volume: VolumeId) {
         tools.tally.volume(volume).failed();
-        let disks = self.disks.view();
-        for piece in &tools.pieces {
-            tools.tally.disk(piece.disk).failed();
-            if let Some(disk) = disks.get(piece.disk) {
-                let error = io::Error::other("its bytes cannot be read; is the image shorter than it was?");
-                self.disk_failed(disk, "read", &error);
+        if self.gather(tools, &self.disks.view()).is_ok() {
+            // It can be read now: a passing error.
+            for piece in &tools.pieces {
+                tools.tally.disk(piece.disk).failed();
             }
         }
-    }
-
-    fn mark_written(&self, tools: &mut Tools, disk: DiskId) {
-        self.marks(tools, disk).written();
     }
 }
 

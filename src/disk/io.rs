@@ -200,8 +200,9 @@ impl Disk {
     pub fn data_runs(&self, at: DiskOffset, len: u64) -> io::Result<Vec<Range<u64>>> {
         self.inside(at, len)?;
         let end = at.0 + len;
+        let everything = || std::iter::once(at.0..end).collect();
         if self.kind == Kind::Device {
-            return Ok(vec![at.0..end]);
+            return Ok(everything());
         }
         let mut runs = Vec::new();
         let mut from = at.0;
@@ -209,7 +210,7 @@ impl Disk {
             let start = match seek(&self.file, SeekFrom::Data(from)) {
                 Ok(start) if start < end => start,
                 Ok(_) | Err(Errno::NXIO) => break,
-                Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(vec![at.0..end]),
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(everything()),
                 Err(why) => return Err(why.into()),
             };
             let stop = seek(&self.file, SeekFrom::Hole(start))?.min(end);

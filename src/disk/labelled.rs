@@ -1,6 +1,7 @@
 //! Labels on files and devices: both copies are read together, and written so that one of them is always whole.
 
 use super::label::{COPIES, COPY, Fault, Label, choose};
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{IoSlice, ReadWriteFlags, pwritev2};
 use std::fs::File;
 use std::io;
@@ -36,8 +37,18 @@ pub(super) fn write_first(file: &File, label: &Label) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Zeroes the first `len` bytes for good.
+/// Zeroes the first `len` bytes for good, by a hole where that is possible.
 pub(super) fn erase(file: &File, len: u64) -> io::Result<()> {
+    if fallocate(
+        file,
+        FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+        0,
+        len,
+    )
+    .is_ok()
+    {
+        return file.sync_data();
+    }
     let zeroes = vec![0; usize::try_from(len.min(1 << 20)).unwrap_or(COPY)];
     let mut at = 0;
     while at < len {

@@ -94,7 +94,10 @@ pub(super) fn open_file(path: &Path, what: &str) -> Result<(File, Kind)> {
             error
         }
     };
-    let refused = || Error::failed(what, "is neither a regular file nor a block device");
+    let refused = || {
+        Error::failed(what, "is neither a regular file nor a block device")
+            .hint("attach the disk, or correct the path if it has moved")
+    };
     Kind::of(&std::fs::metadata(path).map_err(failed)?).ok_or_else(refused)?;
     let file = OpenOptions::new()
         .read(true)

@@ -116,7 +116,7 @@ fn find_mount(point: &Path) -> io::Result<Option<Mounted>> {
     let table = fs::read("/proc/self/mountinfo")?;
     let lines = table.split(|&byte| byte == b'\n');
     let found = lines.filter_map(parse).filter(|(place, _)| place == point);
-    Ok(found.map(|(_, mount)| mount).last())
+    Ok(found.map(|(_, mount)| mount).next_back())
 }
 
 /// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`: the fifth field is the place; type and source follow the dash.

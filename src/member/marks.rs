@@ -7,13 +7,14 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicU64, fence};
 use std::sync::{Arc, PoisonError};
 
-/// Marks in the member table: disks whose numbers are equal modulo this share one, which costs a flush too many at worst.
+/// Marks in the member table. Disks whose numbers are equal modulo this meet at one, and the first has it.
 pub(super) const MARKS: usize = 256;
 
 const DIRTY: usize = 0;
 const STARTED: usize = 8;
 const DONE: usize = 16;
 const FAILED: usize = 24;
+const OWNER: usize = 32;
 
 /// Whether a disk was written since it was last flushed, by whatever process.
 ///
@@ -25,17 +26,23 @@ const FAILED: usize = 24;
 /// higher took its number after that, and therefore began after the write. `done` at `d` or higher says that such a flush has
 /// succeeded. The barriers on both sides keep the hardware to it: either the writer sees the flush's number, or the flush sees
 /// the written pages. A failed flush raises nothing, so the disk stays dirty for the next one.
+///
+/// A mark belongs to one disk for as long as the file lives. A disk that finds its mark taken by another is always flushed.
 pub struct DiskMarks {
     table: Arc<MemberTable>,
     index: usize,
+    /// Whether the mark is this disk's.
+    owned: bool,
 }
 
 impl DiskMarks {
     pub(super) fn new(table: Arc<MemberTable>, disk: DiskId) -> Self {
-        Self {
-            table,
-            index: disk.0 as usize % MARKS,
-        }
+        let (index, owner) = (disk.0 as usize % MARKS, u64::from(disk.0) + 1);
+        let claimed = table
+            .mark(index, OWNER)
+            .compare_exchange(0, owner, SeqCst, SeqCst);
+        let owned = claimed.is_ok() || claimed == Err(owner);
+        Self { table, index, owned }
     }
 
     fn word(&self, field: usize) -> &AtomicU64 {
@@ -46,6 +53,9 @@ impl DiskMarks {
     /// only for the first write after a flush began.
     pub fn written(&self) {
         fence(SeqCst);
+        if !self.owned {
+            return;
+        }
         let mark = self.word(STARTED).load(SeqCst) + 1;
         if self.word(DIRTY).load(SeqCst) < mark {
             self.word(DIRTY).fetch_max(mark, SeqCst);
@@ -58,6 +68,9 @@ impl DiskMarks {
     /// # Errors
     /// Those of `flush`; the disk stays marked then.
     pub fn flush(&self, flush: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        if !self.owned {
+            return flush().inspect_err(|_| self.failed());
+        }
         let dirty = self.word(DIRTY).load(SeqCst);
         if self.word(DONE).load(SeqCst) >= dirty {
             return Ok(());
@@ -70,22 +83,19 @@ impl DiskMarks {
         }
         let number = self.word(STARTED).fetch_add(1, SeqCst) + 1;
         fence(SeqCst);
-        match flush() {
-            Ok(()) => {
-                self.word(DONE).fetch_max(number, SeqCst);
-                Ok(())
-            }
-            Err(why) => {
-                self.word(FAILED).fetch_add(1, SeqCst);
-                Err(why)
-            }
-        }
+        flush().inspect_err(|_| self.failed())?;
+        self.word(DONE).fetch_max(number, SeqCst);
+        Ok(())
+    }
+
+    fn failed(&self) {
+        self.word(FAILED).fetch_add(1, SeqCst);
     }
 
     /// Whether anything was written that no finished flush covers.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
-        self.word(DONE).load(SeqCst) < self.word(DIRTY).load(SeqCst)
+        !self.owned || self.word(DONE).load(SeqCst) < self.word(DIRTY).load(SeqCst)
     }
 
     /// Flushes that failed in this boot. The kernel reports a lost write once and forgets it: after a failure a later flush can
@@ -137,7 +147,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let [one, other] = tables(dir.path()).map(|table| table.marks(DiskId(0)));
         one.written();
-        one.flush(|| Ok(other.written())).unwrap();
+        let during = || {
+            other.written();
+            Ok(())
+        };
+        one.flush(during).unwrap();
         assert!(other.is_dirty());
         let failed = other.flush(|| Err(io::ErrorKind::StorageFull.into()));
         assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::StorageFull);
@@ -145,6 +159,30 @@ mod tests {
         assert_eq!(one.failures(), 1);
         other.flush(|| Ok(())).unwrap();
         assert!(!one.is_dirty());
+    }
+
+    #[test]
+    fn a_disk_whose_mark_is_anothers_is_always_flushed() {
+        let dir = tempfile::tempdir().unwrap();
+        let [here, there] = tables(dir.path());
+        let (first, second) = (here.marks(DiskId(3)), there.marks(DiskId(3 + 256)));
+        second.written();
+        first.written();
+        first.flush(|| Ok(())).unwrap();
+        for marks in [&second, &here.marks(DiskId(3 + 256))] {
+            let mut flushed = 0;
+            for _ in 0..2 {
+                let counted = || {
+                    flushed += 1;
+                    Ok(())
+                };
+                marks.flush(counted).unwrap();
+            }
+            assert_eq!(flushed, 2);
+        }
+        assert!(!there.marks(DiskId(3)).is_dirty());
+        assert!(second.flush(|| Err(io::ErrorKind::Other.into())).is_err());
+        assert_eq!(second.failures(), 1);
     }
 
     /// A disk whose flush makes durable what had been written when it began. Writers and flushers of two processes race; whenever

@@ -13,7 +13,7 @@
 //! line         owner's half:  0 incarnation  8 generation in use  16 oldest generation in use
 //!                            24 heartbeat (µs of CLOCK_MONOTONIC)  32 pid
 //!              others' half: 64 fenced incarnation
-//! mark         0 dirty  8 flushes started  16 flushes done  24 flushes failed  (see `DiskMarks`)
+//! mark         0 dirty  8 flushes started  16 flushes done  24 flushes failed  32 disk id + 1  (see `DiskMarks`)
 //! ```
 //!
 //! Apart from the two identities, which are 16 bytes as they come, all are 64-bit atomics in native order: the file never leaves
@@ -30,9 +30,11 @@
 //! on the hardware too: `written` is a full barrier between the `pwrite` and the look, and `fence` has the kernel put one
 //! into every running thread, so the look cannot find 0 while the data still waits in a store buffer.
 //!
-//! *Reads.* A read that was begun before the fence and is answered after it is concurrent with the change, and may return the
-//! old data; it began before any write through the new home was acknowledged. A read that begins after the fence finds the word set, since
-//! the word is looked at again after its I/O.
+//! *Reads.* A read may fetch its bytes after the look, in the reply itself, and so return what the old home holds though the table
+//! has moved on. It is concurrent with the fence: it began before the look, the look came before the store of the word, and any
+//! write through a new home was begun after that. The old data was the truth when the read began, and the old home still
+//! holds it, because it is quarantined until the apparatus has rejoined or ended. A read that begins after the fence finds the word
+//! set when it comes to the look.
 
 mod lock;
 mod marks;

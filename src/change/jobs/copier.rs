@@ -3,13 +3,22 @@
 //! A copy leaves out what is a hole of the source and *clean* in the target, that is, known to read as zeroes. What is
 //! clean is found (and made) by [`stage`] ahead of the hold; what is a hole is asked again under the hold, so that data that a host
 //! writes into a hole, or a hole that a host punches, in between is seen. The target belongs to the job alone: what was clean stays clean.
+//!
+//! Blocks of zeroes that the source keeps as data become holes too: what is found to be zero ahead of the hold is made clean, and left out
+//! if it is still zero under the hold, which costs less than to copy it. What is not zero costs a glance at its first bytes.
 
-use super::ranges::{both, clip, rest, total};
-use crate::disk::{CopyError, Disk};
+use super::ranges::{both, clip, minus, rest, total};
+use crate::disk::{CopyError, Disk, is_zero};
 use crate::units::DiskOffset;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Zeroes are looked for in pieces of this size: the smallest extent.
+const PIECE: usize = 64 << 10;
+const PIECE_BYTES: u64 = 64 << 10;
+/// Looked at first.
+const GLANCE: usize = 64;
 
 /// A run of bytes and where it goes. Ranges within it count from its start.
 #[derive(Clone)]
@@ -42,6 +51,8 @@ pub(super) struct Staged {
     pub(super) data: Vec<Range<u64>>,
     /// What reads as zeroes in the target.
     pub(super) clean: Vec<Range<u64>>,
+    /// Data that was zero, and is clean: whole pieces.
+    pub(super) zeroes: Vec<Range<u64>>,
 }
 
 impl Staged {
@@ -54,6 +65,7 @@ impl Staged {
         Self {
             data: shift(&self.data),
             clean: shift(&self.clean),
+            zeroes: shift(&self.zeroes),
         }
     }
 }
@@ -72,22 +84,13 @@ impl Route {
     }
 }
 
-/// Makes a run ready: its data is in the page cache, and where it has holes the target reads as zeroes.
+/// Makes a run ready: its data is in the page cache, and where it has holes or zeroes the target reads as zeroes.
 pub(super) fn stage(route: &Route) -> Result<Staged, Fault> {
     let data = runs(&route.source, route.at, route.len).map_err(Fault::Source)?;
     for run in &data {
         route
             .source
             .prefetch(DiskOffset(route.at.0 + run.start), run.end - run.start);
-    }
-    let clean = rest(route.len, &data);
-    let dirty = runs(&route.target, route.to, route.len).map_err(Fault::Target)?;
-    for run in both(&clean, &dirty) {
-        let at = DiskOffset(route.to.0 + run.start);
-        route
-            .target
-            .zero(at, run.end - run.start, true)
-            .map_err(Fault::Target)?;
     }
     for run in &data {
         let at = DiskOffset(route.at.0 + run.start);
@@ -96,16 +99,81 @@ pub(super) fn stage(route: &Route) -> Result<Staged, Fault> {
             .populate(at, run.end - run.start)
             .map_err(Fault::Source)?;
     }
-    Ok(Staged { data, clean })
+    let shared = !data.is_empty() && shares(route)?;
+    let zeroes = if shared {
+        // Sharing storage has the source's dirty pages written first: better now than under the hold.
+        route.source.settle(route.at, route.len).map_err(Fault::Source)?;
+        Vec::new()
+    } else {
+        zeroes(route, &data).map_err(Fault::Source)?
+    };
+    let clean = rest(route.len, &minus(&data, &zeroes));
+    clear(route, &clean).map_err(Fault::Target)?;
+    Ok(Staged { data, clean, zeroes })
+}
+
+/// Whether the copy will be one of the storage itself. Only trying tells: with a block, which is cleared or copied again later.
+fn shares(route: &Route) -> Result<bool, Fault> {
+    if route.source.shares_with(&route.target) {
+        route
+            .source
+            .copy_to(route.at, &route.target, route.to, route.len.min(4096))?;
+    }
+    Ok(route.source.shares_with(&route.target))
+}
+
+/// Makes these ranges of the target read as zeroes.
+fn clear(route: &Route, ranges: &[Range<u64>]) -> io::Result<()> {
+    let dirty = runs(&route.target, route.to, route.len)?;
+    for run in both(ranges, &dirty) {
+        let at = DiskOffset(route.to.0 + run.start);
+        route.target.zero(at, run.end - run.start, true)?;
+    }
+    Ok(())
+}
+
+/// The pieces of the source's data that are zero.
+fn zeroes(route: &Route, data: &[Range<u64>]) -> io::Result<Vec<Range<u64>>> {
+    let mut scratch = vec![0; PIECE];
+    let mut found = Vec::new();
+    for piece in pieces(data) {
+        let at = DiskOffset(route.at.0 + piece.start);
+        route.source.read_at(&mut scratch[..GLANCE], at)?;
+        if is_zero(&scratch[..GLANCE]) && still_zero(route, &piece, &mut scratch)? {
+            found.push(piece);
+        }
+    }
+    Ok(found)
+}
+
+/// The whole pieces in these runs.
+fn pieces(runs: &[Range<u64>]) -> impl Iterator<Item = Range<u64>> {
+    runs.iter().flat_map(|run| {
+        let whole = run.start.div_ceil(PIECE_BYTES)..run.end / PIECE_BYTES;
+        whole.map(|piece| piece * PIECE_BYTES..(piece + 1) * PIECE_BYTES)
+    })
+}
+
+fn still_zero(route: &Route, piece: &Range<u64>, scratch: &mut [u8]) -> io::Result<bool> {
+    route
+        .source
+        .read_at(scratch, DiskOffset(route.at.0 + piece.start))?;
+    Ok(is_zero(scratch))
 }
 
 /// The copy, under the hold. Answers how many bytes it copied.
-pub(super) fn copy(route: &Route, clean: &[Range<u64>]) -> Result<u64, Fault> {
+pub(super) fn copy(route: &Route, staged: &Staged, scratch: &mut Scratch) -> Result<u64, Fault> {
     let holes = rest(
         route.len,
         &runs(&route.source, route.at, route.len).map_err(Fault::Source)?,
     );
-    let needed = rest(route.len, &both(&holes, clean));
+    let mut zero = Vec::new();
+    for piece in pieces(&minus(&staged.zeroes, &holes)) {
+        if still_zero(route, &piece, &mut scratch.0).map_err(Fault::Source)? {
+            zero.push(piece);
+        }
+    }
+    let needed = minus(&rest(route.len, &both(&holes, &staged.clean)), &zero);
     for run in &needed {
         let (at, to) = (
             DiskOffset(route.at.0 + run.start),
@@ -117,6 +185,15 @@ pub(super) fn copy(route: &Route, clean: &[Range<u64>]) -> Result<u64, Fault> {
             .map_err(Fault::from)?;
     }
     Ok(total(&needed))
+}
+
+/// Memory for looking at a piece, so that none is asked for under a hold.
+pub(super) struct Scratch(Box<[u8]>);
+
+impl Scratch {
+    pub(super) fn new() -> Self {
+        Self(vec![0; PIECE].into())
+    }
 }
 
 /// Data of a disk's range, counted from the start of the range.
@@ -141,5 +218,124 @@ impl std::fmt::Display for Fault {
             Self::Source(error) => write!(f, "reading failed: {error}"),
             Self::Target(error) => write!(f, "writing failed: {error}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Images;
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    const LEN: u64 = 1 << 20;
+
+    fn route(images: &Images) -> Route {
+        let [source, target] = images.open();
+        Route {
+            source,
+            at: DiskOffset(LEN),
+            target,
+            to: DiskOffset(2 * LEN),
+            len: LEN,
+        }
+    }
+
+    fn bytes(seed: u8, len: usize) -> Vec<u8> {
+        (0..len)
+            .map(|i| seed.wrapping_add(u8::try_from(i % 251).unwrap()))
+            .collect()
+    }
+
+    fn same(images: &Images) -> bool {
+        let mut both = [vec![0; LEN as usize], vec![0; LEN as usize]];
+        images.files[0].read_exact_at(&mut both[0], LEN).unwrap();
+        images.files[1].read_exact_at(&mut both[1], 2 * LEN).unwrap();
+        both[0] == both[1]
+    }
+
+    #[test]
+    fn holes_stay_holes_and_data_arrives() {
+        let images = Images::new();
+        images.files[0]
+            .write_all_at(&bytes(1, 8192), LEN + 65536)
+            .unwrap();
+        images.files[1]
+            .write_all_at(&bytes(9, LEN as usize), 2 * LEN)
+            .unwrap();
+        let route = route(&images);
+        let staged = stage(&route).unwrap();
+        assert_eq!(staged.data, vec![65536..65536 + 8192]);
+        assert_eq!(copy(&route, &staged, &mut Scratch::new()).unwrap(), 8192);
+        assert!(same(&images));
+        assert_eq!(total(&runs(&route.target, route.to, LEN).unwrap()), 8192);
+    }
+
+    #[test]
+    fn what_changes_between_staging_and_copy_is_copied() {
+        let images = Images::new();
+        images.files[0].write_all_at(&bytes(1, 8192), LEN).unwrap();
+        images.files[0]
+            .write_all_at(&vec![0; 3 * PIECE], LEN + 2 * PIECE_BYTES)
+            .unwrap();
+        let route = route(&images);
+        let staged = stage(&route).unwrap();
+        assert_eq!(total(&staged.zeroes), 3 * PIECE_BYTES);
+        // Into a hole, into zeroes, and a hole where data was.
+        images.files[0]
+            .write_all_at(&bytes(2, 4096), LEN + 12 * PIECE_BYTES)
+            .unwrap();
+        images.files[0]
+            .write_all_at(&bytes(3, 4096), LEN + 3 * PIECE_BYTES + 4096)
+            .unwrap();
+        route.source.zero(DiskOffset(LEN), 4096, true).unwrap();
+        let copied = copy(&route, &staged, &mut Scratch::new()).unwrap();
+        assert!(same(&images));
+        // The block of data that is left, the one in the hole, the piece that is not zero any more, and what was punched: it was not clean.
+        assert_eq!(copied, 4096 + 4096 + PIECE_BYTES + 4096);
+    }
+
+    #[test]
+    fn what_was_left_of_an_attempt_that_was_given_up_is_cleared() {
+        let images = Images::new();
+        images.files[0]
+            .write_all_at(&bytes(1, LEN as usize), LEN)
+            .unwrap();
+        let route = route(&images);
+        let staged = stage(&route).unwrap();
+        copy(&route, &staged, &mut Scratch::new()).unwrap();
+        route.source.zero(route.at, LEN / 2, true).unwrap();
+        let staged = stage(&route).unwrap();
+        assert_eq!(copy(&route, &staged, &mut Scratch::new()).unwrap(), LEN / 2);
+        assert!(same(&images));
+    }
+
+    #[test]
+    fn a_truncated_side_is_named() {
+        let images = Images::new();
+        images.files[0]
+            .write_all_at(&bytes(1, LEN as usize), LEN)
+            .unwrap();
+        let route = route(&images);
+        images.files[0].set_len(LEN + 4096).unwrap();
+        assert!(matches!(stage(&route), Err(Fault::Source(_))));
+        let images = Images::new();
+        let route = self::route(&images);
+        images.files[1].set_len(LEN).unwrap();
+        assert!(matches!(stage(&route), Err(Fault::Target(_))));
+    }
+
+    #[test]
+    fn parts_keep_what_is_known_of_them() {
+        let staged = Staged {
+            data: vec![10..20, 30..50],
+            clean: vec![0..10, 20..30],
+            zeroes: vec![],
+        };
+        let part = Staged {
+            data: vec![0..5, 15..20],
+            clean: vec![5..15],
+            zeroes: vec![],
+        };
+        assert_eq!(staged.part(&(15..35)), part);
     }
 }

@@ -1,9 +1,10 @@
-//! Where the moved data goes: contiguous where there is room for it, disk by disk otherwise. Pure.
+//! Where the moved data goes, step by step. Pure; the choice of extents is the allocator's.
 
 use super::steps::sub_area;
+use crate::pool::alloc::{Policy, Shortage, Space, Wish, allocate};
 use crate::pool::model::{Area, Segment};
-use crate::store::{Step, Use};
-use crate::units::{DiskExtent, DiskId, VolumeExtent, VolumeId};
+use crate::store::Step;
+use crate::units::{DiskId, VolumeExtent, VolumeId};
 
 /// A run of a volume that is to leave its home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,157 +13,55 @@ pub(super) struct Source {
     pub(super) volume: VolumeId,
     /// The run and its home.
     pub(super) run: Segment,
-    /// The end of the home of what comes before it in the volume, if it has a home: free extents there continue it.
-    pub(super) before: Option<(DiskId, DiskExtent)>,
+    /// The home of what comes before it in the volume, if it has one: best right behind it.
+    pub(super) before: Option<Area>,
 }
 
-/// A disk that data may go to, and its free runs by start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Target {
-    /// The disk.
-    pub(super) disk: DiskId,
-    /// Its free runs.
-    pub(super) free: Vec<Area>,
-}
-
-/// Which target is taken first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Preference {
-    /// In the order given, as long as there is room.
-    Order,
-    /// Where it stays in one piece, and there where most is free.
-    Room,
-}
-
-impl Target {
-    /// From what is taken of a disk of so many extents; `uses` by start.
-    pub(super) fn new(disk: DiskId, extents: u64, uses: &[Use]) -> Self {
-        let mut free = Vec::new();
-        let mut next = 1;
-        for taken in uses {
-            push_free(&mut free, disk, next, taken.area.start.0.min(extents));
-            next = next.max(taken.area.end().0);
-        }
-        push_free(&mut free, disk, next, extents);
-        Self { disk, free }
-    }
-
-    /// Free extents.
-    pub(super) fn room(&self) -> u64 {
-        self.free.iter().map(|run| run.len).sum()
-    }
-
-    /// Length of the longest free run.
-    fn longest(&self) -> u64 {
-        self.free.iter().map(|run| run.len).max().unwrap_or(0)
-    }
-
-    /// Takes exactly this area, if it is free.
-    pub(super) fn take_at(&mut self, start: DiskExtent, len: u64) -> Option<Area> {
-        let index = self
-            .free
-            .iter()
-            .position(|run| run.start <= start && start.0 + len <= run.end().0)?;
-        let run = self.free.remove(index);
-        let rest = [(run.start.0, start.0), (start.0 + len, run.end().0)];
-        let mut left = Vec::new();
-        rest.iter()
-            .for_each(|&(from, to)| push_free(&mut left, self.disk, from, to));
-        self.free.splice(index..index, left);
-        Some(Area {
-            disk: self.disk,
-            start,
-            len,
-        })
-    }
-
-    /// Takes the first run of that length.
-    fn take(&mut self, len: u64) -> Option<Area> {
-        let start = self.free.iter().find(|run| run.len >= len)?.start;
-        self.take_at(start, len)
-    }
-
-    /// Takes the start of the longest run, at most so much.
-    fn take_longest(&mut self, most: u64) -> Option<Area> {
-        self.take(self.longest().min(most)).filter(|area| area.len > 0)
-    }
-}
-
-fn push_free(free: &mut Vec<Area>, disk: DiskId, from: u64, to: u64) {
-    if from < to {
-        free.push(Area {
-            disk,
-            start: DiskExtent(from),
-            len: to - from,
-        });
-    }
-}
-
-/// Destinations for all sources, which are in order of volume and address; `None` when there is not enough room.
+/// Destinations for all sources, which are in order of volume and address: on these disks in order of preference, wherever there is
+/// room if none are named. What is taken is taken from `spaces`.
 pub(super) fn lay_out(
     sources: &[Source],
-    targets: &mut [Target],
-    preference: Preference,
-) -> Option<Vec<Step>> {
+    spaces: &mut [Space],
+    on: &[DiskId],
+) -> Result<Vec<Step>, Shortage> {
+    let extents = |run: &[Source]| run.iter().map(|source| source.run.home.len).sum();
+    let wish = |run: &[Source]| Wish {
+        extents: extents(run),
+        on: on.to_vec(),
+        after: run.first().and_then(|first| first.before),
+        policy: Policy::Order,
+    };
+    // All together first: a shortage tells of everything that is asked for.
+    allocate(spaces, &wish(sources))?;
     let mut steps = Vec::new();
-    for run in sources.chunk_by(together) {
-        let areas = place(run, targets, preference)?;
+    for run in sources.chunk_by(|a, b| a.volume == b.volume && a.run.end() == b.run.start) {
+        let areas = allocate(spaces, &wish(run))?;
+        areas.iter().for_each(|area| take(spaces, *area));
         pair(run, &areas, &mut steps);
     }
-    Some(steps)
+    Ok(steps)
 }
 
-/// Whether the two should stay in one piece: neighbours in the volume that want to go to neighbouring places.
-fn together(a: &Source, b: &Source) -> bool {
-    let follows = (a.run.home.disk, a.run.home.end());
-    let wanted = a
-        .before
-        .map(|(disk, at)| (disk, DiskExtent(at.0 + a.run.home.len)));
-    a.volume == b.volume && a.run.end() == b.run.start && (b.before == Some(follows) || b.before == wanted)
-}
-
-/// Areas for a run of sources without gaps.
-fn place(run: &[Source], targets: &mut [Target], preference: Preference) -> Option<Vec<Area>> {
-    let len = run.iter().map(|source| source.run.home.len).sum();
-    if let Some(area) = run
-        .first()
-        .and_then(|first| continuation(first, len, targets, preference))
-    {
-        return Some(vec![area]);
-    }
-    if preference == Preference::Room {
-        targets.sort_by_key(|target| std::cmp::Reverse(target.room()));
-        if let Some(area) = targets.iter_mut().find_map(|target| target.take(len)) {
-            return Some(vec![area]);
-        }
-    }
-    in_order(len, targets)
-}
-
-/// The free extents right after the home of what comes before, unless that disk is only a later choice.
-fn continuation(first: &Source, len: u64, targets: &mut [Target], preference: Preference) -> Option<Area> {
-    let (disk, at) = first.before?;
-    let index = targets.iter().position(|target| target.disk == disk)?;
-    let earlier_has_room = targets.iter().take(index).any(|target| target.room() > 0);
-    if preference == Preference::Order && earlier_has_room {
-        return None;
-    }
-    targets.get_mut(index)?.take_at(at, len)
-}
-
-/// Fills target after target: in one piece where it goes, in the fewest pieces otherwise.
-fn in_order(mut len: u64, targets: &mut [Target]) -> Option<Vec<Area>> {
-    let mut areas = Vec::new();
-    for target in targets {
-        while len > 0 {
-            let Some(area) = target.take(len).or_else(|| target.take_longest(len)) else {
-                break;
-            };
-            len -= area.len;
-            areas.push(area);
-        }
-    }
-    (len == 0).then_some(areas)
+/// An area is free no more.
+fn take(spaces: &mut [Space], area: Area) {
+    let Some(space) = spaces.iter_mut().find(|space| space.disk == area.disk) else {
+        return;
+    };
+    let around = |run: &Area| {
+        let before = (run.start, area.start.min(run.end()));
+        let behind = (area.end().max(run.start), run.end());
+        [before, behind].map(|(from, to)| Area {
+            disk: run.disk,
+            start: from,
+            len: to.0.saturating_sub(from.0),
+        })
+    };
+    space.free = space
+        .free
+        .iter()
+        .flat_map(around)
+        .filter(|run| run.len > 0)
+        .collect();
 }
 
 /// Steps that move the sources to the areas, which are as long together.
@@ -195,7 +94,9 @@ fn pair(sources: &[Source], areas: &[Area], steps: &mut Vec<Step>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Owner;
+    use crate::pool::alloc::free_runs;
+    use crate::pool::names::Name;
+    use crate::units::DiskExtent;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -207,16 +108,16 @@ mod tests {
         }
     }
 
-    fn target(disk: u32, extents: u64, taken: &[(u64, u64)]) -> Target {
-        let owner = Owner::Volume(VolumeId(9));
-        let uses: Vec<Use> = taken
-            .iter()
-            .map(|&(start, len)| Use {
-                area: area(disk, start, len),
-                owner,
-            })
-            .collect();
-        Target::new(DiskId(disk), extents, &uses)
+    fn space(disk: u32, extents: u64, taken: &[(u64, u64)]) -> Space {
+        let taken = taken.iter().map(|&(start, len)| area(disk, start, len));
+        Space {
+            disk: DiskId(disk),
+            name: Name::new("disk", &format!("d{disk}")).unwrap(),
+            allocate: true,
+            free: free_runs(DiskId(disk), extents, taken),
+            reserve: 0,
+            quarantined: 0,
+        }
     }
 
     fn source(start: u64, at: u64, len: u64) -> Source {
@@ -231,68 +132,46 @@ mod tests {
         }
     }
 
-    #[test]
-    fn free_runs_leave_out_the_label_and_what_is_taken() {
-        assert_eq!(target(2, 10, &[]).free, vec![area(2, 1, 9)]);
-        assert_eq!(target(2, 10, &[(1, 3), (6, 4)]).free, vec![area(2, 4, 2)]);
-        assert_eq!(target(2, 10, &[(4, 2)]).free, vec![area(2, 1, 3), area(2, 6, 4)]);
-        assert_eq!(target(2, 0, &[]).free, vec![]);
-        assert_eq!(target(2, 3, &[(1, 9)]).free, vec![]);
+    fn to(steps: &[Step]) -> Vec<Area> {
+        steps.iter().map(|step| step.to).collect()
     }
 
     #[test]
     fn segments_become_one_where_there_is_room() {
-        let mut targets = [target(2, 10, &[(3, 1)]), target(3, 100, &[])];
-        let steps = lay_out(
-            &[source(0, 50, 4), source(4, 20, 4)],
-            &mut targets,
-            Preference::Room,
-        )
-        .unwrap();
-        assert_eq!(
-            steps.iter().map(|s| s.to).collect::<Vec<_>>(),
-            vec![area(3, 1, 4), area(3, 5, 4)]
-        );
-    }
-
-    #[test]
-    fn the_first_choice_is_filled_before_the_second() {
-        let mut targets = [target(2, 10, &[(4, 1)]), target(3, 100, &[])];
-        let steps = lay_out(&[source(0, 50, 10)], &mut targets, Preference::Order).unwrap();
-        assert_eq!(
-            steps.iter().map(|s| s.to).collect::<Vec<_>>(),
-            vec![area(2, 5, 5), area(2, 1, 3), area(3, 1, 2)]
-        );
+        let mut spaces = [space(2, 10, &[(3, 1)]), space(3, 100, &[])];
+        let steps = lay_out(&[source(0, 50, 4), source(4, 20, 4)], &mut spaces, &[]).unwrap();
+        assert_eq!(to(&steps), [area(3, 1, 4), area(3, 5, 4)]);
+        assert_eq!(spaces[1].free, [area(3, 9, 91)]);
     }
 
     #[test]
     fn a_run_continues_what_lies_before_it() {
-        let mut one = source(4, 50, 2);
-        one.before = Some((DiskId(2), DiskExtent(7)));
-        let mut targets = [target(2, 20, &[(4, 3)])];
-        let steps = lay_out(&[one], &mut targets, Preference::Order).unwrap();
-        assert_eq!(steps[0].to, area(2, 7, 2));
-        let mut targets = [target(3, 20, &[]), target(2, 20, &[(4, 3)])];
-        assert_eq!(
-            lay_out(&[one], &mut targets, Preference::Order).unwrap()[0].to,
-            area(3, 1, 2)
-        );
+        let before = Some(area(2, 4, 3));
+        let mut spaces = [space(2, 20, &[(4, 3)])];
+        let steps = lay_out(
+            &[Source {
+                before,
+                ..source(4, 50, 2)
+            }],
+            &mut spaces,
+            &[DiskId(2)],
+        )
+        .unwrap();
+        assert_eq!(to(&steps), [area(2, 7, 2)]);
     }
 
     #[test]
-    fn too_little_room_is_none() {
-        let mut targets = [target(2, 4, &[])];
-        assert_eq!(
-            lay_out(&[source(0, 50, 4)], &mut targets, Preference::Order),
-            None
-        );
+    fn a_shortage_tells_of_all_that_is_asked_for() {
+        let mut spaces = [space(2, 4, &[])];
+        let short = lay_out(&[source(0, 50, 2), source(9, 60, 2)], &mut spaces, &[DiskId(2)]).unwrap_err();
+        assert_eq!(short.wanted, 4);
     }
 
     /// Sources on disk 1, some of them adjacent in the volume, and targets with holes.
-    fn case() -> impl Strategy<Value = (Vec<Source>, Vec<Target>)> {
+    fn case() -> impl Strategy<Value = (Vec<Source>, Vec<Space>)> {
         let runs = prop::collection::vec((0u64..3, 1u64..6, 0u64..4), 1..12);
         let taken = prop::collection::vec(prop::collection::vec((0u64..5, 1u64..4), 0..8), 1..4);
-        (runs, taken).prop_map(|(runs, taken)| (sources(&runs), targets(&taken)))
+        (runs, taken).prop_map(|(runs, taken)| (sources(&runs), spaces(&taken)))
     }
 
     fn sources(runs: &[(u64, u64, u64)]) -> Vec<Source> {
@@ -308,7 +187,7 @@ mod tests {
         sources
     }
 
-    fn targets(taken: &[Vec<(u64, u64)>]) -> Vec<Target> {
+    fn spaces(taken: &[Vec<(u64, u64)>]) -> Vec<Space> {
         let one = |(index, gaps): (usize, &Vec<(u64, u64)>)| {
             let mut at = 1;
             let mut uses = Vec::new();
@@ -316,7 +195,7 @@ mod tests {
                 uses.push((at + gap, len));
                 at += gap + len;
             }
-            target(u32::try_from(index).unwrap() + 2, at + 10, &uses)
+            space(u32::try_from(index).unwrap() + 2, at + 10, &uses)
         };
         taken.iter().enumerate().map(one).collect()
     }
@@ -328,22 +207,33 @@ mod tests {
             .collect()
     }
 
+    fn free(spaces: &[Space]) -> BTreeSet<(u32, u64)> {
+        extents(spaces.iter().flat_map(|space| space.free.clone()))
+            .into_iter()
+            .collect()
+    }
+
+    /// Volume extent and disk extent of each extent moved.
+    fn each(runs: impl IntoIterator<Item = Segment>) -> Vec<(u64, u64)> {
+        let pairs = |run: Segment| (0..run.home.len).map(move |i| (run.start.0 + i, run.home.start.0 + i));
+        runs.into_iter().flat_map(pairs).collect()
+    }
+
     proptest! {
         #[test]
-        fn steps_cover_exactly_what_is_asked_and_take_only_what_is_free((sources, mut targets) in case(), order: bool) {
-            let before: BTreeSet<_> = extents(targets.iter().flat_map(|t| t.free.clone())).into_iter().collect();
-            let wanted: Vec<_> = sources.iter().flat_map(|s| (0..s.run.home.len).map(|i| (s.run.start.0 + i, s.run.home.start.0 + i))).collect();
-            let preference = if order { Preference::Order } else { Preference::Room };
-            let Some(steps) = lay_out(&sources, &mut targets, preference) else {
+        fn steps_cover_exactly_what_is_asked_and_take_only_what_is_free((sources, mut spaces) in case(), named: bool) {
+            let before = free(&spaces);
+            let wanted = each(sources.iter().map(|source| source.run));
+            let on: Vec<DiskId> = spaces.iter().filter(|_| named).map(|space| space.disk).collect();
+            let Ok(steps) = lay_out(&sources, &mut spaces, &on) else {
                 prop_assert!(before.len() < wanted.len(), "there was room");
                 return Ok(());
             };
-            let covered: Vec<_> = steps.iter().flat_map(|s| (0..s.to.len).map(|i| (s.from.start.0 + i, s.from.home.start.0 + i))).collect();
-            prop_assert_eq!(covered, wanted);
-            prop_assert!(steps.iter().all(|s| s.from.home.len == s.to.len && s.done == 0));
-            let taken: BTreeSet<_> = extents(steps.iter().map(|s| s.to)).into_iter().collect();
-            prop_assert_eq!(taken.len(), extents(steps.iter().map(|s| s.to)).len(), "an extent is given twice");
-            let after: BTreeSet<_> = extents(targets.iter().flat_map(|t| t.free.clone())).into_iter().collect();
+            prop_assert_eq!(each(steps.iter().map(|step| step.from)), wanted);
+            prop_assert!(steps.iter().all(|step| step.from.home.len == step.to.len && step.done == 0));
+            let taken: BTreeSet<_> = extents(to(&steps)).into_iter().collect();
+            prop_assert_eq!(taken.len(), extents(to(&steps)).len(), "an extent is given twice");
+            let after = free(&spaces);
             prop_assert!(taken.is_subset(&before) && taken.is_disjoint(&after));
             prop_assert_eq!(taken.len() + after.len(), before.len());
         }

@@ -33,6 +33,8 @@ mod plan;
 mod ranges;
 mod stager;
 mod steps;
+#[cfg(test)]
+mod testing;
 mod wishes;
 mod worker;
 

@@ -1,6 +1,6 @@
 //! The series of changes that a job is: each moves one chunk.
 
-use super::copier::{Fault, Route, Staged, copy};
+use super::copier::{Fault, Route, Scratch, Staged, copy};
 use super::pace::{ChunkSize, HOLD_TARGET, Limiter};
 use super::ranges::{clip, total};
 use super::stager::{Stager, Window};
@@ -57,6 +57,8 @@ struct Begun {
     staged: Staged,
     copied: u64,
     copying: Duration,
+    /// Asked for again after its work: what is clean is not known any more.
+    again: bool,
 }
 
 /// The steps of a job, moved chunk by chunk.
@@ -74,6 +76,7 @@ pub(super) struct Mover {
     stager: Stager,
     window: Option<(Window, u64)>,
     begun: VecDeque<Begun>,
+    scratch: Scratch,
     chunk_size: ChunkSize,
     limiter: Limiter,
     round_ends: Instant,
@@ -97,6 +100,7 @@ impl Mover {
             stager: Stager::start()?,
             window: None,
             begun: VecDeque::new(),
+            scratch: Scratch::new(),
             chunk_size: ChunkSize::new(HOLD_TARGET),
             limiter: Limiter::new(None, now),
             round_ends: now,
@@ -257,6 +261,7 @@ impl Mover {
             staged: window.staged.part(&(at..at + len)),
             copied: 0,
             copying: Duration::ZERO,
+            again: false,
         };
         if skip + extents < window.chunk.len() {
             self.window = Some((window, skip + extents));
@@ -333,8 +338,11 @@ impl Series for Mover {
         let Some(begun) = self.begun.front_mut() else {
             return Err("no chunk was begun".into());
         };
+        if std::mem::replace(&mut begun.again, true) {
+            begun.staged = Staged::default();
+        }
         let start = Instant::now();
-        match copy(&begun.route, &begun.staged.clean) {
+        match copy(&begun.route, &begun.staged, &mut self.scratch) {
             Ok(bytes) => {
                 begun.copied = bytes;
                 begun.copying = start.elapsed();

@@ -1,13 +1,14 @@
 //! What a request comes to: the copy progress table, or why there is no room for it. Reads the store, changes nothing.
 
 use super::Request;
-use super::layout::{Preference, Source, Target, lay_out};
+use super::layout::{Source, lay_out};
 use super::steps::{moved, still_at};
 use crate::error::{Error, Kind, Result};
-use crate::pool::model::{DiskRecord, Segment, Span, VolumeRecord};
-use crate::store::{Owner, Step, Store, Use};
-use crate::units::{DiskExtent, DiskId, ExtentSize, JobId, VolumeExtent, VolumeId};
-use std::collections::BTreeSet;
+use crate::pool::alloc::{Space, free_runs};
+use crate::pool::model::{Area, DiskRecord, Segment, Span, VolumeRecord};
+use crate::store::{Owner, Step, Store};
+use crate::units::{DiskId, ExtentSize, JobId, VolumeExtent, VolumeId};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Plans a job: the copy progress table it would have. Changes nothing. Empty when everything lies there already.
 ///
@@ -31,171 +32,93 @@ pub fn plan(store: &mut dyn Store, request: &Request) -> Result<Vec<Step>> {
                 Some(disk) => segment.home.disk == *disk,
                 None => !to.contains(&segment.home.disk),
             })?;
-            let room = Room {
-                disks: &disks,
-                to,
-                except: *from,
-                closed_too: false,
-            };
-            room.steps(store, &subject, &sources)
+            steps(store, &subject, &sources, *from, to)
         }
         Request::Evacuate { disk, to } => {
             let subject = format!("disk {}", find_disk(&disks, *disk)?.name);
             check_disks(&disks, &subject, Some(*disk), to)?;
             refuse_other_jobs(store, *disk, &subject)?;
             let sources = sources_on_disk(store, *disk)?;
-            let room = Room {
-                disks: &disks,
-                to,
-                except: Some(*disk),
-                closed_too: false,
-            };
-            room.steps(store, &subject, &sources)
+            steps(store, &subject, &sources, Some(*disk), to)
         }
     }
 }
 
-/// The way back of a job: what its steps have moved and still lies where they put it, to the disks it came from; the very
-/// extents where they are free. What it was not allowed to use on the way (`no-allocate`) it may use on the way back.
+/// The way back of a job: what its steps have moved and still lies where they put it, to the disks it came from, and best to where it
+/// was. What the job was not allowed to use on the way (`no-allocate`) it may use on the way back.
 ///
 /// # Errors
 /// When there is not enough room any more.
 pub(super) fn plan_back(store: &mut dyn Store, steps: &[Step], subject: &str) -> Result<Vec<Step>> {
-    let disks = store.disks()?;
-    let mut table = Vec::new();
+    let mut homeward: BTreeMap<DiskId, Vec<Source>> = BTreeMap::new();
     for chunk in steps.iter().filter_map(moved) {
         let there = Segment {
             start: chunk.from.start,
             home: chunk.to,
         };
-        let now = store.segments(chunk.volume, there.start, there.end())?;
+        let now = store.segments(
+            chunk.volume,
+            VolumeExtent(there.start.0.saturating_sub(1)),
+            there.end(),
+        )?;
         for run in still_at(there, &now) {
-            let skip = run.start.0 - there.start.0;
+            let before = now
+                .iter()
+                .find(|segment| segment.end() == run.start)
+                .map(|segment| segment.home);
             let source = Source {
                 volume: chunk.volume,
                 run,
-                before: None,
+                before,
             };
-            let old = chunk.from.home;
-            let exact = Source {
-                before: Some((old.disk, DiskExtent(old.start.0 + skip))),
-                ..source
-            };
-            table.push((old.disk, exact));
+            homeward.entry(chunk.from.home.disk).or_default().push(source);
         }
     }
+    let size = store.header()?.extent_size;
+    let mut spaces = spaces(store, None)?;
+    spaces.iter_mut().for_each(|space| space.allocate = true);
     let mut back = Vec::new();
-    for disk in table.iter().map(|(disk, _)| *disk).collect::<BTreeSet<_>>() {
-        let mut sources: Vec<Source> = table
-            .iter()
-            .filter(|(old, _)| *old == disk)
-            .map(|(_, s)| *s)
-            .collect();
+    for (disk, mut sources) in homeward {
         sources.sort_by_key(|source| (source.volume, source.run.start));
-        let room = Room {
-            disks: &disks,
-            to: &[disk],
-            except: None,
-            closed_too: true,
-        };
-        back.extend(room.steps(store, subject, &sources)?);
+        let part = lay_out(&sources, &mut spaces, &[disk]);
+        back.extend(part.map_err(|shortage| shortage.error(subject, size))?);
     }
     Ok(back)
 }
 
-/// The disks that may be taken.
-struct Room<'a> {
-    disks: &'a [DiskRecord],
-    /// In order of preference; all if empty.
-    to: &'a [DiskId],
-    /// The source.
-    except: Option<DiskId>,
-    /// Disks with `no-allocate` too.
-    closed_too: bool,
+/// Steps for the sources, or why there is no room for them.
+fn steps(
+    store: &mut dyn Store,
+    subject: &str,
+    sources: &[Source],
+    from: Option<DiskId>,
+    to: &[DiskId],
+) -> Result<Vec<Step>> {
+    let mut spaces = spaces(store, from)?;
+    let size = store.header()?.extent_size;
+    lay_out(sources, &mut spaces, to).map_err(|shortage| shortage.error(subject, size))
 }
 
-impl Room<'_> {
-    /// Steps for the sources, or why there is no room for them.
-    fn steps(&self, store: &mut dyn Store, subject: &str, sources: &[Source]) -> Result<Vec<Step>> {
-        let mut targets = Vec::new();
-        let mut reasons = Vec::new();
-        for record in self.candidates() {
-            let uses = store.uses(record.id)?;
-            let target = Target::new(record.id, record.extents, &uses);
-            reasons.push(format!(
-                "disk {}: {}",
-                record.name,
-                self.reason(record, &target, &uses)
-            ));
-            if self.takes(record) {
-                targets.push(target);
-            }
-        }
-        let preference = if self.to.is_empty() {
-            Preference::Room
-        } else {
-            Preference::Order
-        };
-        let room: u64 = targets.iter().map(Target::room).sum();
-        let steps = lay_out(sources, &mut targets, preference);
-        let size = store.header()?.extent_size;
-        steps.ok_or_else(|| shortage(subject, sources, room, size, &reasons))
-    }
-
-    /// Those named, in their order, or all.
-    fn candidates(&self) -> Vec<&DiskRecord> {
-        if self.to.is_empty() {
-            return self.disks.iter().collect();
-        }
-        let named = |id: &DiskId| self.disks.iter().find(|record| record.id == *id);
-        self.to.iter().filter_map(named).collect()
-    }
-
-    fn takes(&self, record: &DiskRecord) -> bool {
-        (record.allocate || self.closed_too) && self.except != Some(record.id)
-    }
-
-    fn reason(&self, record: &DiskRecord, target: &Target, uses: &[Use]) -> String {
-        if self.except == Some(record.id) {
-            return "is what is to be emptied".into();
-        }
-        if !record.allocate && !self.closed_too {
-            return "no-allocate is set".into();
-        }
-        let waiting: u64 = uses
-            .iter()
-            .filter(|u| matches!(u.owner, Owner::Quarantine(_)))
-            .map(|u| u.area.len)
-            .sum();
-        let jobs: u64 = uses
-            .iter()
-            .filter(|u| matches!(u.owner, Owner::Job(_)))
-            .map(|u| u.area.len)
-            .sum();
-        let mut text = format!(
-            "{} of {} extents free",
-            target.room(),
-            record.extents.saturating_sub(1)
-        );
-        if waiting > 0 {
-            text.push_str(&format!(", {waiting} in quarantine"));
-        }
-        if jobs > 0 {
-            text.push_str(&format!(", {jobs} kept for jobs"));
-        }
-        text
-    }
+/// All disks but this one, as the allocator sees them.
+fn spaces(store: &mut dyn Store, except: Option<DiskId>) -> Result<Vec<Space>> {
+    let disks = store.disks()?;
+    let others = disks.into_iter().filter(|disk| Some(disk.id) != except);
+    others.map(|disk| space(store, disk)).collect()
 }
 
-fn shortage(subject: &str, sources: &[Source], room: u64, size: ExtentSize, reasons: &[String]) -> Error {
-    let needed: u64 = sources.iter().map(|source| source.run.home.len).sum();
-    let kib = size.bytes() >> 10;
-    let why = format!(
-        "needs {needed} extents of {kib} KiB and there is room for {room}: {}",
-        reasons.join("; ")
-    );
-    Error::failed(subject, why)
-        .hint("make room, add a disk with `vctl disk add`, or name other disks with --to")
+fn space(store: &mut dyn Store, disk: DiskRecord) -> Result<Space> {
+    let uses = store.uses(disk.id)?;
+    let quarantined = uses
+        .iter()
+        .filter(|taken| matches!(taken.owner, Owner::Quarantine(_)));
+    Ok(Space {
+        disk: disk.id,
+        allocate: disk.allocate,
+        free: free_runs(disk.id, disk.extents, uses.iter().map(|taken| taken.area)),
+        reserve: 0,
+        quarantined: quarantined.map(|taken| taken.area.len).sum(),
+        name: disk.name,
+    })
 }
 
 fn find_volume(store: &mut dyn Store, id: VolumeId) -> Result<VolumeRecord> {
@@ -271,9 +194,9 @@ fn sources_of_volume(
     let mut sources = Vec::new();
     let mut last: Option<Segment> = None;
     for segment in segments {
-        let before = last
+        let before: Option<Area> = last
             .filter(|last| last.end() == segment.start)
-            .map(|last| (last.home.disk, last.home.end()));
+            .map(|last| last.home);
         last = Some(segment);
         let run = segment.clip(start, end).filter(|_| wanted(&segment));
         sources.extend(run.map(|run| Source { volume, run, before }));

@@ -126,8 +126,12 @@ impl<'a> Worker<'a> {
             self.mover.begin_round(now + ROUND);
             let end = self.controller.run_series(&mut self.mover);
             self.count();
-            end?;
-            self.overcome()?;
+            match end {
+                Ok(()) => self.overcome()?,
+                // The operator's wish may be what took the reservation away.
+                Err(_) if self.unwanted()? => self.start_over()?,
+                Err(why) => return Err(why),
+            }
         }
         self.save_figures(FIGURES_EVERY)?;
         if self.cadence.due(Instant::now()) {
@@ -167,8 +171,7 @@ impl<'a> Worker<'a> {
         let Some(trouble) = self.mover.take_trouble() else {
             return self.waits_for("");
         };
-        let steps = self.mover.steps().to_vec();
-        self.mover.restart(steps)?;
+        self.start_over()?;
         match trouble {
             Trouble::Disk(chunk, fault) => Err(self.disk_failed(&chunk, &fault)),
             Trouble::NoDisk(id) => {
@@ -197,8 +200,6 @@ impl<'a> Worker<'a> {
                 &format!("an apparatus refuses: {why}"),
                 "see `vctl apparatus list`",
             )),
-            // The operator's wish may be what took the reservation away.
-            Reason::Store(why) | Reason::Work(why) if self.unwanted()? => self.waits_for(&why),
             Reason::Store(why) | Reason::Work(why) => Err(Error::failed(&self.subject, why)),
             reason => {
                 self.not_before = Instant::now() + self.backoff.next();
@@ -207,6 +208,13 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// From the copy progress table as the store has it.
+    fn start_over(&mut self) -> Result<()> {
+        let steps = self.controller.store().steps(self.job.id)?;
+        self.mover.restart(steps)
+    }
+
+    /// Whether the operator has wished something else since the job was last looked at.
     fn unwanted(&mut self) -> Result<bool> {
         let state = find(self.controller.store(), self.job.id)?.state;
         Ok(state != self.job.state)

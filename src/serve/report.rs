@@ -1,0 +1,108 @@
+//! Writes events about trouble on the data path to the store, from a thread of its own and not too many.
+
+use crate::control::server::OpenStore;
+use crate::data::Report;
+use crate::error::Result;
+use crate::store::{Severity, Store};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Events that wait to be written; more are dropped, and the counters still tell.
+const MOST: usize = 64;
+/// The same trouble is told once in this time.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// The data path's end.
+pub(super) struct Reporter {
+    events: Sender<Told>,
+}
+
+struct Told {
+    severity: Severity,
+    subject: String,
+    text: String,
+}
+
+impl Reporter {
+    /// Starts the thread; it ends when this is dropped.
+    pub(super) fn start(open_store: OpenStore) -> io::Result<Arc<Self>> {
+        let (events, told) = bounded(MOST);
+        let write = move || write_all(&told, &open_store);
+        thread::Builder::new().name("events".into()).spawn(write)?;
+        Ok(Arc::new(Self { events }))
+    }
+
+    /// Tells the operator.
+    pub(super) fn tell(&self, severity: Severity, subject: impl Into<String>, text: impl Into<String>) {
+        // Dropped when too many wait: a failing disk must not stop the others.
+        let _ = self.events.try_send(Told {
+            severity,
+            subject: subject.into(),
+            text: text.into(),
+        });
+    }
+}
+
+impl Report for Reporter {
+    fn disk_failed(&self, disk: &str, what: &str, why: &str) {
+        self.tell(
+            Severity::Error,
+            format!("disk {disk}"),
+            format!("{what} failed: {why}"),
+        );
+    }
+
+    fn harden_failed(&self, why: &str) {
+        self.tell(
+            Severity::Error,
+            "flush",
+            format!("a change could not be made durable: {why}"),
+        );
+    }
+}
+
+fn write_all(told: &Receiver<Told>, open_store: &OpenStore) {
+    let mut store = None;
+    let mut last: HashMap<(String, String), Instant> = HashMap::new();
+    for Told {
+        severity,
+        subject,
+        text,
+    } in told
+    {
+        last.retain(|_, at| at.elapsed() < QUIET);
+        if last
+            .insert((subject.clone(), text.clone()), Instant::now())
+            .is_some()
+        {
+            continue;
+        }
+        match severity {
+            Severity::Error => log::error!("{subject}: {text}"),
+            Severity::Warning => log::warn!("{subject}: {text}"),
+            Severity::Info => log::info!("{subject}: {text}"),
+        }
+        if let Err(error) = write(&mut store, open_store, severity, &subject, &text) {
+            log::warn!("event not recorded: {error}");
+            store = None;
+        }
+    }
+}
+
+fn write(
+    store: &mut Option<Box<dyn Store>>,
+    open_store: &OpenStore,
+    severity: Severity,
+    subject: &str,
+    text: &str,
+) -> Result<()> {
+    let store = match store {
+        Some(store) => store,
+        None => store.insert(open_store()?),
+    };
+    store.log(severity, subject, text)
+}

@@ -1,0 +1,169 @@
+//! Failing disks: errors, told where they belong, and no signal.
+
+use super::*;
+
+#[test]
+fn a_truncated_image_answers_with_errors_and_stays_lost() {
+    for dir in places() {
+        let record = image(dir.path(), 1, 8);
+        let disk = opened(&record);
+        let other = opened(&image(dir.path(), 2, 8));
+        disk.write_at(&pattern(7 * MIB), DiskOffset(MIB)).unwrap();
+        disk.populate(DiskOffset(MIB), 7 * MIB).unwrap();
+        let file = OpenOptions::new().write(true).open(&record.path).unwrap();
+        file.set_len(4 * MIB).unwrap();
+
+        let lost = DiskOffset(6 * MIB);
+        let mut buf = vec![0; 4096];
+        assert!(through_mapping(&disk, lost.0, 4096).is_err());
+        assert!(disk.populate(lost, 4096).is_err());
+        assert!(!disk.resident(lost, 4096));
+        assert_eq!(
+            disk.read_at(&mut buf, lost).unwrap_err().kind(),
+            ErrorKind::UnexpectedEof
+        );
+        assert!(disk.mapped(lost, 4096).is_none());
+        assert_eq!(
+            disk.write_at(&buf, lost).unwrap_err().kind(),
+            ErrorKind::UnexpectedEof
+        );
+        assert!(disk.zero(lost, 4096, true).is_err());
+        assert!(disk.data_runs(DiskOffset(3 * MIB), 2 * MIB).is_err());
+        let copied = disk.copy_to(DiskOffset(3 * MIB), &other, DiskOffset(MIB), 2 * MIB);
+        assert!(matches!(copied, Err(CopyError::Read(_))), "{copied:?}");
+        let copied = other.copy_to(DiskOffset(MIB), &disk, DiskOffset(5 * MIB), MIB);
+        assert!(matches!(copied, Err(CopyError::Write(_))), "{copied:?}");
+        assert_eq!(disk.lost(), Some(ByteCount(4 * MIB)));
+        assert_eq!(fs::metadata(&record.path).unwrap().len(), 4 * MIB, "was extended");
+
+        // What is left is served.
+        assert!(read(&disk, MIB, 3 * MIB) == pattern(7 * MIB)[..3 * MIB as usize]);
+        disk.write_at(&[5; 4096], DiskOffset(4 * MIB - 4096)).unwrap();
+        disk.flush().unwrap();
+        let faults = disk.faults();
+        assert!(
+            faults.reads > 0 && faults.writes > 0 && faults.flushes == 0,
+            "{faults:?}"
+        );
+
+        // Grown again it reads as zeroes, which this opening does not take for data.
+        file.set_len(8 * MIB).unwrap();
+        assert!(disk.read_at(&mut buf, lost).is_err());
+        let again = opened(&record);
+        assert!(is_zero(&read(&again, lost.0, 4096)));
+        assert_eq!(again.lost(), None);
+    }
+}
+
+/// The page cache gives no warning: the copier learns of the truncation in the middle of a copy.
+#[test]
+fn a_source_truncated_behind_our_back_fails_the_copy_as_a_read() {
+    for dir in places() {
+        let record = image(dir.path(), 1, 8);
+        let disk = opened(&record);
+        let other = opened(&image(dir.path(), 2, 8));
+        disk.write_at(&pattern(7 * MIB), DiskOffset(MIB)).unwrap();
+        let file = OpenOptions::new().write(true).open(&record.path).unwrap();
+        file.set_len(4 * MIB).unwrap();
+        let copied = disk.copy_to(DiskOffset(3 * MIB), &other, DiskOffset(MIB), 2 * MIB);
+        assert!(matches!(copied, Err(CopyError::Read(_))), "{copied:?}");
+        assert!(read(&other, MIB, MIB) == pattern(7 * MIB)[2 * MIB as usize..3 * MIB as usize]);
+    }
+}
+
+#[test]
+fn a_full_disk_below_an_image_is_an_error_of_the_write() {
+    let Some(mount) = small_tmpfs() else { return };
+    let record = image(mount.at.path(), 1, 64);
+    let disk = opened(&record);
+    let bytes = pattern(MIB);
+    let failed = (1..64).find_map(|mib| disk.write_at(&bytes, DiskOffset(mib * MIB)).err());
+    assert_eq!(failed.unwrap().kind(), ErrorKind::StorageFull);
+    assert_eq!(disk.faults().writes, 1);
+    // A hole can be read, though the mapping has no room for its page.
+    assert!(is_zero(&read(&disk, 60 * MIB, MIB)));
+    disk.populate(DiskOffset(60 * MIB), MIB).unwrap();
+}
+
+/// A block device whose medium is full: the page cache takes the write, and the flush has to tell.
+#[test]
+fn an_error_of_writing_back_is_told_by_the_flush() {
+    let Some(mount) = small_tmpfs() else { return };
+    let path = mount.at.path().join("image");
+    empty_file(&path, 64 * MIB);
+    let Some(device) = Loop::over(&path) else { return };
+    let disk = opened(&added(1, &device.path));
+    let fill = |from: u64| {
+        let bytes = pattern(MIB);
+        (from..from + 20).for_each(|mib| disk.write_at(&bytes, DiskOffset(mib * MIB)).unwrap());
+    };
+    let run = tempfile::tempdir().unwrap();
+    let table = MemberTable::open(run.path(), pool(), apparatus::sys::boot_id().unwrap()).unwrap();
+    let marks = table.marks(DiskId(1));
+    fill(1);
+    marks.written();
+    assert!(marks.flush(|| disk.flush()).is_err());
+    assert!(marks.is_dirty());
+    assert_eq!((marks.failures(), disk.faults().flushes), (1, 1));
+    // The kernel has told it, and forgets.
+    marks.flush(|| disk.flush()).unwrap();
+
+    fill(30);
+    assert!(disk.settle(DiskOffset(30 * MIB), 20 * MIB).is_err());
+    assert!(
+        disk.flush().is_err(),
+        "what settling took from the kernel was not passed on"
+    );
+    disk.flush().unwrap();
+}
+
+/// A block device that has lost its medium's end.
+#[test]
+fn a_read_error_of_a_device_is_an_error_and_no_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    empty_file(&path, 8 * MIB);
+    let Some(device) = Loop::over(&path) else { return };
+    if run("losetup", &["--direct-io=on", device.path.to_str().unwrap()]).is_none() {
+        return;
+    }
+    let record = added(1, &device.path);
+    OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(4 * MIB)
+        .unwrap();
+    let (disk, other) = (opened(&record), opened(&image(dir.path(), 2, 8)));
+    let lost = DiskOffset(6 * MIB);
+    assert!(through_mapping(&disk, lost.0, 4096).is_err());
+    assert_eq!(
+        disk.read_at(&mut [0; 4096], lost).unwrap_err().raw_os_error(),
+        Some(libc::EIO)
+    );
+    assert!(disk.populate(lost, 4096).is_err());
+    let copied = disk.copy_to(lost, &other, DiskOffset(MIB), MIB);
+    assert!(matches!(copied, Err(CopyError::Read(_))), "{copied:?}");
+    assert_eq!(disk.faults().last, libc::EIO);
+    assert!(is_zero(&read(&disk, MIB, 3 * MIB)));
+}
+
+fn small_tmpfs() -> Option<Mount> {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: mounting needs root");
+        return None;
+    }
+    let at = tempfile::tempdir().unwrap();
+    run(
+        "mount",
+        &[
+            "-t",
+            "tmpfs",
+            "-o",
+            "size=16m",
+            "none",
+            at.path().to_str().unwrap(),
+        ],
+    )?;
+    Some(Mount { at })
+}

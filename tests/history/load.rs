@@ -1,0 +1,343 @@
+//! Hosts that read and write a volume through several mounts and record what they saw.
+
+use super::{Action, Op, Value, WORDS};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Bytes of a block.
+pub const BLOCK: usize = 4096;
+pub const BLOCK_BYTES: u64 = 4096;
+/// A value is its number shifted by so much, and the block it was written to.
+pub const BLOCK_BITS: u32 = 24;
+const FOLLOWED: [usize; WORDS] = [0, 255, 511];
+/// Odd, so that multiplying can be undone.
+const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+const UNMIX: u64 = inverse(MIX);
+
+/// By Newton's iteration modulo 2^64.
+const fn inverse(odd: u64) -> u64 {
+    let mut x = odd;
+    let mut i = 0;
+    while i < 6 {
+        x = x.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(x)));
+        i += 1;
+    }
+    x
+}
+
+fn encode(value: Value, word: usize) -> u64 {
+    if value == 0 {
+        0
+    } else {
+        value.wrapping_add(word as u64).wrapping_mul(MIX)
+    }
+}
+
+fn decode(bits: u64, word: usize) -> Value {
+    if bits == 0 {
+        0
+    } else {
+        bits.wrapping_mul(UNMIX).wrapping_sub(word as u64)
+    }
+}
+
+pub fn fill(block: &mut [u8], value: Value) {
+    for (word, bytes) in block.chunks_exact_mut(8).enumerate() {
+        bytes.copy_from_slice(&encode(value, word).to_le_bytes());
+    }
+}
+
+/// The values in a block's words; an error when a word is not of a write to this block.
+pub fn values(bytes: &[u8], block: u64) -> Result<[Value; WORDS], String> {
+    let mut seen = [0; WORDS];
+    for (word, bits) in bytes.chunks_exact(8).enumerate() {
+        let value = decode(u64::from_le_bytes(bits.try_into().unwrap()), word);
+        if value != 0 && value & ((1 << BLOCK_BITS) - 1) != block {
+            return Err(format!(
+                "block {block}, word {word} holds {value:#x}, which was never written there"
+            ));
+        }
+        if let Some(at) = FOLLOWED.iter().position(|&followed| followed == word) {
+            seen[at] = value;
+        }
+    }
+    Ok(seen)
+}
+
+/// What hosts do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The volume's file in each mount.
+    pub files: Vec<PathBuf>,
+    /// The volume's size in blocks.
+    pub blocks: u64,
+    /// Host threads on each mount.
+    pub threads: usize,
+    /// Operations that write, of ten.
+    pub writes: u64,
+    /// Go on after errors, opening the file anew: an apparatus is killed. Otherwise an error ends the host.
+    pub survive: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Everything done.
+    pub history: Vec<Op>,
+    /// What was answered with an error, or should not have been there.
+    pub errors: Vec<String>,
+    /// The longest that an answered request took.
+    pub longest: Duration,
+    /// Requests.
+    pub requests: u64,
+}
+
+impl Report {
+    fn add(&mut self, other: Self) {
+        self.history.extend(other.history);
+        self.errors.extend(other.errors);
+        self.longest = self.longest.max(other.longest);
+        self.requests += other.requests;
+    }
+}
+
+/// Hosts at work. Dropping it tells them to stop and does not wait.
+pub struct Load {
+    shared: Arc<Shared>,
+    reports: Receiver<Report>,
+    hosts: usize,
+}
+
+struct Shared {
+    plan: Plan,
+    stop: AtomicBool,
+    next: AtomicU64,
+    requests: AtomicU64,
+    start: Instant,
+}
+
+impl Load {
+    /// Starts the hosts.
+    pub fn start(plan: Plan) -> Self {
+        let hosts = plan.files.len() * plan.threads;
+        let shared = Arc::new(Shared {
+            plan,
+            stop: AtomicBool::new(false),
+            next: AtomicU64::new(1),
+            requests: AtomicU64::new(0),
+            start: Instant::now(),
+        });
+        let (sender, reports) = channel();
+        for number in 0..hosts {
+            let (shared, sender): (_, Sender<Report>) = (Arc::clone(&shared), sender.clone());
+            thread::spawn(move || sender.send(Host::new(shared, number).work()));
+        }
+        Self {
+            shared,
+            reports,
+            hosts,
+        }
+    }
+
+    /// Requests answered so far.
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::Relaxed)
+    }
+
+    /// Moments since the start: for telling what was under way when.
+    pub fn now(&self) -> u64 {
+        self.shared.now()
+    }
+
+    /// Waits until so many more requests were answered.
+    pub fn wait_for(&self, more: u64, patience: Duration) {
+        let (goal, end) = (self.requests() + more, Instant::now() + patience);
+        while self.requests() < goal {
+            assert!(
+                Instant::now() < end,
+                "the hosts make no progress: {} of {goal} requests",
+                self.requests()
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Stops the hosts, then reads every block once through every file, so that what was lost is seen.
+    pub fn finish(self) -> Report {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        let mut report = Report::default();
+        for left in (1..=self.hosts).rev() {
+            match self.reports.recv_timeout(Duration::from_secs(60)) {
+                Ok(part) => report.add(part),
+                Err(_) => panic!("{left} hosts hang"),
+            }
+        }
+        for path in &self.shared.plan.files {
+            report.add(read_all(&self.shared, path));
+        }
+        report
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Shared {
+    /// Never 0, which is the start of all.
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap() + 1
+    }
+
+    fn value(&self, block: u64) -> Value {
+        self.next.fetch_add(1, Ordering::Relaxed) << BLOCK_BITS | block
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+fn read_all(shared: &Arc<Shared>, path: &Path) -> Report {
+    let mut host = Host::new(Arc::clone(shared), 0);
+    let file = open(path).unwrap();
+    for first in (0..shared.plan.blocks).step_by(64) {
+        let count = 64.min(shared.plan.blocks - first);
+        host.read(&file, first, count).unwrap();
+    }
+    host.report
+}
+
+struct Host {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    random: u64,
+    buffer: Vec<u8>,
+    report: Report,
+}
+
+impl Host {
+    fn new(shared: Arc<Shared>, number: usize) -> Self {
+        let path = shared.plan.files[number % shared.plan.files.len()].clone();
+        let random = (number as u64 + 1).wrapping_mul(MIX);
+        Self {
+            shared,
+            path,
+            random,
+            buffer: Vec::new(),
+            report: Report::default(),
+        }
+    }
+
+    fn work(mut self) -> Report {
+        let mut file = None;
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            let done = match file.take().map_or_else(|| open(&self.path), Ok) {
+                Ok(open) => self.request(&open).map(|()| open),
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(open) => file = Some(open),
+                Err(error) => {
+                    self.report
+                        .errors
+                        .push(format!("{}: {error}", self.path.display()));
+                    if !self.shared.plan.survive {
+                        break;
+                    }
+                    // The mount is gone until its apparatus is started again.
+                    thread::sleep(Duration::from_millis(2));
+                }
+            }
+        }
+        self.report
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % bound
+    }
+
+    /// Half of the requests go to a few blocks that all hosts share; some go across the borders of extents.
+    fn request(&mut self, file: &File) -> io::Result<()> {
+        let blocks = self.shared.plan.blocks;
+        let count = [1, 1, 1, 2, 16][usize::try_from(self.below(5)).unwrap()].min(blocks);
+        let hot = self.below(16) * (blocks / 16);
+        let first = if self.below(2) == 0 {
+            hot
+        } else {
+            self.below(blocks)
+        }
+        .min(blocks - count);
+        if self.below(10) < self.shared.plan.writes {
+            self.write(file, first, count)
+        } else {
+            self.read(file, first, count)
+        }
+    }
+
+    fn write(&mut self, file: &File, first: u64, count: u64) -> io::Result<()> {
+        self.buffer.resize(usize::try_from(count).unwrap() * BLOCK, 0);
+        let numbers: Vec<Value> = (first..first + count)
+            .map(|block| self.shared.value(block))
+            .collect();
+        self.buffer
+            .chunks_exact_mut(BLOCK)
+            .zip(&numbers)
+            .for_each(|(block, &value)| fill(block, value));
+        let start = self.shared.now();
+        let done = file.write_all_at(&self.buffer, first * BLOCK_BYTES);
+        let end = self.answered(start, done.is_ok());
+        for (block, value) in (first..).zip(numbers) {
+            self.report.history.push(Op {
+                block,
+                action: Action::Write(value),
+                start,
+                end,
+                twice: false,
+            });
+        }
+        done
+    }
+
+    fn read(&mut self, file: &File, first: u64, count: u64) -> io::Result<()> {
+        self.buffer.resize(usize::try_from(count).unwrap() * BLOCK, 0);
+        let start = self.shared.now();
+        file.read_exact_at(&mut self.buffer, first * BLOCK_BYTES)?;
+        let end = self.answered(start, true);
+        for (block, bytes) in (first..).zip(self.buffer.chunks_exact(BLOCK)) {
+            match values(bytes, block) {
+                Ok(seen) => self.report.history.push(Op {
+                    block,
+                    action: Action::Read(seen),
+                    start,
+                    end,
+                    twice: false,
+                }),
+                Err(what) => self.report.errors.push(what),
+            }
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, start: u64, ok: bool) -> Option<u64> {
+        let end = self.shared.now();
+        self.report.requests += 1;
+        self.shared.requests.fetch_add(1, Ordering::Relaxed);
+        if ok {
+            self.report.longest = self.report.longest.max(Duration::from_nanos(end - start));
+        }
+        ok.then_some(end)
+    }
+}
