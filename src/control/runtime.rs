@@ -52,7 +52,10 @@ pub trait Runtime: Send + Sync + 'static {
     /// Requests in flight, whatever their range. While the gate is closed the bell rings as lanes are left.
     fn in_flight(&self) -> u64;
     /// Replaces the table. Called while closed and with nothing in flight; the disks it names are open.
-    fn reload(&self, snapshot: &Snapshot);
+    ///
+    /// # Errors
+    /// What in the snapshot contradicts itself; the old table stays then.
+    fn reload(&self, snapshot: &Snapshot) -> Result<()>;
     /// The end of [`Runtime::close`]: what was parked is finished by the rule of rejoining, on other threads than this.
     fn open(&self);
     /// The open disks, to add to and to take from.

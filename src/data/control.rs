@@ -74,10 +74,11 @@ impl Runtime for Apparatus {
         }
     }
 
-    fn reload(&self, snapshot: &Snapshot) {
-        self.table.replace(snapshot);
+    fn reload(&self, snapshot: &Snapshot) -> Result<()> {
+        self.table.replace(snapshot)?;
         *lock(&self.room) = Room::new(&snapshot.disks);
         self.tell_kernel(Notice::Everything);
+        Ok(())
     }
 
     fn open(&self) {

@@ -155,6 +155,10 @@ impl Apparatus {
             {
                 Ok(generation) => return Ok(Some((generation, inside))),
                 Err(Missing::NoVolume) => return Err(Failure::NoVolume),
+                Err(Missing::Unmapped(hole)) => {
+                    log::error!("volume {volume}: no disk holds what is at {hole}: run vctl pool check");
+                    return Err(Failure::Disk);
+                }
                 // Shorter each time, so this ends even if the volume is being resized.
                 Err(Missing::PastEnd(size)) => inside = size.0.saturating_sub(at.0).min(inside - 1),
             }

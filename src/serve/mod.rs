@@ -234,7 +234,7 @@ impl Core<'_> {
         let hardener = Hardener::new(self.open_store.clone(), self.members.clone());
         let apparatus = Apparatus::start(Parts {
             name: settings.name.clone(),
-            table: Table::new(&joined.snapshot),
+            table: Table::new(&joined.snapshot)?,
             disks,
             records: joined.snapshot.disks.clone(),
             members: self.members.clone(),

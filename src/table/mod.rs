@@ -1,11 +1,39 @@
 //! The configuration information table of an apparatus: two faces, one current, switched.
 //!
-//! A change patches the idle face with the differences it has not seen (its own and the one before), makes it current,
-//! and waits until no reader looks at the old face. Readers look only as long as a lookup takes: they copy the few homes they need and let go before any I/O.
+//! A face is a whole table of one generation, kept in small nodes ([`tree`]), and never changes. The next one is made from the
+//! current one and a difference while nobody looks at it: it shares with the current one all nodes that the difference does
+//! not touch, so it takes as long as the difference is large, whatever the size of the table, and two faces take the
+//! memory of one. It becomes current by one store of a pointer. The face before it is kept until the next switch, so that it is
+//! the control thread that frees what only the face before had, and not a request.
+//!
+//! A [`Reader`] keeps the face that it saw last. Looking costs one load of the pointer and a comparison; no lock is taken and
+//! nothing that others read is written. Readers look only as long as a lookup takes: they copy the few pieces they
+//! need, and I/O begins after that, so a slow disk delays no switch.
+//!
+//! Order: the pointer is stored before the generation's number, with release, and the number is loaded with acquire. So whoever
+//! has read a number, or learnt of the switch in any other way that orders memory (the end of a hold, a message),
+//! looks at that face or a later one.
 
-use crate::error::Result;
-use crate::pool::model::{Difference, Snapshot, VolumeRecord};
-use crate::units::{ByteCount, DiskId, DiskOffset, ExtentSize, Generation, VolumeId, VolumeOffset};
+mod face;
+mod map;
+mod moves;
+mod patch;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use crate::error::{Error, Kind, Result};
+use crate::pool::model::{Difference, DiskRecord, Segment, Snapshot, VolumeRecord};
+use crate::pool::names::Name;
+use crate::units::{
+    ByteCount, DiskId, DiskOffset, ExtentSize, Generation, VolumeExtent, VolumeId, VolumeOffset,
+};
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
+use face::Face;
+use moves::Moves;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One piece of a request: so many bytes at that place of that disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,13 +47,25 @@ pub struct Piece {
 }
 
 /// Two faces and the generation of the current one.
+#[derive(Debug)]
 pub struct Table {
-    _private: (),
+    current: Arc<ArcSwap<Face>>,
+    generation: AtomicU64,
+    extent_size: ExtentSize,
+    control: Mutex<Control>,
+}
+
+/// What only the control thread looks at, and whoever asks what has moved.
+#[derive(Debug)]
+struct Control {
+    before: Arc<Face>,
+    moves: Moves,
 }
 
 /// What one reading thread needs to look at the current face. Not shared.
+#[derive(Debug)]
 pub struct Reader {
-    _private: (),
+    face: Cache<Arc<ArcSwap<Face>>, Arc<Face>>,
 }
 
 /// Why a request has no place.
@@ -35,47 +75,66 @@ pub enum Missing {
     NoVolume,
     /// The range starts or ends beyond the volume.
     PastEnd(ByteCount),
+    /// From here on the volume has no home, though it is large enough. A sound database has no such volume.
+    Unmapped(VolumeOffset),
 }
 
 impl Table {
-    /// Both faces from a snapshot.
-    #[must_use]
-    pub fn new(_snapshot: &Snapshot) -> Self {
-        todo!()
+    /// The first face, from a snapshot.
+    ///
+    /// # Errors
+    /// What in the snapshot contradicts itself.
+    pub fn new(snapshot: &Snapshot) -> Result<Self> {
+        let face = Arc::new(Face::from_snapshot(snapshot)?);
+        Ok(Self {
+            generation: AtomicU64::new(face.generation.0),
+            extent_size: face.extent_size,
+            control: Mutex::new(Control {
+                before: Arc::clone(&face),
+                moves: Moves::new(face.generation),
+            }),
+            current: Arc::new(ArcSwap::new(face)),
+        })
     }
 
     /// Of the current face. One load.
     #[must_use]
+    #[inline]
     pub fn generation(&self) -> Generation {
-        todo!()
+        Generation(self.generation.load(Ordering::Acquire))
     }
 
     /// The pool's unit of allocation.
     #[must_use]
     pub fn extent_size(&self) -> ExtentSize {
-        todo!()
+        self.extent_size
     }
 
     /// A reader for one thread.
     #[must_use]
     pub fn reader(&self) -> Reader {
-        todo!()
+        Reader {
+            face: Cache::new(Arc::clone(&self.current)),
+        }
     }
 
     /// Where `[at, at + len)` of the volume lies, piece by piece in order; pieces adjacent on a disk are one. Answers the
     /// generation they are from. `pieces` is cleared first, and its memory is reused.
     ///
     /// # Errors
-    /// [`Missing`].
+    /// [`Missing`]; what `pieces` holds then means nothing.
     pub fn locate(
         &self,
-        _reader: &mut Reader,
-        _volume: VolumeId,
-        _at: VolumeOffset,
-        _len: u64,
-        _pieces: &mut Vec<Piece>,
+        reader: &mut Reader,
+        volume: VolumeId,
+        at: VolumeOffset,
+        len: u64,
+        pieces: &mut Vec<Piece>,
     ) -> Result<Generation, Missing> {
-        todo!()
+        pieces.clear();
+        let face = self.look(reader);
+        face.locate(volume, at, len, pieces)?;
+        Ok(face.generation)
     }
 
     /// The disks that the volume lies on, each once, in any order, and the generation of the face that says so. Its time depends on
@@ -85,46 +144,116 @@ impl Table {
     /// [`Missing::NoVolume`].
     pub fn disks_of(
         &self,
-        _reader: &mut Reader,
-        _volume: VolumeId,
-        _disks: &mut Vec<DiskId>,
+        reader: &mut Reader,
+        volume: VolumeId,
+        disks: &mut Vec<DiskId>,
     ) -> Result<Generation, Missing> {
-        todo!()
+        disks.clear();
+        let face = self.look(reader);
+        let volume = face.volume(volume).ok_or(Missing::NoVolume)?;
+        disks.extend(volume.map.homes().keys());
+        Ok(face.generation)
     }
 
-    /// A volume's record and the generation it is from.
-    pub fn volume(&self, _reader: &mut Reader, _id: VolumeId) -> Option<VolumeRecord> {
-        todo!()
+    /// A volume's record.
+    pub fn volume(&self, reader: &mut Reader, id: VolumeId) -> Option<VolumeRecord> {
+        self.look(reader).volume(id).map(|volume| volume.record.clone())
     }
 
     /// A volume by name.
-    pub fn lookup(&self, _reader: &mut Reader, _name: &str) -> Option<VolumeRecord> {
-        todo!()
+    pub fn lookup(&self, reader: &mut Reader, name: &str) -> Option<VolumeRecord> {
+        let name = Name::new("volume", name).ok()?;
+        self.look(reader)
+            .by_name(&name)
+            .map(|volume| volume.record.clone())
     }
 
     /// All volumes, by id.
-    pub fn volumes(&self, _reader: &mut Reader) -> Vec<VolumeRecord> {
-        todo!()
+    pub fn volumes(&self, reader: &mut Reader) -> Vec<VolumeRecord> {
+        let volumes = self.look(reader).all_volumes();
+        volumes.iter().map(|volume| volume.record.clone()).collect()
+    }
+
+    /// All disks, by id.
+    pub fn disks(&self, reader: &mut Reader) -> Vec<DiskRecord> {
+        self.look(reader).disks.values().cloned().collect()
+    }
+
+    /// All segments of a volume, in order; adjacent ones are merged.
+    pub fn segments(&self, reader: &mut Reader, volume: VolumeId) -> Option<Vec<Segment>> {
+        self.look(reader)
+            .volume(volume)
+            .map(|volume| volume.map.segments())
     }
 
     /// Whether the range `[at, at + len)` has the same homes in the current face as it had at `since`. True only if
-    /// surely so.
+    /// surely so: the last few thousand moved ranges are remembered.
     #[must_use]
-    pub fn unmoved(&self, _volume: VolumeId, _at: VolumeOffset, _len: u64, _since: Generation) -> bool {
-        todo!()
+    pub fn unmoved(&self, volume: VolumeId, at: VolumeOffset, len: u64, since: Generation) -> bool {
+        let shift = self.extent_size.shift();
+        let end = at.0.saturating_add(len.max(1) - 1) >> shift;
+        let range = VolumeExtent(at.0 >> shift)..VolumeExtent(end + 1);
+        let control = self.control();
+        since <= self.generation() && control.moves.unmoved(volume, &range, since)
     }
 
-    /// Checks that the difference fits the current face, patches the idle one and switches. Idempotent: a difference
+    /// Checks that the difference fits the current face, makes the next face and switches. Idempotent: a difference
     /// that leads to the current generation is passed over. Called by one thread at a time (the control thread).
     ///
     /// # Errors
     /// When it starts from another generation or names what is not there; nothing has changed then.
-    pub fn apply(&self, _difference: &Difference) -> Result<Generation> {
-        todo!()
+    pub fn apply(&self, difference: &Difference) -> Result<Generation> {
+        let mut control = self.control();
+        let current = self.current.load_full();
+        if difference.from.0.checked_add(1) == Some(current.generation.0) {
+            return Ok(current.generation);
+        }
+        if difference.from != current.generation {
+            let what = format!("difference from generation {}", difference.from);
+            let why = format!("this apparatus is at generation {}", current.generation);
+            return Err(Error::new(Kind::Stale, what, why));
+        }
+        let next = Arc::new(current.patched(difference)?);
+        control.moves.note(next.generation, difference);
+        Ok(self.switch(&mut control, next))
     }
 
     /// Replaces everything: rejoin. The caller has drained all requests.
-    pub fn replace(&self, _snapshot: &Snapshot) {
-        todo!()
+    ///
+    /// # Errors
+    /// What in the snapshot contradicts itself, or this table; nothing has changed then.
+    pub fn replace(&self, snapshot: &Snapshot) -> Result<Generation> {
+        let next = Arc::new(Face::from_snapshot(snapshot)?);
+        if next.extent_size != self.extent_size {
+            let why = format!("has extents of {} bytes", next.extent_size.bytes());
+            let hint = format!(
+                "it had extents of {} bytes: is this another pool?",
+                self.extent_size.bytes()
+            );
+            return Err(Error::failed("the pool", why).hint(hint));
+        }
+        let mut control = self.control();
+        control.moves.compare(&self.current.load_full(), &next);
+        Ok(self.switch(&mut control, next))
+    }
+
+    fn switch(&self, control: &mut Control, next: Arc<Face>) -> Generation {
+        let generation = next.generation;
+        control.before = self.current.swap(next);
+        self.generation.store(generation.0, Ordering::Release);
+        generation
+    }
+
+    #[inline]
+    fn look<'a>(&self, reader: &'a mut Reader) -> &'a Face {
+        debug_assert!(
+            std::ptr::eq(reader.face.arc_swap(), &raw const *self.current),
+            "a reader of another table"
+        );
+        reader.face.load()
+    }
+
+    fn control(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -88,7 +88,11 @@ impl Core {
         for disk in disks {
             self.setup.runtime.disks().insert(disk);
         }
-        self.setup.runtime.reload(&joined.snapshot);
+        if let Err(why) = self.setup.runtime.reload(&joined.snapshot) {
+            log::error!("{why}: leaving");
+            self.setup.runtime.stop();
+            return;
+        }
         hit(Point::ApparatusReloaded);
         let (incarnation, generation) = (joined.member.incarnation, joined.snapshot.header.generation);
         self.setup.line.begin(incarnation, generation);

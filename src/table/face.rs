@@ -1,0 +1,137 @@
+//! One face: a whole table of one generation, which never changes.
+
+use super::map::SegmentMap;
+use super::tree::Tree;
+use super::{Missing, Piece};
+use crate::pool::model::{DiskRecord, Segment, VolumeRecord};
+use crate::pool::names::Name;
+use crate::units::{
+    DiskExtent, DiskId, DiskOffset, ExtentSize, Generation, VolumeExtent, VolumeId, VolumeOffset,
+};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// A table. Cloning it costs little; a changed copy shares with it whatever is equal.
+#[derive(Clone, Debug)]
+pub(super) struct Face {
+    pub(super) generation: Generation,
+    pub(super) extent_size: ExtentSize,
+    pub(super) disks: Arc<BTreeMap<DiskId, DiskRecord>>,
+    pub(super) volumes: Tree<VolumeId, Arc<Volume>>,
+    pub(super) names: Tree<Name, VolumeId>,
+}
+
+/// A volume and its segments.
+#[derive(Clone, Debug)]
+pub(super) struct Volume {
+    pub(super) record: VolumeRecord,
+    pub(super) map: SegmentMap,
+}
+
+impl Face {
+    pub(super) fn empty(generation: Generation, extent_size: ExtentSize) -> Self {
+        Self {
+            generation,
+            extent_size,
+            disks: Arc::default(),
+            volumes: Tree::default(),
+            names: Tree::default(),
+        }
+    }
+
+    pub(super) fn volume(&self, id: VolumeId) -> Option<&Volume> {
+        self.volumes.get(&id).map(|volume| &**volume)
+    }
+
+    pub(super) fn by_name(&self, name: &Name) -> Option<&Volume> {
+        self.volume(*self.names.get(name)?)
+    }
+
+    pub(super) fn all_volumes(&self) -> Vec<Arc<Volume>> {
+        let mut all = Vec::new();
+        self.volumes.each(|_, volume| all.push(Arc::clone(volume)));
+        all
+    }
+
+    /// Appends the pieces of `[at, at + len)`.
+    pub(super) fn locate(
+        &self,
+        id: VolumeId,
+        at: VolumeOffset,
+        len: u64,
+        pieces: &mut Vec<Piece>,
+    ) -> Result<(), Missing> {
+        let volume = self.volume(id).ok_or(Missing::NoVolume)?;
+        let size = volume.record.size;
+        let end =
+            at.0.checked_add(len)
+                .filter(|end| *end <= size.0)
+                .ok_or(Missing::PastEnd(size))?;
+        if len == 0 {
+            return Ok(());
+        }
+        let shift = self.extent_size.shift();
+        let (first, last) = (VolumeExtent(at.0 >> shift), VolumeExtent((end - 1) >> shift));
+        let mut next = at.0;
+        volume
+            .map
+            .overlapping(first, VolumeExtent(last.0 + 1), |segment| {
+                match self.piece(segment, next, end) {
+                    Some(piece) => {
+                        next += piece.len;
+                        push(pieces, piece);
+                        ControlFlow::Continue(())
+                    }
+                    None => ControlFlow::Break(()),
+                }
+            });
+        if next < end {
+            Err(Missing::Unmapped(VolumeOffset(next)))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The part of the segment that is in `[next, end)` of the volume; `None` if it begins later.
+    fn piece(&self, segment: Segment, next: u64, end: u64) -> Option<Piece> {
+        let shift = self.extent_size.shift();
+        let skip = next.checked_sub(segment.start.0 << shift)?;
+        let len = ((segment.home.len << shift) - skip).min(end - next);
+        let at = DiskOffset((segment.home.start.0 << shift) + skip);
+        Some(Piece {
+            disk: segment.home.disk,
+            at,
+            len,
+        })
+    }
+
+    /// One past the last extent of this disk that any volume lies on. Looks at all segments of the volumes there.
+    pub(super) fn end_on(&self, disk: DiskId) -> DiskExtent {
+        let mut end = DiskExtent(0);
+        self.volumes.each(|_, volume| {
+            if volume.map.homes().contains_key(&disk) {
+                end = end.max(volume.map.end_on(disk));
+            }
+        });
+        end
+    }
+
+    /// Names of volumes that lie on this disk, the first few.
+    pub(super) fn users_of(&self, disk: DiskId) -> Vec<Name> {
+        let mut users = Vec::new();
+        self.volumes.each(|_, volume| {
+            if users.len() < 3 && volume.map.homes().contains_key(&disk) {
+                users.push(volume.record.name.clone());
+            }
+        });
+        users
+    }
+}
+
+fn push(pieces: &mut Vec<Piece>, piece: Piece) {
+    match pieces.last_mut() {
+        Some(last) if last.disk == piece.disk && last.at.0 + last.len == piece.at.0 => last.len += piece.len,
+        _ => pieces.push(piece),
+    }
+}

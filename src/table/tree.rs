@@ -1,0 +1,381 @@
+//! An ordered map in small shared nodes: a changed copy shares every node that it does not touch, so that changing
+//! a map of a million entries costs as much as the few nodes on the way to the entry.
+//!
+//! Invariants, verified by [`Tree::check`]:
+//!
+//! 1. Keys are in order; a node's key in its parent is its own first key.
+//! 2. All leaves are at the same depth; no node is empty or has more than `N` items; the root is a leaf or has two children at least.
+//! 3. Two neighbours below one parent have more than `N / 2` items together.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// A map from `K` to `V`. Cloning it is one reference count.
+#[derive(Debug)]
+pub(super) struct Tree<K, V, const N: usize = 32> {
+    root: Option<Arc<Node<K, V>>>,
+}
+
+#[derive(Debug)]
+enum Node<K, V> {
+    Leaf(Vec<(K, V)>),
+    Inner(Vec<Child<K, V>>),
+}
+
+/// A node, with its first key.
+type Child<K, V> = (K, Arc<Node<K, V>>);
+
+impl<K, V, const N: usize> Clone for Tree<K, V, N> {
+    fn clone(&self) -> Self {
+        Self {
+            root: self.root.clone(),
+        }
+    }
+}
+
+impl<K, V, const N: usize> Default for Tree<K, V, N> {
+    fn default() -> Self {
+        Self { root: None }
+    }
+}
+
+impl<K: Ord + Clone, V: Clone, const N: usize> Tree<K, V, N> {
+    /// From entries in order of their keys.
+    pub(super) fn from_sorted(entries: Vec<(K, V)>) -> Self {
+        let mut tree = Self::default();
+        tree.grow(leaves::<K, V, N>(entries));
+        tree
+    }
+
+    /// The value at this key.
+    pub(super) fn get(&self, key: &K) -> Option<&V> {
+        self.at_or_before(key)
+            .filter(|(found, _)| *found == key)
+            .map(|(_, value)| value)
+    }
+
+    /// The last entry whose key is not greater.
+    pub(super) fn at_or_before(&self, key: &K) -> Option<(&K, &V)> {
+        let mut node = self.root.as_deref()?;
+        loop {
+            match node {
+                Node::Leaf(entries) => {
+                    let after = entries.partition_point(|(other, _)| other <= key);
+                    return entries[..after].last().map(|(key, value)| (key, value));
+                }
+                Node::Inner(children) => {
+                    let after = children.partition_point(|(other, _)| other <= key);
+                    node = &children[..after].last()?.1;
+                }
+            }
+        }
+    }
+
+    /// Shows entries in order, from the one at or before `key` on (or the first), until `visit` breaks.
+    pub(super) fn scan(&self, key: &K, mut visit: impl FnMut(&K, &V) -> ControlFlow<()>) {
+        if let Some(root) = &self.root {
+            let _ = scan(root, Some(key), &mut visit);
+        }
+    }
+
+    /// Shows all entries in order.
+    pub(super) fn each(&self, mut visit: impl FnMut(&K, &V)) {
+        if let Some(root) = &self.root {
+            let _ = scan(root, None, &mut |key, value| {
+                visit(key, value);
+                ControlFlow::Continue(())
+            });
+        }
+    }
+
+    /// Puts a value in the place of what was at this key.
+    pub(super) fn insert(&mut self, key: K, value: V) {
+        self.splice(&key.clone(), &key.clone(), vec![(key, value)]);
+    }
+
+    /// Takes away what is at this key.
+    pub(super) fn remove(&mut self, key: &K) {
+        self.splice(key, key, Vec::new());
+    }
+
+    /// Puts `entries`, in order and with keys in `low..=high`, in the place of all that have such keys.
+    pub(super) fn splice(&mut self, low: &K, high: &K, entries: Vec<(K, V)>) {
+        let nodes = match self.root.take() {
+            None => leaves::<K, V, N>(entries),
+            Some(root) => splice::<K, V, N>(&root, low, high, entries),
+        };
+        self.grow(nodes);
+    }
+
+    /// Makes these nodes, neighbours at one depth, the tree.
+    fn grow(&mut self, mut nodes: Vec<Child<K, V>>) {
+        while nodes.len() > 1 {
+            nodes = inner::<K, V, N>(nodes);
+        }
+        let mut root = nodes.pop().map(|(_, root)| root);
+        while let Some(Node::Inner(children)) = root.as_deref()
+            && let [(_, only)] = &children[..]
+        {
+            root = Some(Arc::clone(only));
+        }
+        self.root = root;
+    }
+
+    /// The first invariant that does not hold, in words.
+    #[cfg(test)]
+    fn check(&self) -> Result<(), String> {
+        let Some(root) = &self.root else { return Ok(()) };
+        if let Node::Inner(children) = &**root
+            && children.len() < 2
+        {
+            return Err("the root has one child".into());
+        }
+        check::<K, V, N>(root).map(|_| ())
+    }
+}
+
+impl<K: Clone, V> Node<K, V> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Leaf(entries) => entries.len(),
+            Self::Inner(children) => children.len(),
+        }
+    }
+}
+
+fn leaves<K: Clone, V, const N: usize>(entries: Vec<(K, V)>) -> Vec<Child<K, V>> {
+    let leaf = |entries: Vec<(K, V)>| Some((entries.first()?.0.clone(), Arc::new(Node::Leaf(entries))));
+    evenly(entries, N).into_iter().filter_map(leaf).collect()
+}
+
+fn inner<K: Clone, V, const N: usize>(children: Vec<Child<K, V>>) -> Vec<Child<K, V>> {
+    let node =
+        |children: Vec<Child<K, V>>| Some((children.first()?.0.clone(), Arc::new(Node::Inner(children))));
+    evenly(children, N).into_iter().filter_map(node).collect()
+}
+
+/// The list in pieces of at most `most` items, as few and as even as can be, each with no memory to spare.
+fn evenly<T>(mut list: Vec<T>, most: usize) -> Vec<Vec<T>> {
+    let len = list.len();
+    if (1..=most).contains(&len) {
+        list.shrink_to_fit();
+        return vec![list];
+    }
+    let pieces = len.div_ceil(most);
+    let mut items = list.into_iter();
+    let size = |piece: usize| (len + piece) / pieces;
+    (0..pieces)
+        .map(|piece| items.by_ref().take(size(piece)).collect())
+        .collect()
+}
+
+fn scan<K: Ord, V>(
+    node: &Node<K, V>,
+    from: Option<&K>,
+    visit: &mut impl FnMut(&K, &V) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    match node {
+        Node::Leaf(entries) => {
+            let first = from.map_or(0, |key| {
+                entries
+                    .partition_point(|(other, _)| other <= key)
+                    .saturating_sub(1)
+            });
+            entries[first..]
+                .iter()
+                .try_for_each(|(key, value)| visit(key, value))
+        }
+        Node::Inner(children) => {
+            let first = from.map_or(0, |key| {
+                children
+                    .partition_point(|(other, _)| other <= key)
+                    .saturating_sub(1)
+            });
+            let mut from = from;
+            children[first..]
+                .iter()
+                .try_for_each(|(_, child)| scan(child, from.take(), visit))
+        }
+    }
+}
+
+/// What stands in the place of `node` after the replacement: neighbours at its depth.
+fn splice<K: Ord + Clone, V: Clone, const N: usize>(
+    node: &Node<K, V>,
+    low: &K,
+    high: &K,
+    entries: Vec<(K, V)>,
+) -> Vec<Child<K, V>> {
+    match node {
+        Node::Leaf(old) => {
+            let (before, after) = around(old, low, high);
+            let mut all = Vec::with_capacity(before.len() + entries.len() + after.len());
+            all.extend_from_slice(before);
+            all.extend(entries);
+            all.extend_from_slice(after);
+            leaves::<K, V, N>(all)
+        }
+        Node::Inner(old) => {
+            let first = old.partition_point(|(key, _)| key <= low).saturating_sub(1);
+            let end = old.partition_point(|(key, _)| key <= high).max(first + 1);
+            let mut children = Vec::with_capacity(old.len() + 2);
+            children.extend_from_slice(&old[..first]);
+            children.extend(splice::<K, V, N>(&old[first].1, low, high, entries));
+            if end > first + 1 {
+                children.extend(splice::<K, V, N>(&old[end - 1].1, low, high, Vec::new()));
+            }
+            let seam = children.len();
+            children.extend_from_slice(&old[end..]);
+            join::<K, V, N>(&mut children, first, seam);
+            inner::<K, V, N>(children)
+        }
+    }
+}
+
+fn around<'a, K: Ord, V>(entries: &'a [(K, V)], low: &K, high: &K) -> (&'a [(K, V)], &'a [(K, V)]) {
+    let before = entries.partition_point(|(key, _)| key < low);
+    let after = entries.partition_point(|(key, _)| key <= high);
+    (&entries[..before], &entries[after.max(before)..])
+}
+
+/// Makes one of neighbours that are small together, looking at those that touch `from..to`.
+fn join<K: Clone, V: Clone, const N: usize>(nodes: &mut Vec<Child<K, V>>, from: usize, to: usize) {
+    let (mut at, mut last) = (from.saturating_sub(1), to);
+    while at < last && at + 1 < nodes.len() {
+        let (left, right) = (&nodes[at].1, &nodes[at + 1].1);
+        if left.len() + right.len() > N / 2 {
+            at += 1;
+        } else {
+            let joined = concat::<K, V, N>(left, right);
+            nodes[at].1 = Arc::new(joined);
+            nodes.remove(at + 1);
+            last -= 1;
+        }
+    }
+}
+
+fn concat<K: Clone, V: Clone, const N: usize>(left: &Node<K, V>, right: &Node<K, V>) -> Node<K, V> {
+    match (left, right) {
+        (Node::Leaf(left), Node::Leaf(right)) => Node::Leaf([&left[..], right].concat()),
+        (Node::Inner(left), Node::Inner(right)) => {
+            let mut children = [&left[..], right].concat();
+            join::<K, V, N>(&mut children, left.len(), left.len());
+            Node::Inner(children)
+        }
+        _ => unreachable!("neighbours are at one depth"),
+    }
+}
+
+/// The depth of the node.
+#[cfg(test)]
+fn check<K: Ord + Clone, V, const N: usize>(node: &Node<K, V>) -> Result<usize, String> {
+    if node.len() == 0 || node.len() > N {
+        return Err(format!("a node has {} items", node.len()));
+    }
+    let children = match node {
+        Node::Leaf(entries) if entries.is_sorted_by(|(a, _), (b, _)| a < b) => return Ok(1),
+        Node::Leaf(_) => return Err("a leaf is not in order".into()),
+        Node::Inner(children) => children,
+    };
+    for pair in children.windows(2) {
+        if pair[0].1.len() + pair[1].1.len() <= N / 2 {
+            return Err("two neighbours are small".into());
+        }
+        if last(&pair[0].1) >= &pair[1].0 {
+            return Err("two neighbours are not in order".into());
+        }
+    }
+    let mut depths = Vec::new();
+    for (key, child) in children {
+        let first = match &**child {
+            Node::Leaf(entries) => &entries[0].0,
+            Node::Inner(children) => &children[0].0,
+        };
+        if first != key {
+            return Err("a key is not the first of its node".into());
+        }
+        depths.push(check::<K, V, N>(child)?);
+    }
+    match depths.iter().all(|depth| *depth == depths[0]) {
+        true => Ok(depths[0] + 1),
+        false => Err("leaves are at different depths".into()),
+    }
+}
+
+#[cfg(test)]
+fn last<K, V>(node: &Node<K, V>) -> &K {
+    match node {
+        Node::Leaf(entries) => &entries[entries.len() - 1].0,
+        Node::Inner(children) => last(&children[children.len() - 1].1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn all<const N: usize>(tree: &Tree<u16, u32, N>) -> Vec<(u16, u32)> {
+        let mut all = Vec::new();
+        tree.each(|key, value| all.push((*key, *value)));
+        all
+    }
+
+    fn run<const N: usize>(
+        start: BTreeMap<u16, u32>,
+        steps: Vec<(u16, u16, BTreeMap<u16, u32>)>,
+    ) -> Result<(), TestCaseError> {
+        let mut tree = Tree::<u16, u32, N>::from_sorted(start.clone().into_iter().collect());
+        let mut oracle = start;
+        for (low, size, entries) in steps {
+            let high = low.saturating_add(size);
+            let entries: Vec<_> = entries
+                .into_iter()
+                .filter(|(key, _)| (low..=high).contains(key))
+                .collect();
+            let (earlier, before) = (tree.clone(), all(&tree));
+            tree.splice(&low, &high, entries.clone());
+            oracle.retain(|key, _| !(low..=high).contains(key));
+            oracle.extend(entries);
+            prop_assert_eq!(tree.check(), Ok(()));
+            prop_assert_eq!(all(&tree), oracle.clone().into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(all(&earlier), before, "a change shows in an earlier copy");
+            for key in [low, high, size] {
+                let expected = oracle.range(..=key).next_back();
+                prop_assert_eq!(tree.at_or_before(&key), expected);
+                prop_assert_eq!(tree.get(&key), oracle.get(&key));
+                let mut seen = Vec::new();
+                tree.scan(&key, |key, value| {
+                    seen.push((*key, *value));
+                    if seen.len() < 5 {
+                        ControlFlow::Continue(())
+                    } else {
+                        ControlFlow::Break(())
+                    }
+                });
+                let from = expected.map_or(0, |(key, _)| *key);
+                let five = oracle.range(from..).take(5).map(|(key, value)| (*key, *value));
+                prop_assert_eq!(seen, five.collect::<Vec<_>>());
+            }
+        }
+        Ok(())
+    }
+
+    fn entries(most: usize) -> impl Strategy<Value = BTreeMap<u16, u32>> {
+        prop::collection::btree_map(0u16..400, any::<u32>(), 0..most)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn is_a_map(
+            start in entries(300),
+            steps in prop::collection::vec((0u16..400, prop_oneof![3 => 0u16..4, 1 => 0u16..400], entries(60)), 0..40),
+        ) {
+            run::<4>(start.clone(), steps.clone())?;
+            run::<5>(start.clone(), steps.clone())?;
+            run::<32>(start, steps)?;
+        }
+    }
+}
