@@ -27,6 +27,7 @@ pub(super) struct Counters {
     written_bytes: AtomicU64,
     flushes: AtomicU64,
     errors: AtomicU64,
+    latency_us: AtomicU64,
     latency: [AtomicU64; BUCKETS],
     /// End of the last write, in microseconds since the apparatus began; 0 for none.
     written_at_us: AtomicU64,
@@ -48,6 +49,7 @@ impl Counters {
         if let Some(sum) = sum {
             add(sum, bytes);
         }
+        add(&self.latency_us, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         add(&self.latency[bucket(took)], 1);
     }
 
@@ -66,6 +68,7 @@ impl Counters {
         sum.written_bytes += self.written_bytes.load(Relaxed);
         sum.flushes += self.flushes.load(Relaxed);
         sum.errors += self.errors.load(Relaxed);
+        sum.latency_us = sum.latency_us.wrapping_add(self.latency_us.load(Relaxed));
         for (i, count) in self.latency.iter().map(|count| count.load(Relaxed)).enumerate() {
             if count > 0 {
                 sum.latency.resize(sum.latency.len().max(i + 1), 0);

@@ -281,6 +281,8 @@ pub struct IoFigures {
     pub flushes: u64,
     /// Requests that ended in an I/O error.
     pub errors: u64,
+    /// How long all of them took together, in microseconds.
+    pub latency_us: u64,
     /// Bucket i counts requests that took less than 2^i microseconds and not less than 2^(i-1).
     pub latency: Vec<u64>,
 }
