@@ -376,3 +376,6 @@ impl Series for Mover {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

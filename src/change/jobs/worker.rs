@@ -23,6 +23,8 @@ const ROUND: Duration = Duration::from_millis(50);
 const FIGURES_EVERY: Duration = Duration::from_millis(200);
 /// Refusals in a row after which a job fails.
 const REFUSALS: u32 = 6;
+/// Attempts to plan the way back, some seconds together.
+const PLANS: u32 = 9;
 
 /// Works on a job until it ends, is paused, or is cancelled. Answers the state it is left in.
 ///
@@ -76,22 +78,20 @@ impl<'a> Worker<'a> {
     fn work(&mut self, observer: &mut dyn Observer) -> Result<JobState> {
         loop {
             self.look()?;
-            match self.job.state {
-                JobState::Running => {}
-                JobState::RollingBack if self.job.back => {}
-                JobState::RollingBack => {
-                    self.turn_back()?;
-                    continue;
-                }
+            let to_plan = match self.job.state {
+                JobState::Running => false,
+                JobState::RollingBack => !self.job.back,
                 state => return Ok(state),
-            }
+            };
             let (done, total) = self.mover.progress();
-            if !observer.progress(&self.job, done, total) {
-                self.set_state(JobState::Paused, "interrupted")?;
-            } else if self.mover.finished() {
-                self.complete()?;
-            } else {
-                self.round()?;
+            let go_on = observer.progress(&self.job, done, total);
+            match (go_on, to_plan) {
+                (true, true) => self.turn_back()?,
+                (true, false) if self.mover.finished() => self.complete()?,
+                (true, false) => self.round()?,
+                (false, false) => drop(self.set_state(JobState::Paused, "interrupted")?),
+                // The way back is planned when somebody goes on with it.
+                (false, true) => return Ok(self.job.state),
             }
         }
     }
@@ -295,20 +295,37 @@ impl<'a> Worker<'a> {
         Ok(true)
     }
 
-    /// Plans the way back. The old extents are free by then, unless somebody else has them.
+    /// Plans the way back. The old extents are free by then, unless somebody else has them, or an apparatus still serves a request
+    /// by an old table: that passes.
     fn turn_back(&mut self) -> Result<()> {
+        if self.not_yet() {
+            return Ok(());
+        }
         self.mover.settle()?;
         self.harden()?;
         let steps = self.mover.steps().to_vec();
-        let back = match plan_back(self.controller.store(), &steps, &self.subject) {
-            Ok(back) => back,
-            Err(error) => return Err(self.fail(&error.to_string(), error.way_out().unwrap_or_default())),
-        };
-        let term = self.controller.term();
-        self.controller
-            .store()
-            .replace_steps(term, self.job.id, &back, true)?;
-        self.mover.restart(back)
+        match plan_back(self.controller.store(), &steps, &self.subject) {
+            Ok(back) => {
+                let term = self.controller.term();
+                self.controller
+                    .store()
+                    .replace_steps(term, self.job.id, &back, true)?;
+                self.backoff.reset();
+                self.mover.restart(back)
+            }
+            Err(error) if self.backoff.attempts() < PLANS => {
+                self.not_before = Instant::now() + self.backoff.next();
+                self.waits_for(&error.to_string())
+            }
+            Err(error) => Err(self.fail(&error.to_string(), error.way_out().unwrap_or_default())),
+        }
+    }
+
+    /// Waits a moment if it is too early for another attempt.
+    fn not_yet(&self) -> bool {
+        let wait = self.not_before.saturating_duration_since(Instant::now());
+        park_timeout(wait.min(ROUND));
+        !wait.is_zero()
     }
 
     /// Ends this run in good order, whatever the state: nothing is under way, and what was moved is durable.

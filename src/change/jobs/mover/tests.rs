@@ -1,0 +1,403 @@
+//! The mover on real images and the store in memory, driven as the driver drives it, with changes given up at every point.
+
+use super::super::plan::{plan, plan_back};
+use super::super::testing::Images;
+use super::super::{Request, steps};
+use super::*;
+use crate::pool::model::{Area, Difference, Edit, PoolHeader, Segment, Span, VolumeRecord};
+use crate::pool::names::Name;
+use crate::store::memory::MemoryStore;
+use crate::store::{Commit, JobKind, JobState, Store};
+use crate::units::{
+    BootId, ByteCount, DiskExtent, Generation, MembershipVersion, Term, Timestamp, VolumeExtent, VolumeId,
+    VolumeOffset,
+};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+const EXTENT: u64 = 1 << 20;
+const EXTENTS: u64 = 10;
+const VOLUME: VolumeId = VolumeId(1);
+
+/// How a change ends that is not simply committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Commits,
+    GivenUpBeforeWork,
+    GivenUpAfterWork,
+    AskedAgainAfterWork,
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        4 => Just(Fate::Commits),
+        1 => Just(Fate::GivenUpBeforeWork),
+        1 => Just(Fate::GivenUpAfterWork),
+        1 => Just(Fate::AskedAgainAfterWork),
+    ]
+}
+
+/// A host's request: so many KiB at that KiB of the volume, with this byte; a punch if it is 0.
+type HostWrite = (u64, u64, u8);
+
+fn host_writes() -> impl Strategy<Value = Vec<HostWrite>> {
+    prop::collection::vec(
+        (0..EXTENTS * 1024, 1u64..700, prop_oneof![Just(0u8), any::<u8>()]),
+        0..4,
+    )
+}
+
+struct Bench {
+    images: Images,
+    disks: Disks,
+    store: MemoryStore,
+    term: Term,
+    content: Vec<u8>,
+}
+
+impl Bench {
+    /// A volume in three pieces on disk 1, some of it data.
+    fn new() -> Self {
+        let images = Images::new();
+        let disks = Disks::new();
+        images.open().into_iter().for_each(|disk| disks.insert(disk));
+        let header = PoolHeader {
+            uuid: Uuid::nil(),
+            extent_size: ExtentSize::DEFAULT,
+            generation: Generation(0),
+            layout: 0,
+            membership: MembershipVersion(0),
+            term: Term(0),
+        };
+        let mut store = MemoryStore::new(header, BootId(Uuid::nil()));
+        let term = store.raise_term().unwrap();
+        let segment = |start, at, len| {
+            let home = Area {
+                disk: DiskId(1),
+                start: DiskExtent(at),
+                len,
+            };
+            Segment {
+                start: VolumeExtent(start),
+                home,
+            }
+        };
+        let volume = VolumeRecord {
+            id: VOLUME,
+            name: Name::new("volume", "v").unwrap(),
+            size: ByteCount(EXTENTS * EXTENT),
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            read_only: false,
+        };
+        let segments = vec![segment(0, 5, 4), segment(4, 1, 3), segment(7, 11, 3)];
+        let mut edits: Vec<Edit> = images.records.iter().cloned().map(Edit::AddDisk).collect();
+        edits.extend([
+            Edit::AddVolume(volume),
+            Edit::Map {
+                volume: VOLUME,
+                segments,
+            },
+        ]);
+        let content = vec![0; usize::try_from(EXTENTS * EXTENT).unwrap()];
+        let mut bench = Self {
+            images,
+            disks,
+            store,
+            term,
+            content,
+        };
+        bench.commit(
+            None,
+            Difference {
+                from: Generation(0),
+                edits,
+            },
+        );
+        bench
+    }
+
+    fn commit(&mut self, job: Option<JobId>, difference: Difference) {
+        let change = NewChange {
+            title: "test".into(),
+            job,
+            difference,
+            spans: vec![],
+            mode: HoldMode::Writes,
+        };
+        let id = self.store.prepare(self.term, &change).unwrap();
+        self.finish(id);
+    }
+
+    fn finish(&mut self, id: crate::units::ChangeId) {
+        let (membership, _) = self.store.members().unwrap();
+        let done = self.store.commit(self.term, id, membership).unwrap();
+        assert!(matches!(done, Commit::Committed(_)), "{done:?}");
+    }
+
+    fn segments(&mut self) -> Vec<Segment> {
+        self.store
+            .segments(VOLUME, VolumeExtent(0), VolumeExtent(EXTENTS))
+            .unwrap()
+    }
+
+    /// Writes or punches at the current homes, extent by extent.
+    fn host(&mut self, (at, len, byte): HostWrite) {
+        let (mut at, end) = (at * 1024, ((at + len) * 1024).min(EXTENTS * EXTENT));
+        let segments = self.segments();
+        while at < end {
+            let part = (EXTENT - at % EXTENT).min(end - at);
+            let extent = VolumeExtent(at / EXTENT);
+            let home = segments
+                .iter()
+                .find_map(|s| s.clip(extent, VolumeExtent(extent.0 + 1)))
+                .unwrap()
+                .home;
+            let place = DiskOffset(home.start.0 * EXTENT + at % EXTENT);
+            let disk = self.disks.get(home.disk).unwrap();
+            let range = usize::try_from(at).unwrap()..usize::try_from(at + part).unwrap();
+            self.content[range.clone()].fill(byte);
+            match byte {
+                0 => disk.zero(place, part, true).unwrap(),
+                _ => disk.write_at(&self.content[range], place).unwrap(),
+            }
+            at += part;
+        }
+    }
+
+    /// Hardens what was committed and gives the old homes back.
+    fn free(&mut self) {
+        let ids: Vec<_> = self
+            .store
+            .unfinished()
+            .unwrap()
+            .iter()
+            .map(|change| change.id)
+            .collect();
+        self.store.harden(&ids).unwrap();
+        let oldest = self.store.header().unwrap().generation;
+        self.store.free_quarantine(oldest).unwrap();
+    }
+
+    fn check_content(&mut self) {
+        for segment in self.segments() {
+            let len = usize::try_from(segment.home.len * EXTENT).unwrap();
+            let mut bytes = vec![0; len];
+            let disk = self.disks.get(segment.home.disk).unwrap();
+            disk.read_at(&mut bytes, DiskOffset(segment.home.start.0 * EXTENT))
+                .unwrap();
+            let at = usize::try_from(segment.start.0 * EXTENT).unwrap();
+            assert!(bytes == self.content[at..at + len], "{segment:?} differs");
+        }
+    }
+
+    fn job(&mut self, steps: &[Step]) -> JobRecord {
+        let mut job = JobRecord {
+            id: JobId(0),
+            kind: JobKind::Move { volume: VOLUME },
+            state: JobState::Running,
+            limits: JobLimits::default(),
+            back: false,
+            title: "test".into(),
+            created: Timestamp(0),
+            ended: None,
+            copied: ByteCount(0),
+            longest_hold_us: 0,
+            held: 0,
+            why: String::new(),
+        };
+        job.id = self.store.create_job(self.term, &job, steps).unwrap();
+        job
+    }
+
+    /// What the driver does with a batch: asks for a few, announces them, works and commits one by one. A host writes
+    /// between asking and working.
+    fn series(&mut self, mover: &mut Mover, fates: &mut impl Iterator<Item = (Fate, Vec<HostWrite>)>) {
+        mover.begin_round(Instant::now() + Duration::from_secs(60));
+        loop {
+            let batch = self.gather(mover);
+            if batch.is_empty() {
+                return;
+            }
+            let mut given_up = false;
+            for change in batch {
+                let (fate, writes) = fates.next().unwrap_or((Fate::Commits, vec![]));
+                writes.into_iter().for_each(|write| self.host(write));
+                if given_up {
+                    mover.ended(&gave_up(), Duration::ZERO).unwrap();
+                    continue;
+                }
+                given_up = !self.fly(mover, change, fate);
+            }
+        }
+    }
+
+    fn gather(&mut self, mover: &mut Mover) -> Vec<NewChange> {
+        let mut batch = Vec::new();
+        while batch.len() < 3 {
+            let from = Generation(self.store.header().unwrap().generation.0 + batch.len() as u64);
+            let mut prepare = Prepare {
+                store: &mut self.store,
+                disks: &self.disks,
+                from,
+                late_writes: false,
+            };
+            match mover.next(&mut prepare).unwrap() {
+                Some(change) => batch.push(change),
+                None if batch.is_empty() && !mover.finished() && mover.trouble.is_none() => {}
+                None => break,
+            }
+        }
+        batch
+    }
+
+    fn fly(&mut self, mover: &mut Mover, change: NewChange, fate: Fate) -> bool {
+        if fate == Fate::GivenUpBeforeWork {
+            mover.ended(&gave_up(), Duration::ZERO).unwrap();
+            return false;
+        }
+        mover.work().unwrap();
+        if fate == Fate::AskedAgainAfterWork {
+            // A hole where there was data when it was copied first.
+            self.host((change.spans[0].start.0 / 1024, 300, 0));
+            mover.work().unwrap();
+        }
+        if fate == Fate::GivenUpAfterWork {
+            mover.ended(&gave_up(), Duration::ZERO).unwrap();
+            return false;
+        }
+        let id = self.store.prepare(self.term, &change).unwrap();
+        self.finish(id);
+        let finished = Outcome::Finished {
+            generation: change.difference.from.next(),
+            fenced: vec![],
+            parked: 2,
+            longest_us: 3,
+        };
+        mover.ended(&finished, Duration::from_micros(500)).unwrap();
+        true
+    }
+
+    /// Moves by these steps until all is done, as the worker does. Answers the bytes copied.
+    fn move_all(&mut self, job: &JobRecord, fates: Vec<(Fate, Vec<HostWrite>)>) -> Figures {
+        let mut fates = fates.into_iter();
+        let steps = self.store.steps(job.id).unwrap();
+        let mut mover = Mover::new(job, steps, ExtentSize::DEFAULT).unwrap();
+        while !mover.finished() {
+            self.series(&mut mover, &mut fates);
+            if mover.take_trouble().is_some() {
+                mover.restart(self.store.steps(job.id).unwrap()).unwrap();
+            }
+        }
+        assert_eq!(mover.steps(), self.store.steps(job.id).unwrap());
+        mover.take_figures()
+    }
+}
+
+fn gave_up() -> Outcome {
+    Outcome::GaveUp {
+        fenced: vec![],
+        reason: Reason::HoldRanOut,
+    }
+}
+
+fn to_disk_2() -> Request {
+    Request::Move {
+        volume: VOLUME,
+        range: None,
+        from: None,
+        to: vec![DiskId(2)],
+    }
+}
+
+#[test]
+fn a_plain_move_copies_only_data_and_leaves_one_segment() {
+    let mut bench = Bench::new();
+    bench.host((100, 64, 7));
+    bench.host((5 * 1024 + 1000, 48, 8));
+    let steps = plan(&mut bench.store, &to_disk_2()).unwrap();
+    let job = bench.job(&steps);
+    let figures = bench.move_all(&job, vec![]);
+    bench.check_content();
+    assert_eq!(bench.segments().len(), 1);
+    assert_eq!(bench.segments()[0].home.disk, DiskId(2));
+    assert_eq!(
+        (figures.copied, figures.longest),
+        (112 * 1024, Duration::from_micros(500))
+    );
+    assert_eq!(figures.held, 2 * figures.chunks);
+    // Nothing is left to be moved, and nothing is planned.
+    assert_eq!(plan(&mut bench.store, &to_disk_2()).unwrap(), vec![]);
+}
+
+#[test]
+fn a_range_is_moved_and_moved_back() {
+    let mut bench = Bench::new();
+    (0..10).for_each(|i| bench.host((i * 1024, 1024, u8::try_from(i).unwrap() + 1)));
+    let range = Span {
+        volume: VOLUME,
+        start: VolumeOffset(3 * EXTENT + 5),
+        end: VolumeOffset(8 * EXTENT + 1),
+    };
+    let request = Request::Move {
+        volume: VOLUME,
+        range: Some(range),
+        from: None,
+        to: vec![DiskId(2)],
+    };
+    let forth = plan(&mut bench.store, &request).unwrap();
+    assert_eq!(steps::progress(&forth), (0, 6));
+    let job = bench.job(&forth);
+    bench.move_all(&job, vec![]);
+    bench.check_content();
+    bench.free();
+    let moved = bench.store.steps(job.id).unwrap();
+    let back = plan_back(&mut bench.store, &moved, "job 1").unwrap();
+    assert_eq!(steps::progress(&back), (0, 6));
+    bench
+        .store
+        .replace_steps(bench.term, job.id, &back, true)
+        .unwrap();
+    bench.move_all(&job, vec![]);
+    bench.check_content();
+    assert!(
+        bench
+            .segments()
+            .iter()
+            .all(|segment| segment.home.disk == DiskId(1))
+    );
+}
+
+#[test]
+fn a_source_that_cannot_be_read_ends_the_series_with_its_range() {
+    let mut bench = Bench::new();
+    (0..10).for_each(|i| bench.host((i * 1024, 1024, 9)));
+    let steps = plan(&mut bench.store, &to_disk_2()).unwrap();
+    let job = bench.job(&steps);
+    let mut mover = Mover::new(&job, steps, ExtentSize::DEFAULT).unwrap();
+    // The last piece of the volume is beyond this.
+    bench.images.files[0].set_len(11 * EXTENT).unwrap();
+    bench.series(&mut mover, &mut std::iter::empty());
+    let Some(Trouble::Disk(chunk, Fault::Source(_))) = mover.take_trouble() else {
+        panic!("no trouble")
+    };
+    assert_eq!(chunk.from.home.disk, DiskId(1));
+    assert_eq!(mover.progress(), (7, 10));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Whatever hosts write in between, and whatever is given up and asked for again.
+    #[test]
+    fn nothing_is_lost(before in host_writes(), fates in prop::collection::vec((fate(), host_writes()), 0..30)) {
+        let mut bench = Bench::new();
+        before.into_iter().for_each(|write| bench.host(write));
+        let steps = plan(&mut bench.store, &to_disk_2()).unwrap();
+        let job = bench.job(&steps);
+        bench.move_all(&job, fates);
+        bench.check_content();
+        prop_assert!(bench.segments().iter().all(|segment| segment.home.disk == DiskId(2)));
+    }
+}
