@@ -49,7 +49,10 @@ impl Counters {
         if let Some(sum) = sum {
             add(sum, bytes);
         }
-        add(&self.latency_us, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        add(
+            &self.latency_us,
+            u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        );
         add(&self.latency[bucket(took)], 1);
     }
 

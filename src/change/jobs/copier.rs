@@ -228,6 +228,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     const LEN: u64 = 1 << 20;
+    const SIZE: usize = 1 << 20;
 
     fn route(images: &Images) -> Route {
         let [source, target] = images.open();
@@ -247,7 +248,7 @@ mod tests {
     }
 
     fn same(images: &Images) -> bool {
-        let mut both = [vec![0; LEN as usize], vec![0; LEN as usize]];
+        let mut both = [vec![0; SIZE], vec![0; SIZE]];
         images.files[0].read_exact_at(&mut both[0], LEN).unwrap();
         images.files[1].read_exact_at(&mut both[1], 2 * LEN).unwrap();
         both[0] == both[1]
@@ -259,9 +260,7 @@ mod tests {
         images.files[0]
             .write_all_at(&bytes(1, 8192), LEN + 65536)
             .unwrap();
-        images.files[1]
-            .write_all_at(&bytes(9, LEN as usize), 2 * LEN)
-            .unwrap();
+        images.files[1].write_all_at(&bytes(9, SIZE), 2 * LEN).unwrap();
         let route = route(&images);
         let staged = stage(&route).unwrap();
         assert_eq!(staged.data, vec![65536..65536 + 8192]);
@@ -297,9 +296,7 @@ mod tests {
     #[test]
     fn what_was_left_of_an_attempt_that_was_given_up_is_cleared() {
         let images = Images::new();
-        images.files[0]
-            .write_all_at(&bytes(1, LEN as usize), LEN)
-            .unwrap();
+        images.files[0].write_all_at(&bytes(1, SIZE), LEN).unwrap();
         let route = route(&images);
         let staged = stage(&route).unwrap();
         copy(&route, &staged, &mut Scratch::new()).unwrap();
@@ -312,9 +309,7 @@ mod tests {
     #[test]
     fn a_truncated_side_is_named() {
         let images = Images::new();
-        images.files[0]
-            .write_all_at(&bytes(1, LEN as usize), LEN)
-            .unwrap();
+        images.files[0].write_all_at(&bytes(1, SIZE), LEN).unwrap();
         let route = route(&images);
         images.files[0].set_len(LEN + 4096).unwrap();
         assert!(matches!(stage(&route), Err(Fault::Source(_))));
