@@ -170,6 +170,12 @@ impl Disk {
         &self.label
     }
 
+    /// The extents that it was opened with, extent 0 (the label) included.
+    #[must_use]
+    pub fn extents(&self) -> u64 {
+        self.size / self.extent_size.bytes()
+    }
+
     /// Whether it is a block device, not an image file.
     #[must_use]
     pub fn is_device(&self) -> bool {

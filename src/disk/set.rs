@@ -1,6 +1,7 @@
 //! The open disks of a process: a map that is replaced, never mutated, so that a look takes no lock.
 
 use super::Disk;
+use crate::pool::model::DiskRecord;
 use crate::units::DiskId;
 use arc_swap::{ArcSwap, Guard};
 use std::collections::BTreeMap;
@@ -36,6 +37,14 @@ impl Disks {
     #[must_use]
     pub fn get(&self, id: DiskId) -> Option<Arc<Disk>> {
         self.view().get(id).cloned()
+    }
+
+    /// Whether this disk is open, with at least the size that its record gives it.
+    #[must_use]
+    pub fn has(&self, record: &DiskRecord) -> bool {
+        self.view()
+            .get(record.id)
+            .is_some_and(|disk| disk.extents() >= record.extents)
     }
 
     /// All of them, by id.

@@ -117,10 +117,9 @@ impl Controller {
             .filter(|record| record.state == ChangeState::Prepared);
         let prepared = prepared.map(|record| record.id).collect();
         let (_, members) = self.store.members()?;
-        self.names = members
-            .iter()
-            .map(|member| (member.slot, member.name.clone()))
-            .collect();
+        // Added to those known: what is done to somebody is told after he is gone.
+        self.names
+            .extend(members.iter().map(|member| (member.slot, member.name.clone())));
         let members: Vec<_> = members
             .iter()
             .map(|member| look_at(member, &self.members, &self.pool))

@@ -1,16 +1,18 @@
 //! What a change is started with: who takes part, reached and greeted, and the disks it maps onto.
 
 use super::Controller;
-use crate::change::controller::{Participant, Patience, Plan};
+use crate::change::controller::{Participant, Plan};
 use crate::change::recovery::{Seen, late_writes, participants};
 use crate::change::survey::look_at;
 use crate::control::client::Happening;
+use crate::disk::Disk;
 use crate::error::{Error, Kind, Result};
 use crate::pool::model::{DiskRecord, Edit};
 use crate::store::NewChange;
 use crate::units::{DiskId, MembershipVersion, Slot};
 use crate::wire::message::Refusal;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The control range at one moment.
@@ -102,14 +104,28 @@ impl Controller {
 
     /// The plan of one change in this range.
     pub(super) fn plan(&mut self, change: NewChange, range: &Range) -> Result<Plan> {
+        let disks = self.disks_of(&change)?;
+        self.open_for(&disks)?;
         Ok(Plan {
-            disks: self.disks_of(&change)?,
+            disks,
             change,
             participants: range.participants.clone(),
             membership: range.membership,
             late_writes: range.late_writes,
-            patience: Patience { ..self.patience },
+            patience: self.patience,
         })
+    }
+
+    /// What the change maps onto is copied to and flushed here too.
+    fn open_for(&mut self, records: &[DiskRecord]) -> Result<()> {
+        if records.iter().any(|record| !self.disks.has(record)) {
+            let header = self.store.header()?;
+            for record in records.iter().filter(|record| !self.disks.has(record)) {
+                let disk = Disk::open(record, header.uuid, header.extent_size)?;
+                self.disks.insert(Arc::new(disk));
+            }
+        }
+        Ok(())
     }
 
     /// The disks that the change maps onto, or whose record it brings.

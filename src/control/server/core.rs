@@ -389,7 +389,7 @@ impl Core {
         let disks = self.setup.runtime.disks();
         let missing: Vec<DiskRecord> = records
             .into_iter()
-            .filter(|record| disks.get(record.id).is_none())
+            .filter(|record| !disks.has(record))
             .collect();
         if missing.is_empty() {
             self.events.push_back(Event::DisksOpen(change, Ok(())));

@@ -1,0 +1,557 @@
+//! Changes through apparatuses in all their states.
+
+use crate::rig::{EXTENT, PATIENCE, Pool, change, map, name, until};
+use apparatus::change::controller::{Outcome, Patience};
+use apparatus::change::driver::{Controller, PATIENCE as USUAL, Prepare, Series, Wait};
+use apparatus::control::Runtime;
+use apparatus::control::server::Limits;
+use apparatus::error::{Kind, Result};
+use apparatus::pool::model::Span;
+use apparatus::store::{ChangeState, HoldMode, MemberState, NewChange, Store};
+use apparatus::units::{DiskId, Generation, VolumeId};
+use std::time::{Duration, Instant};
+
+fn held(volume: VolumeId, edits: Vec<apparatus::pool::model::Edit>) -> NewChange {
+    NewChange {
+        spans: vec![Span::whole(volume)],
+        ..change("test", edits)
+    }
+}
+
+/// A pool with two disks and a volume on the first.
+fn furnished() -> (Pool, DiskId, DiskId, VolumeId) {
+    let pool = Pool::new();
+    let mut controller = pool.controller();
+    let d1 = pool.add_disk(&mut controller, "d1", 20);
+    let d2 = pool.add_disk(&mut controller, "d2", 20);
+    let volume = pool.add_volume(&mut controller, "v", d1, 1, 8);
+    (pool, d1, d2, volume)
+}
+
+fn impatient(controller: &mut Controller) {
+    controller.set_patience(Patience {
+        drain_us: 100_000,
+        answer_us: 100_000,
+        ..USUAL
+    });
+}
+
+#[test]
+fn a_change_goes_through_everyone_and_lets_go_what_was_parked() {
+    let (pool, _, d2, volume) = furnished();
+    let (a, b) = (pool.apparatus("a"), pool.apparatus("b"));
+    let mut controller = pool.controller();
+    let before = controller.store().header().unwrap().generation;
+    let outcome = controller.run(held(volume, vec![map(volume, 0, d2, 1, 2)]), true, &mut || {
+        for each in [&a, &b] {
+            assert!(
+                !each.path.is_open(Span::whole(volume)),
+                "held while the work is done"
+            );
+            assert_eq!(each.path.generation(), before);
+        }
+        a.path.park(Span::whole(volume));
+        Ok(())
+    });
+    let Outcome::Finished {
+        generation,
+        fenced,
+        parked,
+        ..
+    } = outcome.unwrap()
+    else {
+        panic!("not finished")
+    };
+    assert_eq!((generation, fenced, parked), (before.next(), vec![], 1));
+    for each in [&a, &b] {
+        assert_eq!(each.path.generation(), before.next());
+        assert!(each.path.is_open(Span::whole(volume)));
+        assert_eq!(each.path.holds(), 0);
+        assert!(each.path.disks().get(d2).is_some());
+    }
+    assert!(controller.store().unfinished().unwrap().is_empty(), "hardened");
+    assert_eq!(pool.members().hardened(), generation);
+    assert_eq!(pool.members().committed(), generation);
+    assert_eq!(pool.members().line(pool.member("a").slot).generation, generation);
+}
+
+#[test]
+fn work_that_fails_changes_nothing() {
+    let (pool, _, d2, volume) = furnished();
+    let a = pool.apparatus("a");
+    let mut controller = pool.controller();
+    let before = controller.store().header().unwrap().generation;
+    let outcome = controller.run(held(volume, vec![map(volume, 0, d2, 1, 2)]), true, &mut || {
+        Err("no".into())
+    });
+    assert_eq!(outcome.unwrap_err().why(), "no");
+    assert_eq!(controller.store().header().unwrap().generation, before);
+    until("the hold is gone", || a.path.holds() == 0);
+    assert_eq!(a.path.generation(), before);
+    assert!(controller.store().unfinished().unwrap().is_empty());
+}
+
+#[test]
+fn a_slow_drain_gives_the_change_up_and_fences_nobody() {
+    let (pool, _, d2, volume) = furnished();
+    let a = pool.apparatus("a");
+    let (end, thread) = a.path.in_flight_on(Span::whole(volume));
+    let mut controller = pool.controller();
+    impatient(&mut controller);
+    let before = controller.store().header().unwrap().generation;
+    let outcome = controller.run(held(volume, vec![map(volume, 0, d2, 1, 2)]), true, &mut || Ok(()));
+    let why = outcome.unwrap_err();
+    assert_eq!(why.kind(), Kind::TimedOut);
+    assert!(
+        why.to_string()
+            .contains("apparatus a still has 1 requests in flight"),
+        "{why}"
+    );
+    assert!(why.to_string().contains("disk d1"), "{why}");
+    assert_eq!(controller.store().header().unwrap().generation, before);
+    assert_eq!(pool.member("a").state, MemberState::Joined);
+    until("the hold is gone", || a.path.holds() == 0);
+    drop(end);
+    thread.join().unwrap();
+    controller
+        .run(held(volume, vec![map(volume, 0, d2, 1, 2)]), true, &mut || Ok(()))
+        .unwrap();
+}
+
+#[test]
+fn who_is_silent_is_fenced_and_rejoins_by_itself() {
+    let (pool, _, d2, volume) = furnished();
+    let a = pool.apparatus("a");
+    let silent = pool.joined("b");
+    let mut controller = pool.controller();
+    impatient(&mut controller);
+    let outcome = controller
+        .run(held(volume, vec![map(volume, 0, d2, 1, 2)]), true, &mut || Ok(()))
+        .unwrap();
+    let Outcome::Finished { generation, .. } = outcome else {
+        panic!("not finished")
+    };
+    assert_eq!(controller.fenced(), [name("b")]);
+    assert_eq!(pool.member("b").state, MemberState::Fenced);
+    let first_life = pool.member("b").incarnation;
+    assert_eq!(a.path.generation(), generation);
+    let events = controller.store().events(0, 100).unwrap();
+    assert!(
+        events
+            .iter()
+            .any(|event| event.subject == "apparatus b" && event.text.contains("fenced"))
+    );
+    // While it is out, what it may still use is freed for nobody.
+    controller.free().unwrap();
+    assert!(
+        is_quarantined(&pool),
+        "the old home may still be written by the fenced one"
+    );
+    let b = silent.serve(Limits::default());
+    until("b has rejoined", || pool.member("b").state == MemberState::Joined);
+    until("b serves the new table", || b.path.is_open(Span::whole(volume)));
+    assert!(pool.member("b").incarnation > first_life);
+    assert_eq!(b.path.generation(), generation);
+    controller.free().unwrap();
+    assert!(!is_quarantined(&pool));
+    controller
+        .run(held(volume, vec![map(volume, 2, d2, 3, 2)]), true, &mut || Ok(()))
+        .unwrap();
+    assert_eq!(b.path.generation(), generation.next());
+}
+
+fn is_quarantined(pool: &Pool) -> bool {
+    let mut store = pool.store();
+    let disks = store.disks().unwrap();
+    let quarantined =
+        |used: &apparatus::store::Use| matches!(used.owner, apparatus::store::Owner::Quarantine(_));
+    disks
+        .iter()
+        .any(|disk| store.uses(disk.id).unwrap().iter().any(quarantined))
+}
+
+#[test]
+fn a_dead_one_is_struck_out_and_one_that_left_leaves_nothing_behind() {
+    let (pool, _, d2, volume) = furnished();
+    let a = pool.apparatus("a");
+    drop(pool.apparatus("b"));
+    let mut controller = pool.controller();
+    assert!(
+        controller
+            .recovered()
+            .iter()
+            .any(|line| line.contains("apparatus b has ended")),
+        "{:?}",
+        controller.recovered()
+    );
+    drop(pool.apparatus("c"));
+    controller
+        .run(held(volume, vec![map(volume, 0, d2, 1, 2)]), true, &mut || Ok(()))
+        .unwrap();
+    let (_, members) = controller.store().members().unwrap();
+    assert_eq!(members.len(), 1);
+    assert!(controller.fenced().is_empty());
+    assert_eq!(a.path.applied.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn one_that_joins_in_the_middle_is_asked_the_next_time() {
+    let (pool, _, d2, volume) = furnished();
+    let a = pool.apparatus("a");
+    let mut controller = pool.controller();
+    let mut late = None;
+    let mut works = 0;
+    let outcome = controller.run(held(volume, vec![map(volume, 0, d2, 1, 2)]), true, &mut || {
+        works += 1;
+        late.get_or_insert_with(|| pool.apparatus("b"));
+        Ok(())
+    });
+    let Outcome::Finished { generation, .. } = outcome.unwrap() else {
+        panic!("not finished")
+    };
+    assert_eq!(works, 2);
+    assert_eq!(a.path.generation(), generation);
+    assert_eq!(late.unwrap().path.generation(), generation);
+}
+
+#[test]
+fn a_controller_that_goes_before_the_commit_leaves_nothing() {
+    let (pool, _, d2, volume) = furnished();
+    let a = pool.apparatus("a");
+    let mut controller = pool.controller();
+    let term = controller.term();
+    let new = held(volume, vec![map(volume, 0, d2, 1, 2)]);
+    let id = prepare(&mut controller, &new);
+    let mut raw = pool.greeted("a");
+    raw.send(term, vec![hold(id, &new, &pool)]);
+    assert!(matches!(
+        raw.answer(),
+        apparatus::wire::message::Answer::Held { .. }
+    ));
+    assert!(!a.path.is_open(Span::whole(volume)));
+    drop(raw);
+    until("a opens by itself", || a.path.is_open(Span::whole(volume)));
+    assert_eq!(
+        pool.store().change(id).unwrap().unwrap().state,
+        ChangeState::Cancelled
+    );
+}
+
+#[test]
+fn a_controller_that_goes_after_the_commit_is_done_without() {
+    let (pool, _, d2, volume) = furnished();
+    let (a, b) = (pool.apparatus("a"), pool.apparatus("b"));
+    let mut controller = pool.controller();
+    let term = controller.term();
+    let new = held(volume, vec![map(volume, 0, d2, 1, 2)]);
+    let id = prepare(&mut controller, &new);
+    let mut links = [pool.greeted("a"), pool.greeted("b")];
+    for (raw, who) in links.iter_mut().zip(["a", "b"]) {
+        raw.send(term, vec![hold_for(id, &new, &pool, who)]);
+        assert!(matches!(
+            raw.answer(),
+            apparatus::wire::message::Answer::Held { .. }
+        ));
+    }
+    let (version, _) = controller.store().members().unwrap();
+    controller.store().commit(term, id, version).unwrap();
+    let generation = controller.store().header().unwrap().generation;
+    let [first, second] = links;
+    drop(first);
+    until("a applies by itself", || a.path.generation() == generation);
+    assert!(
+        !a.path.is_open(Span::whole(volume)),
+        "b may still serve the old home"
+    );
+    drop(second);
+    until("both serve the new table", || {
+        a.path.is_open(Span::whole(volume)) && b.path.is_open(Span::whole(volume))
+    });
+    assert_eq!(b.path.generation(), generation);
+}
+
+#[test]
+fn an_apparatus_takes_over_when_the_controller_and_another_apparatus_are_gone() {
+    let (pool, _, d2, volume) = furnished();
+    let limits = Limits {
+        patience: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let a = pool.apparatus_with("a", limits);
+    let silent = pool.joined("b");
+    let mut controller = pool.controller();
+    let term = controller.term();
+    let new = held(volume, vec![map(volume, 0, d2, 1, 2)]);
+    let id = prepare(&mut controller, &new);
+    let mut raw = pool.greeted("a");
+    raw.send(term, vec![hold_for(id, &new, &pool, "a")]);
+    assert!(matches!(
+        raw.answer(),
+        apparatus::wire::message::Answer::Held { .. }
+    ));
+    let (version, _) = controller.store().members().unwrap();
+    controller.store().commit(term, id, version).unwrap();
+    drop(controller);
+    drop(raw);
+    until("a serves", || a.path.is_open(Span::whole(volume)));
+    assert_eq!(
+        pool.member("b").state,
+        MemberState::Fenced,
+        "a took the arbitration and fenced it"
+    );
+    drop(silent);
+}
+
+fn prepare(controller: &mut Controller, new: &NewChange) -> apparatus::units::ChangeId {
+    let mut new = new.clone();
+    new.difference.from = controller.store().header().unwrap().generation;
+    let term = controller.term();
+    controller.store().prepare(term, &new).unwrap()
+}
+
+fn hold(id: apparatus::units::ChangeId, new: &NewChange, pool: &Pool) -> apparatus::wire::message::Request {
+    hold_for(id, new, pool, "a")
+}
+
+fn hold_for(
+    id: apparatus::units::ChangeId,
+    new: &NewChange,
+    pool: &Pool,
+    who: &str,
+) -> apparatus::wire::message::Request {
+    apparatus::wire::message::Request::Hold {
+        change: id,
+        spans: new.spans.clone(),
+        mode: HoldMode::All,
+        drain_us: 1_000_000,
+        deadline_us: 60_000_000,
+        incarnation: pool.member(who).incarnation,
+        disks: Vec::new(),
+    }
+}
+
+#[test]
+fn a_hold_ends_at_its_deadline_though_the_controller_lives() {
+    let (pool, _, d2, volume) = furnished();
+    let a = pool.apparatus("a");
+    let mut controller = pool.controller();
+    controller.set_patience(Patience {
+        hold_us: 50_000,
+        ..USUAL
+    });
+    let before = controller.store().header().unwrap().generation;
+    let outcome = controller.run(held(volume, vec![map(volume, 0, d2, 1, 2)]), true, &mut || {
+        until("a opens by itself", || a.path.is_open(Span::whole(volume)));
+        Ok(())
+    });
+    let why = outcome.unwrap_err();
+    assert_eq!(why.kind(), Kind::TimedOut);
+    assert!(why.why().contains("ran out"), "{why}");
+    assert_eq!(controller.store().header().unwrap().generation, before);
+}
+
+#[test]
+fn a_damaged_table_is_never_acknowledged_and_is_loaded_anew() {
+    let (pool, _, d2, volume) = furnished();
+    let a = pool.apparatus("a");
+    a.path.damaged.store(true, std::sync::atomic::Ordering::SeqCst);
+    let mut controller = pool.controller();
+    impatient(&mut controller);
+    let outcome = controller
+        .run(held(volume, vec![map(volume, 0, d2, 1, 2)]), true, &mut || Ok(()))
+        .unwrap();
+    let Outcome::Finished { generation, .. } = outcome else {
+        panic!("not finished")
+    };
+    until("a serves again", || a.path.is_open(Span::whole(volume)));
+    assert_eq!(a.path.generation(), generation);
+    assert_eq!(a.path.reloads.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
+#[test]
+fn one_controller_at_a_time() {
+    let pool = Pool::new();
+    let first = pool.controller();
+    let busy = Controller::acquire(&pool.dir, "second", Wait::No).err().unwrap();
+    assert_eq!(busy.kind(), Kind::Busy);
+    assert!(busy.to_string().contains("test by pid"), "{busy}");
+    let term = first.term();
+    drop(first);
+    assert!(pool.controller().term() > term);
+}
+
+#[test]
+fn a_host_flush_hardens_what_its_data_rests_on() {
+    let (pool, _, d2, volume) = furnished();
+    let a = pool.apparatus("a");
+    let mut controller = pool.controller();
+    controller
+        .run(
+            held(volume, vec![map(volume, 0, d2, 1, 2)]),
+            false,
+            &mut || Ok(()),
+        )
+        .unwrap();
+    assert_eq!(controller.store().unfinished().unwrap().len(), 1);
+    assert!(pool.members().hardened() < a.path.generation());
+    std::thread::scope(|scope| {
+        (0..8).for_each(|_| {
+            scope.spawn(|| a.harden().unwrap());
+        });
+    });
+    assert_eq!(pool.members().hardened(), a.path.generation());
+    assert!(controller.store().unfinished().unwrap().is_empty());
+    controller.harden().unwrap();
+}
+
+/// Moves a volume extent by extent.
+struct Moves {
+    volume: VolumeId,
+    to: DiskId,
+    next: u64,
+    len: u64,
+    begun: u64,
+    worked: Vec<u64>,
+    ended: Vec<Result<Generation, String>>,
+    on_work: Box<dyn FnMut(u64) -> Result<(), String>>,
+    longest: Duration,
+}
+
+impl Moves {
+    fn new(volume: VolumeId, to: DiskId, len: u64) -> Self {
+        let (worked, ended, on_work) = (Vec::new(), Vec::new(), Box::new(|_| Ok(())));
+        Self {
+            volume,
+            to,
+            next: 0,
+            len,
+            begun: 0,
+            worked,
+            ended,
+            on_work,
+            longest: Duration::ZERO,
+        }
+    }
+}
+
+impl Series for Moves {
+    fn next(&mut self, prepare: &mut Prepare<'_>) -> Result<Option<NewChange>> {
+        assert!(prepare.disks.get(self.to).is_some());
+        if self.next == self.len {
+            return Ok(None);
+        }
+        let at = self.next;
+        self.next += 1;
+        let mut new = change("move", vec![map(self.volume, at, self.to, 1 + at, 1)]);
+        new.difference.from = prepare.from;
+        let byte = |extent: u64| apparatus::units::VolumeOffset(extent * EXTENT.bytes());
+        new.spans = vec![Span {
+            volume: self.volume,
+            start: byte(at),
+            end: byte(at + 1),
+        }];
+        Ok(Some(new))
+    }
+
+    fn work(&mut self) -> Result<(), String> {
+        assert_eq!(self.ended.len() as u64, self.begun, "the one before has ended");
+        self.worked.push(self.begun);
+        (self.on_work)(self.begun)
+    }
+
+    fn ended(&mut self, outcome: &Outcome, hold: Duration) -> Result<()> {
+        self.begun += 1;
+        self.longest = self.longest.max(hold);
+        self.ended.push(match outcome {
+            Outcome::Finished { generation, .. } => Ok(*generation),
+            other => Err(format!("{other:?}")),
+        });
+        Ok(())
+    }
+}
+
+#[test]
+fn a_series_goes_through_in_order() {
+    let (pool, _, d2, volume) = furnished();
+    let (a, b) = (pool.apparatus("a"), pool.apparatus("b"));
+    let mut controller = pool.controller();
+    let before = controller.store().header().unwrap().generation;
+    let mut moves = Moves::new(volume, d2, 8);
+    controller.run_series(&mut moves).unwrap();
+    let expected: Vec<_> = (1..=8).map(|step| Ok(Generation(before.0 + step))).collect();
+    assert_eq!(moves.ended, expected);
+    assert_eq!(moves.worked, (0..8).collect::<Vec<_>>());
+    assert!(moves.longest > Duration::ZERO);
+    for each in [&a, &b] {
+        assert_eq!(each.path.generation(), Generation(before.0 + 8));
+        assert!(each.path.is_open(Span::whole(volume)));
+        assert_eq!(each.path.holds(), 0);
+    }
+    controller.harden().unwrap();
+    controller.free().unwrap();
+    assert!(!is_quarantined(&pool));
+}
+
+#[test]
+fn a_series_without_apparatuses_is_the_stores_alone() {
+    let (pool, _, d2, volume) = furnished();
+    let mut controller = pool.controller();
+    let mut moves = Moves::new(volume, d2, 6);
+    controller.run_series(&mut moves).unwrap();
+    assert_eq!(moves.ended.iter().filter(|end| end.is_ok()).count(), 6);
+}
+
+#[test]
+fn a_series_whose_work_fails_gives_up_what_comes_after() {
+    let (pool, _, d2, volume) = furnished();
+    let a = pool.apparatus("a");
+    let mut controller = pool.controller();
+    let before = controller.store().header().unwrap().generation;
+    let mut moves = Moves::new(volume, d2, 8);
+    moves.on_work = Box::new(|index| if index == 2 { Err("broken".into()) } else { Ok(()) });
+    moves.next = 4;
+    controller.run_series(&mut moves).unwrap();
+    let ends: Vec<bool> = moves.ended.iter().map(Result::is_ok).collect();
+    assert_eq!(ends, [true, true, false, false]);
+    assert!(moves.ended[2].as_ref().is_err_and(|why| why.contains("broken")));
+    assert_eq!(moves.worked, [0, 1, 2]);
+    until("nothing is held", || a.path.holds() == 0);
+    assert_eq!(a.path.generation(), Generation(before.0 + 2));
+    assert!(
+        controller
+            .store()
+            .unfinished()
+            .unwrap()
+            .iter()
+            .all(|record| record.state == ChangeState::Committed)
+    );
+}
+
+#[test]
+fn a_series_goes_on_when_somebody_joins_or_falls_silent() {
+    let (pool, _, d2, volume) = furnished();
+    let a = pool.apparatus("a");
+    let late = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let mut controller = pool.controller();
+    impatient(&mut controller);
+    let before = controller.store().header().unwrap().generation;
+    let mut moves = Moves::new(volume, d2, 8);
+    let (slot, dir) = (late.clone(), pool.dir.clone());
+    let joins = std::sync::Arc::new(pool);
+    let joiner = std::sync::Arc::clone(&joins);
+    moves.on_work = Box::new(move |index| {
+        if index == 1 {
+            // Joined, and silent for good: asked for again with it, then fenced, and the rest goes on.
+            slot.lock().unwrap().get_or_insert_with(|| joiner.joined("b"));
+        }
+        Ok(())
+    });
+    let begun = Instant::now();
+    controller.run_series(&mut moves).unwrap();
+    assert!(begun.elapsed() < PATIENCE);
+    assert!(moves.ended.iter().all(Result::is_ok), "{:?}", moves.ended);
+    assert_eq!(moves.ended.len(), 8);
+    assert_eq!(a.path.generation(), Generation(before.0 + 8));
+    assert_eq!(controller.fenced(), [name("b")]);
+    assert_eq!(joins.dir, dir);
+}
