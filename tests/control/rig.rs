@@ -398,12 +398,13 @@ impl Runtime for Path {
         self.gate.counts().in_flight
     }
 
-    fn reload(&self, snapshot: &Snapshot) {
+    fn reload(&self, snapshot: &Snapshot) -> Result<()> {
         assert_eq!(self.in_flight(), 0);
         self.damaged.store(false, Ordering::SeqCst);
         self.generation
             .store(snapshot.header.generation.0, Ordering::SeqCst);
         self.reloads.fetch_add(1, Ordering::SeqCst);
+        Ok(())
     }
 
     fn open(&self) {
