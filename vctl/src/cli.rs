@@ -1,6 +1,8 @@
 //! The words of the command line, and what each leads to.
 
-use crate::commands::{apparatus, completions, disk, events, hidden, job, man, pool, volume};
+use crate::commands::{
+    apparatus, completions, disk, events, hidden, job, man, metrics, pool, status, volume,
+};
 use crate::context::{Context, Global};
 use crate::exit::Done;
 use crate::failure;
@@ -44,8 +46,12 @@ enum Noun {
     /// Jobs: moves and evacuations
     #[command(subcommand)]
     Job(job::Verb),
+    /// Whether all is well, and what to do if not
+    Status(status::Status),
     /// What happened
     Events(events::Events),
+    /// Figures of everything, as Prometheus text
+    Metrics(metrics::Metrics),
     /// Completions for a shell
     Completions(completions::Completions),
     /// Manual pages
@@ -80,6 +86,8 @@ fn dispatch(noun: Noun, context: &mut Context) -> Result<Done> {
         Noun::Volume(verb) => verb.run(context),
         Noun::Apparatus(verb) => verb.run(context),
         Noun::Job(verb) => verb.run(context),
+        Noun::Status(status) => status.run(context),
+        Noun::Metrics(metrics) => metrics.run(context),
         Noun::Events(events) => events.run(context),
         Noun::Completions(completions) => completions.run(context),
         Noun::Man(man) => man.run(context),

@@ -138,8 +138,9 @@ fn last_line(path: &Path, from: u64) -> Option<String> {
     let mut tail = Vec::new();
     log.take(TAIL).read_to_end(&mut tail).ok()?;
     let text = String::from_utf8_lossy(&tail);
-    let last = text.lines().rev().find(|line| !line.trim().is_empty())?;
-    Some(last.trim().to_owned())
+    let tells = |line: &&str| !line.trim().is_empty() && !line.starts_with("hint: ");
+    let last = text.lines().rev().find(tells)?;
+    Some(last.strip_prefix("apparatus: ").unwrap_or(last).trim().to_owned())
 }
 
 /// Where a program that speaks `sd_notify` says that it is ready; a directory of its own, because a socket's path must be short.

@@ -7,7 +7,9 @@ pub mod events;
 pub mod hidden;
 pub mod job;
 pub mod man;
+pub mod metrics;
 pub mod pool;
+pub mod status;
 pub mod volume;
 
 use crate::context::{Changing, Context};

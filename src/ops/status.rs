@@ -1,0 +1,232 @@
+//! Whether all is well with a pool, and what to do if not: quick enough to be asked all the time.
+
+use super::apparatus::{self, State};
+use super::job;
+use super::view::{PoolView, Usage};
+use crate::error::Result;
+use crate::member::ArbitrationLock;
+use crate::pool::dir::PoolDir;
+use crate::store::{ChangeState, JobKind, JobState, Severity, Store};
+use crate::units::{DiskId, JobId, VolumeId};
+use std::collections::BTreeMap;
+
+/// From this many per cent in use on, a pool is nearly full.
+const NEARLY_FULL: u128 = 90;
+/// From this many per cent in use on, it is as good as full.
+const FULL: u128 = 98;
+
+/// Something worth saying.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How grave.
+    pub severity: Severity,
+    /// What it is about.
+    pub subject: String,
+    /// What there is to say.
+    pub text: String,
+    /// The command to type.
+    pub next: Option<String>,
+}
+
+impl Finding {
+    fn new(severity: Severity, subject: impl Into<String>, text: impl Into<String>) -> Self {
+        Self {
+            severity,
+            subject: subject.into(),
+            text: text.into(),
+            next: None,
+        }
+    }
+
+    fn next(mut self, command: impl Into<String>) -> Self {
+        self.next = Some(command.into());
+        self
+    }
+}
+
+/// How a pool is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Gravest first.
+    pub findings: Vec<Finding>,
+    /// How all disks together are used.
+    pub usage: Usage,
+    /// How many there are.
+    pub disks: usize,
+    /// How many there are.
+    pub volumes: usize,
+    /// How many serve, of how many that have not left.
+    pub serving: (usize, usize),
+    /// How many are worked on or wait to be.
+    pub jobs: usize,
+    /// Who holds the arbitration.
+    pub controller: Option<String>,
+}
+
+impl Status {
+    /// Nothing has to be done.
+    #[must_use]
+    pub fn healthy(&self) -> bool {
+        self.findings
+            .iter()
+            .all(|finding| finding.severity == Severity::Info)
+    }
+}
+
+/// Looks at everything that can be looked at quickly.
+///
+/// # Errors
+/// The store's.
+pub fn status(pool: &PoolDir, store: &mut dyn Store) -> Result<Status> {
+    let view = PoolView::load(store)?;
+    let apparatuses = apparatus::list(pool, store)?;
+    let jobs = job::list(store)?;
+    let controller = ArbitrationLock::holder(&pool.run())?;
+    let mut findings = of_disks(&view);
+    findings.extend(of_space(&view));
+    findings.extend(apparatuses.iter().filter_map(of_apparatus));
+    if apparatuses.is_empty() && !view.volumes.is_empty() {
+        let finding = Finding::new(Severity::Info, "apparatuses", "none runs, so no volume is served");
+        findings.push(finding.next("vctl apparatus start NAME MOUNTPOINT"));
+    }
+    for each in &jobs {
+        findings.extend(of_job(pool, each, &jobs)?);
+    }
+    if controller.is_none() {
+        findings.extend(of_changes(store)?);
+    }
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    let serving = apparatuses
+        .iter()
+        .filter(|each| each.state == State::Serving)
+        .count();
+    Ok(Status {
+        findings,
+        usage: view.usage(),
+        disks: view.disks.len(),
+        volumes: view.volumes.len(),
+        serving: (serving, apparatuses.len()),
+        jobs: jobs
+            .iter()
+            .filter(|each| job::wants_work(each.record.state))
+            .count(),
+        controller,
+    })
+}
+
+fn of_disks(view: &PoolView) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for disk in &view.disks {
+        let name = &disk.record.name;
+        if let Some(error) = super::disk::fault(&disk.record, &view.header) {
+            let finding = Finding::new(Severity::Error, format!("disk {name}"), error.why());
+            findings.push(match error.way_out() {
+                Some(hint) => finding.next(hint),
+                None => finding.next("vctl pool check"),
+            });
+        }
+    }
+    if view.disks.is_empty() {
+        let finding = Finding::new(Severity::Info, "disks", "there is none yet");
+        findings.push(finding.next("vctl disk add PATH [--create SIZE]"));
+    }
+    findings
+}
+
+fn of_space(view: &PoolView) -> Option<Finding> {
+    let open = view
+        .disks
+        .iter()
+        .filter(|disk| disk.record.allocate)
+        .map(|disk| disk.usage);
+    let usage = open.fold(Usage::default(), Usage::and);
+    let taken = u128::from(usage.size.0.saturating_sub(usage.free.0)) * 100;
+    let percent = taken.checked_div(u128::from(usage.size.0))?;
+    let severity = match percent {
+        FULL.. => Severity::Error,
+        NEARLY_FULL.. => Severity::Warning,
+        _ => return None,
+    };
+    let text = format!("{percent} % of what new volumes may be placed on is in use");
+    Some(Finding::new(severity, "space", text).next("vctl disk add PATH"))
+}
+
+fn of_apparatus(view: &apparatus::View) -> Option<Finding> {
+    let name = &view.member.name;
+    let subject = format!("apparatus {name}");
+    let why = view.fault.as_deref().unwrap_or("does not answer");
+    Some(match view.state {
+        State::Serving => return None,
+        State::Dead => {
+            let again = format!("vctl apparatus start {name} {}", view.member.mount.display());
+            Finding::new(Severity::Error, subject, why).next(again)
+        }
+        State::Fenced => Finding::new(
+            Severity::Error,
+            subject,
+            "is fenced: its hosts wait until it has rejoined",
+        )
+        .next(format!("vctl apparatus rejoin {name}")),
+        State::Silent => {
+            Finding::new(Severity::Warning, subject, why).next(format!("vctl apparatus show {name}"))
+        }
+    })
+}
+
+/// What a job is about: a later one of the same makes an earlier failure a thing of the past.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum About {
+    Volume(VolumeId),
+    Disk(DiskId),
+}
+
+fn about(kind: &JobKind) -> About {
+    match kind {
+        JobKind::Move { volume } => About::Volume(*volume),
+        JobKind::Evacuate { disk, .. } => About::Disk(*disk),
+    }
+}
+
+fn of_job(pool: &PoolDir, view: &job::View, all: &[job::View]) -> Result<Option<Finding>> {
+    let last: BTreeMap<About, JobId> = all
+        .iter()
+        .map(|each| (about(&each.record.kind), each.record.id))
+        .collect();
+    let record = &view.record;
+    let id = record.id;
+    let finding =
+        |severity, text: String| Finding::new(severity, format!("job {id} ({})", view.subject), text);
+    let superseded = last.get(&about(&record.kind)).is_some_and(|last| *last != id);
+    Ok(match record.state {
+        JobState::Done | JobState::Cancelled => None,
+        JobState::Failed if superseded => None,
+        JobState::Failed => Some(
+            finding(Severity::Error, format!("failed: {}", record.why)).next(format!("vctl job show {id}")),
+        ),
+        JobState::Paused => {
+            Some(finding(Severity::Warning, "is paused".into()).next(format!("vctl job resume {id}")))
+        }
+        JobState::Running | JobState::RollingBack => {
+            let phase = job::phase(pool, view)?;
+            match ArbitrationLock::holder(&pool.run())? {
+                None => Some(
+                    finding(Severity::Error, "nobody works on it".into())
+                        .next(format!("vctl job resume {id}")),
+                ),
+                Some(_) => Some(finding(Severity::Info, phase).next(format!("vctl job show {id}"))),
+            }
+        }
+    })
+}
+
+/// Changes that the next controller finishes or takes back: asked only when none acts.
+fn of_changes(store: &mut dyn Store) -> Result<Option<Finding>> {
+    let left = store
+        .unfinished()?
+        .iter()
+        .filter(|change| change.state != ChangeState::Hardened)
+        .count();
+    let text = format!("{left} changes were left by a controller that is gone");
+    let finding = Finding::new(Severity::Warning, "changes", text).next("vctl pool check --repair");
+    Ok((left > 0).then_some(finding))
+}

@@ -1,0 +1,121 @@
+//! `vctl status`.
+
+use crate::context::Context;
+use crate::exit::Done;
+use crate::output::{Cell, Output, Tone, printable, size};
+use apparatus::error::Result;
+use apparatus::ops::status::{self, Finding};
+use apparatus::store::Severity;
+use apparatus::units::ByteCount;
+use clap::Args;
+use serde::Serialize;
+
+/// `vctl status`
+#[derive(Args, Debug)]
+pub struct Status {}
+
+#[derive(Serialize)]
+struct Told {
+    healthy: bool,
+    pool: String,
+    findings: Vec<Row>,
+    disks: usize,
+    volumes: usize,
+    apparatuses: usize,
+    serving: usize,
+    jobs: usize,
+    size: ByteCount,
+    free: ByteCount,
+    controller: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    severity: &'static str,
+    subject: String,
+    text: String,
+    next: Option<String>,
+}
+
+fn word(severity: Severity) -> (&'static str, Tone) {
+    match severity {
+        Severity::Info => ("info", Tone::Good),
+        Severity::Warning => ("warning", Tone::Warning),
+        Severity::Error => ("error", Tone::Bad),
+    }
+}
+
+impl Row {
+    fn new(finding: &Finding) -> Self {
+        Self {
+            severity: word(finding.severity).0,
+            subject: finding.subject.clone(),
+            text: finding.text.clone(),
+            next: finding.next.clone(),
+        }
+    }
+}
+
+impl Status {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        let found = status::status(&context.pool, &mut *context.store()?)?;
+        let body = Told {
+            healthy: found.healthy(),
+            pool: context.pool.path().to_string_lossy().into_owned(),
+            findings: found.findings.iter().map(Row::new).collect(),
+            disks: found.disks,
+            volumes: found.volumes,
+            apparatuses: found.serving.1,
+            serving: found.serving.0,
+            jobs: found.jobs,
+            size: found.usage.size,
+            free: found.usage.free,
+            controller: found.controller.clone(),
+        };
+        context.out.say(&body, |out| {
+            people(out, &body, &found);
+            Ok(())
+        })?;
+        Ok(Done::Plainly)
+    }
+}
+
+fn people(out: &mut Output, body: &Told, found: &status::Status) {
+    let style = out.style();
+    let (head, tone) = if body.healthy {
+        ("healthy", Tone::Good)
+    } else {
+        ("look at this", Tone::Bad)
+    };
+    let (before, after) = Cell::Word(head, tone).paint(style);
+    let bytes = |bytes: u64| {
+        if style.bytes {
+            bytes.to_string()
+        } else {
+            size(bytes)
+        }
+    };
+    out.line(&format!(
+        "{before}{head}{after}: {} disks with {} free of {}, {} volumes, {} of {} apparatuses serve, {} jobs",
+        body.disks,
+        bytes(body.free.0),
+        bytes(body.size.0),
+        body.volumes,
+        body.serving,
+        body.apparatuses,
+        body.jobs,
+    ));
+    for finding in &found.findings {
+        let (name, tone) = word(finding.severity);
+        let (before, after) = Cell::Word(name, tone).paint(style);
+        let (subject, text) = (printable(&finding.subject), printable(&finding.text));
+        out.line(&format!("{before}{name:<7}{after}  {subject}: {text}"));
+        if let Some(next) = &finding.next {
+            out.line(&format!("         next: {}", printable(next)));
+        }
+    }
+    if let Some(controller) = &body.controller {
+        out.line(&format!("acting now: {}", printable(controller)));
+    }
+}
