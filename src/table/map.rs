@@ -154,6 +154,12 @@ impl SegmentMap {
         }
     }
 
+    /// The address and the size in bytes of each node.
+    #[cfg(test)]
+    pub(super) fn nodes(&self) -> std::collections::HashMap<usize, usize> {
+        self.tree.nodes()
+    }
+
     /// The first invariant that does not hold, in words.
     #[cfg(test)]
     pub(super) fn check(&self) -> Result<(), String> {

@@ -121,6 +121,27 @@ impl<K: Ord + Clone, V: Clone, const N: usize> Tree<K, V, N> {
         self.root = root;
     }
 
+    /// The address and the size in bytes of each node.
+    #[cfg(test)]
+    pub(super) fn nodes(&self) -> std::collections::HashMap<usize, usize> {
+        fn add<K, V>(node: &Arc<Node<K, V>>, nodes: &mut std::collections::HashMap<usize, usize>) {
+            let items = match &**node {
+                Node::Leaf(entries) => entries.capacity() * size_of::<(K, V)>(),
+                Node::Inner(children) => {
+                    children.iter().for_each(|(_, child)| add(child, nodes));
+                    children.capacity() * size_of::<Child<K, V>>()
+                }
+            };
+            nodes.insert(
+                Arc::as_ptr(node).addr(),
+                items + size_of::<Node<K, V>>() + 2 * size_of::<usize>(),
+            );
+        }
+        let mut nodes = std::collections::HashMap::new();
+        self.root.iter().for_each(|root| add(root, &mut nodes));
+        nodes
+    }
+
     /// The first invariant that does not hold, in words.
     #[cfg(test)]
     fn check(&self) -> Result<(), String> {
@@ -208,11 +229,12 @@ fn splice<K: Ord + Clone, V: Clone, const N: usize>(
 ) -> Vec<Child<K, V>> {
     match node {
         Node::Leaf(old) => {
-            let (before, after) = around(old, low, high);
-            let mut all = Vec::with_capacity(before.len() + entries.len() + after.len());
-            all.extend_from_slice(before);
+            let first = old.partition_point(|(key, _)| key < low);
+            let end = old.partition_point(|(key, _)| key <= high).max(first);
+            let mut all = Vec::with_capacity(old.len() + entries.len() - (end - first));
+            all.extend_from_slice(&old[..first]);
             all.extend(entries);
-            all.extend_from_slice(after);
+            all.extend_from_slice(&old[end..]);
             leaves::<K, V, N>(all)
         }
         Node::Inner(old) => {
@@ -230,12 +252,6 @@ fn splice<K: Ord + Clone, V: Clone, const N: usize>(
             inner::<K, V, N>(children)
         }
     }
-}
-
-fn around<'a, K: Ord, V>(entries: &'a [(K, V)], low: &K, high: &K) -> (&'a [(K, V)], &'a [(K, V)]) {
-    let before = entries.partition_point(|(key, _)| key < low);
-    let after = entries.partition_point(|(key, _)| key <= high);
-    (&entries[..before], &entries[after.max(before)..])
 }
 
 /// Makes one of neighbours that are small together, looking at those that touch `from..to`.

@@ -1,0 +1,94 @@
+//! One, a thousand and a million segments: the same answers, and a change that costs the same.
+
+use super::*;
+
+const SIZES: [u64; 3] = [1, 1_000, 1_000_000];
+
+/// A volume of so many extents, each a segment of its own.
+fn scattered(n: u64) -> Table {
+    let segments: Vec<_> = (0..n)
+        .map(|extent| (1, segment(extent, 1, 2 * (n - extent), 1)))
+        .collect();
+    let disks = vec![disk(1, 2 * n + 1), disk(2, 2 * n + 1)];
+    Table::new(&snapshot(0, disks, vec![volume(1, "v", extents(n))], &segments)).unwrap()
+}
+
+fn roll(state: &mut u64, below: u64) -> u64 {
+    *state = state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
+    (*state >> 33) % below
+}
+
+#[test]
+fn one_segment_changes_are_right_at_any_size() {
+    for n in SIZES {
+        let table = scattered(n);
+        let mut homes: Vec<(u32, u64)> = (0..n).map(|extent| (1, 2 * (n - extent))).collect();
+        let (mut reader, mut pieces, mut dice) = (table.reader(), Vec::new(), n);
+        for from in 0..300 {
+            let extent = roll(&mut dice, n);
+            let to = (
+                1 + u32::try_from(roll(&mut dice, 2)).unwrap(),
+                1 + roll(&mut dice, 2 * n),
+            );
+            table
+                .apply(&difference(from, vec![map(1, &[segment(extent, to.0, to.1, 1)])]))
+                .unwrap();
+            homes[usize::try_from(extent).unwrap()] = to;
+            for extent in [extent, roll(&mut dice, n)] {
+                table
+                    .locate(
+                        &mut reader,
+                        VolumeId(1),
+                        VolumeOffset(extents(extent) + 9),
+                        1,
+                        &mut pieces,
+                    )
+                    .unwrap();
+                let (disk, home) = homes[usize::try_from(extent).unwrap()];
+                assert_eq!(
+                    pieces,
+                    [Piece {
+                        disk: DiskId(disk),
+                        at: DiskOffset(extents(home) + 9),
+                        len: 1
+                    }]
+                );
+            }
+        }
+        let mut all = Vec::new();
+        for Segment { home, .. } in table.segments(&mut reader, VolumeId(1)).unwrap() {
+            all.extend((0..home.len).map(|i| (home.disk.0, home.start.0 + i)));
+        }
+        assert!(all == homes, "{n} segments");
+    }
+}
+
+#[test]
+fn a_change_makes_few_nodes_and_shares_the_others() {
+    for n in SIZES {
+        let table = scattered(n);
+        let before = table.current.load_full();
+        let mut most = 0;
+        for from in 0..50 {
+            let old = table.current.load_full();
+            let change = map(1, &[segment(from * 7919 % n, 2, 1 + from % (2 * n), 1)]);
+            table.apply(&difference(from, vec![change])).unwrap();
+            let new = table.current.load_full();
+            let nodes = |face: &Face| face.volume(VolumeId(1)).unwrap().map.nodes();
+            let (old, new) = (nodes(&old), nodes(&new));
+            most = most.max(new.keys().filter(|node| !old.contains_key(node)).count());
+        }
+        assert!(most <= 8, "{most} new nodes for one of {n} segments");
+        drop(before);
+    }
+}
+
+#[test]
+fn a_million_segments_take_less_than_thirty_mebibytes() {
+    let table = scattered(1_000_000);
+    let face = table.current.load_full();
+    let bytes: usize = face.volume(VolumeId(1)).unwrap().map.nodes().values().sum();
+    assert!(bytes < 30 << 20, "{bytes} bytes");
+}
