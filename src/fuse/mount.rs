@@ -109,9 +109,14 @@ fn refusal(what: String, said: &str) -> Error {
         said
     };
     let error = Error::failed(what, why);
-    match said.contains("user_allow_other") {
-        true => error.hint("write user_allow_other into /etc/fuse.conf, or leave --allow-other away"),
-        false => error,
+    if said.contains("user_allow_other") {
+        error.hint("write user_allow_other into /etc/fuse.conf, or leave --allow-other away")
+    } else if said.contains(DEVICE) {
+        error.hint(format!(
+            "let users open {DEVICE} (mode 0666 is usual), or run as root"
+        ))
+    } else {
+        error
     }
 }
 

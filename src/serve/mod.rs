@@ -68,6 +68,7 @@ pub fn run(settings: &Settings) -> Result<()> {
         members: members.clone(),
         line: line.clone(),
     };
+    let reporter = beginning.reporter.clone();
     let core = Core {
         settings,
         pool: beginning.pool,
@@ -82,6 +83,7 @@ pub fn run(settings: &Settings) -> Result<()> {
     if !matches!(served, Ok(Ended::Abruptly)) {
         membership.leave();
     }
+    reporter.end();
     drop(beginning.life);
     served.map(drop)
 }

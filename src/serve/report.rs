@@ -7,8 +7,8 @@ use crate::store::{Severity, Store};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Events that wait to be written; more are dropped, and the counters still tell.
@@ -18,7 +18,8 @@ const QUIET: Duration = Duration::from_secs(10);
 
 /// The data path's end.
 pub(super) struct Reporter {
-    events: Sender<Told>,
+    events: Mutex<Option<Sender<Told>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Told {
@@ -28,22 +29,37 @@ struct Told {
 }
 
 impl Reporter {
-    /// Starts the thread; it ends when this is dropped.
+    /// Starts the thread.
     pub(super) fn start(open_store: OpenStore) -> io::Result<Arc<Self>> {
         let (events, told) = bounded(MOST);
         let write = move || write_all(&told, &open_store);
-        thread::Builder::new().name("events".into()).spawn(write)?;
-        Ok(Arc::new(Self { events }))
+        let thread = thread::Builder::new().name("events".into()).spawn(write)?;
+        Ok(Arc::new(Self {
+            events: Mutex::new(Some(events)),
+            thread: Mutex::new(Some(thread)),
+        }))
     }
 
     /// Tells the operator.
     pub(super) fn tell(&self, severity: Severity, subject: impl Into<String>, text: impl Into<String>) {
-        // Dropped when too many wait: a failing disk must not stop the others.
-        let _ = self.events.try_send(Told {
+        let told = Told {
             severity,
             subject: subject.into(),
             text: text.into(),
-        });
+        };
+        if let Some(events) = &*lock(&self.events) {
+            // Dropped when too many wait: a failing disk must not stop the others.
+            let _ = events.try_send(told);
+        }
+    }
+
+    /// Writes what was told, and ends the thread.
+    pub(super) fn end(&self) {
+        drop(lock(&self.events).take());
+        let thread = lock(&self.thread).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            log::error!("the thread that records events has panicked");
+        }
     }
 }
 
@@ -63,6 +79,10 @@ impl Report for Reporter {
             format!("a change could not be made durable: {why}"),
         );
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn write_all(told: &Receiver<Told>, open_store: &OpenStore) {

@@ -387,10 +387,7 @@ impl Core {
 
     fn open_disks(&mut self, change: ChangeId, records: Vec<DiskRecord>) {
         let disks = self.setup.runtime.disks();
-        let missing: Vec<DiskRecord> = records
-            .into_iter()
-            .filter(|record| !disks.has(record))
-            .collect();
+        let missing: Vec<DiskRecord> = records.into_iter().filter(|record| !disks.has(record)).collect();
         if missing.is_empty() {
             self.events.push_back(Event::DisksOpen(change, Ok(())));
         } else if let Err(Work::Open(_, disks)) = self.helpers.give_slow(Work::Open(change, missing)) {

@@ -161,9 +161,7 @@ impl Helper {
     }
 
     fn open(&self, records: &[DiskRecord]) -> Result<Vec<Arc<Disk>>, (String, String)> {
-        let missing = records
-            .iter()
-            .filter(|record| !self.runtime.disks().has(record));
+        let missing = records.iter().filter(|record| !self.runtime.disks().has(record));
         let open = |record: &DiskRecord| {
             let disk = Disk::open(record, self.header.uuid, self.header.extent_size);
             disk.map(Arc::new)
