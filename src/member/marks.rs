@@ -110,6 +110,7 @@ impl DiskMarks {
 mod tests {
     use super::*;
     use crate::units::BootId;
+    use std::sync::Barrier;
     use std::sync::atomic::AtomicBool;
     use std::thread;
     use uuid::Uuid;
@@ -185,52 +186,70 @@ mod tests {
         assert_eq!(second.failures(), 1);
     }
 
+    const WRITTEN: usize = 0;
+    const ACKNOWLEDGED: usize = 1;
+    const DURABLE: usize = 2;
+
     /// A disk whose flush makes durable what had been written when it began. Writers and flushers of two processes race; whenever
     /// a flush returns, what the flusher saw acknowledged before it has to be durable.
     #[test]
     fn no_flush_is_skipped_that_was_needed() {
         let dir = tempfile::tempdir().unwrap();
         let tables = tables(dir.path());
-        let blocks: [[AtomicU64; 3]; 4] = Default::default();
-        let [written, acknowledged, durable] = [0, 1, 2];
-        let over = AtomicBool::new(false);
-        thread::scope(|scope| {
-            for (index, block) in blocks.iter().enumerate() {
-                let marks = tables[index % 2].marks(DiskId(7));
-                let over = &over;
-                scope.spawn(move || {
-                    for version in 1..=20_000 {
-                        block[written].store(version, SeqCst);
-                        marks.written();
-                        block[acknowledged].store(version, SeqCst);
+        let blocks: [[AtomicU64; 3]; 2] = Default::default();
+        let (calls, flushes, over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+        let together = Barrier::new(4);
+        let flush_often = |marks: DiskMarks| {
+            together.wait();
+            for call in 0..4_000_u64 {
+                thread::yield_now();
+                let seen = blocks.each_ref().map(|block| block[ACKNOWLEDGED].load(SeqCst));
+                calls.fetch_add(1, SeqCst);
+                let flushed = marks.flush(|| {
+                    flushes.fetch_add(1, SeqCst);
+                    let now = blocks.each_ref().map(|block| block[WRITTEN].load(SeqCst));
+                    thread::yield_now();
+                    if call.is_multiple_of(5) {
+                        return Err(io::ErrorKind::Other.into());
                     }
-                    over.store(true, SeqCst);
+                    for (block, version) in blocks.iter().zip(now) {
+                        block[DURABLE].fetch_max(version, SeqCst);
+                    }
+                    Ok(())
                 });
+                for (block, version) in blocks.iter().zip(seen).filter(|_| flushed.is_ok()) {
+                    assert!(block[DURABLE].load(SeqCst) >= version, "flush {call}");
+                }
             }
-            for table in &tables {
-                let (marks, blocks, over) = (table.marks(DiskId(7)), &blocks, &over);
+        };
+        thread::scope(|scope| {
+            for (table, block) in tables.iter().zip(&blocks) {
+                let (marks, over, calls, together) = (table.marks(DiskId(7)), &over, &calls, &together);
                 scope.spawn(move || {
-                    let mut fails = 0_u32;
+                    together.wait();
                     while !over.load(SeqCst) {
-                        let seen = blocks.each_ref().map(|block| block[acknowledged].load(SeqCst));
-                        fails += 1;
-                        let flushed = marks.flush(|| {
-                            let now = blocks.each_ref().map(|block| block[written].load(SeqCst));
+                        let version = block[WRITTEN].fetch_add(1, SeqCst) + 1;
+                        marks.written();
+                        block[ACKNOWLEDGED].store(version, SeqCst);
+                        let next = calls.load(SeqCst) + version % 7;
+                        while calls.load(SeqCst) < next && !over.load(SeqCst) {
                             thread::yield_now();
-                            if fails.is_multiple_of(5) {
-                                return Err(io::ErrorKind::Other.into());
-                            }
-                            for (block, version) in blocks.iter().zip(now) {
-                                block[durable].fetch_max(version, SeqCst);
-                            }
-                            Ok(())
-                        });
-                        for (block, version) in blocks.iter().zip(seen).filter(|_| flushed.is_ok()) {
-                            assert!(block[durable].load(SeqCst) >= version);
                         }
                     }
                 });
             }
+            let flushers = tables.each_ref().map(|table| {
+                let (marks, flush_often) = (table.marks(DiskId(7)), &flush_often);
+                scope.spawn(move || flush_often(marks))
+            });
+            let ended = flushers.map(thread::ScopedJoinHandle::join);
+            over.store(true, SeqCst);
+            ended.into_iter().for_each(|ended| ended.unwrap());
         });
+        let (calls, flushes) = (calls.into_inner(), flushes.into_inner());
+        assert!(
+            flushes > 0 && flushes < calls,
+            "{flushes} of {calls}: nothing was decided"
+        );
     }
 }

@@ -55,6 +55,29 @@ fn a_truncated_image_answers_with_errors_and_stays_lost() {
     }
 }
 
+/// Nothing has read the lost part: the write itself has to notice.
+#[test]
+fn a_write_does_not_make_a_truncated_image_long_again() {
+    for dir in places() {
+        let record = image(dir.path(), 1, 8);
+        let disk = opened(&record);
+        disk.write_at(&[1; 4096], DiskOffset(7 * MIB)).unwrap();
+        OpenOptions::new()
+            .write(true)
+            .open(&record.path)
+            .unwrap()
+            .set_len(4 * MIB)
+            .unwrap();
+        let truncated = apparatus::sys::coarse_us();
+        while apparatus::sys::coarse_us() == truncated {
+            std::hint::spin_loop();
+        }
+        let error = disk.write_at(&[1; 4096], DiskOffset(7 * MIB)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+        assert_eq!(fs::metadata(&record.path).unwrap().len(), 4 * MIB);
+    }
+}
+
 /// The page cache gives no warning: the copier learns of the truncation in the middle of a copy.
 #[test]
 fn a_source_truncated_behind_our_back_fails_the_copy_as_a_read() {

@@ -283,7 +283,7 @@ fn a_disk_is_not_taken_again_through_a_loop_device() {
         path: device.path.clone(),
         ..first.clone()
     };
-    let (why, _) = refused(inspect(&first.path, &[as_device.clone()]));
+    let (why, _) = refused(inspect(&first.path, std::slice::from_ref(&as_device)));
     assert!(why.contains("is disk d1 of this pool already, as"), "{why}");
     if let Some(second) = Loop::over(&device.path) {
         let (why, _) = refused(inspect(&second.path, std::slice::from_ref(&first)));

@@ -1,0 +1,185 @@
+//! Members as real processes: a life and an arbitration end with the process that had them, however it ends; a fence word set
+//! by one process is seen by another; and what was acknowledged before a fence is there when the fence returns.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use apparatus::member::{ArbitrationLock, LifeLock, MemberTable};
+use apparatus::sys::boot_id;
+use apparatus::units::{DiskId, Generation, Incarnation, Slot};
+use std::env;
+use std::io::{BufRead, BufReader, Lines};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+const RUN: &str = "APPARATUS_TEST_RUN";
+const LONG: Duration = Duration::from_secs(20);
+
+fn table(run: &Path) -> Arc<MemberTable> {
+    MemberTable::open(run, Uuid::from_u128(1), boot_id().unwrap()).unwrap()
+}
+
+/// Not a test of its own: the other process of the tests below, which run this file's binary again.
+#[test]
+fn the_other_process() {
+    let Some(run) = env::var_os(RUN).map(PathBuf::from) else {
+        return;
+    };
+    let _life = LifeLock::take(&run, "other").unwrap().unwrap();
+    let _arbitration = ArbitrationLock::take(&run, "job 7", Some(Duration::ZERO)).unwrap();
+    let mine = table(&run).mine(Slot(3));
+    mine.begin(Incarnation(4), Generation(5));
+    println!("\nready");
+    let start = Instant::now();
+    while !mine.fenced() && start.elapsed() < LONG {
+        thread::yield_now();
+    }
+    println!("\nfenced {}", mine.fenced());
+    thread::park_timeout(LONG);
+}
+
+/// The other process, killed on drop.
+struct Other {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Other {
+    fn start(run: &Path) -> Self {
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "the_other_process", "--nocapture"])
+            .env(RUN, run)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut other = Self { child, lines };
+        other.says("ready");
+        other
+    }
+
+    fn says(&mut self, expected: &str) {
+        let found = self.lines.any(|line| line.unwrap() == expected);
+        assert!(found, "it ended without saying {expected:?}");
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn locks_end_with_their_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path();
+    let mut other = Other::start(run);
+    assert!(LifeLock::alive(run, "other").unwrap());
+    assert!(LifeLock::take(run, "other").unwrap().is_none());
+    let holder = ArbitrationLock::holder(run).unwrap().unwrap();
+    assert!(
+        holder.starts_with(&format!("job 7 by pid {} since ", other.child.id())),
+        "{holder}"
+    );
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| ArbitrationLock::take(run, "next", Some(LONG)).map(drop));
+        let watching = scope.spawn(|| LifeLock::await_end(run, "other", LONG));
+        assert!(!LifeLock::await_end(run, "other", Duration::from_millis(20)).unwrap());
+        other.kill();
+        waiting.join().unwrap().unwrap();
+        assert!(watching.join().unwrap().unwrap());
+    });
+    assert!(!LifeLock::alive(run, "other").unwrap());
+    assert!(LifeLock::take(run, "other").unwrap().is_some());
+    assert_eq!(ArbitrationLock::holder(run).unwrap(), None);
+}
+
+#[test]
+fn a_fence_reaches_another_process_and_its_line_outlives_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut other = Other::start(dir.path());
+    let table = table(dir.path());
+    assert!(!table.made_anew());
+    let line = table.line(Slot(3));
+    assert_eq!(
+        (line.incarnation, line.generation, line.pid),
+        (Incarnation(4), Generation(5), other.child.id())
+    );
+    table.fence(Slot(3), Incarnation(4));
+    other.says("fenced true");
+    other.kill();
+    assert_eq!(table.line(Slot(3)).fenced, Incarnation(4));
+}
+
+/// Waits for another thread's next few instructions: on this side of a barrier a call to the kernel would hide the race.
+fn spin_until(reached: impl Fn() -> bool) {
+    let start = Instant::now();
+    for turn in 1_u64.. {
+        if reached() {
+            return;
+        }
+        std::hint::spin_loop();
+        if turn.is_multiple_of(10_000) {
+            assert!(start.elapsed() < LONG, "the other thread stands still");
+            thread::yield_now();
+        }
+    }
+}
+
+/// Words that are written by different threads, each in a cache line of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Word(AtomicU64);
+
+/// One side writes, looks at the word, acknowledges; the other sets the word and then reads. The order is the data path's, and
+/// without the barriers in it about one fence in a hundred finds an acknowledged write missing.
+#[test]
+fn what_was_acknowledged_is_there_when_the_fence_returns() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = table(dir.path());
+    let (mine, marks) = (table.mine(Slot(0)), table.marks(DiskId(1)));
+    let words: [Word; 4] = Default::default();
+    let [data, begun, acknowledged, ended] = words.each_ref().map(|word| &word.0);
+    let lives = 500;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for life in 1..=lives {
+                spin_until(|| begun.load(SeqCst) == life);
+                let mut last = data.load(Relaxed);
+                while !mine.fenced() {
+                    data.store(last + 1, Relaxed);
+                    marks.written();
+                    last += u64::from(!mine.fenced());
+                }
+                acknowledged.store(last, SeqCst);
+                ended.store(life, SeqCst);
+            }
+        });
+        for life in 1..=lives {
+            let until = data.load(Relaxed) + life % 64;
+            mine.begin(Incarnation(life), Generation(1));
+            begun.store(life, SeqCst);
+            spin_until(|| data.load(Relaxed) >= until);
+            table.fence(Slot(0), Incarnation(life));
+            let seen = data.load(Relaxed);
+            spin_until(|| ended.load(SeqCst) == life);
+            let acknowledged = acknowledged.load(SeqCst);
+            assert!(
+                seen >= acknowledged,
+                "life {life}: {acknowledged} was acknowledged, {seen} is there"
+            );
+        }
+    });
+}
