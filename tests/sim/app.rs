@@ -1,0 +1,326 @@
+//! An apparatus's process: its start, its fence, its way back.
+
+use super::fault::Fault;
+use super::host::{Lane, What};
+use super::{Delay, LinkId, ProcId, ReqId, Task, World};
+use apparatus::change::participant::{Bounds, Event, Machine};
+use apparatus::change::recovery::{self, Seen};
+use apparatus::gate::core::Holds;
+use apparatus::pool::model::{Snapshot, Span};
+use apparatus::pool::names::Name;
+use apparatus::store::memory::Homes;
+use apparatus::store::{HoldMode, Joined, Store};
+use apparatus::units::{ChangeId, Generation, Incarnation, Slot, VolumeExtent};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// What the store said to a join or rejoin, until it is put to use.
+#[derive(Clone, Debug)]
+pub enum Stage {
+    /// Another boot's leavings come first.
+    Booting,
+    /// The store is asked to join.
+    Joining,
+    /// The table is to be loaded.
+    Loading(Box<Joined>),
+    Serving,
+    /// Fenced: nothing may be in flight before the store is asked.
+    Draining,
+    /// The store is asked to rejoin.
+    Rejoining,
+    /// The table is to be loaded anew.
+    Reloading(Box<Joined>),
+}
+
+#[derive(Clone, Debug)]
+pub struct App {
+    pub proc: ProcId,
+    pub name: Name,
+    pub stage: Stage,
+    pub slot: Slot,
+    pub incarnation: Incarnation,
+    pub generation: Generation,
+    pub homes: Homes,
+    pub machine: Option<Machine>,
+    pub holds: Holds<ReqId>,
+    pub lanes: BTreeMap<ReqId, Lane>,
+    /// Found fenced, to go on after the rejoining.
+    pub strays: Vec<ReqId>,
+    /// Holds that wait for their drain.
+    pub draining: BTreeMap<ChangeId, (Vec<Span>, HoldMode)>,
+    /// Generations that the others are awaited at.
+    pub awaited: BTreeSet<Generation>,
+    pub looking: bool,
+    /// When each hold was placed, and how long it may last.
+    pub placed: BTreeMap<ChangeId, u64>,
+    pub takeover: Option<ProcId>,
+}
+
+impl App {
+    /// Whether hosts see its mount.
+    pub fn serves(&self) -> bool {
+        self.machine.is_some()
+    }
+}
+
+pub fn homes(snapshot: &Snapshot) -> Homes {
+    Homes::new(&snapshot.disks, &snapshot.volumes, &snapshot.segments)
+}
+
+impl World {
+    pub fn start_step(&mut self, index: usize) {
+        let Some(app) = &self.apps[index] else { return self.start(index) };
+        let proc = app.proc;
+        match app.stage.clone() {
+            Stage::Booting => {
+                let boot = self.boot();
+                let undone = self.store.recover_boot(boot).unwrap_or_default();
+                if !undone.is_empty() {
+                    self.count("boots with changes undone");
+                }
+                self.set_stage(index, Stage::Joining);
+                self.after(Some(proc), Delay::Store, Task::Start(index));
+            }
+            Stage::Joining => self.join(index),
+            Stage::Loading(joined) => self.serve(index, &joined),
+            _ => {}
+        }
+    }
+
+    fn start(&mut self, index: usize) {
+        let proc = self.new_proc();
+        let name = Name::new("apparatus", &format!("a{index}")).unwrap();
+        self.apps[index] = Some(App {
+            proc,
+            name,
+            stage: Stage::Booting,
+            slot: Slot(u32::MAX),
+            incarnation: Incarnation(0),
+            generation: Generation(0),
+            homes: Homes::default(),
+            machine: None,
+            holds: Holds::new(),
+            lanes: BTreeMap::new(),
+            strays: Vec::new(),
+            draining: BTreeMap::new(),
+            awaited: BTreeSet::new(),
+            looking: false,
+            placed: BTreeMap::new(),
+            takeover: None,
+        });
+        self.after(Some(proc), Delay::Store, Task::Start(index));
+    }
+
+    fn set_stage(&mut self, index: usize, stage: Stage) {
+        if let Some(app) = self.apps[index].as_mut() {
+            app.stage = stage;
+        }
+    }
+
+    /// Joins by name; an earlier life of this name has ended, or is this very process, drained.
+    fn ask_to_join(&mut self, index: usize) -> Option<Box<Joined>> {
+        let app = self.apps[index].as_ref()?;
+        let (name, pid) = (app.name.clone(), app.proc.0 as u32);
+        let joined = self.store.join(&name, pid, Path::new("/mnt"), &|_| false);
+        self.must(joined.is_ok(), || format!("join: {joined:?}"));
+        joined.ok().map(Box::new)
+    }
+
+    fn join(&mut self, index: usize) {
+        let Some(joined) = self.ask_to_join(index) else { return };
+        self.count("joins");
+        let owner = self.apps[index].as_ref().map(|app| app.proc);
+        self.set_stage(index, Stage::Loading(joined));
+        self.after(owner, Delay::Step, Task::Start(index));
+    }
+
+    fn serve(&mut self, index: usize, joined: &Joined) {
+        self.load(index, joined);
+        let (incarnation, generation) = (joined.member.incarnation, joined.snapshot.header.generation);
+        let bounds = Bounds { holds: 8, patience_us: self.options.patience_us };
+        let (machine, effects) = Machine::joined(incarnation, generation, bounds);
+        if let Some(app) = self.apps[index].as_mut() {
+            app.stage = Stage::Serving;
+            app.machine = Some(machine);
+        }
+        self.carry_out(index, effects);
+        for client in 0..self.clients.len() {
+            if self.clients[client].app == index {
+                self.clients[client].busy = None;
+                self.after(None, Delay::Step, Task::Issue(client));
+            }
+        }
+    }
+
+    /// Takes a table and a life, and begins them in the member table.
+    fn load(&mut self, index: usize, joined: &Joined) {
+        let (slot, incarnation) = (joined.member.slot, joined.member.incarnation);
+        let generation = joined.snapshot.header.generation;
+        if let Some(app) = self.apps[index].as_mut() {
+            (app.slot, app.incarnation, app.generation) = (slot, incarnation, generation);
+            app.homes = homes(&joined.snapshot);
+        }
+        let row = self.row(slot);
+        (row.incarnation, row.generation, row.oldest) = (incarnation, generation, generation);
+    }
+
+    /// No request in flight uses an older table.
+    pub fn oldest(&self, index: usize) -> Generation {
+        let Some(app) = &self.apps[index] else { return Generation(0) };
+        app.lanes.values().map(|lane| lane.generation).fold(app.generation, Generation::min)
+    }
+
+    /// A request leaves the gate: drains may have waited for it, and so may a way back.
+    pub fn leave_lane(&mut self, index: usize, id: ReqId) {
+        let Some(app) = self.apps[index].as_mut() else { return };
+        app.lanes.remove(&id);
+        let (slot, oldest) = (app.slot, self.oldest(index));
+        self.row(slot).oldest = oldest;
+        self.look_at_drains(index);
+        self.look_at_rejoining(index);
+    }
+
+    pub fn look_at_drains(&mut self, index: usize) {
+        let Some(app) = self.apps[index].as_mut() else { return };
+        let wrong = self.options.fault == Some(Fault::NoDrain);
+        let lanes = &app.lanes;
+        let waits = |spans: &[Span], mode: HoldMode| {
+            lanes.values().any(|lane| {
+                let stopped = mode == HoldMode::All || lane.access == apparatus::gate::Access::Write;
+                stopped && spans.iter().any(|span| span.overlaps(&lane.span))
+            })
+        };
+        let done = app.draining.iter().filter(|(_, (spans, mode))| wrong || !waits(spans, *mode));
+        let done: Vec<ChangeId> = done.map(|(&id, _)| id).collect();
+        for change in done {
+            if let Some(app) = self.apps[index].as_mut() {
+                app.draining.remove(&change);
+            }
+            self.tell(index, Event::Drained(change));
+        }
+    }
+
+    /// Looks at the fence word, as the control thread does now and then.
+    pub fn look_at_word(&mut self, index: usize) {
+        let Some(app) = &self.apps[index] else { return };
+        let (slot, incarnation) = (app.slot, app.incarnation);
+        if app.serves() && self.row(slot).fenced == incarnation {
+            self.tell(index, Event::Fenced(incarnation));
+        }
+    }
+
+    pub fn begin_rejoining(&mut self, index: usize) {
+        self.count("rejoins begun");
+        let Some(app) = self.apps[index].as_mut() else { return };
+        app.holds.close();
+        app.draining.clear();
+        app.placed.clear();
+        app.awaited.clear();
+        app.stage = Stage::Draining;
+        self.look_at_rejoining(index);
+    }
+
+    fn look_at_rejoining(&mut self, index: usize) {
+        let Some(app) = &self.apps[index] else { return };
+        let (proc, empty) = (app.proc, app.lanes.is_empty());
+        if matches!(app.stage, Stage::Draining) && (empty || self.wrong(Fault::RejoinWithoutDrain)) {
+            self.set_stage(index, Stage::Rejoining);
+            self.after(Some(proc), Delay::Store, Task::Rejoin(index));
+        }
+    }
+
+    pub fn rejoin_step(&mut self, index: usize) {
+        let Some(app) = &self.apps[index] else { return };
+        let (proc, slot, incarnation) = (app.proc, app.slot, app.incarnation);
+        match app.stage.clone() {
+            Stage::Rejoining => {
+                let joined = match self.store.rejoin(slot, incarnation) {
+                    Ok(joined) => Some(Box::new(joined)),
+                    Err(_) => {
+                        self.count("rejoins without a fence");
+                        let left = self.store.leave(slot, incarnation);
+                        self.must(left.is_ok(), || format!("leave: {left:?}"));
+                        self.ask_to_join(index)
+                    }
+                };
+                if let Some(joined) = joined {
+                    self.set_stage(index, Stage::Reloading(joined));
+                    self.after(Some(proc), Delay::Step, Task::Rejoin(index));
+                }
+            }
+            Stage::Reloading(joined) => self.rejoined(index, &joined),
+            _ => {}
+        }
+    }
+
+    fn rejoined(&mut self, index: usize, joined: &Joined) {
+        self.count("rejoined");
+        self.load(index, joined);
+        self.set_stage(index, Stage::Serving);
+        self.finish_strays(index);
+        let (incarnation, generation) = (joined.member.incarnation, joined.snapshot.header.generation);
+        self.tell(index, Event::Rejoined(incarnation, generation));
+    }
+
+    /// A write that had reached its disk is acknowledged if its range has not moved since; all else runs again, when the gate opens.
+    fn finish_strays(&mut self, index: usize) {
+        let Some(app) = self.apps[index].as_mut() else { return };
+        for id in std::mem::take(&mut app.strays) {
+            let Some(req) = self.reqs.get(&id) else { continue };
+            let (span, access, now) = (req.span(), req.access(), self.now);
+            let wrong = self.wrong(Fault::ParkedAcknowledged);
+            let Some(app) = self.apps[index].as_mut() else { return };
+            let home = |block| app.homes.home(req.ask.volume, VolumeExtent(block / super::disk::BLOCKS));
+            let unmoved = req.pieces.iter().all(|piece| home(piece.block) == Some(piece.home));
+            if req.ask.what == What::Write && req.reached && (unmoved || wrong) {
+                let owner = Some(app.proc);
+                self.count("parked writes acknowledged");
+                self.after(owner, Delay::Step, Task::Look(id));
+            } else {
+                app.holds.park(id, span, access, 1, now);
+            }
+        }
+    }
+
+    /// Everyone who has not left, as the store, the member table and the life locks show them.
+    pub fn see(&mut self) -> Vec<Seen> {
+        let (_, members) = self.store.members().unwrap_or_default();
+        let seen = members.iter().map(|member| {
+            let row = self.rows.get(member.slot.0 as usize).copied().unwrap_or_default();
+            Seen::new(member, &row.line(), self.lives(member))
+        });
+        seen.collect()
+    }
+
+    pub fn look_at_others(&mut self, index: usize) {
+        let Some(app) = &self.apps[index] else { return };
+        let (proc, awaited) = (app.proc, app.awaited.clone());
+        let seen = self.see();
+        for generation in awaited {
+            let joining = matches!(self.standing(index), apparatus::change::participant::Standing::Waiting(_));
+            let wrong = self.wrong(Fault::ReopenAlone) || (joining && self.wrong(Fault::JoinerDoesNotWait));
+            if wrong || recovery::others_reached(&seen, generation) {
+                if let Some(app) = self.apps[index].as_mut() {
+                    app.awaited.remove(&generation);
+                }
+                self.tell(index, Event::OthersReached(generation));
+            }
+        }
+        let Some(app) = self.apps[index].as_mut() else { return };
+        app.looking = !app.awaited.is_empty();
+        if app.looking {
+            self.after(Some(proc), Delay::Exactly(300), Task::Others(index));
+        }
+    }
+
+    fn standing(&self, index: usize) -> apparatus::change::participant::Standing {
+        let machine = self.apps[index].as_ref().and_then(|app| app.machine.as_ref());
+        machine.map_or(apparatus::change::participant::Standing::Out, Machine::standing)
+    }
+
+    /// Connections of an apparatus.
+    pub fn wires_of(&self, index: usize) -> Vec<LinkId> {
+        let theirs = self.wires.iter().filter(|(_, wire)| wire.app == index);
+        theirs.map(|(&id, _)| id).collect()
+    }
+}

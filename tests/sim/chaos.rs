@@ -1,0 +1,250 @@
+//! What goes wrong: processes are killed, stopped, cut off; power fails.
+
+use super::ctl::Goal;
+use super::history::{Place, Tag};
+use super::host::What;
+use super::{Delay, ProcId, Row, Task, World};
+use apparatus::store::Store;
+use std::collections::BTreeMap;
+
+/// How often, in thousandths of the occasions.
+#[derive(Clone, Debug, Default)]
+pub struct Chaos {
+    /// Time between two troubles, in microseconds; none if 0.
+    pub every_us: u64,
+    /// Weights of the troubles.
+    pub kill_app: u64,
+    pub kill_ctl: u64,
+    pub stop_app: u64,
+    pub stop_ctl: u64,
+    pub cut: u64,
+    pub power: u64,
+    /// Of messages and disk accesses.
+    pub slow: u64,
+    pub drop: u64,
+    pub double: u64,
+    pub disk_refused: u64,
+    pub store_fails: u64,
+}
+
+impl World {
+    pub fn chaos(&mut self) {
+        if self.ending || self.options.chaos.every_us == 0 {
+            return;
+        }
+        let every = self.options.chaos.every_us;
+        let next = self.rng.between(every / 4, every * 2);
+        let chaos = self.options.chaos.clone();
+        let weights = [chaos.kill_app, chaos.kill_ctl, chaos.stop_app, chaos.stop_ctl, chaos.cut, chaos.power];
+        let total: u64 = weights.iter().sum();
+        if total > 0 {
+            let mut at = self.rng.below(total);
+            let mut chosen = 0;
+            while at >= weights[chosen] {
+                at -= weights[chosen];
+                chosen += 1;
+            }
+            self.trouble(chosen);
+        }
+        self.after(None, Delay::Exactly(next), Task::Chaos);
+    }
+
+    fn trouble(&mut self, which: usize) {
+        let apps: Vec<usize> = (0..self.apps.len()).filter(|&index| self.apps[index].is_some()).collect();
+        let ctls: Vec<ProcId> = self.ctls.keys().copied().collect();
+        match which {
+            0 => {
+                if let Some(&index) = self.rng.pick(&apps) {
+                    self.kill_app(index);
+                }
+            }
+            1 => {
+                if let Some(&id) = self.rng.pick(&ctls) {
+                    self.kill_ctl(id);
+                }
+            }
+            2 => {
+                let procs: Vec<ProcId> = self.apps.iter().flatten().map(|app| app.proc).collect();
+                if let Some(&proc) = self.rng.pick(&procs) {
+                    self.count("apparatuses stopped");
+                    self.stop(proc);
+                }
+            }
+            3 => {
+                if let Some(&id) = self.rng.pick(&ctls) {
+                    self.count("controllers stopped");
+                    self.stop(id);
+                }
+            }
+            4 => {
+                let links: Vec<_> = self.wires.keys().copied().collect();
+                if let Some(&link) = self.rng.pick(&links) {
+                    self.count("connections cut");
+                    self.cut(link);
+                }
+            }
+            _ => self.power_loss(),
+        }
+    }
+
+    /// `kill -9`. What the kernel had begun for it ends, done or not; then it is no more.
+    pub fn kill_app(&mut self, index: usize) {
+        let Some(app) = self.apps[index].take() else { return };
+        self.count("apparatuses killed");
+        let theirs: Vec<_> = self.reqs.iter().filter(|(_, req)| req.proc == app.proc).map(|(&id, _)| id).collect();
+        for id in theirs {
+            self.last_accesses(id);
+            if let Some(req) = self.reqs.remove(&id) {
+                self.clients[req.client].busy = None;
+            }
+        }
+        self.end_of(app.proc);
+        let hosted: Vec<ProcId> = self.ctls.values().filter(|ctl| ctl.host == Some(index)).map(|ctl| ctl.id).collect();
+        hosted.into_iter().for_each(|id| self.kill_ctl(id));
+        if !self.options.explore {
+            let pause = self.rng.between(100, 6_000);
+            self.after(None, Delay::Exactly(pause), Task::Start(index));
+        }
+    }
+
+    /// Disk accesses that are under way take place, or do not.
+    fn last_accesses(&mut self, id: super::ReqId) {
+        let Some(req) = self.reqs.get(&id).filter(|req| req.ask.what == What::Write) else { return };
+        for index in 0..req.pieces.len() {
+            if !self.options.explore && self.rng.permille(500) {
+                self.io(id, index);
+            }
+        }
+    }
+
+    pub fn kill_ctl(&mut self, id: ProcId) {
+        let Some(ctl) = self.ctls.remove(&id) else { return };
+        self.count("controllers killed");
+        if ctl.changes.values().any(|change| change.machine.state() == apparatus::change::controller::State::Applying) {
+            self.count("controllers killed while applying");
+        }
+        self.end_of(id);
+        if self.lock == Some(id) {
+            self.lock = None;
+        }
+    }
+
+    fn end_of(&mut self, proc: ProcId) {
+        self.alive.remove(&proc);
+        self.stopped.remove(&proc);
+        self.waiting.retain(|entry| entry.owner != Some(proc));
+        self.hang_up(proc);
+    }
+
+    /// SIGSTOP, with everything that runs in the process; SIGCONT some time later.
+    fn stop(&mut self, proc: ProcId) {
+        let index = self.apps.iter().position(|app| app.as_ref().is_some_and(|app| app.proc == proc));
+        let hosted = self.ctls.values().filter(|ctl| index.is_some() && ctl.host == index).map(|ctl| ctl.id);
+        let all: Vec<ProcId> = hosted.chain([proc]).collect();
+        let pause = self.rng.between(500, 25_000);
+        for proc in all {
+            self.stopped.insert(proc);
+            self.after(None, Delay::Exactly(pause), Task::Thaw(proc));
+        }
+    }
+
+    pub fn thaw(&mut self, proc: ProcId) {
+        if !self.stopped.remove(&proc) {
+            return;
+        }
+        let mut rest = Vec::new();
+        for entry in std::mem::take(&mut self.waiting) {
+            if entry.owner == Some(proc) {
+                self.after(entry.owner, Delay::Step, entry.task);
+            } else {
+                rest.push(entry);
+            }
+        }
+        self.waiting = rest;
+    }
+
+    /// Somebody runs `vctl`, in a process of its own or in an apparatus; again and again.
+    pub fn vctl(&mut self) {
+        if !self.ctls.values().any(|ctl| ctl.goal == Goal::Work) {
+            let host = if self.ending { None } else { self.host_of_job() };
+            self.new_ctl(Goal::Work, host);
+        }
+        if !self.options.explore {
+            let pause = self.rng.between(500, 5_000);
+            self.after(None, Delay::Exactly(pause), Task::Vctl);
+        }
+    }
+
+    fn host_of_job(&mut self) -> Option<usize> {
+        let serving = |index: &usize| self.apps[*index].as_ref().is_some_and(super::app::App::serves);
+        let apps: Vec<usize> = (0..self.apps.len()).filter(serving).collect();
+        let background = !self.options.explore && self.rng.permille(300);
+        let index = self.rng.pick(&apps).copied().filter(|_| background)?;
+        let stopped = self.apps[index].as_ref().is_some_and(|app| self.stopped.contains(&app.proc));
+        (!stopped).then_some(index)
+    }
+
+    /// The machine loses its memory: page cache, unsynced transactions, processes.
+    pub fn power_loss(&mut self) {
+        self.count("power losses");
+        self.check_history();
+        if self.failure.is_some() {
+            return;
+        }
+        let mut rng = self.rng.clone();
+        for disk in &mut self.disks {
+            disk.power_loss(|choices| rng.below(choices as u64) as usize);
+        }
+        self.rng = rng;
+        self.boots += 1;
+        let unsynced = self.store.unsynced() as u64;
+        let keep = self.rng.below(unsynced + 1) as usize;
+        if (keep as u64) < unsynced {
+            self.count("power losses with transactions lost");
+        }
+        self.store.power_loss(keep, self.boot());
+        self.forget_everything();
+        self.check_survivors();
+        for index in 0..self.apps.len() {
+            let pause = self.rng.between(10, 3_000);
+            self.after(None, Delay::Exactly(pause), Task::Start(index));
+        }
+    }
+
+    fn forget_everything(&mut self) {
+        self.queue.retain(|_, entry| matches!(entry.task, Task::Chaos | Task::Vctl));
+        self.waiting.clear();
+        self.stopped.clear();
+        self.alive.clear();
+        self.apps.iter_mut().for_each(|app| *app = None);
+        self.ctls.clear();
+        self.wires.clear();
+        self.reqs.clear();
+        self.clients.iter_mut().for_each(|client| client.busy = None);
+        self.rows.iter_mut().for_each(|row| *row = Row::default());
+        self.lock = None;
+    }
+
+    /// What the next boot will find has to be something that a disk may hold after power loss.
+    fn check_survivors(&mut self) {
+        let mut store = self.store.fork();
+        let undone = store.recover_boot(self.boot()).unwrap_or_default();
+        if !undone.is_empty() {
+            self.count("power losses that took changes back");
+        }
+        let homes = store.homes();
+        let mut holds: BTreeMap<Place, Tag> = BTreeMap::new();
+        for (volume, extent, (disk, at)) in homes.iter() {
+            for into in 0..super::disk::BLOCKS {
+                let place = (volume, extent.0 * super::disk::BLOCKS + into);
+                let tag = self.disks[disk.0 as usize - 1].read(at.0 * super::disk::BLOCKS + into);
+                if let Err(why) = self.history.survives(place, tag) {
+                    self.fail(format!("{why}\n{}", self.history.tell(place)));
+                }
+                holds.insert(place, tag);
+            }
+        }
+        self.history.begin_again(&holds);
+        self.usable = homes.volumes().map(|volume| volume.id).collect();
+    }
+}

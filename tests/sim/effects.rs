@@ -1,0 +1,162 @@
+//! What an apparatus's machine wants, carried out; and what happens to it, told.
+
+use super::ctl::Goal;
+use super::fault::Fault;
+use super::{Delay, LinkId, Task, World};
+use apparatus::change::participant::{Effect, Event, Link, OWN, Timer};
+use apparatus::pool::model::{Difference, Span};
+use apparatus::store::{Cancel, HoldMode, Store};
+use apparatus::units::{ChangeId, ExtentSize};
+use apparatus::wire::message::Answer;
+
+impl World {
+    /// An event for the machine of an apparatus.
+    pub fn tell(&mut self, index: usize, event: Event) {
+        let Some(machine) = self.apps[index].as_mut().and_then(|app| app.machine.as_mut()) else { return };
+        let told = if self.options.trace { format!("{event:?}") } else { String::new() };
+        let effects = machine.on(event);
+        self.trace(|| format!("a{index} {told} -> {effects:?}"));
+        self.carry_out(index, effects);
+    }
+
+    pub fn carry_out(&mut self, index: usize, effects: Vec<Effect>) {
+        for effect in effects {
+            self.effect(index, effect);
+        }
+    }
+
+    fn effect(&mut self, index: usize, effect: Effect) {
+        let Some(proc) = self.apps[index].as_ref().map(|app| app.proc) else { return };
+        let owner = Some(proc);
+        match effect {
+            Effect::Answer(link, answer) => self.answer(link, answer),
+            Effect::OpenDisks(change, _) => self.after(owner, Delay::Step, Task::DisksOpen(index, change)),
+            Effect::PlaceHold(change, spans, mode) => self.place_hold(index, change, spans, mode),
+            Effect::Apply(_, difference) => self.apply(index, &difference),
+            Effect::Reopen(change, link) => self.reopen(index, change, link),
+            Effect::ReportDraining(change, link) => self.report_draining(index, change, link),
+            Effect::ReportApplied(change, link) => {
+                let generation = self.apps[index].as_ref().map(|app| app.generation).unwrap_or_default();
+                let oldest = self.oldest(index);
+                self.answer(link, Answer::Applied { change, generation, oldest });
+            }
+            Effect::Cancel(change) => self.after(owner, Delay::Store, Task::Cancel(index, change)),
+            Effect::AwaitOthers(generation) => {
+                let Some(app) = self.apps[index].as_mut() else { return };
+                app.awaited.insert(generation);
+                if !std::mem::replace(&mut app.looking, true) {
+                    self.after(owner, Delay::Store, Task::Others(index));
+                }
+            }
+            Effect::TakeOver => self.take_over(index),
+            Effect::Arm(change, timer, us) => self.after(owner, Delay::Exactly(us), Task::AppTimer(index, change, timer)),
+            Effect::HoldWrites => self.hold_writes(index),
+            Effect::LetWrites => self.reopen(index, OWN, None),
+            Effect::Rejoin => self.begin_rejoining(index),
+            Effect::Open => {
+                let Some(app) = self.apps[index].as_mut() else { return };
+                let freed = app.holds.open(self.now).items;
+                freed.into_iter().for_each(|req| self.after(owner, Delay::Step, Task::Enter(req)));
+            }
+        }
+    }
+
+    fn answer(&mut self, link: Link, answer: Answer) {
+        self.send_to_ctl(LinkId(link.0), answer);
+    }
+
+    fn place_hold(&mut self, index: usize, change: ChangeId, spans: Vec<Span>, mode: HoldMode) {
+        let Some(app) = self.apps[index].as_mut() else { return };
+        app.holds.place(change, &spans, mode);
+        app.placed.insert(change, self.now);
+        app.draining.insert(change, (spans, mode));
+        self.look_at_drains(index);
+    }
+
+    fn hold_writes(&mut self, index: usize) {
+        let Some(app) = self.apps[index].as_mut() else { return };
+        let spans: Vec<Span> = app.homes.volumes().map(|volume| Span::whole(volume.id)).collect();
+        app.holds.place(OWN, &spans, HoldMode::Writes);
+    }
+
+    fn apply(&mut self, index: usize, difference: &Difference) {
+        self.count("applied");
+        let Some(app) = self.apps[index].as_mut() else { return };
+        let applied = app.homes.apply(ExtentSize::MIN, &difference.edits);
+        app.generation = difference.from.next();
+        let (slot, generation) = (app.slot, app.generation);
+        let oldest = self.oldest(index);
+        let row = self.row(slot);
+        (row.generation, row.oldest) = (generation, oldest);
+        self.must(applied.is_ok(), || format!("apply: {applied:?}"));
+    }
+
+    fn reopen(&mut self, index: usize, change: ChangeId, link: Option<Link>) {
+        let Some(app) = self.apps[index].as_mut() else { return };
+        let owner = Some(app.proc);
+        let freed = app.holds.release(change, self.now);
+        app.draining.remove(&change);
+        app.placed.remove(&change);
+        freed.items.into_iter().for_each(|req| self.after(owner, Delay::Step, Task::Enter(req)));
+        if let Some(link) = link {
+            let (parked, longest_us, oldest) = (freed.parked, freed.longest_us, self.oldest(index));
+            self.answer(link, Answer::Released { change, parked, longest_us, oldest });
+        }
+    }
+
+    fn report_draining(&mut self, index: usize, change: ChangeId, link: Link) {
+        self.count("slow drains reported");
+        let in_flight = self.apps[index].as_ref().map_or(0, |app| app.lanes.len() as u64);
+        self.answer(link, Answer::StillDraining { change, in_flight, oldest_us: 0, disk: String::new() });
+    }
+
+    pub fn app_timer(&mut self, index: usize, change: ChangeId, timer: Timer) {
+        if timer == Timer::Deadline {
+            let held = self.apps[index].as_ref().is_some_and(|app| app.placed.contains_key(&change));
+            if held {
+                self.count("holds past their deadline");
+            }
+        }
+        self.tell(index, Event::TimedOut(change, timer));
+    }
+
+    pub fn disks_open(&mut self, index: usize, change: ChangeId) {
+        let fails = !self.options.explore && self.rng.permille(self.options.chaos.disk_refused);
+        let result = if fails { Err(("d1".into(), "not there".into())) } else { Ok(()) };
+        self.tell(index, Event::DisksOpen(change, result));
+    }
+
+    /// An apparatus asks the store who was first: the end of its hold, or the commit.
+    pub fn app_cancel(&mut self, index: usize, change: ChangeId) {
+        if self.wrong(Fault::ReopenByClock) {
+            return self.tell(index, Event::CancelAnswered(change, Cancel::Cancelled));
+        }
+        if !self.options.explore && self.rng.permille(self.options.chaos.store_fails) {
+            self.count("store failed at a cancel");
+            return self.tell(index, Event::CancelFailed(change));
+        }
+        match self.store.cancel(change) {
+            Ok(answer) => {
+                let committed = matches!(answer, Cancel::Committed(_));
+                self.count(if committed { "holds ended as committed" } else { "holds ended as cancelled" });
+                self.tell(index, Event::CancelAnswered(change, answer));
+            }
+            // A power loss took the change's record, and everyone who knew of it.
+            Err(error) => self.fail(format!("cancel: {error}")),
+        }
+    }
+
+    /// Takes the arbitration, if it is free, inside this apparatus.
+    fn take_over(&mut self, index: usize) {
+        let Some(app) = &self.apps[index] else { return };
+        let running = app.takeover.is_some_and(|ctl| self.ctls.contains_key(&ctl));
+        if running || self.lock.is_some() {
+            return;
+        }
+        self.count("takeovers");
+        let ctl = self.new_ctl(Goal::Recover, Some(index));
+        if let Some(app) = self.apps[index].as_mut() {
+            app.takeover = Some(ctl);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Wrong protocols, by switch: each is what somebody might write who has not understood one of the rules. They live here, around the
+//! machines, and nowhere else.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The controller releases when the first apparatus has applied.
+    ReleaseEarly,
+    /// An apparatus whose hold ran out reopens with its old face, and asks nobody.
+    ReopenByClock,
+    /// An apparatus that finds its change committed reopens writes as soon as it has applied it itself.
+    ReopenAlone,
+    /// Old extents are free as soon as the change is committed.
+    FreeAtOnce,
+    /// An apparatus acknowledges without a look at its fence word.
+    NoFenceCheck,
+    /// Extents that only fenced apparatuses may still use count as unused.
+    NoQuarantine,
+    /// The chunk is copied, and nothing is held.
+    CopyWithoutHold,
+    /// A host's flush is acknowledged when the disks are flushed, before the changes are hardened.
+    FlushBeforeHarden,
+    /// After a power loss, what was committed and not hardened stands.
+    BootIgnored,
+    /// Reads go on between copy and switch though a fenced apparatus may still write.
+    ReadsNotHeld,
+    /// Who joins serves writes at once, whatever the others' tables are.
+    JoinerDoesNotWait,
+    /// The commit does not care who joined since the holds were asked for.
+    MembershipUnchecked,
+    /// Held is said while requests that overlap are still in flight.
+    NoDrain,
+    /// The silent are fenced in the store alone: their fence word is not set.
+    WordNotSet,
+    /// A fenced apparatus rejoins with requests in flight.
+    RejoinWithoutDrain,
+    /// A write that had reached its disk before the fence is acknowledged after the rejoining, wherever its range is now.
+    ParkedAcknowledged,
+    /// The table is switched before the change is committed.
+    ApplyBeforeCommit,
+    /// Changes are hardened, and the disks they map are not flushed.
+    HardenWithoutFlush,
+    /// The next controller does not care for apparatuses that have not applied what is committed.
+    RecoveryIgnoresBehind,
+}
+
+impl Fault {
+    pub const ALL: [Self; 19] = [
+        Self::ReleaseEarly,
+        Self::ReopenByClock,
+        Self::ReopenAlone,
+        Self::FreeAtOnce,
+        Self::NoFenceCheck,
+        Self::NoQuarantine,
+        Self::CopyWithoutHold,
+        Self::FlushBeforeHarden,
+        Self::BootIgnored,
+        Self::ReadsNotHeld,
+        Self::JoinerDoesNotWait,
+        Self::MembershipUnchecked,
+        Self::NoDrain,
+        Self::WordNotSet,
+        Self::RejoinWithoutDrain,
+        Self::ParkedAcknowledged,
+        Self::ApplyBeforeCommit,
+        Self::HardenWithoutFlush,
+        Self::RecoveryIgnoresBehind,
+    ];
+}

@@ -1,0 +1,368 @@
+//! Hosts, and a request's way through an apparatus: gate, lookup, fence word, disk accesses, fence word, reply.
+
+use super::disk::BLOCKS;
+use super::fault::Fault;
+use super::history::Tag;
+use super::{Delay, ProcId, ReqId, Task, World};
+use apparatus::gate::Access;
+use apparatus::pool::model::Span;
+use apparatus::store::memory::Extent;
+use apparatus::store::{ChangeState, Store};
+use apparatus::units::{ChangeId, Generation, VolumeExtent, VolumeId, VolumeOffset};
+use std::collections::{BTreeSet, VecDeque};
+
+/// Bytes of a block.
+pub const BLOCK: u64 = (64 << 10) / BLOCKS;
+
+
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum What {
+    Read,
+    Write,
+    Flush,
+}
+
+/// Something that a client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ask {
+    pub what: What,
+    pub volume: VolumeId,
+    pub first: u64,
+    pub blocks: u64,
+}
+
+/// A thread of a host: asks for one thing at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Client {
+    pub app: usize,
+    pub busy: Option<ReqId>,
+    /// What it is to ask next; otherwise it makes something up.
+    pub script: VecDeque<Ask>,
+}
+
+/// One block's part of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Piece {
+    pub block: u64,
+    pub home: Extent,
+    pub tag: Tag,
+    pub done: bool,
+}
+
+impl Piece {
+    fn disk_block(&self) -> u64 {
+        self.home.1.0 * BLOCKS + self.block % BLOCKS
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Req {
+    pub client: usize,
+    pub app: usize,
+    pub proc: ProcId,
+    pub ask: Ask,
+    pub begin: u64,
+    pub pieces: Vec<Piece>,
+    /// All writes have reached the disk, and the fence came before the reply.
+    pub reached: bool,
+    pub flush: Flush,
+}
+
+/// How far a flush is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Flush {
+    Begin,
+    Disks(Vec<(usize, u64)>, Vec<ChangeId>),
+    Harden(Vec<ChangeId>),
+}
+
+/// A request inside the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lane {
+    pub generation: Generation,
+    pub span: Span,
+    pub access: Access,
+}
+
+impl Req {
+    pub fn span(&self) -> Span {
+        let end = if self.ask.what == What::Flush { 0 } else { (self.ask.first + self.ask.blocks) * BLOCK };
+        let start = if self.ask.what == What::Flush { 0 } else { self.ask.first * BLOCK };
+        Span { volume: self.ask.volume, start: VolumeOffset(start), end: VolumeOffset(end) }
+    }
+
+    pub fn access(&self) -> Access {
+        if self.ask.what == What::Write { Access::Write } else { Access::Read }
+    }
+}
+
+impl World {
+    /// A client asks for its next thing, if it has one.
+    pub fn issue(&mut self, client: usize) {
+        let app = self.clients[client].app;
+        let Some(proc) = self.apps[app].as_ref().filter(|app| app.serves()).map(|app| app.proc) else { return };
+        if self.clients[client].busy.is_some() {
+            return;
+        }
+        let Some(ask) = self.next_ask(client) else { return };
+        let id = self.new_req();
+        let begin = self.history.tick();
+        let (pieces, reached) = (Vec::new(), false);
+        let req = Req { client, app, proc, ask, begin, pieces, reached, flush: Flush::Begin };
+        self.reqs.insert(id, req);
+        self.clients[client].busy = Some(id);
+        if ask.what == What::Read {
+            self.spec_read_begins(id);
+        }
+        self.enter(id);
+    }
+
+    fn new_req(&mut self) -> ReqId {
+        self.reqs_ever += 1;
+        ReqId(self.reqs_ever)
+    }
+
+    fn next_ask(&mut self, client: usize) -> Option<Ask> {
+        if let Some(ask) = self.clients[client].script.pop_front() {
+            return Some(ask);
+        }
+        if self.ending || self.options.explore {
+            return None;
+        }
+        let app = self.apps[self.clients[client].app].as_ref()?;
+        let known: Vec<(VolumeId, u64)> = app
+            .homes
+            .volumes()
+            .filter(|volume| self.usable.contains(&volume.id))
+            .map(|volume| (volume.id, volume.size.0 / BLOCK))
+            .collect();
+        let Some(&(volume, size)) = self.rng.pick(&known) else {
+            self.after(None, Delay::Exactly(500), Task::Issue(client));
+            return None;
+        };
+        let what = match self.rng.below(20) {
+            0..9 => What::Write,
+            9..18 => What::Read,
+            _ => What::Flush,
+        };
+        let first = self.rng.below(size);
+        let blocks = if self.rng.permille(250) && first + 1 < size { 2 } else { 1 };
+        Some(Ask { what, volume, first, blocks })
+    }
+
+    /// A request comes to the gate.
+    pub fn enter(&mut self, id: ReqId) {
+        let Some(req) = self.reqs.get(&id) else { return };
+        let (index, span, access, volume) = (req.app, req.span(), req.access(), req.ask.volume);
+        let Some(app) = self.apps[index].as_mut() else { return };
+        if app.holds.park(id, span, access, 1, self.now).is_none() {
+            self.count(if access == Access::Write { "writes parked" } else { "reads parked" });
+            return;
+        }
+        let generation = app.generation;
+        app.lanes.insert(id, Lane { generation, span, access });
+        let gone = !app.homes.volumes().any(|other| other.id == volume);
+        if gone {
+            self.must(!self.usable.contains(&volume), || format!("host error: volume {volume} is gone"));
+            self.finish(id);
+        } else if self.fenced(index) {
+            self.stray(id);
+        } else {
+            self.begin_io(id);
+        }
+    }
+
+    /// Whether the fence word names the life that this apparatus's data path is in.
+    pub fn fenced(&self, index: usize) -> bool {
+        let Some(app) = &self.apps[index] else { return false };
+        let row = self.rows.get(app.slot.0 as usize).copied().unwrap_or_default();
+        row.fenced == app.incarnation && !self.wrong(Fault::NoFenceCheck)
+    }
+
+    /// Found fenced: nothing more is done for it until the apparatus has rejoined.
+    fn stray(&mut self, id: ReqId) {
+        let Some(index) = self.reqs.get(&id).map(|req| req.app) else { return };
+        self.count("requests met a fence");
+        if let Some(app) = self.apps[index].as_mut() {
+            app.strays.push(id);
+        }
+        self.leave_lane(index, id);
+        let owner = self.apps[index].as_ref().map(|app| app.proc);
+        self.after(owner, Delay::Step, Task::Word(index));
+    }
+
+    fn begin_io(&mut self, id: ReqId) {
+        let Some(mut req) = self.reqs.remove(&id) else { return };
+        self.forget_earlier(&req);
+        let owner = Some(req.proc);
+        if req.ask.what == What::Flush {
+            req.flush = Flush::Begin;
+            self.reqs.insert(id, req);
+            return self.after(owner, Delay::Step, Task::Flush(id));
+        }
+        req.reached = false;
+        req.pieces = self.locate(&req);
+        for (index, piece) in req.pieces.iter_mut().enumerate() {
+            if req.ask.what == What::Write {
+                piece.tag = self.history.tag();
+                self.history.write((req.ask.volume, piece.block), piece.tag, req.begin);
+                self.spec_write_begins((req.ask.volume, piece.block), piece.tag);
+            }
+            self.after(None, Delay::Disk, Task::Io(id, index));
+        }
+        self.reqs.insert(id, req);
+    }
+
+    /// What an earlier run wrote may have taken effect, or not.
+    fn forget_earlier(&mut self, req: &Req) {
+        if req.ask.what == What::Write && !req.pieces.is_empty() {
+            self.count("writes run again");
+            for piece in &req.pieces {
+                self.history.again((req.ask.volume, piece.block), piece.tag);
+            }
+        }
+    }
+
+    fn locate(&mut self, req: &Req) -> Vec<Piece> {
+        let Some(app) = &self.apps[req.app] else { return Vec::new() };
+        let blocks = req.ask.first..req.ask.first + req.ask.blocks;
+        let home = |block| app.homes.home(req.ask.volume, VolumeExtent(block / BLOCKS));
+        let piece = |block| home(block).map(|home| Piece { block, home, tag: Tag::GARBAGE, done: false });
+        let pieces: Vec<Piece> = blocks.filter_map(piece).collect();
+        let whole = pieces.len() as u64 == req.ask.blocks;
+        self.must(whole, || format!("host error: {:?} has no home", req.ask));
+        pieces
+    }
+
+    /// A disk access takes place. It may do so while its process is stopped, and it may be the last thing of it.
+    pub fn io(&mut self, id: ReqId, index: usize) {
+        let Some(req) = self.reqs.get_mut(&id) else { return };
+        let Some(piece) = req.pieces.get_mut(index).filter(|piece| !piece.done) else { return };
+        piece.done = true;
+        let disk = &mut self.disks[piece.home.0.0 as usize - 1];
+        if req.ask.what == What::Write {
+            disk.write(piece.disk_block(), piece.tag);
+        } else {
+            piece.tag = disk.read(piece.disk_block());
+        }
+        let told = format!("{id:?} {:?} {:?} block {} at {:?}: {:?}", req.ask.what, req.ask.volume, piece.block, piece.home, piece.tag);
+        let all = req.pieces.iter().all(|piece| piece.done);
+        self.trace(|| told);
+        let Some(req) = self.reqs.get(&id) else { return };
+        if all {
+            let owner = Some(req.proc);
+            self.note_late_write(id);
+            self.after(owner, Delay::Step, Task::Look(id));
+        }
+    }
+
+    fn note_late_write(&mut self, id: ReqId) {
+        let Some(req) = self.reqs.get(&id) else { return };
+        if req.ask.what == What::Write && self.fenced(req.app) {
+            self.count("late writes");
+        }
+    }
+
+    /// The look at the fence word before the reply.
+    pub fn look(&mut self, id: ReqId) {
+        let Some(req) = self.reqs.get_mut(&id) else { return };
+        let (index, owner) = (req.app, Some(req.proc));
+        req.reached = req.ask.what == What::Write;
+        if self.fenced(index) {
+            self.stray(id);
+        } else {
+            self.after(owner, Delay::Step, Task::Reply(id));
+        }
+    }
+
+    pub fn reply(&mut self, id: ReqId) {
+        let Some(req) = self.reqs.get(&id).cloned() else { return };
+        let now = self.history.tick();
+        match req.ask.what {
+            What::Flush => {
+                self.count("flushes");
+                self.history.flush(req.ask.volume, req.begin, now);
+            }
+            What::Write => {
+                self.count("writes");
+                for piece in &req.pieces {
+                    self.history.acknowledged((req.ask.volume, piece.block), piece.tag, now);
+                    self.spec_write_ends((req.ask.volume, piece.block), piece.tag);
+                }
+            }
+            What::Read => {
+                self.count("reads");
+                for piece in &req.pieces {
+                    self.history.read((req.ask.volume, piece.block), piece.tag, req.begin, now);
+                    self.spec_read_ends(id, piece.block, piece.tag);
+                }
+            }
+        }
+        self.finish(id);
+    }
+
+    /// The request is over, one way or the other.
+    fn finish(&mut self, id: ReqId) {
+        let Some(req) = self.reqs.remove(&id) else { return };
+        self.leave_lane(req.app, id);
+        self.clients[req.client].busy = None;
+        let pause = if self.options.explore { 0 } else { self.rng.between(5, 400) };
+        self.after(Some(req.proc), Delay::Exactly(pause), Task::Issue(req.client));
+    }
+
+    /// The next step of a host's flush: read what is not hardened, flush the disks, harden, answer.
+    pub fn flush_step(&mut self, id: ReqId) {
+        let Some(req) = self.reqs.get(&id).cloned() else { return };
+        let owner = Some(req.proc);
+        match req.flush {
+            Flush::Begin => {
+                let (disks, ids) = self.to_flush(req.app, req.ask.volume);
+                let begun = disks.into_iter().map(|disk| (disk, self.disks[disk].begin_flush())).collect();
+                self.set_flush(id, Flush::Disks(begun, ids));
+                self.after(owner, Delay::Disk, Task::Flush(id));
+            }
+            Flush::Disks(begun, ids) => {
+                for (disk, at) in begun {
+                    self.disks[disk].end_flush(at);
+                }
+                if ids.is_empty() || self.wrong(Fault::FlushBeforeHarden) {
+                    return self.look(id);
+                }
+                self.set_flush(id, Flush::Harden(ids));
+                self.after(owner, Delay::Store, Task::Flush(id));
+            }
+            Flush::Harden(ids) => {
+                self.count("hardened by a flush");
+                let hardened = self.store.harden(&ids);
+                self.must(hardened.is_ok(), || format!("harden: {hardened:?}"));
+                self.look(id);
+            }
+        }
+    }
+
+    fn set_flush(&mut self, id: ReqId, flush: Flush) {
+        if let Some(req) = self.reqs.get_mut(&id) {
+            req.flush = flush;
+        }
+    }
+
+    /// The disks that hold the volume, and those that changes map which are not hardened, and these changes.
+    fn to_flush(&mut self, index: usize, volume: VolumeId) -> (BTreeSet<usize>, Vec<ChangeId>) {
+        let (mut disks, ids) = self.not_hardened();
+        if let Some(app) = &self.apps[index] {
+            let homes = app.homes.iter().filter(|&(other, ..)| other == volume);
+            disks.extend(homes.map(|(_, _, (disk, _))| disk.0 as usize - 1));
+        }
+        (disks, ids)
+    }
+
+    /// Changes that are committed and not hardened, and the disks that they map.
+    pub fn not_hardened(&mut self) -> (BTreeSet<usize>, Vec<ChangeId>) {
+        let mut committed = self.store.unfinished().unwrap_or_default();
+        committed.retain(|record| record.state == ChangeState::Committed);
+        let mapped = committed.iter().flat_map(super::copy::mapped);
+        let disks = mapped.map(|disk| disk.0 as usize - 1).collect();
+        (disks, committed.iter().map(|record| record.id).collect())
+    }
+}

@@ -1,0 +1,333 @@
+//! A whole pool in one thread: hosts, apparatuses, controllers, disks and the store, driving the machines of `change/`, the core of the
+//! gate and the store in memory. A run is a queue of tasks; who picks the next one (a seed, or an explorer that tries them all) decides what happens.
+//!
+//! Time is virtual. Whatever a process does between two waits for something outside of it is one task; disk accesses, store
+//! transactions, messages, the look at the fence word and the reply are tasks of their own, so that anything can come between them.
+#![allow(dead_code, unreachable_pub, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+
+pub mod app;
+pub mod chaos;
+pub mod check;
+pub mod copy;
+pub mod ctl;
+pub mod disk;
+pub mod effects;
+pub mod fault;
+pub mod history;
+pub mod host;
+pub mod links;
+pub mod rng;
+pub mod run;
+pub mod setup;
+pub mod work;
+
+use apparatus::member::Line;
+use apparatus::store::Member;
+use apparatus::store::memory::MemoryStore;
+use apparatus::units::{BootId, ChangeId, Generation, Incarnation, Slot, Term, VolumeId};
+use apparatus::wire::message::{Answer, Request};
+use app::App;
+use apparatus::change::participant::Timer;
+use ctl::Ctl;
+use disk::Disk;
+use fault::Fault;
+use history::{History, Tag};
+use host::{Client, Req};
+use links::Wire;
+use rng::Rng;
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+
+/// A process, from its start to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcId(pub u64);
+
+/// A host's request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReqId(pub u64);
+
+/// A connection between a controller and an apparatus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// Something that can happen next.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Task {
+    /// A client asks for its next thing.
+    Issue(usize),
+    /// A request comes (again) to the gate.
+    Enter(ReqId),
+    /// One disk access of a request takes place.
+    Io(ReqId, usize),
+    /// A request's accesses are done: look at the fence word.
+    Look(ReqId),
+    /// And answer.
+    Reply(ReqId),
+    /// The next step of a host's flush.
+    Flush(ReqId),
+    /// A message arrives at an apparatus.
+    ToApp(LinkId, Term, Request),
+    /// A message arrives at a controller.
+    ToCtl(LinkId, Answer),
+    /// An apparatus notices the end of a connection.
+    AppLost(LinkId),
+    /// A controller does.
+    CtlLost(LinkId),
+    /// An apparatus's process starts, or takes its next step towards serving.
+    Start(usize),
+    /// A timer of an apparatus.
+    AppTimer(usize, ChangeId, Timer),
+    /// The disks are open.
+    DisksOpen(usize, ChangeId),
+    /// An apparatus asks the store to cancel.
+    Cancel(usize, ChangeId),
+    /// It looks where the others are.
+    Others(usize),
+    /// It looks at its fence word.
+    Word(usize),
+    /// It takes its next step towards rejoining.
+    Rejoin(usize),
+    /// A controller takes its next step.
+    Step(ProcId),
+    /// A controller's timer for one of its changes; timers armed since have a higher number.
+    CtlTimer(ProcId, u64, u64),
+    /// A controller's timer for its recovery.
+    RecoveryTimer(ProcId),
+    /// Something goes wrong.
+    Chaos,
+    /// A process goes on after it had been stopped.
+    Thaw(ProcId),
+    /// Somebody runs `vctl`.
+    Vctl,
+}
+
+/// A task in the queue.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Entry {
+    /// The process that does it: nothing happens once that has ended, and it waits while that is stopped.
+    pub owner: Option<ProcId>,
+    pub task: Task,
+}
+
+/// How long something takes, in microseconds.
+#[derive(Clone, Copy, Debug)]
+pub enum Delay {
+    Exactly(u64),
+    /// A step of a process.
+    Step,
+    /// A message.
+    Message,
+    /// A disk access.
+    Disk,
+    /// A transaction of the store.
+    Store,
+}
+
+/// A line of the member table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Row {
+    pub incarnation: Incarnation,
+    pub generation: Generation,
+    pub oldest: Generation,
+    pub fenced: Incarnation,
+}
+
+impl Row {
+    pub fn line(self) -> Line {
+        Line {
+            incarnation: self.incarnation,
+            generation: self.generation,
+            oldest: self.oldest,
+            heartbeat_us: 0,
+            pid: 0,
+            fenced: self.fenced,
+        }
+    }
+}
+
+/// How often things happened that the checks are there for.
+pub type Coverage = BTreeMap<&'static str, u64>;
+
+/// Everything there is.
+#[derive(Debug)]
+pub struct World {
+    pub options: setup::Options,
+    pub rng: Rng,
+    pub now: u64,
+    entries: u64,
+    pub queue: BTreeMap<(u64, u64), Entry>,
+    /// Tasks of stopped processes.
+    pub waiting: Vec<Entry>,
+    pub stopped: BTreeSet<ProcId>,
+    procs: u64,
+    pub alive: BTreeSet<ProcId>,
+    pub boots: u128,
+    pub store: MemoryStore,
+    pub disks: Vec<Disk>,
+    pub rows: Vec<Row>,
+    pub lock: Option<ProcId>,
+    pub apps: Vec<Option<App>>,
+    pub ctls: BTreeMap<ProcId, Ctl>,
+    pub wires: BTreeMap<LinkId, Wire>,
+    links: u64,
+    pub clients: Vec<Client>,
+    pub reqs: BTreeMap<ReqId, Req>,
+    reqs_ever: u64,
+    pub history: History,
+    /// Volumes that hosts use: a scratch volume is not, before it is whole and once it is to be removed.
+    pub usable: BTreeSet<VolumeId>,
+    pub coverage: Coverage,
+    /// No more trouble and no new work: everything has to come to rest.
+    pub ending: bool,
+    pub failure: Option<String>,
+}
+
+impl Clone for World {
+    fn clone(&self) -> Self {
+        Self {
+            options: self.options.clone(),
+            rng: self.rng.clone(),
+            queue: self.queue.clone(),
+            waiting: self.waiting.clone(),
+            stopped: self.stopped.clone(),
+            alive: self.alive.clone(),
+            store: self.store.fork(),
+            disks: self.disks.clone(),
+            rows: self.rows.clone(),
+            apps: self.apps.clone(),
+            ctls: self.ctls.clone(),
+            wires: self.wires.clone(),
+            clients: self.clients.clone(),
+            reqs: self.reqs.clone(),
+            history: self.history.clone(),
+            usable: self.usable.clone(),
+            coverage: self.coverage.clone(),
+            failure: self.failure.clone(),
+            ..*self
+        }
+    }
+}
+
+impl World {
+    pub fn boot(&self) -> BootId {
+        // A protocol that ignores the boot's identity sees the same one for ever.
+        let boot = if self.wrong(Fault::BootIgnored) { 1 } else { self.boots };
+        BootId(Uuid::from_u128(boot))
+    }
+
+    /// A line for whoever looks into a run.
+    pub fn trace(&self, line: impl FnOnce() -> String) {
+        if self.options.trace {
+            println!("{:7}     {}", self.now, line());
+        }
+    }
+
+    /// Whether this deliberate fault is switched on.
+    pub fn wrong(&self, fault: Fault) -> bool {
+        self.options.fault == Some(fault)
+    }
+
+    pub fn count(&mut self, what: &'static str) {
+        *self.coverage.entry(what).or_default() += 1;
+    }
+
+    pub fn fail(&mut self, why: impl Into<String>) {
+        self.failure.get_or_insert(why.into());
+    }
+
+    /// Something that must hold.
+    pub fn must(&mut self, holds: bool, why: impl FnOnce() -> String) {
+        if !holds {
+            self.fail(why());
+        }
+    }
+
+    /// Puts a task into the queue.
+    pub fn after(&mut self, owner: Option<ProcId>, delay: Delay, task: Task) {
+        let us = self.time_for(delay);
+        self.entries += 1;
+        self.queue.insert((self.now + us, self.entries), Entry { owner, task });
+    }
+
+    fn time_for(&mut self, delay: Delay) -> u64 {
+        if self.options.explore {
+            return 0;
+        }
+        let (from, to) = match delay {
+            Delay::Exactly(us) => return us,
+            Delay::Step => (1, 20),
+            Delay::Message => (10, 120),
+            Delay::Disk => (5, 150),
+            Delay::Store => (10, 80),
+        };
+        let slow = self.options.chaos.slow;
+        match delay {
+            Delay::Disk if self.rng.permille(slow) => self.rng.between(2_000, 12_000),
+            Delay::Message if self.rng.permille(slow) => self.rng.between(200, 4_000),
+            _ => self.rng.between(from, to),
+        }
+    }
+
+    pub fn new_proc(&mut self) -> ProcId {
+        self.procs += 1;
+        let id = ProcId(self.procs);
+        self.alive.insert(id);
+        id
+    }
+
+    /// Takes one task out of the queue and has it happen.
+    pub fn happen(&mut self, key: (u64, u64)) {
+        let Some(entry) = self.queue.remove(&key) else { return };
+        self.now = self.now.max(key.0);
+        match entry.owner {
+            Some(owner) if !self.alive.contains(&owner) => {}
+            Some(owner) if self.stopped.contains(&owner) => self.waiting.push(entry),
+            _ => self.perform(entry.task),
+        }
+    }
+
+    fn perform(&mut self, task: Task) {
+        if self.options.trace {
+            println!("{:7} {task:?}", self.now);
+        }
+        match task {
+            Task::Issue(client) => self.issue(client),
+            Task::Enter(req) => self.enter(req),
+            Task::Io(req, piece) => self.io(req, piece),
+            Task::Look(req) => self.look(req),
+            Task::Reply(req) => self.reply(req),
+            Task::Flush(req) => self.flush_step(req),
+            Task::ToApp(link, term, request) => self.to_app(link, term, request),
+            Task::ToCtl(link, answer) => self.to_ctl(link, answer),
+            Task::AppLost(link) => self.app_lost(link),
+            Task::CtlLost(link) => self.ctl_lost(link),
+            Task::Start(app) => self.start_step(app),
+            Task::AppTimer(app, change, timer) => self.app_timer(app, change, timer),
+            Task::DisksOpen(app, change) => self.disks_open(app, change),
+            Task::Cancel(app, change) => self.app_cancel(app, change),
+            Task::Others(app) => self.look_at_others(app),
+            Task::Word(app) => self.look_at_word(app),
+            Task::Rejoin(app) => self.rejoin_step(app),
+            Task::Step(ctl) => self.ctl_step(ctl),
+            Task::CtlTimer(ctl, key, epoch) => self.ctl_timer(ctl, key, epoch),
+            Task::RecoveryTimer(ctl) => self.recovery_timer(ctl),
+            Task::Chaos => self.chaos(),
+            Task::Thaw(proc) => self.thaw(proc),
+            Task::Vctl => self.vctl(),
+        }
+    }
+
+    /// Whether the process of this member's name has not ended: its life lock.
+    pub fn lives(&self, member: &Member) -> bool {
+        let named = |app: &&App| app.name == member.name;
+        self.apps.iter().flatten().any(|app| named(&app))
+    }
+
+    pub fn row(&mut self, slot: Slot) -> &mut Row {
+        let index = slot.0 as usize;
+        if self.rows.len() <= index {
+            self.rows.resize(index + 1, Row::default());
+        }
+        &mut self.rows[index]
+    }
+}

@@ -1,0 +1,188 @@
+//! How a run begins.
+
+use super::chaos::Chaos;
+use super::copy::blocks;
+use super::disk::Disk;
+use super::fault::Fault;
+use super::history::History;
+use super::host::Client;
+use super::rng::Rng;
+use super::work::volume_record;
+use super::{Delay, Task, World};
+use apparatus::change::controller::Patience;
+use apparatus::pool::model::{Area, Difference, DiskRecord, Edit, PoolHeader, Segment};
+use apparatus::pool::names::Name;
+use apparatus::store::memory::MemoryStore;
+use apparatus::store::{Commit, HoldMode, NewChange, Store};
+use apparatus::units::{
+    BootId, DiskExtent, DiskId, ExtentSize, Generation, MembershipVersion, Term, VolumeExtent, VolumeId,
+};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use uuid::Uuid;
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub seed: u64,
+    pub apps: usize,
+    pub clients: usize,
+    /// Extents of each disk, the label's included.
+    pub disks: Vec<u64>,
+    /// Extents of each volume; the first lie on the first disk.
+    pub volumes: Vec<u64>,
+    pub chaos: Chaos,
+    pub patience: Patience,
+    /// Of the apparatuses.
+    pub patience_us: u64,
+    /// Of a recovery.
+    pub poll_us: u64,
+    /// When trouble and new work end, in microseconds.
+    pub until: u64,
+    pub fault: Option<Fault>,
+    /// Someone tries every order: no chance, no time.
+    pub explore: bool,
+    /// Every task is printed.
+    pub trace: bool,
+}
+
+impl Options {
+    /// The trouble that a seed has: some seeds have none, some have one kind, most have all.
+    pub fn random(seed: u64, fault: Option<Fault>) -> Self {
+        let mut rng = Rng::new(seed ^ 0x5eed);
+        let chaos = chaos(&mut rng);
+        Self {
+            seed,
+            apps: rng.between(1, 3).max(rng.between(1, 3)) as usize,
+            clients: rng.between(1, 3) as usize,
+            disks: vec![rng.between(9, 12); rng.between(2, 3) as usize],
+            volumes: vec![4, 2],
+            chaos,
+            patience: Patience { drain_us: 1_500, answer_us: 1_500, hold_us: 9_000 },
+            patience_us: 5_000,
+            poll_us: 700,
+            until: rng.between(20_000, 60_000),
+            fault,
+            explore: false,
+            trace: std::env::var_os("TRACE").is_some(),
+        }
+    }
+}
+
+fn chaos(rng: &mut Rng) -> Chaos {
+    let mut weight = |permille: u64, most: u64| if rng.permille(permille) { rng.between(1, most) } else { 0 };
+    let all = Chaos {
+        every_us: weight(900, 1).min(1) * 6_000,
+        kill_app: weight(600, 4),
+        kill_ctl: weight(700, 6),
+        stop_app: weight(700, 8),
+        stop_ctl: weight(500, 4),
+        cut: weight(500, 4),
+        power: weight(500, 3),
+        slow: weight(600, 40),
+        drop: weight(300, 20),
+        double: weight(300, 40),
+        disk_refused: weight(200, 30),
+        store_fails: weight(300, 50),
+    };
+    let every_us = if all.every_us == 0 { 0 } else { rng.between(1_500, 9_000) };
+    Chaos { every_us, ..all }
+}
+
+fn disk_record(id: u32, extents: u64) -> DiskRecord {
+    DiskRecord {
+        id: DiskId(id),
+        name: Name::new("disk", &format!("d{id}")).unwrap(),
+        uuid: Uuid::from_u128(u128::from(id)),
+        path: format!("/d{id}").into(),
+        extents,
+        tags: BTreeSet::new(),
+        allocate: true,
+    }
+}
+
+impl World {
+    pub fn new(options: Options) -> Self {
+        let header = PoolHeader {
+            uuid: Uuid::from_u128(7),
+            extent_size: ExtentSize::MIN,
+            generation: Generation(0),
+            layout: 0,
+            membership: MembershipVersion(0),
+            term: Term(0),
+        };
+        let clients = (0..options.apps * options.clients)
+            .map(|n| Client { app: n % options.apps, busy: None, script: VecDeque::new() })
+            .collect();
+        let mut world = Self {
+            rng: Rng::new(options.seed),
+            now: 0,
+            entries: 0,
+            queue: BTreeMap::new(),
+            waiting: Vec::new(),
+            stopped: BTreeSet::new(),
+            procs: 0,
+            alive: BTreeSet::new(),
+            boots: 1,
+            store: MemoryStore::new(header, BootId(Uuid::from_u128(1))),
+            disks: options.disks.iter().map(|&extents| Disk::new(extents)).collect(),
+            rows: Vec::new(),
+            lock: None,
+            apps: (0..options.apps).map(|_| None).collect(),
+            ctls: BTreeMap::new(),
+            wires: BTreeMap::new(),
+            links: 0,
+            clients,
+            reqs: BTreeMap::new(),
+            reqs_ever: 0,
+            history: History::default(),
+            usable: BTreeSet::new(),
+            coverage: BTreeMap::new(),
+            ending: false,
+            failure: None,
+            options,
+        };
+        world.furnish();
+        for index in 0..world.apps.len() {
+            world.after(None, Delay::Step, Task::Start(index));
+        }
+        world
+    }
+
+    /// Disks and volumes, with something in every block, all durable.
+    fn furnish(&mut self) {
+        let sizes = self.options.disks.clone();
+        let disks = sizes.iter().zip(1..).map(|(&extents, id)| Edit::AddDisk(disk_record(id, extents)));
+        let mut edits: Vec<Edit> = disks.collect();
+        let mut next = 1;
+        for (&extents, id) in self.options.volumes.clone().iter().zip(1..) {
+            let home = Area { disk: DiskId(1), start: DiskExtent(next), len: extents };
+            next += extents;
+            self.fill(VolumeId(id), home);
+            edits.push(Edit::AddVolume(volume_record(VolumeId(id), extents)));
+            let segments = vec![Segment { start: VolumeExtent(0), home }];
+            edits.push(Edit::Map { volume: VolumeId(id), segments });
+            self.usable.insert(VolumeId(id));
+        }
+        let difference = Difference { from: Generation(0), edits };
+        let (job, spans, mode) = (None, Vec::new(), HoldMode::Writes);
+        let change = NewChange { title: String::new(), job, difference, spans, mode };
+        let id = self.store.prepare(Term(0), &change).unwrap();
+        let committed = self.store.commit(Term(0), id, MembershipVersion(0)).unwrap();
+        assert_eq!(committed, Commit::Committed(Generation(1)));
+        self.store.harden(&[id]).unwrap();
+    }
+
+    fn fill(&mut self, volume: VolumeId, home: Area) {
+        let begin = self.history.tick();
+        for (block, (disk, at)) in blocks(home).enumerate() {
+            let (tag, place) = (self.history.tag(), (volume, block as u64));
+            self.history.write(place, tag, begin);
+            self.disks[disk].write(at, tag);
+            let end = self.history.tick();
+            self.history.acknowledged(place, tag, end);
+        }
+        for disk in &mut self.disks {
+            let begun = disk.begin_flush();
+            disk.end_flush(begun);
+        }
+    }
+}
