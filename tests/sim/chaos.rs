@@ -142,9 +142,27 @@ impl World {
         let hosted = self.ctls.values().filter(|ctl| index.is_some() && ctl.host == index).map(|ctl| ctl.id);
         let all: Vec<ProcId> = hosted.chain([proc]).collect();
         let pause = self.rng.between(500, 25_000);
+        self.delay_accesses(proc);
         for proc in all {
             self.stopped.insert(proc);
             self.after(None, Delay::Exactly(pause), Task::Thaw(proc));
+        }
+    }
+
+    /// Disk accesses of a process that is stopped take their time: some outlast the fence that it earns.
+    fn delay_accesses(&mut self, proc: ProcId) {
+        let theirs = |entry: &super::Entry| match entry.task {
+            Task::Io(req, _) => self.reqs.get(&req).is_some_and(|req| req.proc == proc),
+            _ => false,
+        };
+        let keys: Vec<_> = self.queue.iter().filter(|(_, entry)| theirs(entry)).map(|(&key, _)| key).collect();
+        for key in keys {
+            if self.rng.permille(500)
+                && let Some(entry) = self.queue.remove(&key)
+            {
+                let later = self.rng.between(500, 12_000);
+                self.after(entry.owner, Delay::Exactly(later), entry.task);
+            }
         }
     }
 

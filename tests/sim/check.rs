@@ -1,6 +1,7 @@
 //! What must hold at any time.
 
 use super::World;
+use super::app::{App, Stage};
 use apparatus::store::memory::Extent;
 use apparatus::store::{Owner, Store};
 use apparatus::units::{DiskExtent, DiskId};
@@ -19,7 +20,9 @@ impl World {
             }
         }
         let mut wrong = None;
-        for app in self.apps.iter().flatten().filter(|app| app.serves()) {
+        // Drained, with its gate closed, and joined anew: it has the new table, and only lacks the time to load it.
+        let reloads = |app: &&App| matches!(app.stage, Stage::Reloading(_)) && app.lanes.is_empty();
+        for app in self.apps.iter().flatten().filter(|app| app.serves() && !reloads(app)) {
             for (volume, _, home) in app.homes.iter() {
                 let owner = owners.get(&home);
                 let kept = matches!(owner, Some(Owner::Quarantine(_))) || owner == Some(&Owner::Volume(volume));

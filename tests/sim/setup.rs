@@ -49,12 +49,14 @@ impl Options {
     pub fn random(seed: u64, fault: Option<Fault>) -> Self {
         let mut rng = Rng::new(seed ^ 0x5eed);
         let chaos = chaos(&mut rng);
+        // Few blocks, so that requests, copies and late writes meet.
+        let hot = rng.permille(400);
         Self {
             seed,
             apps: rng.between(1, 3).max(rng.between(1, 3)) as usize,
             clients: rng.between(1, 3) as usize,
             disks: vec![rng.between(9, 12); rng.between(2, 3) as usize],
-            volumes: vec![4, 2],
+            volumes: if hot { vec![1, 1] } else { vec![rng.between(2, 4), rng.between(1, 2)] },
             chaos,
             patience: Patience { drain_us: 1_500, answer_us: 1_500, hold_us: 9_000 },
             patience_us: 5_000,
