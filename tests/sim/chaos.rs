@@ -25,6 +25,8 @@ pub struct Chaos {
     pub double: u64,
     pub disk_refused: u64,
     pub store_fails: u64,
+    /// Death right after a step of the protocol.
+    pub crash_points: u64,
 }
 
 impl World {
@@ -107,6 +109,24 @@ impl World {
         }
     }
 
+    /// Now and then a process dies right after a step of the protocol.
+    pub fn maybe_kill_app(&mut self, index: usize) {
+        let crash = self.options.chaos.crash_points;
+        if !self.options.explore
+            && self.rng.permille(crash)
+            && let Some(proc) = self.apps[index].as_ref().map(|app| app.proc)
+        {
+            self.after(None, Delay::Exactly(0), Task::Kill(index, proc));
+        }
+    }
+
+    pub fn kill_at_step(&mut self, index: usize, proc: ProcId) {
+        if self.apps[index].as_ref().is_some_and(|app| app.proc == proc) {
+            self.count("apparatuses killed at a step");
+            self.kill_app(index);
+        }
+    }
+
     /// Disk accesses that are under way take place, or do not.
     fn last_accesses(&mut self, id: super::ReqId) {
         let Some(req) = self.reqs.get(&id).filter(|req| req.ask.what == What::Write) else { return };
@@ -160,7 +180,7 @@ impl World {
             if self.rng.permille(500)
                 && let Some(entry) = self.queue.remove(&key)
             {
-                let later = self.rng.between(500, 12_000);
+                let later = self.rng.between(500, 20_000);
                 self.after(entry.owner, Delay::Exactly(later), entry.task);
             }
         }
@@ -188,7 +208,8 @@ impl World {
             self.new_ctl(Goal::Work, host);
         }
         if !self.options.explore {
-            let pause = self.rng.between(500, 5_000);
+            let most = self.options.vctl_us;
+            let pause = self.rng.between(500, most);
             self.after(None, Delay::Exactly(pause), Task::Vctl);
         }
     }

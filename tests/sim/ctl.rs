@@ -123,6 +123,11 @@ impl World {
             self.hear(id, heard);
         }
         self.wake(id);
+        let crash = self.options.chaos.crash_points * 2;
+        if !self.options.explore && self.ctls.contains_key(&id) && self.rng.permille(crash) {
+            self.count("controllers killed at a step");
+            self.kill_ctl(id);
+        }
     }
 
     fn hear(&mut self, id: ProcId, heard: Heard) {
@@ -515,6 +520,27 @@ impl World {
         let Some(copy) = change.copies.get_mut(index) else { return };
         if let Some((disk, block)) = copy.from {
             copy.tag = self.disks[disk].read(block);
+            self.late_access(disk, block);
+        }
+    }
+
+    /// A disk access of a stopped or fenced apparatus likes to take place right after the copier has read that block.
+    fn late_access(&mut self, disk: usize, block: u64) {
+        let there = |entry: &super::Entry| match entry.task {
+            Task::Io(req, index) => self.reqs.get(&req).is_some_and(|req| {
+                let here = |piece: &super::host::Piece| piece.at() == (disk, block);
+                req.pieces.get(index).is_some_and(here)
+                    && (self.stopped.contains(&req.proc) || self.fenced(req.app))
+            }),
+            _ => false,
+        };
+        let key = self.queue.iter().find(|(_, entry)| there(entry)).map(|(&key, _)| key);
+        if let Some(key) = key.filter(|_| !self.options.explore)
+            && let Some(entry) = self.queue.remove(&key)
+        {
+            self.count("late accesses after a copy");
+            let soon = self.rng.between(0, 60);
+            self.after(entry.owner, Delay::Exactly(soon), entry.task);
         }
     }
 

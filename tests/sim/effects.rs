@@ -17,6 +17,7 @@ impl World {
         let effects = machine.on(event);
         self.trace(|| format!("a{index} {told} -> {effects:?}"));
         self.carry_out(index, effects);
+        self.maybe_kill_app(index);
     }
 
     pub fn carry_out(&mut self, index: usize, effects: Vec<Effect>) {

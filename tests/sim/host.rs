@@ -51,8 +51,9 @@ pub struct Piece {
 }
 
 impl Piece {
-    fn disk_block(&self) -> u64 {
-        self.home.1.0 * BLOCKS + self.block % BLOCKS
+    /// The disk and its block.
+    pub fn at(&self) -> (usize, u64) {
+        (self.home.0.0 as usize - 1, self.home.1.0 * BLOCKS + self.block % BLOCKS)
     }
 }
 
@@ -240,11 +241,11 @@ impl World {
         let Some(req) = self.reqs.get_mut(&id) else { return };
         let Some(piece) = req.pieces.get_mut(index).filter(|piece| !piece.done) else { return };
         piece.done = true;
-        let disk = &mut self.disks[piece.home.0.0 as usize - 1];
+        let (disk, block) = piece.at();
         if req.ask.what == What::Write {
-            disk.write(piece.disk_block(), piece.tag);
+            self.disks[disk].write(block, piece.tag);
         } else {
-            piece.tag = disk.read(piece.disk_block());
+            piece.tag = self.disks[disk].read(block);
         }
         let told = format!("{id:?} {:?} {:?} block {} at {:?}: {:?}", req.ask.what, req.ask.volume, piece.block, piece.home, piece.tag);
         let all = req.pieces.iter().all(|piece| piece.done);

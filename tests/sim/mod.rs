@@ -95,6 +95,8 @@ pub enum Task {
     RecoveryTimer(ProcId),
     /// Something goes wrong.
     Chaos,
+    /// An apparatus's process dies at this very step, if it is that one still.
+    Kill(usize, ProcId),
     /// A process goes on after it had been stopped.
     Thaw(ProcId),
     /// Somebody runs `vctl`.
@@ -312,6 +314,7 @@ impl World {
             Task::CtlTimer(ctl, key, epoch) => self.ctl_timer(ctl, key, epoch),
             Task::RecoveryTimer(ctl) => self.recovery_timer(ctl),
             Task::Chaos => self.chaos(),
+            Task::Kill(app, proc) => self.kill_at_step(app, proc),
             Task::Thaw(proc) => self.thaw(proc),
             Task::Vctl => self.vctl(),
         }

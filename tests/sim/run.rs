@@ -57,12 +57,19 @@ impl World {
         Ok(())
     }
 
-    /// No more trouble: everybody lives and runs, and what was begun is ended.
+    /// No more trouble: everybody lives and runs, and what was begun is ended. Sometimes one apparatus is stopped for good:
+    /// nobody else may wait for it.
     fn settle(&mut self) {
         self.ending = true;
+        let last = self.apps.len() - 1;
+        let stuck = last > 0 && self.rng.permille(250);
         let stopped: Vec<_> = self.stopped.iter().copied().collect();
         stopped.into_iter().for_each(|proc| self.thaw(proc));
         self.options.chaos = super::chaos::Chaos::default();
+        if let Some(proc) = self.apps[last].as_ref().map(|app| app.proc).filter(|_| stuck) {
+            self.count("apparatuses stopped for good");
+            self.stopped.insert(proc);
+        }
         for index in 0..self.apps.len() {
             if self.apps[index].is_none() {
                 self.after(None, Delay::Step, Task::Start(index));
@@ -78,8 +85,10 @@ impl World {
             });
             standing && app.holds.holds() == 0 && app.lanes.is_empty() && app.strays.is_empty()
         };
-        let apps = self.apps.iter().all(|app| app.as_ref().is_some_and(calm));
-        apps && self.reqs.is_empty() && self.ctls.is_empty() && !self.work_left()
+        let stuck = |app: &super::app::App| self.stopped.contains(&app.proc);
+        let apps = self.apps.iter().all(|app| app.as_ref().is_some_and(|app| stuck(app) || calm(app)));
+        let asked = self.reqs.values().any(|req| !self.stopped.contains(&req.proc));
+        apps && !asked && self.ctls.is_empty() && !self.work_left()
     }
 
     fn work_left(&self) -> bool {
@@ -89,7 +98,10 @@ impl World {
     }
 
     fn idle(&self) -> bool {
-        self.reqs.is_empty() && self.clients.iter().all(|client| client.script.is_empty())
+        let stuck = |client: &super::host::Client| {
+            self.apps[client.app].as_ref().is_some_and(|app| self.stopped.contains(&app.proc))
+        };
+        self.clients.iter().all(|client| stuck(client) || (client.script.is_empty() && client.busy.is_none()))
     }
 
     /// Through every apparatus.

@@ -33,6 +33,8 @@ pub struct Options {
     pub patience: Patience,
     /// Of the apparatuses.
     pub patience_us: u64,
+    /// Most time between two runs of `vctl`.
+    pub vctl_us: u64,
     /// Of a recovery.
     pub poll_us: u64,
     /// When trouble and new work end, in microseconds.
@@ -59,7 +61,8 @@ impl Options {
             volumes: if hot { vec![1, 1] } else { vec![rng.between(2, 4), rng.between(1, 2)] },
             chaos,
             patience: Patience { drain_us: 1_500, answer_us: 1_500, hold_us: 9_000 },
-            patience_us: 5_000,
+            patience_us: rng.between(800, 5_000),
+            vctl_us: rng.between(1_000, 20_000),
             poll_us: 700,
             until: rng.between(20_000, 60_000),
             fault,
@@ -84,6 +87,7 @@ fn chaos(rng: &mut Rng) -> Chaos {
         double: weight(300, 40),
         disk_refused: weight(200, 30),
         store_fails: weight(300, 50),
+        crash_points: weight(400, 10),
     };
     let every_us = if all.every_us == 0 { 0 } else { rng.between(1_500, 9_000) };
     Chaos { every_us, ..all }
