@@ -69,7 +69,9 @@ pub fn homes(snapshot: &Snapshot) -> Homes {
 
 impl World {
     pub fn start_step(&mut self, index: usize) {
-        let Some(app) = &self.apps[index] else { return self.start(index) };
+        let Some(app) = &self.apps[index] else {
+            return self.start(index);
+        };
         let proc = app.proc;
         match app.stage.clone() {
             Stage::Booting => {
@@ -127,7 +129,9 @@ impl World {
     }
 
     fn join(&mut self, index: usize) {
-        let Some(joined) = self.ask_to_join(index) else { return };
+        let Some(joined) = self.ask_to_join(index) else {
+            return;
+        };
         self.count("joins");
         let owner = self.apps[index].as_ref().map(|app| app.proc);
         self.set_stage(index, Stage::Loading(joined));
@@ -137,7 +141,10 @@ impl World {
     fn serve(&mut self, index: usize, joined: &Joined) {
         self.load(index, joined);
         let (incarnation, generation) = (joined.member.incarnation, joined.snapshot.header.generation);
-        let bounds = Bounds { holds: 8, patience_us: self.options.patience_us };
+        let bounds = Bounds {
+            holds: 8,
+            patience_us: self.options.patience_us,
+        };
         let (machine, effects) = Machine::joined(incarnation, generation, bounds);
         if let Some(app) = self.apps[index].as_mut() {
             app.stage = Stage::Serving;
@@ -166,13 +173,20 @@ impl World {
 
     /// No request in flight uses an older table.
     pub fn oldest(&self, index: usize) -> Generation {
-        let Some(app) = &self.apps[index] else { return Generation(0) };
-        app.lanes.values().map(|lane| lane.generation).fold(app.generation, Generation::min)
+        let Some(app) = &self.apps[index] else {
+            return Generation(0);
+        };
+        app.lanes
+            .values()
+            .map(|lane| lane.generation)
+            .fold(app.generation, Generation::min)
     }
 
     /// A request leaves the gate: drains may have waited for it, and so may a way back.
     pub fn leave_lane(&mut self, index: usize, id: ReqId) {
-        let Some(app) = self.apps[index].as_mut() else { return };
+        let Some(app) = self.apps[index].as_mut() else {
+            return;
+        };
         app.lanes.remove(&id);
         let (slot, oldest) = (app.slot, self.oldest(index));
         self.row(slot).oldest = oldest;
@@ -181,7 +195,9 @@ impl World {
     }
 
     pub fn look_at_drains(&mut self, index: usize) {
-        let Some(app) = self.apps[index].as_mut() else { return };
+        let Some(app) = self.apps[index].as_mut() else {
+            return;
+        };
         let wrong = self.options.fault == Some(Fault::NoDrain);
         let lanes = &app.lanes;
         let waits = |spans: &[Span], mode: HoldMode| {
@@ -190,7 +206,10 @@ impl World {
                 stopped && spans.iter().any(|span| span.overlaps(&lane.span))
             })
         };
-        let done = app.draining.iter().filter(|(_, (spans, mode))| wrong || !waits(spans, *mode));
+        let done = app
+            .draining
+            .iter()
+            .filter(|(_, (spans, mode))| wrong || !waits(spans, *mode));
         let done: Vec<ChangeId> = done.map(|(&id, _)| id).collect();
         for change in done {
             if let Some(app) = self.apps[index].as_mut() {
@@ -211,7 +230,9 @@ impl World {
 
     pub fn begin_rejoining(&mut self, index: usize) {
         self.count("rejoins begun");
-        let Some(app) = self.apps[index].as_mut() else { return };
+        let Some(app) = self.apps[index].as_mut() else {
+            return;
+        };
         app.holds.close();
         app.draining.clear();
         app.placed.clear();
@@ -264,14 +285,24 @@ impl World {
 
     /// A write that had reached its disk is acknowledged if its range has not moved since; all else runs again, when the gate opens.
     fn finish_strays(&mut self, index: usize) {
-        let Some(app) = self.apps[index].as_mut() else { return };
+        let Some(app) = self.apps[index].as_mut() else {
+            return;
+        };
         for id in std::mem::take(&mut app.strays) {
             let Some(req) = self.reqs.get(&id) else { continue };
             let (span, access, now) = (req.span(), req.access(), self.now);
             let wrong = self.wrong(Fault::ParkedAcknowledged);
-            let Some(app) = self.apps[index].as_mut() else { return };
-            let home = |block| app.homes.home(req.ask.volume, VolumeExtent(block / super::disk::BLOCKS));
-            let unmoved = req.pieces.iter().all(|piece| home(piece.block) == Some(piece.home));
+            let Some(app) = self.apps[index].as_mut() else {
+                return;
+            };
+            let home = |block| {
+                app.homes
+                    .home(req.ask.volume, VolumeExtent(block / super::disk::BLOCKS))
+            };
+            let unmoved = req
+                .pieces
+                .iter()
+                .all(|piece| home(piece.block) == Some(piece.home));
             if req.ask.what == What::Write && req.reached && (unmoved || wrong) {
                 let owner = Some(app.proc);
                 self.count("parked writes acknowledged");
@@ -297,7 +328,10 @@ impl World {
         let (proc, awaited) = (app.proc, app.awaited.clone());
         let seen = self.see();
         for generation in awaited {
-            let joining = matches!(self.standing(index), apparatus::change::participant::Standing::Waiting(_));
+            let joining = matches!(
+                self.standing(index),
+                apparatus::change::participant::Standing::Waiting(_)
+            );
             let wrong = self.wrong(Fault::ReopenAlone) || (joining && self.wrong(Fault::JoinerDoesNotWait));
             if wrong || recovery::others_reached(&seen, generation) {
                 if let Some(app) = self.apps[index].as_mut() {
@@ -306,7 +340,9 @@ impl World {
                 self.tell(index, Event::OthersReached(generation));
             }
         }
-        let Some(app) = self.apps[index].as_mut() else { return };
+        let Some(app) = self.apps[index].as_mut() else {
+            return;
+        };
         app.looking = !app.awaited.is_empty();
         if app.looking {
             self.after(Some(proc), Delay::Exactly(300), Task::Others(index));

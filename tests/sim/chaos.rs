@@ -25,7 +25,7 @@ pub struct Chaos {
     pub double: u64,
     pub disk_refused: u64,
     pub store_fails: u64,
-    /// Death right after a step of the protocol.
+    /// Death or a stop right after a step of the protocol.
     pub crash_points: u64,
 }
 
@@ -37,7 +37,14 @@ impl World {
         let every = self.options.chaos.every_us;
         let next = self.rng.between(every / 4, every * 2);
         let chaos = self.options.chaos.clone();
-        let weights = [chaos.kill_app, chaos.kill_ctl, chaos.stop_app, chaos.stop_ctl, chaos.cut, chaos.power];
+        let weights = [
+            chaos.kill_app,
+            chaos.kill_ctl,
+            chaos.stop_app,
+            chaos.stop_ctl,
+            chaos.cut,
+            chaos.power,
+        ];
         let total: u64 = weights.iter().sum();
         if total > 0 {
             let mut at = self.rng.below(total);
@@ -52,7 +59,9 @@ impl World {
     }
 
     fn trouble(&mut self, which: usize) {
-        let apps: Vec<usize> = (0..self.apps.len()).filter(|&index| self.apps[index].is_some()).collect();
+        let apps: Vec<usize> = (0..self.apps.len())
+            .filter(|&index| self.apps[index].is_some())
+            .collect();
         let ctls: Vec<ProcId> = self.ctls.keys().copied().collect();
         match which {
             0 => {
@@ -91,9 +100,16 @@ impl World {
 
     /// `kill -9`. What the kernel had begun for it ends, done or not; then it is no more.
     pub fn kill_app(&mut self, index: usize) {
-        let Some(app) = self.apps[index].take() else { return };
+        let Some(app) = self.apps[index].take() else {
+            return;
+        };
         self.count("apparatuses killed");
-        let theirs: Vec<_> = self.reqs.iter().filter(|(_, req)| req.proc == app.proc).map(|(&id, _)| id).collect();
+        let theirs: Vec<_> = self
+            .reqs
+            .iter()
+            .filter(|(_, req)| req.proc == app.proc)
+            .map(|(&id, _)| id)
+            .collect();
         for id in theirs {
             self.last_accesses(id);
             if let Some(req) = self.reqs.remove(&id) {
@@ -101,7 +117,12 @@ impl World {
             }
         }
         self.end_of(app.proc);
-        let hosted: Vec<ProcId> = self.ctls.values().filter(|ctl| ctl.host == Some(index)).map(|ctl| ctl.id).collect();
+        let hosted: Vec<ProcId> = self
+            .ctls
+            .values()
+            .filter(|ctl| ctl.host == Some(index))
+            .map(|ctl| ctl.id)
+            .collect();
         hosted.into_iter().for_each(|id| self.kill_ctl(id));
         if !self.options.explore {
             let pause = self.rng.between(100, 6_000);
@@ -109,14 +130,19 @@ impl World {
         }
     }
 
-    /// Now and then a process dies right after a step of the protocol.
+    /// Now and then a process dies, or is stopped, right after a step of the protocol.
     pub fn maybe_kill_app(&mut self, index: usize) {
         let crash = self.options.chaos.crash_points;
         if !self.options.explore
             && self.rng.permille(crash)
             && let Some(proc) = self.apps[index].as_ref().map(|app| app.proc)
         {
-            self.after(None, Delay::Exactly(0), Task::Kill(index, proc));
+            if self.rng.permille(500) {
+                self.after(None, Delay::Exactly(0), Task::Kill(index, proc));
+            } else {
+                self.count("apparatuses stopped at a step");
+                self.stop(proc);
+            }
         }
     }
 
@@ -129,7 +155,9 @@ impl World {
 
     /// Disk accesses that are under way take place, or do not.
     fn last_accesses(&mut self, id: super::ReqId) {
-        let Some(req) = self.reqs.get(&id).filter(|req| req.ask.what == What::Write) else { return };
+        let Some(req) = self.reqs.get(&id).filter(|req| req.ask.what == What::Write) else {
+            return;
+        };
         for index in 0..req.pieces.len() {
             if !self.options.explore && self.rng.permille(500) {
                 self.io(id, index);
@@ -140,7 +168,11 @@ impl World {
     pub fn kill_ctl(&mut self, id: ProcId) {
         let Some(ctl) = self.ctls.remove(&id) else { return };
         self.count("controllers killed");
-        if ctl.changes.values().any(|change| change.machine.state() == apparatus::change::controller::State::Applying) {
+        if ctl
+            .changes
+            .values()
+            .any(|change| change.machine.state() == apparatus::change::controller::State::Applying)
+        {
             self.count("controllers killed while applying");
         }
         self.end_of(id);
@@ -158,8 +190,15 @@ impl World {
 
     /// SIGSTOP, with everything that runs in the process; SIGCONT some time later.
     fn stop(&mut self, proc: ProcId) {
-        let index = self.apps.iter().position(|app| app.as_ref().is_some_and(|app| app.proc == proc));
-        let hosted = self.ctls.values().filter(|ctl| index.is_some() && ctl.host == index).map(|ctl| ctl.id);
+        let index = self
+            .apps
+            .iter()
+            .position(|app| app.as_ref().is_some_and(|app| app.proc == proc));
+        let hosted = self
+            .ctls
+            .values()
+            .filter(|ctl| index.is_some() && ctl.host == index)
+            .map(|ctl| ctl.id);
         let all: Vec<ProcId> = hosted.chain([proc]).collect();
         let pause = self.rng.between(500, 25_000);
         self.delay_accesses(proc);
@@ -175,7 +214,12 @@ impl World {
             Task::Io(req, _) => self.reqs.get(&req).is_some_and(|req| req.proc == proc),
             _ => false,
         };
-        let keys: Vec<_> = self.queue.iter().filter(|(_, entry)| theirs(entry)).map(|(&key, _)| key).collect();
+        let keys: Vec<_> = self
+            .queue
+            .iter()
+            .filter(|(_, entry)| theirs(entry))
+            .map(|(&key, _)| key)
+            .collect();
         for key in keys {
             if self.rng.permille(500)
                 && let Some(entry) = self.queue.remove(&key)
@@ -219,7 +263,9 @@ impl World {
         let apps: Vec<usize> = (0..self.apps.len()).filter(serving).collect();
         let background = !self.options.explore && self.rng.permille(300);
         let index = self.rng.pick(&apps).copied().filter(|_| background)?;
-        let stopped = self.apps[index].as_ref().is_some_and(|app| self.stopped.contains(&app.proc));
+        let stopped = self.apps[index]
+            .as_ref()
+            .is_some_and(|app| self.stopped.contains(&app.proc));
         (!stopped).then_some(index)
     }
 
@@ -251,7 +297,8 @@ impl World {
     }
 
     fn forget_everything(&mut self) {
-        self.queue.retain(|_, entry| matches!(entry.task, Task::Chaos | Task::Vctl));
+        self.queue
+            .retain(|_, entry| matches!(entry.task, Task::Chaos | Task::Vctl));
         self.waiting.clear();
         self.stopped.clear();
         self.alive.clear();

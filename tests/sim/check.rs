@@ -15,19 +15,33 @@ impl World {
             for one in self.store.uses(DiskId(disk)).unwrap_or_default() {
                 for extent in one.area.start.0..one.area.end().0 {
                     let second = owners.insert((DiskId(disk), DiskExtent(extent)), one.owner);
-                    self.must(second.is_none(), || format!("disk {disk} extent {extent}: two owners, {second:?} and {:?}", one.owner));
+                    self.must(second.is_none(), || {
+                        format!(
+                            "disk {disk} extent {extent}: two owners, {second:?} and {:?}",
+                            one.owner
+                        )
+                    });
                 }
             }
         }
         let mut wrong = None;
         // Drained, with its gate closed, and joined anew: it has the new table, and only lacks the time to load it.
         let reloads = |app: &&App| matches!(app.stage, Stage::Reloading(_)) && app.lanes.is_empty();
-        for app in self.apps.iter().flatten().filter(|app| app.serves() && !reloads(app)) {
+        for app in self
+            .apps
+            .iter()
+            .flatten()
+            .filter(|app| app.serves() && !reloads(app))
+        {
             for (volume, _, home) in app.homes.iter() {
                 let owner = owners.get(&home);
-                let kept = matches!(owner, Some(Owner::Quarantine(_))) || owner == Some(&Owner::Volume(volume));
+                let kept =
+                    matches!(owner, Some(Owner::Quarantine(_))) || owner == Some(&Owner::Volume(volume));
                 if !kept {
-                    wrong = Some(format!("{} may still use {home:?} for volume {volume}, and it is of {owner:?}", app.name));
+                    wrong = Some(format!(
+                        "{} may still use {home:?} for volume {volume}, and it is of {owner:?}",
+                        app.name
+                    ));
                 }
             }
         }

@@ -27,7 +27,13 @@ pub fn blocks(area: Area) -> impl Iterator<Item = At> {
 /// Copies of one area to another.
 pub fn copies(from: Area, to: Area) -> Vec<Copy> {
     let pairs = blocks(from).zip(blocks(to));
-    pairs.map(|(from, to)| Copy { from: Some(from), to, tag: Tag::GARBAGE }).collect()
+    pairs
+        .map(|(from, to)| Copy {
+            from: Some(from),
+            to,
+            tag: Tag::GARBAGE,
+        })
+        .collect()
 }
 
 /// The disks that a change maps onto.

@@ -106,8 +106,13 @@ impl World {
         }
         ctl.stepping = true;
         let delay = match ctl.todo.front() {
-            Some(Todo::Lock | Todo::Recover(_) | Todo::Plan | Todo::Harden(_) | Todo::Free(_)) => Delay::Store,
-            Some(Todo::Change(_, Effect::Prepare | Effect::Commit(_) | Effect::Cancel | Effect::Fence(_))) => Delay::Store,
+            Some(Todo::Lock | Todo::Recover(_) | Todo::Plan | Todo::Harden(_) | Todo::Free(_)) => {
+                Delay::Store
+            }
+            Some(Todo::Change(
+                _,
+                Effect::Prepare | Effect::Commit(_) | Effect::Cancel | Effect::Fence(_),
+            )) => Delay::Store,
             Some(Todo::HardenFlush(..)) => Delay::Disk,
             _ => Delay::Step,
         };
@@ -141,7 +146,9 @@ impl World {
         self.trace(|| format!("{id:?} {key} {event:?}"));
         let spoilt = self.spoil(id, key, &event);
         let Some(ctl) = self.ctls.get_mut(&id) else { return };
-        let Some(change) = ctl.changes.get_mut(&key) else { return };
+        let Some(change) = ctl.changes.get_mut(&key) else {
+            return;
+        };
         let mut effects = change.machine.on(event);
         for event in spoilt {
             effects.extend(change.machine.on(event));
@@ -155,7 +162,9 @@ impl World {
         if follows && self.pipelines() {
             self.count("pipelined");
             self.do_last(id, Todo::Plan);
-        } else if follows && let Some(change) = self.ctls.get_mut(&id).and_then(|ctl| ctl.changes.get_mut(&key)) {
+        } else if follows
+            && let Some(change) = self.ctls.get_mut(&id).and_then(|ctl| ctl.changes.get_mut(&key))
+        {
             change.followed = false;
         }
     }
@@ -166,14 +175,44 @@ impl World {
 
     /// A fault that has the machine believe what has not been said.
     fn spoil(&mut self, id: ProcId, key: u64, event: &Event) -> Vec<Event> {
-        let Event::Answered(_, Answer::Applied { change, generation, oldest }) = event else { return Vec::new() };
+        let Event::Answered(
+            _,
+            Answer::Applied {
+                change,
+                generation,
+                oldest,
+            },
+        ) = event
+        else {
+            return Vec::new();
+        };
         if !self.wrong(Fault::ReleaseEarly) {
             return Vec::new();
         }
         let (change, generation, oldest) = (*change, *generation, *oldest);
-        let machine = self.ctls.get(&id).and_then(|ctl| ctl.changes.get(&key)).map(|change| &change.machine);
-        let slots = machine.map(|machine| machine.plan().participants.iter().map(|who| who.slot).collect::<Vec<_>>());
-        let applied = |slot| Event::Answered(slot, Answer::Applied { change, generation, oldest });
+        let machine = self
+            .ctls
+            .get(&id)
+            .and_then(|ctl| ctl.changes.get(&key))
+            .map(|change| &change.machine);
+        let slots = machine.map(|machine| {
+            machine
+                .plan()
+                .participants
+                .iter()
+                .map(|who| who.slot)
+                .collect::<Vec<_>>()
+        });
+        let applied = |slot| {
+            Event::Answered(
+                slot,
+                Answer::Applied {
+                    change,
+                    generation,
+                    oldest,
+                },
+            )
+        };
         slots.unwrap_or_default().into_iter().map(applied).collect()
     }
 
@@ -181,7 +220,9 @@ impl World {
         match effect {
             Effect::Send(slot, request) => self.send(id, key, slot, &request),
             Effect::Arm(us) => {
-                let Some(epoch) = self.next_epoch(id, key) else { return };
+                let Some(epoch) = self.next_epoch(id, key) else {
+                    return;
+                };
                 self.after(Some(id), Delay::Exactly(us), Task::CtlTimer(id, key, epoch));
             }
             Effect::Disarm => _ = self.next_epoch(id, key),
@@ -280,7 +321,9 @@ impl World {
     }
 
     fn take_lock(&mut self, id: ProcId) {
-        let Some(goal) = self.ctls.get(&id).map(|ctl| ctl.goal) else { return };
+        let Some(goal) = self.ctls.get(&id).map(|ctl| ctl.goal) else {
+            return;
+        };
         if self.lock.is_some() {
             self.count("found the arbitration taken");
             if goal == Goal::Recover {
@@ -304,7 +347,9 @@ impl World {
     }
 
     fn recovery_event(&mut self, id: ProcId, event: recovery::Event) {
-        let Some(recovery) = self.ctls.get_mut(&id).and_then(|ctl| ctl.recovery.as_mut()) else { return };
+        let Some(recovery) = self.ctls.get_mut(&id).and_then(|ctl| ctl.recovery.as_mut()) else {
+            return;
+        };
         for effect in recovery.on(event) {
             self.do_last(id, Todo::Recover(effect));
         }
@@ -345,21 +390,35 @@ impl World {
     }
 
     fn view(&mut self) -> recovery::View {
-        let current = self.store.header().map(|header| header.generation).unwrap_or_default();
+        let current = self
+            .store
+            .header()
+            .map(|header| header.generation)
+            .unwrap_or_default();
         let unfinished = self.store.unfinished().unwrap_or_default();
-        let prepared = unfinished.iter().filter(|record| record.state == apparatus::store::ChangeState::Prepared);
+        let prepared = unfinished
+            .iter()
+            .filter(|record| record.state == apparatus::store::ChangeState::Prepared);
         let prepared = prepared.map(|record| record.id).collect();
         let mut members = self.see();
         if self.wrong(Fault::RecoveryIgnoresBehind) {
             members.iter_mut().for_each(|seen| seen.generation = current);
         }
-        recovery::View { current, members, prepared }
+        recovery::View {
+            current,
+            members,
+            prepared,
+        }
     }
 
     fn recovered(&mut self, id: ProcId) {
         let Some(ctl) = self.ctls.get_mut(&id) else { return };
         ctl.recovery = None;
-        let next = if ctl.goal == Goal::Recover { Todo::Quit } else { Todo::Plan };
+        let next = if ctl.goal == Goal::Recover {
+            Todo::Quit
+        } else {
+            Todo::Plan
+        };
         self.after_recovery();
         self.do_last(id, next);
     }
@@ -380,7 +439,16 @@ impl World {
         let Some(ctl) = self.ctls.get_mut(&id) else { return };
         ctl.keys += 1;
         let key = ctl.keys;
-        ctl.changes.insert(key, Change { machine, job, copies, epoch: 0, followed: false });
+        ctl.changes.insert(
+            key,
+            Change {
+                machine,
+                job,
+                copies,
+                epoch: 0,
+                followed: false,
+            },
+        );
         for effect in effects {
             self.queue_effect(id, key, effect);
         }
@@ -388,7 +456,9 @@ impl World {
 
     fn do_effect(&mut self, id: ProcId, key: u64, effect: Effect) {
         let Some(ctl) = self.ctls.get(&id) else { return };
-        let Some(change) = ctl.changes.get(&key) else { return };
+        let Some(change) = ctl.changes.get(&key) else {
+            return;
+        };
         let (term, machine) = (ctl.term, change.machine.clone());
         match effect {
             Effect::Prepare => {
@@ -416,7 +486,11 @@ impl World {
             }
             Effect::Fence(who) => self.fence(id, Some(key), who),
             Effect::Finish(outcome) => {
-                let job = self.ctls.get_mut(&id).and_then(|ctl| ctl.changes.remove(&key)).map(|change| (change.job, change.followed));
+                let job = self
+                    .ctls
+                    .get_mut(&id)
+                    .and_then(|ctl| ctl.changes.remove(&key))
+                    .map(|change| (change.job, change.followed));
                 if let Some((job, followed)) = job {
                     self.do_next(id, vec![Todo::Ended(job, outcome)]);
                     if !followed {
@@ -430,13 +504,25 @@ impl World {
 
     /// A fault: the difference is sent before it is committed.
     fn spoil_apply(&mut self, id: ProcId, key: u64) {
-        let Some(change) = self.ctls.get(&id).and_then(|ctl| ctl.changes.get(&key)) else { return };
+        let Some(change) = self.ctls.get(&id).and_then(|ctl| ctl.changes.get(&key)) else {
+            return;
+        };
         if self.options.fault != Some(Fault::ApplyBeforeCommit) {
             return;
         }
         let difference = change.machine.plan().change.difference.clone();
-        let request = Request::Apply { change: change.machine.id(), generation: difference.from.next(), difference };
-        let slots: Vec<Slot> = change.machine.plan().participants.iter().map(|who| who.slot).collect();
+        let request = Request::Apply {
+            change: change.machine.id(),
+            generation: difference.from.next(),
+            difference,
+        };
+        let slots: Vec<Slot> = change
+            .machine
+            .plan()
+            .participants
+            .iter()
+            .map(|who| who.slot)
+            .collect();
         for slot in slots {
             self.send(id, key, slot, &request);
         }
@@ -444,7 +530,11 @@ impl World {
 
     fn commit(&mut self, id: ProcId, key: u64, term: Term, change: ChangeId, version: MembershipVersion) {
         let unchecked = self.wrong(Fault::MembershipUnchecked);
-        let current = self.store.members().map(|(version, _)| version).unwrap_or_default();
+        let current = self
+            .store
+            .members()
+            .map(|(version, _)| version)
+            .unwrap_or_default();
         let version = if unchecked { current } else { version };
         let lost = !self.options.explore && self.rng.permille(self.options.chaos.store_fails);
         let event = match self.store.commit(term, change, version) {
@@ -476,7 +566,9 @@ impl World {
     }
 
     fn fence(&mut self, id: ProcId, key: Option<u64>, who: Participant) {
-        let Some(term) = self.ctls.get(&id).map(|ctl| ctl.term) else { return };
+        let Some(term) = self.ctls.get(&id).map(|ctl| ctl.term) else {
+            return;
+        };
         match self.store.fence(term, who.slot, who.incarnation) {
             Ok(version) => {
                 self.count("fences");
@@ -493,15 +585,29 @@ impl World {
         }
         let row = self.row(who.slot);
         row.fenced = row.fenced.max(who.incarnation);
-        let Some(index) = self.apps.iter().position(|app| app.as_ref().is_some_and(|app| app.slot == who.slot)) else {
+        let Some(index) = self
+            .apps
+            .iter()
+            .position(|app| app.as_ref().is_some_and(|app| app.slot == who.slot))
+        else {
             return;
         };
         let owner = self.apps[index].as_ref().map(|app| app.proc);
-        let notice = if self.options.explore { 0 } else { self.rng.between(20, 3_000) };
+        let notice = if self.options.explore {
+            0
+        } else {
+            self.rng.between(20, 3_000)
+        };
         self.after(owner, Delay::Exactly(notice), Task::Word(index));
     }
 
-    fn set_word(&mut self, id: ProcId, key: Option<u64>, who: Participant, version: Option<MembershipVersion>) {
+    fn set_word(
+        &mut self,
+        id: ProcId,
+        key: Option<u64>,
+        who: Participant,
+        version: Option<MembershipVersion>,
+    ) {
         self.word(who);
         let living = |app: &super::app::App| app.slot == who.slot;
         let ended = !self.apps.iter().flatten().any(living) || self.wrong(Fault::ReadsNotHeld);
@@ -516,8 +622,12 @@ impl World {
     }
 
     fn copy_read(&mut self, id: ProcId, key: u64, index: usize) {
-        let Some(change) = self.ctls.get_mut(&id).and_then(|ctl| ctl.changes.get_mut(&key)) else { return };
-        let Some(copy) = change.copies.get_mut(index) else { return };
+        let Some(change) = self.ctls.get_mut(&id).and_then(|ctl| ctl.changes.get_mut(&key)) else {
+            return;
+        };
+        let Some(copy) = change.copies.get_mut(index) else {
+            return;
+        };
         if let Some((disk, block)) = copy.from {
             copy.tag = self.disks[disk].read(block);
             self.late_access(disk, block);
@@ -534,7 +644,11 @@ impl World {
             }),
             _ => false,
         };
-        let key = self.queue.iter().find(|(_, entry)| there(entry)).map(|(&key, _)| key);
+        let key = self
+            .queue
+            .iter()
+            .find(|(_, entry)| there(entry))
+            .map(|(&key, _)| key);
         if let Some(key) = key.filter(|_| !self.options.explore)
             && let Some(entry) = self.queue.remove(&key)
         {
@@ -545,10 +659,25 @@ impl World {
     }
 
     fn copy_write(&mut self, id: ProcId, key: u64, index: usize) {
-        let Some(change) = self.ctls.get(&id).and_then(|ctl| ctl.changes.get(&key)) else { return };
-        let Some(&Copy { to: (disk, block), tag, .. }) = change.copies.get(index) else { return };
+        let Some(change) = self.ctls.get(&id).and_then(|ctl| ctl.changes.get(&key)) else {
+            return;
+        };
+        let Some(&Copy {
+            to: (disk, block),
+            tag,
+            ..
+        }) = change.copies.get(index)
+        else {
+            return;
+        };
         self.disks[disk].write(block, tag);
-        self.trace(|| format!("copied {tag:?} to disk {} extent {}", disk + 1, block / super::disk::BLOCKS));
+        self.trace(|| {
+            format!(
+                "copied {tag:?} to disk {} extent {}",
+                disk + 1,
+                block / super::disk::BLOCKS
+            )
+        });
         self.count("blocks copied");
     }
 
@@ -571,7 +700,11 @@ impl World {
     }
 
     fn free_look(&mut self, id: ProcId) {
-        let current = self.store.header().map(|header| header.generation).unwrap_or_default();
+        let current = self
+            .store
+            .header()
+            .map(|header| header.generation)
+            .unwrap_or_default();
         let mut seen = self.see();
         if self.wrong(Fault::NoQuarantine) {
             seen.retain(|seen| seen.state == apparatus::store::MemberState::Joined);
@@ -597,7 +730,9 @@ impl World {
         ctl.chunks += 1;
         let tidy = self.options.explore || self.rng.permille(350);
         if tidy {
-            [Todo::HardenList, Todo::FreeLook].into_iter().for_each(|todo| self.do_last(id, todo));
+            [Todo::HardenList, Todo::FreeLook]
+                .into_iter()
+                .for_each(|todo| self.do_last(id, todo));
         }
         self.do_last(id, Todo::Plan);
     }

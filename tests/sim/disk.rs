@@ -19,8 +19,13 @@ pub struct Disk {
 
 impl Disk {
     pub fn new(extents: u64) -> Self {
-        let empty = Cell { written: vec![(0, Tag::GARBAGE)] };
-        Self { cells: vec![empty; (extents * BLOCKS) as usize], clock: 0 }
+        let empty = Cell {
+            written: vec![(0, Tag::GARBAGE)],
+        };
+        Self {
+            cells: vec![empty; (extents * BLOCKS) as usize],
+            clock: 0,
+        }
     }
 
     pub fn read(&self, block: u64) -> Tag {

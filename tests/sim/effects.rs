@@ -12,8 +12,14 @@ use apparatus::wire::message::Answer;
 impl World {
     /// An event for the machine of an apparatus.
     pub fn tell(&mut self, index: usize, event: Event) {
-        let Some(machine) = self.apps[index].as_mut().and_then(|app| app.machine.as_mut()) else { return };
-        let told = if self.options.trace { format!("{event:?}") } else { String::new() };
+        let Some(machine) = self.apps[index].as_mut().and_then(|app| app.machine.as_mut()) else {
+            return;
+        };
+        let told = if self.options.trace {
+            format!("{event:?}")
+        } else {
+            String::new()
+        };
         let effects = machine.on(event);
         self.trace(|| format!("a{index} {told} -> {effects:?}"));
         self.carry_out(index, effects);
@@ -27,7 +33,9 @@ impl World {
     }
 
     fn effect(&mut self, index: usize, effect: Effect) {
-        let Some(proc) = self.apps[index].as_ref().map(|app| app.proc) else { return };
+        let Some(proc) = self.apps[index].as_ref().map(|app| app.proc) else {
+            return;
+        };
         let owner = Some(proc);
         match effect {
             Effect::Answer(link, answer) => self.answer(link, answer),
@@ -37,27 +45,45 @@ impl World {
             Effect::Reopen(change, link) => self.reopen(index, change, link),
             Effect::ReportDraining(change, link) => self.report_draining(index, change, link),
             Effect::ReportApplied(change, link) => {
-                let generation = self.apps[index].as_ref().map(|app| app.generation).unwrap_or_default();
+                let generation = self.apps[index]
+                    .as_ref()
+                    .map(|app| app.generation)
+                    .unwrap_or_default();
                 let oldest = self.oldest(index);
-                self.answer(link, Answer::Applied { change, generation, oldest });
+                self.answer(
+                    link,
+                    Answer::Applied {
+                        change,
+                        generation,
+                        oldest,
+                    },
+                );
             }
             Effect::Cancel(change) => self.after(owner, Delay::Store, Task::Cancel(index, change)),
             Effect::AwaitOthers(generation) => {
-                let Some(app) = self.apps[index].as_mut() else { return };
+                let Some(app) = self.apps[index].as_mut() else {
+                    return;
+                };
                 app.awaited.insert(generation);
                 if !std::mem::replace(&mut app.looking, true) {
                     self.after(owner, Delay::Store, Task::Others(index));
                 }
             }
             Effect::TakeOver => self.take_over(index),
-            Effect::Arm(change, timer, us) => self.after(owner, Delay::Exactly(us), Task::AppTimer(index, change, timer)),
+            Effect::Arm(change, timer, us) => {
+                self.after(owner, Delay::Exactly(us), Task::AppTimer(index, change, timer))
+            }
             Effect::HoldWrites => self.hold_writes(index),
             Effect::LetWrites => self.reopen(index, OWN, None),
             Effect::Rejoin => self.begin_rejoining(index),
             Effect::Open => {
-                let Some(app) = self.apps[index].as_mut() else { return };
+                let Some(app) = self.apps[index].as_mut() else {
+                    return;
+                };
                 let freed = app.holds.open(self.now).items;
-                freed.into_iter().for_each(|req| self.after(owner, Delay::Step, Task::Enter(req)));
+                freed
+                    .into_iter()
+                    .for_each(|req| self.after(owner, Delay::Step, Task::Enter(req)));
             }
         }
     }
@@ -67,7 +93,9 @@ impl World {
     }
 
     fn place_hold(&mut self, index: usize, change: ChangeId, spans: Vec<Span>, mode: HoldMode) {
-        let Some(app) = self.apps[index].as_mut() else { return };
+        let Some(app) = self.apps[index].as_mut() else {
+            return;
+        };
         app.holds.place(change, &spans, mode);
         app.placed.insert(change, self.now);
         app.draining.insert(change, (spans, mode));
@@ -75,14 +103,18 @@ impl World {
     }
 
     fn hold_writes(&mut self, index: usize) {
-        let Some(app) = self.apps[index].as_mut() else { return };
+        let Some(app) = self.apps[index].as_mut() else {
+            return;
+        };
         let spans: Vec<Span> = app.homes.volumes().map(|volume| Span::whole(volume.id)).collect();
         app.holds.place(OWN, &spans, HoldMode::Writes);
     }
 
     fn apply(&mut self, index: usize, difference: &Difference) {
         self.count("applied");
-        let Some(app) = self.apps[index].as_mut() else { return };
+        let Some(app) = self.apps[index].as_mut() else {
+            return;
+        };
         let applied = app.homes.apply(ExtentSize::MIN, &difference.edits);
         app.generation = difference.from.next();
         let (slot, generation) = (app.slot, app.generation);
@@ -93,27 +125,50 @@ impl World {
     }
 
     fn reopen(&mut self, index: usize, change: ChangeId, link: Option<Link>) {
-        let Some(app) = self.apps[index].as_mut() else { return };
+        let Some(app) = self.apps[index].as_mut() else {
+            return;
+        };
         let owner = Some(app.proc);
         let freed = app.holds.release(change, self.now);
         app.draining.remove(&change);
         app.placed.remove(&change);
-        freed.items.into_iter().for_each(|req| self.after(owner, Delay::Step, Task::Enter(req)));
+        freed
+            .items
+            .into_iter()
+            .for_each(|req| self.after(owner, Delay::Step, Task::Enter(req)));
         if let Some(link) = link {
             let (parked, longest_us, oldest) = (freed.parked, freed.longest_us, self.oldest(index));
-            self.answer(link, Answer::Released { change, parked, longest_us, oldest });
+            self.answer(
+                link,
+                Answer::Released {
+                    change,
+                    parked,
+                    longest_us,
+                    oldest,
+                },
+            );
         }
     }
 
     fn report_draining(&mut self, index: usize, change: ChangeId, link: Link) {
         self.count("slow drains reported");
         let in_flight = self.apps[index].as_ref().map_or(0, |app| app.lanes.len() as u64);
-        self.answer(link, Answer::StillDraining { change, in_flight, oldest_us: 0, disk: String::new() });
+        self.answer(
+            link,
+            Answer::StillDraining {
+                change,
+                in_flight,
+                oldest_us: 0,
+                disk: String::new(),
+            },
+        );
     }
 
     pub fn app_timer(&mut self, index: usize, change: ChangeId, timer: Timer) {
         if timer == Timer::Deadline {
-            let held = self.apps[index].as_ref().is_some_and(|app| app.placed.contains_key(&change));
+            let held = self.apps[index]
+                .as_ref()
+                .is_some_and(|app| app.placed.contains_key(&change));
             if held {
                 self.count("holds past their deadline");
             }
@@ -123,7 +178,11 @@ impl World {
 
     pub fn disks_open(&mut self, index: usize, change: ChangeId) {
         let fails = !self.options.explore && self.rng.permille(self.options.chaos.disk_refused);
-        let result = if fails { Err(("d1".into(), "not there".into())) } else { Ok(()) };
+        let result = if fails {
+            Err(("d1".into(), "not there".into()))
+        } else {
+            Ok(())
+        };
         self.tell(index, Event::DisksOpen(change, result));
     }
 
@@ -139,7 +198,11 @@ impl World {
         match self.store.cancel(change) {
             Ok(answer) => {
                 let committed = matches!(answer, Cancel::Committed(_));
-                self.count(if committed { "holds ended as committed" } else { "holds ended as cancelled" });
+                self.count(if committed {
+                    "holds ended as committed"
+                } else {
+                    "holds ended as cancelled"
+                });
                 self.tell(index, Event::CancelAnswered(change, answer));
             }
             // A power loss took the change's record, and everyone who knew of it.

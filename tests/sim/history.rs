@@ -70,7 +70,12 @@ impl History {
     /// A write that begins to reach the disk under this tag, by a request that began at `begin`.
     pub fn write(&mut self, place: Place, tag: Tag, begin: u64) {
         let block = self.blocks.entry(place).or_default();
-        block.writes.push(Write { tag, begin, end: None, optional: false });
+        block.writes.push(Write {
+            tag,
+            begin,
+            end: None,
+            optional: false,
+        });
     }
 
     /// The write under this tag is run again under another.
@@ -88,12 +93,21 @@ impl History {
     }
 
     fn find(&mut self, place: Place, tag: Tag) -> Option<&mut Write> {
-        self.blocks.get_mut(&place)?.writes.iter_mut().rev().find(|write| write.tag == tag)
+        self.blocks
+            .get_mut(&place)?
+            .writes
+            .iter_mut()
+            .rev()
+            .find(|write| write.tag == tag)
     }
 
     /// A read that was answered.
     pub fn read(&mut self, place: Place, tag: Tag, begin: u64, end: u64) {
-        self.blocks.entry(place).or_default().reads.push(Read { tag, begin, end });
+        self.blocks
+            .entry(place)
+            .or_default()
+            .reads
+            .push(Read { tag, begin, end });
     }
 
     pub fn flush(&mut self, volume: VolumeId, begin: u64, end: u64) {
@@ -108,26 +122,45 @@ impl History {
 
     pub fn volumes(&self) -> impl Iterator<Item = VolumeId> + '_ {
         let mut last = None;
-        self.blocks.keys().map(|&(volume, _)| volume).filter(move |&volume| last.replace(volume) != Some(volume))
+        self.blocks
+            .keys()
+            .map(|&(volume, _)| volume)
+            .filter(move |&volume| last.replace(volume) != Some(volume))
     }
 
     /// Operations that were answered.
     pub fn answered(&self) -> usize {
-        let done = |block: &Block| block.reads.len() + block.writes.iter().filter(|write| write.end.is_some()).count();
+        let done = |block: &Block| {
+            block.reads.len() + block.writes.iter().filter(|write| write.end.is_some()).count()
+        };
         self.blocks.values().map(done).sum()
     }
 
     /// Whether all blocks' histories are linearizable.
     pub fn check(&self) -> Result<(), String> {
         self.blocks.iter().try_for_each(|(place, block)| {
-            block.check().map_err(|why| format!("volume {} block {}: {why}\n{}", place.0, place.1, self.tell(*place)))
+            block.check().map_err(|why| {
+                format!(
+                    "volume {} block {}: {why}\n{}",
+                    place.0,
+                    place.1,
+                    self.tell(*place)
+                )
+            })
         })
     }
 
     /// Whether a block may hold this after a power loss: not what an acknowledged flush had covered with something later.
     pub fn survives(&self, place: Place, tag: Tag) -> Result<(), String> {
-        let Some(block) = self.blocks.get(&place) else { return Ok(()) };
-        let what = || format!("after power loss volume {} block {} holds {tag:?}", place.0, place.1);
+        let Some(block) = self.blocks.get(&place) else {
+            return Ok(());
+        };
+        let what = || {
+            format!(
+                "after power loss volume {} block {} holds {tag:?}",
+                place.0, place.1
+            )
+        };
         let Some(write) = block.writes.iter().find(|write| write.tag == tag) else {
             return Err(format!("{}, which was never written there", what()));
         };
@@ -138,7 +171,11 @@ impl History {
         };
         match block.writes.iter().find(after) {
             None => Ok(()),
-            Some(later) => Err(format!("{}, though {:?} came after it and was flushed", what(), later.tag)),
+            Some(later) => Err(format!(
+                "{}, though {:?} came after it and was flushed",
+                what(),
+                later.tag
+            )),
         }
     }
 
@@ -147,7 +184,12 @@ impl History {
         let now = self.tick();
         self.flushes.clear();
         let start = |tag| Block {
-            writes: vec![Write { tag, begin: now, end: Some(now), optional: false }],
+            writes: vec![Write {
+                tag,
+                begin: now,
+                end: Some(now),
+                optional: false,
+            }],
             reads: Vec::new(),
         };
         self.blocks = holds.iter().map(|(&place, &tag)| (place, start(tag))).collect();
@@ -155,10 +197,24 @@ impl History {
 
     /// The last lines of a block's history, for a report.
     pub fn tell(&self, place: Place) -> String {
-        let Some(block) = self.blocks.get(&place) else { return String::new() };
+        let Some(block) = self.blocks.get(&place) else {
+            return String::new();
+        };
         let mut lines: Vec<(u64, String)> = Vec::new();
-        for Write { tag, begin, end, optional } in &block.writes {
-            lines.push((*begin, format!("write {tag:?} [{begin}, {end:?}]{}", if *optional { " run again" } else { "" })));
+        for Write {
+            tag,
+            begin,
+            end,
+            optional,
+        } in &block.writes
+        {
+            lines.push((
+                *begin,
+                format!(
+                    "write {tag:?} [{begin}, {end:?}]{}",
+                    if *optional { " run again" } else { "" }
+                ),
+            ));
         }
         for Read { tag, begin, end } in &block.reads {
             lines.push((*begin, format!("read  {tag:?} [{begin}, {end}]")));
@@ -180,13 +236,20 @@ impl Block {
         let (mut forward, mut backward) = (Vec::new(), Vec::new());
         let mut zones: BTreeMap<Tag, (Zone, u64, bool)> = BTreeMap::new();
         for write in &self.writes {
-            let zone = Zone { tag: write.tag, end: write.end.unwrap_or(u64::MAX), begin: write.begin };
+            let zone = Zone {
+                tag: write.tag,
+                end: write.end.unwrap_or(u64::MAX),
+                begin: write.begin,
+            };
             let sure = write.end.is_some() && !write.optional;
             zones.insert(write.tag, (zone, write.begin, sure));
         }
         for read in &self.reads {
             let Some((zone, written, sure)) = zones.get_mut(&read.tag) else {
-                return Err(format!("a read returned {:?}, which was never written there", read.tag));
+                return Err(format!(
+                    "a read returned {:?}, which was never written there",
+                    read.tag
+                ));
             };
             if read.end < *written {
                 return Err(format!("a read returned {:?}, which was written later", read.tag));
@@ -204,12 +267,18 @@ impl Block {
         }
         forward.sort_by_key(|zone| zone.end);
         if let Some(pair) = forward.windows(2).find(|pair| pair[1].end < pair[0].begin) {
-            return Err(format!("{:?} was current between reads of {:?}", pair[1].tag, pair[0].tag));
+            return Err(format!(
+                "{:?} was current between reads of {:?}",
+                pair[1].tag, pair[0].tag
+            ));
         }
         for zone in backward {
             let after = forward.partition_point(|around| around.end < zone.begin);
             if let Some(around) = forward[..after].last().filter(|around| zone.end < around.begin) {
-                return Err(format!("{:?} was current between operations of {:?}", zone.tag, around.tag));
+                return Err(format!(
+                    "{:?} was current between operations of {:?}",
+                    zone.tag, around.tag
+                ));
             }
         }
         Ok(())

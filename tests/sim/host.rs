@@ -14,8 +14,6 @@ use std::collections::{BTreeSet, VecDeque};
 /// Bytes of a block.
 pub const BLOCK: u64 = (64 << 10) / BLOCKS;
 
-
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum What {
     Read,
@@ -53,7 +51,10 @@ pub struct Piece {
 impl Piece {
     /// The disk and its block.
     pub fn at(&self) -> (usize, u64) {
-        (self.home.0.0 as usize - 1, self.home.1.0 * BLOCKS + self.block % BLOCKS)
+        (
+            self.home.0.0 as usize - 1,
+            self.home.1.0 * BLOCKS + self.block % BLOCKS,
+        )
     }
 }
 
@@ -88,13 +89,29 @@ pub struct Lane {
 
 impl Req {
     pub fn span(&self) -> Span {
-        let end = if self.ask.what == What::Flush { 0 } else { (self.ask.first + self.ask.blocks) * BLOCK };
-        let start = if self.ask.what == What::Flush { 0 } else { self.ask.first * BLOCK };
-        Span { volume: self.ask.volume, start: VolumeOffset(start), end: VolumeOffset(end) }
+        let end = if self.ask.what == What::Flush {
+            0
+        } else {
+            (self.ask.first + self.ask.blocks) * BLOCK
+        };
+        let start = if self.ask.what == What::Flush {
+            0
+        } else {
+            self.ask.first * BLOCK
+        };
+        Span {
+            volume: self.ask.volume,
+            start: VolumeOffset(start),
+            end: VolumeOffset(end),
+        }
     }
 
     pub fn access(&self) -> Access {
-        if self.ask.what == What::Write { Access::Write } else { Access::Read }
+        if self.ask.what == What::Write {
+            Access::Write
+        } else {
+            Access::Read
+        }
     }
 }
 
@@ -102,7 +119,13 @@ impl World {
     /// A client asks for its next thing, if it has one.
     pub fn issue(&mut self, client: usize) {
         let app = self.clients[client].app;
-        let Some(proc) = self.apps[app].as_ref().filter(|app| app.serves()).map(|app| app.proc) else { return };
+        let Some(proc) = self.apps[app]
+            .as_ref()
+            .filter(|app| app.serves())
+            .map(|app| app.proc)
+        else {
+            return;
+        };
         if self.clients[client].busy.is_some() {
             return;
         }
@@ -110,7 +133,16 @@ impl World {
         let id = self.new_req();
         let begin = self.history.tick();
         let (pieces, reached) = (Vec::new(), false);
-        let req = Req { client, app, proc, ask, begin, pieces, reached, flush: Flush::Begin };
+        let req = Req {
+            client,
+            app,
+            proc,
+            ask,
+            begin,
+            pieces,
+            reached,
+            flush: Flush::Begin,
+        };
         self.reqs.insert(id, req);
         self.clients[client].busy = Some(id);
         if ask.what == What::Read {
@@ -148,24 +180,48 @@ impl World {
             _ => What::Flush,
         };
         let first = self.rng.below(size);
-        let blocks = if self.rng.permille(250) && first + 1 < size { 2 } else { 1 };
-        Some(Ask { what, volume, first, blocks })
+        let blocks = if self.rng.permille(250) && first + 1 < size {
+            2
+        } else {
+            1
+        };
+        Some(Ask {
+            what,
+            volume,
+            first,
+            blocks,
+        })
     }
 
     /// A request comes to the gate.
     pub fn enter(&mut self, id: ReqId) {
         let Some(req) = self.reqs.get(&id) else { return };
         let (index, span, access, volume) = (req.app, req.span(), req.access(), req.ask.volume);
-        let Some(app) = self.apps[index].as_mut() else { return };
+        let Some(app) = self.apps[index].as_mut() else {
+            return;
+        };
         if app.holds.park(id, span, access, 1, self.now).is_none() {
-            self.count(if access == Access::Write { "writes parked" } else { "reads parked" });
+            self.count(if access == Access::Write {
+                "writes parked"
+            } else {
+                "reads parked"
+            });
             return;
         }
         let generation = app.generation;
-        app.lanes.insert(id, Lane { generation, span, access });
+        app.lanes.insert(
+            id,
+            Lane {
+                generation,
+                span,
+                access,
+            },
+        );
         let gone = !app.homes.volumes().any(|other| other.id == volume);
         if gone {
-            self.must(!self.usable.contains(&volume), || format!("host error: volume {volume} is gone"));
+            self.must(!self.usable.contains(&volume), || {
+                format!("host error: volume {volume} is gone")
+            });
             self.finish(id);
         } else if self.fenced(index) {
             self.stray(id);
@@ -176,14 +232,18 @@ impl World {
 
     /// Whether the fence word names the life that this apparatus's data path is in.
     pub fn fenced(&self, index: usize) -> bool {
-        let Some(app) = &self.apps[index] else { return false };
+        let Some(app) = &self.apps[index] else {
+            return false;
+        };
         let row = self.rows.get(app.slot.0 as usize).copied().unwrap_or_default();
         row.fenced == app.incarnation && !self.wrong(Fault::NoFenceCheck)
     }
 
     /// Found fenced: nothing more is done for it until the apparatus has rejoined.
     fn stray(&mut self, id: ReqId) {
-        let Some(index) = self.reqs.get(&id).map(|req| req.app) else { return };
+        let Some(index) = self.reqs.get(&id).map(|req| req.app) else {
+            return;
+        };
         self.count("requests met a fence");
         if let Some(app) = self.apps[index].as_mut() {
             app.strays.push(id);
@@ -194,7 +254,9 @@ impl World {
     }
 
     fn begin_io(&mut self, id: ReqId) {
-        let Some(mut req) = self.reqs.remove(&id) else { return };
+        let Some(mut req) = self.reqs.remove(&id) else {
+            return;
+        };
         self.forget_earlier(&req);
         let owner = Some(req.proc);
         if req.ask.what == What::Flush {
@@ -207,7 +269,8 @@ impl World {
         for (index, piece) in req.pieces.iter_mut().enumerate() {
             if req.ask.what == What::Write {
                 piece.tag = self.history.tag();
-                self.history.write((req.ask.volume, piece.block), piece.tag, req.begin);
+                self.history
+                    .write((req.ask.volume, piece.block), piece.tag, req.begin);
                 self.spec_write_begins((req.ask.volume, piece.block), piece.tag);
             }
             self.after(None, Delay::Disk, Task::Io(id, index));
@@ -226,10 +289,19 @@ impl World {
     }
 
     fn locate(&mut self, req: &Req) -> Vec<Piece> {
-        let Some(app) = &self.apps[req.app] else { return Vec::new() };
+        let Some(app) = &self.apps[req.app] else {
+            return Vec::new();
+        };
         let blocks = req.ask.first..req.ask.first + req.ask.blocks;
         let home = |block| app.homes.home(req.ask.volume, VolumeExtent(block / BLOCKS));
-        let piece = |block| home(block).map(|home| Piece { block, home, tag: Tag::GARBAGE, done: false });
+        let piece = |block| {
+            home(block).map(|home| Piece {
+                block,
+                home,
+                tag: Tag::GARBAGE,
+                done: false,
+            })
+        };
         let pieces: Vec<Piece> = blocks.filter_map(piece).collect();
         let whole = pieces.len() as u64 == req.ask.blocks;
         self.must(whole, || format!("host error: {:?} has no home", req.ask));
@@ -239,7 +311,9 @@ impl World {
     /// A disk access takes place. It may do so while its process is stopped, and it may be the last thing of it.
     pub fn io(&mut self, id: ReqId, index: usize) {
         let Some(req) = self.reqs.get_mut(&id) else { return };
-        let Some(piece) = req.pieces.get_mut(index).filter(|piece| !piece.done) else { return };
+        let Some(piece) = req.pieces.get_mut(index).filter(|piece| !piece.done) else {
+            return;
+        };
         piece.done = true;
         let (disk, block) = piece.at();
         if req.ask.what == What::Write {
@@ -247,7 +321,10 @@ impl World {
         } else {
             piece.tag = self.disks[disk].read(block);
         }
-        let told = format!("{id:?} {:?} {:?} block {} at {:?}: {:?}", req.ask.what, req.ask.volume, piece.block, piece.home, piece.tag);
+        let told = format!(
+            "{id:?} {:?} {:?} block {} at {:?}: {:?}",
+            req.ask.what, req.ask.volume, piece.block, piece.home, piece.tag
+        );
         let all = req.pieces.iter().all(|piece| piece.done);
         self.trace(|| told);
         let Some(req) = self.reqs.get(&id) else { return };
@@ -278,7 +355,9 @@ impl World {
     }
 
     pub fn reply(&mut self, id: ReqId) {
-        let Some(req) = self.reqs.get(&id).cloned() else { return };
+        let Some(req) = self.reqs.get(&id).cloned() else {
+            return;
+        };
         let now = self.history.tick();
         match req.ask.what {
             What::Flush => {
@@ -288,14 +367,16 @@ impl World {
             What::Write => {
                 self.count("writes");
                 for piece in &req.pieces {
-                    self.history.acknowledged((req.ask.volume, piece.block), piece.tag, now);
+                    self.history
+                        .acknowledged((req.ask.volume, piece.block), piece.tag, now);
                     self.spec_write_ends((req.ask.volume, piece.block), piece.tag);
                 }
             }
             What::Read => {
                 self.count("reads");
                 for piece in &req.pieces {
-                    self.history.read((req.ask.volume, piece.block), piece.tag, req.begin, now);
+                    self.history
+                        .read((req.ask.volume, piece.block), piece.tag, req.begin, now);
                     self.spec_read_ends(id, piece.block, piece.tag);
                 }
             }
@@ -308,18 +389,27 @@ impl World {
         let Some(req) = self.reqs.remove(&id) else { return };
         self.leave_lane(req.app, id);
         self.clients[req.client].busy = None;
-        let pause = if self.options.explore { 0 } else { self.rng.between(5, 400) };
+        let pause = if self.options.explore {
+            0
+        } else {
+            self.rng.between(5, 400)
+        };
         self.after(Some(req.proc), Delay::Exactly(pause), Task::Issue(req.client));
     }
 
     /// The next step of a host's flush: read what is not hardened, flush the disks, harden, answer.
     pub fn flush_step(&mut self, id: ReqId) {
-        let Some(req) = self.reqs.get(&id).cloned() else { return };
+        let Some(req) = self.reqs.get(&id).cloned() else {
+            return;
+        };
         let owner = Some(req.proc);
         match req.flush {
             Flush::Begin => {
                 let (disks, ids) = self.to_flush(req.app, req.ask.volume);
-                let begun = disks.into_iter().map(|disk| (disk, self.disks[disk].begin_flush())).collect();
+                let begun = disks
+                    .into_iter()
+                    .map(|disk| (disk, self.disks[disk].begin_flush()))
+                    .collect();
                 self.set_flush(id, Flush::Disks(begun, ids));
                 self.after(owner, Delay::Disk, Task::Flush(id));
             }

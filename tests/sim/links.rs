@@ -21,11 +21,24 @@ impl World {
     /// A connection to whoever serves in this slot; none if nobody does.
     pub fn connect(&mut self, ctl: ProcId, slot: Slot) -> Option<LinkId> {
         let serves = |app: &super::app::App| app.slot == slot && app.serves();
-        let index = self.apps.iter().position(|app| app.as_ref().is_some_and(serves))?;
+        let index = self
+            .apps
+            .iter()
+            .position(|app| app.as_ref().is_some_and(serves))?;
         let app_proc = self.apps[index].as_ref()?.proc;
         self.links += 1;
         let id = LinkId(self.links);
-        self.wires.insert(id, Wire { ctl, app: index, app_proc, slot, app_open: true, ctl_open: true });
+        self.wires.insert(
+            id,
+            Wire {
+                ctl,
+                app: index,
+                app_proc,
+                slot,
+                app_open: true,
+                ctl_open: true,
+            },
+        );
         Some(id)
     }
 
@@ -46,32 +59,56 @@ impl World {
     }
 
     pub fn send_to_app(&mut self, link: LinkId, term: Term, request: &Request) {
-        let Some(owner) = self.wires.get(&link).map(|wire| wire.app_proc) else { return };
+        let Some(owner) = self.wires.get(&link).map(|wire| wire.app_proc) else {
+            return;
+        };
         for _ in 0..self.copies() {
-            self.after(Some(owner), Delay::Message, Task::ToApp(link, term, request.clone()));
+            self.after(
+                Some(owner),
+                Delay::Message,
+                Task::ToApp(link, term, request.clone()),
+            );
         }
     }
 
     pub fn send_to_ctl(&mut self, link: LinkId, answer: Answer) {
-        let Some(owner) = self.wires.get(&link).filter(|wire| wire.app_open).map(|wire| wire.ctl) else { return };
+        let Some(owner) = self
+            .wires
+            .get(&link)
+            .filter(|wire| wire.app_open)
+            .map(|wire| wire.ctl)
+        else {
+            return;
+        };
         for _ in 0..self.copies() {
             self.after(Some(owner), Delay::Message, Task::ToCtl(link, answer.clone()));
         }
     }
 
     pub fn to_app(&mut self, link: LinkId, term: Term, request: Request) {
-        let Some(index) = self.wires.get(&link).filter(|wire| wire.app_open).map(|wire| wire.app) else { return };
+        let Some(index) = self
+            .wires
+            .get(&link)
+            .filter(|wire| wire.app_open)
+            .map(|wire| wire.app)
+        else {
+            return;
+        };
         self.tell(index, Event::Asked(Link(link.0), term, request));
     }
 
     pub fn to_ctl(&mut self, link: LinkId, answer: Answer) {
-        let Some(wire) = self.wires.get(&link).filter(|wire| wire.ctl_open) else { return };
+        let Some(wire) = self.wires.get(&link).filter(|wire| wire.ctl_open) else {
+            return;
+        };
         let (ctl, slot) = (wire.ctl, wire.slot);
         self.ctl_answered(ctl, slot, answer);
     }
 
     pub fn app_lost(&mut self, link: LinkId) {
-        let Some(wire) = self.wires.get_mut(&link).filter(|wire| wire.app_open) else { return };
+        let Some(wire) = self.wires.get_mut(&link).filter(|wire| wire.app_open) else {
+            return;
+        };
         wire.app_open = false;
         let index = wire.app;
         self.close_if_unused(link);
@@ -79,7 +116,9 @@ impl World {
     }
 
     pub fn ctl_lost(&mut self, link: LinkId) {
-        let Some(wire) = self.wires.get_mut(&link).filter(|wire| wire.ctl_open) else { return };
+        let Some(wire) = self.wires.get_mut(&link).filter(|wire| wire.ctl_open) else {
+            return;
+        };
         wire.ctl_open = false;
         let (ctl, slot) = (wire.ctl, wire.slot);
         self.close_if_unused(link);
@@ -90,14 +129,20 @@ impl World {
     }
 
     fn close_if_unused(&mut self, link: LinkId) {
-        if self.wires.get(&link).is_some_and(|wire| !wire.app_open && !wire.ctl_open) {
+        if self
+            .wires
+            .get(&link)
+            .is_some_and(|wire| !wire.app_open && !wire.ctl_open)
+        {
             self.wires.remove(&link);
         }
     }
 
     /// Both ends will notice that it is broken.
     pub fn cut(&mut self, link: LinkId) {
-        let Some(wire) = self.wires.get(&link).cloned() else { return };
+        let Some(wire) = self.wires.get(&link).cloned() else {
+            return;
+        };
         if wire.app_open {
             self.after(Some(wire.app_proc), Delay::Message, Task::AppLost(link));
         }
@@ -108,7 +153,10 @@ impl World {
 
     /// The end of a process: its ends of its connections are closed, the others will notice.
     pub fn hang_up(&mut self, proc: ProcId) {
-        let theirs = self.wires.iter().filter(|(_, wire)| wire.ctl == proc || wire.app_proc == proc);
+        let theirs = self
+            .wires
+            .iter()
+            .filter(|(_, wire)| wire.ctl == proc || wire.app_proc == proc);
         let theirs: Vec<LinkId> = theirs.map(|(&id, _)| id).collect();
         for link in theirs {
             self.cut(link);

@@ -3,7 +3,12 @@
 //!
 //! Time is virtual. Whatever a process does between two waits for something outside of it is one task; disk accesses, store
 //! transactions, messages, the look at the fence word and the reply are tasks of their own, so that anything can come between them.
-#![allow(dead_code, unreachable_pub, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
 
 pub mod app;
 pub mod chaos;
@@ -21,13 +26,13 @@ pub mod run;
 pub mod setup;
 pub mod work;
 
+use app::App;
+use apparatus::change::participant::Timer;
 use apparatus::member::Line;
 use apparatus::store::Member;
 use apparatus::store::memory::MemoryStore;
 use apparatus::units::{BootId, ChangeId, Generation, Incarnation, Slot, Term, VolumeId};
 use apparatus::wire::message::{Answer, Request};
-use app::App;
-use apparatus::change::participant::Timer;
 use ctl::Ctl;
 use disk::Disk;
 use fault::Fault;
@@ -213,7 +218,11 @@ impl Clone for World {
 impl World {
     pub fn boot(&self) -> BootId {
         // A protocol that ignores the boot's identity sees the same one for ever.
-        let boot = if self.wrong(Fault::BootIgnored) { 1 } else { self.boots };
+        let boot = if self.wrong(Fault::BootIgnored) {
+            1
+        } else {
+            self.boots
+        };
         BootId(Uuid::from_u128(boot))
     }
 
@@ -248,7 +257,8 @@ impl World {
     pub fn after(&mut self, owner: Option<ProcId>, delay: Delay, task: Task) {
         let us = self.time_for(delay);
         self.entries += 1;
-        self.queue.insert((self.now + us, self.entries), Entry { owner, task });
+        self.queue
+            .insert((self.now + us, self.entries), Entry { owner, task });
     }
 
     fn time_for(&mut self, delay: Delay) -> u64 {
@@ -279,7 +289,9 @@ impl World {
 
     /// Takes one task out of the queue and has it happen.
     pub fn happen(&mut self, key: (u64, u64)) {
-        let Some(entry) = self.queue.remove(&key) else { return };
+        let Some(entry) = self.queue.remove(&key) else {
+            return;
+        };
         self.now = self.now.max(key.0);
         match entry.owner {
             Some(owner) if !self.alive.contains(&owner) => {}

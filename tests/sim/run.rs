@@ -1,7 +1,6 @@
 //! A run of one seed, from the first task to the verdict.
 
 use super::disk::BLOCKS;
-use super::fault::Fault;
 use super::host::{Ask, What};
 use super::setup::Options;
 use super::{Coverage, Delay, Task, World};
@@ -15,8 +14,9 @@ const TASKS: usize = 400_000;
 const REST_US: u64 = 3_000_000;
 
 /// What a seed showed.
-pub fn run(seed: u64, fault: Option<Fault>) -> Result<Coverage, String> {
-    let mut world = World::new(Options::random(seed, fault));
+pub fn run(options: Options) -> Result<Coverage, String> {
+    let seed = options.seed;
+    let mut world = World::new(options);
     match world.run() {
         Ok(()) => Ok(world.coverage),
         Err(why) => Err(format!("seed {seed}: {why}")),
@@ -66,6 +66,7 @@ impl World {
         let stopped: Vec<_> = self.stopped.iter().copied().collect();
         stopped.into_iter().for_each(|proc| self.thaw(proc));
         self.options.chaos = super::chaos::Chaos::default();
+        self.leave_it_there();
         if let Some(proc) = self.apps[last].as_ref().map(|app| app.proc).filter(|_| stuck) {
             self.count("apparatuses stopped for good");
             self.stopped.insert(proc);
@@ -77,41 +78,82 @@ impl World {
         }
     }
 
+    /// Sometimes the last controller dies now, and nobody goes on with its jobs: what it leaves has to be put right all the same.
+    fn leave_it_there(&mut self) {
+        if self.rng.permille(500) {
+            let ctls: Vec<_> = self.ctls.keys().copied().collect();
+            ctls.into_iter().for_each(|id| self.kill_ctl(id));
+        }
+        if self.rng.permille(500) {
+            for job in self.store.jobs().unwrap_or_default() {
+                if self
+                    .store
+                    .set_job_state(job.id, JobState::Running, JobState::Cancelled, "")
+                    .unwrap_or(false)
+                {
+                    _ = self.store.unreserve(job.id);
+                }
+            }
+        }
+    }
+
     /// Everyone serves, nothing is held or asked, no controller runs and none is needed.
     fn at_rest(&self) -> bool {
         let calm = |app: &super::app::App| {
-            let standing = app.machine.as_ref().is_some_and(|machine| {
-                machine.standing() == Standing::Serving && machine.holds() == 0
-            });
+            let standing = app
+                .machine
+                .as_ref()
+                .is_some_and(|machine| machine.standing() == Standing::Serving && machine.holds() == 0);
             standing && app.holds.holds() == 0 && app.lanes.is_empty() && app.strays.is_empty()
         };
         let stuck = |app: &super::app::App| self.stopped.contains(&app.proc);
-        let apps = self.apps.iter().all(|app| app.as_ref().is_some_and(|app| stuck(app) || calm(app)));
+        let apps = self
+            .apps
+            .iter()
+            .all(|app| app.as_ref().is_some_and(|app| stuck(app) || calm(app)));
         let asked = self.reqs.values().any(|req| !self.stopped.contains(&req.proc));
         apps && !asked && self.ctls.is_empty() && !self.work_left()
     }
 
     fn work_left(&self) -> bool {
         let mut store = self.store.clone();
-        let running = store.jobs().unwrap_or_default().iter().any(|job| job.state == JobState::Running);
+        let running = store
+            .jobs()
+            .unwrap_or_default()
+            .iter()
+            .any(|job| job.state == JobState::Running);
         running || !store.unfinished().unwrap_or_default().is_empty()
     }
 
     fn idle(&self) -> bool {
         let stuck = |client: &super::host::Client| {
-            self.apps[client.app].as_ref().is_some_and(|app| self.stopped.contains(&app.proc))
+            self.apps[client.app]
+                .as_ref()
+                .is_some_and(|app| self.stopped.contains(&app.proc))
         };
-        self.clients.iter().all(|client| stuck(client) || (client.script.is_empty() && client.busy.is_none()))
+        self.clients
+            .iter()
+            .all(|client| stuck(client) || (client.script.is_empty() && client.busy.is_none()))
     }
 
     /// Through every apparatus.
     fn read_everything(&mut self) {
         let homes = self.store.homes();
-        let sizes = homes.volumes().map(|volume| (volume.id, homes.segments(volume.id).last().map_or(0, |last| last.end().0)));
+        let sizes = homes.volumes().map(|volume| {
+            (
+                volume.id,
+                homes.segments(volume.id).last().map_or(0, |last| last.end().0),
+            )
+        });
         let sizes: Vec<(VolumeId, u64)> = sizes.collect();
         for client in 0..self.options.apps {
             for &(volume, extents) in &sizes {
-                let asks = (0..extents * BLOCKS).map(|first| Ask { what: What::Read, volume, first, blocks: 1 });
+                let asks = (0..extents * BLOCKS).map(|first| Ask {
+                    what: What::Read,
+                    volume,
+                    first,
+                    blocks: 1,
+                });
                 self.clients[client].script.extend(asks);
             }
             self.after(None, Delay::Step, Task::Issue(client));
@@ -119,12 +161,35 @@ impl World {
     }
 
     pub fn tell_state(&self) -> String {
-        let mut out = format!("time {}, tasks {}, lock {:?}\n", self.now, self.queue.len(), self.lock);
+        let mut out = format!(
+            "time {}, tasks {}, lock {:?}\n",
+            self.now,
+            self.queue.len(),
+            self.lock
+        );
         for app in self.apps.iter().flatten() {
-            out += &format!("{} {:?} stage {:?} lanes {:?} strays {:?} machine {:?}\n", app.name, app.proc, stage(&app.stage), app.lanes.len(), app.strays, app.machine);
+            out += &format!(
+                "{} {:?} stage {:?} lanes {:?} strays {:?} machine {:?}\n",
+                app.name,
+                app.proc,
+                stage(&app.stage),
+                app.lanes.len(),
+                app.strays,
+                app.machine
+            );
         }
         for ctl in self.ctls.values() {
-            out += &format!("{:?} {:?} todo {:?} heard {:?} changes {:?}\n", ctl.id, ctl.goal, ctl.todo, ctl.heard, ctl.changes.values().map(|change| change.machine.state()).collect::<Vec<_>>());
+            out += &format!(
+                "{:?} {:?} todo {:?} heard {:?} changes {:?}\n",
+                ctl.id,
+                ctl.goal,
+                ctl.todo,
+                ctl.heard,
+                ctl.changes
+                    .values()
+                    .map(|change| change.machine.state())
+                    .collect::<Vec<_>>()
+            );
         }
         out += &format!("reqs {:?}\n", self.reqs);
         out

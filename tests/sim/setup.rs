@@ -48,7 +48,7 @@ pub struct Options {
 
 impl Options {
     /// The trouble that a seed has: some seeds have none, some have one kind, most have all.
-    pub fn random(seed: u64, fault: Option<Fault>) -> Self {
+    pub fn random(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x5eed);
         let chaos = chaos(&mut rng);
         // Few blocks, so that requests, copies and late writes meet.
@@ -58,22 +58,100 @@ impl Options {
             apps: rng.between(1, 3).max(rng.between(1, 3)) as usize,
             clients: rng.between(1, 3) as usize,
             disks: vec![rng.between(9, 12); rng.between(2, 3) as usize],
-            volumes: if hot { vec![1, 1] } else { vec![rng.between(2, 4), rng.between(1, 2)] },
+            volumes: if hot {
+                vec![1, 1]
+            } else {
+                vec![rng.between(2, 4), rng.between(1, 2)]
+            },
             chaos,
-            patience: Patience { drain_us: 1_500, answer_us: 1_500, hold_us: 9_000 },
+            patience: Patience {
+                drain_us: 1_500,
+                answer_us: 1_500,
+                hold_us: 9_000,
+            },
             patience_us: rng.between(800, 5_000),
             vctl_us: rng.between(1_000, 20_000),
             poll_us: 700,
             until: rng.between(20_000, 60_000),
-            fault,
+            fault: None,
             explore: false,
             trace: std::env::var_os("TRACE").is_some(),
+        }
+    }
+
+    /// The occasions are frequent at which this fault would show.
+    pub fn focused(seed: u64, fault: Fault) -> Self {
+        let mut options = Self::random(seed);
+        options.focus(fault);
+        options
+    }
+
+    fn focus(&mut self, fault: Fault) {
+        self.volumes = vec![1, 1];
+        self.clients = self.clients.max(2);
+        let chaos = &mut self.chaos;
+        let every_us = 3_000;
+        match fault {
+            Fault::FlushBeforeHarden | Fault::BootIgnored | Fault::HardenWithoutFlush => {
+                *chaos = Chaos {
+                    every_us,
+                    power: 1,
+                    ..Chaos::default()
+                };
+            }
+            Fault::ReleaseEarly | Fault::NoDrain | Fault::ApplyBeforeCommit | Fault::CopyWithoutHold => {
+                *chaos = Chaos {
+                    every_us,
+                    cut: 1,
+                    stop_app: 1,
+                    slow: 60,
+                    ..Chaos::default()
+                };
+            }
+            Fault::JoinerDoesNotWait | Fault::MembershipUnchecked => {
+                *chaos = Chaos {
+                    every_us: 1_000,
+                    kill_app: 4,
+                    stop_app: 1,
+                    slow: 40,
+                    ..Chaos::default()
+                };
+                self.apps = 3;
+            }
+            Fault::ReopenAlone | Fault::ReopenByClock | Fault::RecoveryIgnoresBehind => {
+                *chaos = Chaos {
+                    every_us,
+                    kill_ctl: 4,
+                    stop_app: 2,
+                    stop_ctl: 2,
+                    crash_points: 10,
+                    ..Chaos::default()
+                };
+                self.vctl_us = 3_000;
+                self.apps = self.apps.max(2);
+            }
+            _ => {
+                *chaos = Chaos {
+                    every_us,
+                    stop_app: 4,
+                    slow: 20,
+                    crash_points: 5,
+                    ..Chaos::default()
+                };
+                self.apps = self.apps.max(2);
+            }
         }
     }
 }
 
 fn chaos(rng: &mut Rng) -> Chaos {
-    let mut weight = |permille: u64, most: u64| if rng.permille(permille) { rng.between(1, most) } else { 0 };
+    let mut weight = |permille: u64, most: u64| {
+        if rng.permille(permille) {
+            rng.between(1, most)
+        } else {
+            0
+        }
+    };
     let all = Chaos {
         every_us: weight(900, 1).min(1) * 6_000,
         kill_app: weight(600, 4),
@@ -89,7 +167,11 @@ fn chaos(rng: &mut Rng) -> Chaos {
         store_fails: weight(300, 50),
         crash_points: weight(400, 10),
     };
-    let every_us = if all.every_us == 0 { 0 } else { rng.between(1_500, 9_000) };
+    let every_us = if all.every_us == 0 {
+        0
+    } else {
+        rng.between(1_500, 9_000)
+    };
     Chaos { every_us, ..all }
 }
 
@@ -116,7 +198,11 @@ impl World {
             term: Term(0),
         };
         let clients = (0..options.apps * options.clients)
-            .map(|n| Client { app: n % options.apps, busy: None, script: VecDeque::new() })
+            .map(|n| Client {
+                app: n % options.apps,
+                busy: None,
+                script: VecDeque::new(),
+            })
             .collect();
         let mut world = Self {
             rng: Rng::new(options.seed),
@@ -156,21 +242,43 @@ impl World {
     /// Disks and volumes, with something in every block, all durable.
     fn furnish(&mut self) {
         let sizes = self.options.disks.clone();
-        let disks = sizes.iter().zip(1..).map(|(&extents, id)| Edit::AddDisk(disk_record(id, extents)));
+        let disks = sizes
+            .iter()
+            .zip(1..)
+            .map(|(&extents, id)| Edit::AddDisk(disk_record(id, extents)));
         let mut edits: Vec<Edit> = disks.collect();
         let mut next = 1;
         for (&extents, id) in self.options.volumes.clone().iter().zip(1..) {
-            let home = Area { disk: DiskId(1), start: DiskExtent(next), len: extents };
+            let home = Area {
+                disk: DiskId(1),
+                start: DiskExtent(next),
+                len: extents,
+            };
             next += extents;
             self.fill(VolumeId(id), home);
             edits.push(Edit::AddVolume(volume_record(VolumeId(id), extents)));
-            let segments = vec![Segment { start: VolumeExtent(0), home }];
-            edits.push(Edit::Map { volume: VolumeId(id), segments });
+            let segments = vec![Segment {
+                start: VolumeExtent(0),
+                home,
+            }];
+            edits.push(Edit::Map {
+                volume: VolumeId(id),
+                segments,
+            });
             self.usable.insert(VolumeId(id));
         }
-        let difference = Difference { from: Generation(0), edits };
+        let difference = Difference {
+            from: Generation(0),
+            edits,
+        };
         let (job, spans, mode) = (None, Vec::new(), HoldMode::Writes);
-        let change = NewChange { title: String::new(), job, difference, spans, mode };
+        let change = NewChange {
+            title: String::new(),
+            job,
+            difference,
+            spans,
+            mode,
+        };
         let id = self.store.prepare(Term(0), &change).unwrap();
         let committed = self.store.commit(Term(0), id, MembershipVersion(0)).unwrap();
         assert_eq!(committed, Commit::Committed(Generation(1)));

@@ -1,7 +1,7 @@
 //! What controllers work on: moves chunk by chunk, and volumes that come and go.
 
-use super::ctl::{Todo, given_up};
 use super::copy::{Copy, blocks, copies};
+use super::ctl::{Todo, given_up};
 use super::disk::BLOCKS;
 use super::fault::Fault;
 use super::host::BLOCK;
@@ -10,9 +10,7 @@ use apparatus::change::controller::{Outcome, Plan, Reason};
 use apparatus::change::recovery;
 use apparatus::pool::model::{Area, Difference, DiskRecord, Edit, Segment, Span, VolumeRecord};
 use apparatus::pool::names::Name;
-use apparatus::store::{
-    HoldMode, JobKind, JobLimits, JobRecord, JobState, NewChange, Step, Store,
-};
+use apparatus::store::{HoldMode, JobKind, JobLimits, JobRecord, JobState, NewChange, Step, Store};
 use apparatus::units::{
     ByteCount, DiskExtent, DiskId, JobId, Timestamp, VolumeExtent, VolumeId, VolumeOffset,
 };
@@ -74,7 +72,11 @@ impl World {
             return false;
         }
         let most = (step.to.len - step.done).min(2);
-        let len = if self.options.explore { 1 } else { self.rng.between(1, most) };
+        let len = if self.options.explore {
+            1
+        } else {
+            self.rng.between(1, most)
+        };
         self.chunk(id, job, step, len);
         true
     }
@@ -87,18 +89,42 @@ impl World {
     }
 
     fn chunk(&mut self, id: ProcId, job: JobId, step: &Step, len: u64) {
-        let part = |area: Area| Area { start: DiskExtent(area.start.0 + step.done), len, ..area };
+        let part = |area: Area| Area {
+            start: DiskExtent(area.start.0 + step.done),
+            len,
+            ..area
+        };
         let (from, to) = (part(step.from.home), part(step.to));
         let start = VolumeExtent(step.from.start.0 + step.done);
         let segments = vec![Segment { start, home: to }];
-        let edits = vec![Edit::Map { volume: step.volume, segments }];
+        let edits = vec![Edit::Map {
+            volume: step.volume,
+            segments,
+        }];
         let byte = |extent: u64| VolumeOffset(extent * BLOCKS * BLOCK);
-        let span = Span { volume: step.volume, start: byte(start.0), end: byte(start.0 + len) };
-        let spans = if self.wrong(Fault::CopyWithoutHold) { Vec::new() } else { vec![span] };
+        let span = Span {
+            volume: step.volume,
+            start: byte(start.0),
+            end: byte(start.0 + len),
+        };
+        let spans = if self.wrong(Fault::CopyWithoutHold) {
+            Vec::new()
+        } else {
+            vec![span]
+        };
         let all = !self.options.explore && self.rng.permille(100);
         let mode = if all { HoldMode::All } else { HoldMode::Writes };
         let disk = Some(to.disk).filter(|_| !self.options.explore && self.rng.permille(300));
-        self.propose(id, Some(job), edits, spans, mode, disk, Job::Chunk, copies(from, to));
+        self.propose(
+            id,
+            Some(job),
+            edits,
+            spans,
+            mode,
+            disk,
+            Job::Chunk,
+            copies(from, to),
+        );
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -113,7 +139,11 @@ impl World {
         purpose: Job,
         copies: Vec<Copy>,
     ) {
-        let from = self.store.header().map(|header| header.generation).unwrap_or_default();
+        let from = self
+            .store
+            .header()
+            .map(|header| header.generation)
+            .unwrap_or_default();
         let seen = self.see();
         let (membership, _) = self.store.members().unwrap_or_default();
         let disks: Vec<DiskRecord> = self.store.disks().unwrap_or_default();
@@ -123,7 +153,13 @@ impl World {
         }
         let difference = Difference { from, edits };
         let plan = Plan {
-            change: NewChange { title: String::new(), job, difference, spans, mode },
+            change: NewChange {
+                title: String::new(),
+                job,
+                difference,
+                spans,
+                mode,
+            },
             disks: disks.into_iter().filter(|one| Some(one.id) == disk).collect(),
             participants: recovery::participants(&seen),
             membership,
@@ -143,10 +179,17 @@ impl World {
 
     /// Records a job that moves a part of a volume to another disk.
     fn new_move(&mut self, id: ProcId) -> bool {
-        let Some(term) = self.ctls.get(&id).map(|ctl| ctl.term) else { return false };
+        let Some(term) = self.ctls.get(&id).map(|ctl| ctl.term) else {
+            return false;
+        };
         let volumes = self.store.volumes().unwrap_or_default();
-        let usable: Vec<_> = volumes.iter().filter(|volume| self.usable.contains(&volume.id)).collect();
-        let Some(volume) = self.rng.pick(&usable).map(|volume| volume.id) else { return false };
+        let usable: Vec<_> = volumes
+            .iter()
+            .filter(|volume| self.usable.contains(&volume.id))
+            .collect();
+        let Some(volume) = self.rng.pick(&usable).map(|volume| volume.id) else {
+            return false;
+        };
         let segments = self.store.homes().segments(volume);
         let size = segments.last().map_or(0, |last| last.end().0);
         let start = self.rng.below(size.max(1));
@@ -155,10 +198,19 @@ impl World {
         let mut taken = Vec::new();
         let mut steps = Vec::new();
         for segment in segments {
-            let Some(from) = segment.clip(VolumeExtent(start), VolumeExtent(end)) else { continue };
-            let Some(to) = self.free_area(target, from.home.len, &taken) else { return false };
+            let Some(from) = segment.clip(VolumeExtent(start), VolumeExtent(end)) else {
+                continue;
+            };
+            let Some(to) = self.free_area(target, from.home.len, &taken) else {
+                return false;
+            };
             taken.push(to);
-            steps.push(Step { volume, from, to, done: 0 });
+            steps.push(Step {
+                volume,
+                from,
+                to,
+                done: 0,
+            });
         }
         let created = self.store.create_job(term, &record(volume), &steps);
         self.trace(|| format!("{created:?}: {steps:?}"));
@@ -169,10 +221,22 @@ impl World {
     /// A free run of so many extents.
     fn free_area(&mut self, disk: DiskId, len: u64, taken: &[Area]) -> Option<Area> {
         let uses = self.store.uses(disk).unwrap_or_default();
-        let size = self.store.disks().ok()?.iter().find(|one| one.id == disk)?.extents;
-        let free = |area: &Area| !uses.iter().any(|one| one.area.overlaps(*area)) && !taken.iter().any(|one| one.overlaps(*area));
+        let size = self
+            .store
+            .disks()
+            .ok()?
+            .iter()
+            .find(|one| one.id == disk)?
+            .extents;
+        let free = |area: &Area| {
+            !uses.iter().any(|one| one.area.overlaps(*area)) && !taken.iter().any(|one| one.overlaps(*area))
+        };
         let starts: Vec<Area> = (1..=size.saturating_sub(len))
-            .map(|start| Area { disk, start: DiskExtent(start), len })
+            .map(|start| Area {
+                disk,
+                start: DiskExtent(start),
+                len,
+            })
             .filter(free)
             .collect();
         self.rng.pick(&starts).copied()
@@ -182,11 +246,19 @@ impl World {
         let volumes = self.store.volumes().unwrap_or_default();
         let disk = DiskId(self.rng.between(1, self.disks.len() as u64) as u32);
         let len = self.rng.between(1, 2);
-        let Some(area) = self.free_area(disk, len, &[]).filter(|_| volumes.len() < 3) else { return false };
+        let Some(area) = self.free_area(disk, len, &[]).filter(|_| volumes.len() < 3) else {
+            return false;
+        };
         let volume = self.store.next_volume_id().unwrap_or_default().max(SCRATCH);
         let edits = vec![
             Edit::AddVolume(volume_record(volume, len)),
-            Edit::Map { volume, segments: vec![Segment { start: VolumeExtent(0), home: area }] },
+            Edit::Map {
+                volume,
+                segments: vec![Segment {
+                    start: VolumeExtent(0),
+                    home: area,
+                }],
+            },
         ];
         let begin = self.history.tick();
         let mut fills = Vec::new();
@@ -195,16 +267,36 @@ impl World {
             self.history.write((volume, block as u64), tag, begin);
             fills.push(Copy { from: None, to, tag });
         }
-        self.propose(id, None, edits, Vec::new(), HoldMode::Writes, None, Job::Create(volume), fills);
+        self.propose(
+            id,
+            None,
+            edits,
+            Vec::new(),
+            HoldMode::Writes,
+            None,
+            Job::Create(volume),
+            fills,
+        );
         true
     }
 
     fn remove(&mut self, id: ProcId) -> bool {
-        let Some(volume) = self.usable.iter().copied().find(|&volume| volume >= SCRATCH) else { return false };
+        let Some(volume) = self.usable.iter().copied().find(|&volume| volume >= SCRATCH) else {
+            return false;
+        };
         self.usable.remove(&volume);
         let edits = vec![Edit::RemoveVolume(volume)];
         let spans = vec![Span::whole(volume)];
-        self.propose(id, None, edits, spans, HoldMode::All, None, Job::Remove(volume), Vec::new());
+        self.propose(
+            id,
+            None,
+            edits,
+            spans,
+            HoldMode::All,
+            None,
+            Job::Remove(volume),
+            Vec::new(),
+        );
         true
     }
 
@@ -228,7 +320,13 @@ impl World {
             }
             _ => {}
         }
-        let stale = matches!(outcome, Outcome::GaveUp { reason: Reason::StaleTerm, .. });
+        let stale = matches!(
+            outcome,
+            Outcome::GaveUp {
+                reason: Reason::StaleTerm,
+                ..
+            }
+        );
         if stale || given_up(outcome) == Some(Done::Unfinished) {
             self.do_next(id, vec![Todo::Quit]);
         }
@@ -247,7 +345,11 @@ impl World {
             self.disks[disk].end_flush(begun);
         }
         _ = self.store.harden(&ids);
-        let generation = self.store.header().map(|header| header.generation).unwrap_or_default();
+        let generation = self
+            .store
+            .header()
+            .map(|header| header.generation)
+            .unwrap_or_default();
         _ = self.store.free_quarantine(generation);
     }
 }
