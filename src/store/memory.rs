@@ -18,7 +18,7 @@ use crate::pool::model::{Area, DiskRecord, PoolHeader, Segment, Snapshot, Volume
 use crate::pool::names::Name;
 use crate::units::{
     BootId, ByteCount, ChangeId, DiskId, Generation, Incarnation, JobId, MembershipVersion, Slot, Term,
-    Timestamp, VolumeExtent, VolumeId,
+    VolumeExtent, VolumeId,
 };
 use state::State;
 use std::hash::{Hash, Hasher};
@@ -141,7 +141,7 @@ impl Store for MemoryStore {
 
     fn segments(&mut self, volume: VolumeId, start: VolumeExtent, end: VolumeExtent) -> Result<Vec<Segment>> {
         let mut all = self.read().homes.segments(volume);
-        all.retain(|segment| segment.start < end && start < segment.end());
+        all.retain(|segment| start < end && segment.start < end && start < segment.end());
         Ok(all)
     }
 
@@ -236,7 +236,10 @@ impl Store for MemoryStore {
         mount: &Path,
         alive: &dyn Fn(&Member) -> bool,
     ) -> Result<Joined> {
-        self.write(|state, boot| state.join(name, pid, mount, boot, alive))
+        self.write(|state, boot| {
+            state.recover(boot)?;
+            state.join(name, pid, mount, boot, alive)
+        })
     }
 
     fn rejoin(&mut self, slot: Slot, incarnation: Incarnation) -> Result<Joined> {
@@ -329,15 +332,7 @@ impl Store for MemoryStore {
 
     fn log(&mut self, severity: Severity, subject: &str, text: &str) -> Result<()> {
         self.write(|state, _| {
-            let seq = state.events.last().map_or(1, |event| event.seq + 1);
-            let (subject, text) = (subject.to_owned(), text.to_owned());
-            state.events.push(Event {
-                seq,
-                at: Timestamp(0),
-                severity,
-                subject,
-                text,
-            });
+            state.log(severity, subject, text);
             Ok(())
         })
     }

@@ -15,7 +15,8 @@
 //! cancelled                               undone
 //! ```
 
-pub mod boot;
+#[cfg(test)]
+mod contract;
 pub mod memory;
 pub mod sqlite;
 

@@ -18,7 +18,6 @@ mod schema;
 mod space;
 mod table;
 
-use super::boot::boot_id;
 use super::{
     Cancel, ChangeRecord, Commit, Event, JobLimits, JobRecord, JobState, Joined, Member, NewChange, Severity,
     Step, Store, Use,
@@ -27,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::pool::dir::PoolDir;
 use crate::pool::model::{Area, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
 use crate::pool::names::Name;
+use crate::sys::boot_id;
 use crate::units::{
     BootId, ByteCount, ChangeId, DiskId, ExtentSize, Generation, Incarnation, JobId, MembershipVersion, Slot,
     Term, VolumeExtent, VolumeId,

@@ -11,7 +11,8 @@ use crate::member::{ArbitrationLock, MemberTable};
 use crate::pool::dir::PoolDir;
 use crate::pool::model::PoolHeader;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{ChangeState, Severity, Store, boot};
+use crate::store::{ChangeState, Severity, Store};
+use crate::sys::boot_id;
 use crate::units::BootId;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -39,7 +40,7 @@ impl Controller {
         let term = store.raise_term()?;
         hit(Point::ControllerTermRaised);
         let header = store.header()?;
-        let boot = boot::boot_id()?;
+        let boot = boot_id()?;
         let members = MemberTable::open(&pool.run(), header.uuid, boot)?;
         let mut controller = Self {
             pool: pool.clone(),

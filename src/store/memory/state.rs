@@ -4,9 +4,12 @@ use super::homes::{Applied, Extent, Homes, areas, extents};
 use crate::error::{Error, Kind, Result};
 use crate::pool::model::{Area, Difference, Edit, PoolHeader, Snapshot};
 use crate::store::{
-    Cancel, ChangeRecord, ChangeState, Commit, Event, JobRecord, Member, NewChange, Owner, Step, Use,
+    Cancel, ChangeRecord, ChangeState, Commit, Event, JobRecord, Member, NewChange, Owner, Severity, Step,
+    Use,
 };
-use crate::units::{BootId, ChangeId, DiskId, Generation, JobId, MembershipVersion, Slot, Term, VolumeId};
+use crate::units::{
+    BootId, ChangeId, DiskId, Generation, JobId, MembershipVersion, Slot, Term, Timestamp, VolumeId,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -145,8 +148,7 @@ impl State {
         }
         if self.header.generation == change.difference.from {
             let mut trial = self.clone();
-            trial.take_mapped(id, change)?;
-            trial.apply(&change.difference.edits)?;
+            trial.go_forward(id, change)?;
         }
         let (state, change) = (ChangeState::Prepared, change.clone());
         let record = ChangeRecord {
@@ -239,11 +241,21 @@ impl State {
         self.make_current(&stored.record, boot)
     }
 
+    /// Applies the difference, with what it maps taken from its owner.
+    fn go_forward(&mut self, id: ChangeId, change: &NewChange) -> Result<Applied> {
+        self.take_mapped(id, change)?;
+        let applied = self.apply(&change.difference.edits)?;
+        // A disk does not go, or shrink, in the same change that takes its extents from a volume.
+        for &(disk, start) in &applied.freed {
+            self.homes.inside(Area { disk, start, len: 1 })?;
+        }
+        Ok(applied)
+    }
+
     fn make_current(&mut self, record: &ChangeRecord, boot: BootId) -> Result<Commit> {
         let (id, change) = (record.id, &record.change);
         let generation = self.header.generation.next();
-        self.take_mapped(id, change)?;
-        let applied = self.apply(&change.difference.edits)?;
+        let applied = self.go_forward(id, change)?;
         self.quarantine
             .extend(applied.freed.into_iter().map(|extent| (extent, (id, generation))));
         if let Some(job) = change.job {
@@ -356,7 +368,24 @@ impl State {
             }
         }
         changed |= self.end_of_boot(boot);
+        if !undone.is_empty() {
+            let text = format!(
+                "power was lost before {} changes were durable: they are taken back",
+                undone.len()
+            );
+            self.log(Severity::Warning, "pool", &text);
+        }
         Ok((undone, changed))
+    }
+
+    pub(super) fn log(&mut self, severity: Severity, subject: &str, text: &str) {
+        self.events.push(Event {
+            seq: self.events.last().map_or(1, |event| event.seq + 1),
+            at: Timestamp(0),
+            severity,
+            subject: subject.to_owned(),
+            text: text.to_owned(),
+        });
     }
 
     fn take_back(&mut self, record: &ChangeRecord, undo: &Difference) -> Result<()> {

@@ -1,7 +1,7 @@
 //! The life of a change's record, up to hardening.
 
 use super::convert::{Ron, Stage, Word, damaged, to_ron};
-use super::edits::{apply, inside, mapped};
+use super::edits::{Applied, apply, inside, mapped};
 use super::job;
 use super::space::{self, Claimant};
 use super::table::{self, Guards, guards};
@@ -175,6 +175,7 @@ const MOST: u64 = i64::MAX.unsigned_abs();
 
 /// An area to be mapped is the job's already or free; what is free becomes the change's.
 fn claim_for(db: &Connection, area: Area, id: ChangeId, change: &NewChange) -> Result<()> {
+    fits(db, area, &change.difference.edits)?;
     let owned = space::owned(db, area)?;
     let job = change.job.map(Owner::Job);
     if let Some(other) = owned.iter().find(|found| Some(found.owner) != job) {
@@ -183,7 +184,7 @@ fn claim_for(db: &Connection, area: Area, id: ChangeId, change: &NewChange) -> R
     for gap in space::gaps(area, &owned) {
         space::put_claim(db, gap, Claimant::Change(id))?;
     }
-    fits(db, area, &change.difference.edits)
+    Ok(())
 }
 
 /// The disk has the area, now or by this difference.
@@ -209,7 +210,7 @@ fn try_out(db: &Connection, guards: &Guards, id: ChangeId, change: &NewChange) -
         return edits.iter().try_for_each(|edit| fits_volume(db, guards, edit));
     }
     db.execute_batch("SAVEPOINT try")?;
-    let tried = take_mapped(db, id, change).and_then(|()| apply(db, guards.extent_size, edits));
+    let tried = go_forward(db, guards, id, change);
     db.execute_batch("ROLLBACK TO try; RELEASE try")?;
     tried.map(|_| ())
 }
@@ -278,6 +279,30 @@ pub(super) fn commit(
     make_current(db, &guards, id, &stored.record.change, boot)
 }
 
+/// Applies the difference, with what it maps taken from its owner, and answers what is to go into quarantine.
+fn go_forward(db: &Connection, guards: &Guards, id: ChangeId, change: &NewChange) -> Result<Applied> {
+    take_mapped(db, id, change)?;
+    let edits = &change.difference.edits;
+    let applied = apply(db, guards.extent_size, edits)?;
+    let freed = space::without(applied.freed, mapped(edits));
+    for area in &freed {
+        still_there(db, *area)?;
+    }
+    Ok(Applied { freed, ..applied })
+}
+
+/// A disk does not go, or shrink, in the same change that takes its extents from a volume: somebody may still use them.
+fn still_there(db: &Connection, area: Area) -> Result<()> {
+    if table::disk_extents(db, area.disk)?.is_some_and(|extents| area.end().0 <= extents) {
+        return Ok(());
+    }
+    let disk = table::disk_name(db, area.disk)?;
+    Err(Error::failed(
+        disk,
+        "cannot go or shrink in the change that takes parts of volumes from it",
+    ))
+}
+
 fn make_current(
     db: &Connection,
     guards: &Guards,
@@ -286,8 +311,7 @@ fn make_current(
     boot: BootId,
 ) -> Result<Commit> {
     let generation = guards.generation.next();
-    take_mapped(db, id, change)?;
-    let applied = apply(db, guards.extent_size, &change.difference.edits)?;
+    let applied = go_forward(db, guards, id, change)?;
     for area in applied.freed {
         space::put_quarantine(db, area, id, generation)?;
     }

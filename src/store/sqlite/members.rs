@@ -76,7 +76,7 @@ pub(super) fn join(
     let slot = match known.iter().find(|member| member.name == *name) {
         Some(same) if same.state != MemberState::Left && alive(same) => return Err(runs_already(same)),
         Some(same) => same.slot,
-        None => slot_for(db, &known, alive)?,
+        None => slot_for(&known, alive)?,
     };
     let mount = mount.to_str().ok_or_else(|| {
         Error::usage(
@@ -123,24 +123,14 @@ fn runs_already(member: &Member) -> Error {
 }
 
 /// The lowest slot whose member has left or never was; else that of one whose process has ended, which leaves by this.
-fn slot_for(db: &Connection, known: &[Member], alive: &dyn Fn(&Member) -> bool) -> Result<Slot> {
-    let taken = |slot: &Slot| {
-        known
-            .iter()
-            .any(|member| member.slot == *slot && member.state != MemberState::Left)
-    };
+fn slot_for(known: &[Member], alive: &dyn Fn(&Member) -> bool) -> Result<Slot> {
+    let inside = |member: &&Member| member.state != MemberState::Left;
+    let taken = |slot: &Slot| known.iter().filter(inside).any(|member| member.slot == *slot);
     if let Some(slot) = (0..SLOTS).map(Slot).find(|slot| !taken(slot)) {
         return Ok(slot);
     }
-    let dead = known
-        .iter()
-        .filter(|member| member.state != MemberState::Left && !alive(member));
-    let mut lowest = None;
-    for member in dead {
-        set_state(db, member.slot, MemberState::Left)?;
-        lowest = lowest.or(Some(member.slot));
-    }
-    lowest.ok_or_else(|| {
+    let dead = known.iter().filter(inside).find(|member| !alive(member));
+    dead.map(|member| member.slot).ok_or_else(|| {
         Error::failed("pool", format!("has {SLOTS} apparatuses, and no more can join"))
             .hint("stop one: vctl apparatus list")
     })

@@ -71,7 +71,8 @@ fn take_back(db: &Connection, stored: &Stored) -> Result<()> {
         .as_ref()
         .ok_or_else(|| damaged("a committed change has no way back"))?;
     make_way(db, undo)?;
-    for area in mapped(&undo.edits) {
+    let new = &stored.record.change.difference.edits;
+    for area in space::without(mapped(&undo.edits).collect(), mapped(new)) {
         space::take_quarantine(db, area, id)?;
     }
     let guards = guards(db)?;

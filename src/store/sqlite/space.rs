@@ -198,25 +198,40 @@ pub(super) fn not_free(db: &Connection, found: &Use) -> Result<Error> {
 pub(super) fn gaps(area: Area, owned: &[Use]) -> Vec<Area> {
     let mut gaps = Vec::new();
     let mut at = area.start;
-    let end = area.end();
     for found in owned {
-        if found.area.start > at {
-            gaps.push(Area {
-                disk: area.disk,
-                start: at,
-                len: found.area.start.0.min(end.0) - at.0,
-            });
-        }
+        push(&mut gaps, area.disk, at, found.area.start.min(area.end()));
         at = at.max(found.area.end());
     }
-    if at < end {
-        gaps.push(Area {
-            disk: area.disk,
-            start: at,
-            len: end.0 - at.0,
+    push(&mut gaps, area.disk, at, area.end());
+    gaps
+}
+
+/// What of `areas` is in none of `others`: what a change maps and gives up again was never in a table. By disk and start.
+pub(super) fn without(mut areas: Vec<Area>, others: impl Iterator<Item = Area>) -> Vec<Area> {
+    let mut others: Vec<Area> = others.collect();
+    areas.sort_unstable();
+    others.sort_unstable();
+    let mut left = Vec::new();
+    for area in areas {
+        let first = others.partition_point(|other| (other.disk, other.end()) <= (area.disk, area.start));
+        let mut at = area.start;
+        for other in others[first..].iter().take_while(|other| other.overlaps(area)) {
+            push(&mut left, area.disk, at, other.start);
+            at = other.end();
+        }
+        push(&mut left, area.disk, at, area.end());
+    }
+    left
+}
+
+fn push(areas: &mut Vec<Area>, disk: DiskId, start: DiskExtent, end: DiskExtent) {
+    if start < end {
+        areas.push(Area {
+            disk,
+            start,
+            len: end.0 - start.0,
         });
     }
-    gaps
 }
 
 /// Gives free extents of the disk to a claimant; refused when one is not free.

@@ -1,0 +1,195 @@
+use super::world::{World, boot, map, name, seg};
+use crate::error::Kind;
+use crate::member::SLOTS;
+use crate::pool::names::Name;
+use crate::store::{Member, MemberState};
+use crate::units::{Generation, Incarnation, Slot};
+use std::path::Path;
+
+fn named(text: &str) -> Name {
+    Name::new("apparatus", text).unwrap()
+}
+
+pub(super) fn slots_and_lives(mut world: World) {
+    let (version, nobody) = world.store.members().unwrap();
+    assert_eq!(nobody, []);
+    let a = world.join("a").member;
+    let b = world.join("b").member;
+    let c = world.join("c").member;
+    assert_eq!([a.slot, b.slot, c.slot], [Slot(0), Slot(1), Slot(2)]);
+    assert!(Incarnation(0) < a.incarnation && a.incarnation < b.incarnation && b.incarnation < c.incarnation);
+    assert_eq!((a.state, a.name.as_str(), a.pid), (MemberState::Joined, "a", 1));
+    assert_eq!(a.mount, Path::new("/m"));
+    let (joined, members) = world.store.members().unwrap();
+    assert_eq!(members, [a.clone(), b.clone(), c.clone()]);
+    assert_eq!(joined.0, version.0 + 3);
+
+    world.store.leave(b.slot, Incarnation(99)).unwrap();
+    assert_eq!(
+        world.store.members().unwrap(),
+        (joined, members),
+        "that life is not there"
+    );
+    world.store.leave(b.slot, b.incarnation).unwrap();
+    world.store.leave(b.slot, b.incarnation).unwrap();
+    let (left, members) = world.store.members().unwrap();
+    assert_eq!((left.0, members), (joined.0 + 1, vec![a.clone(), c.clone()]));
+
+    let b = world.join("b").member;
+    assert_eq!(b.slot, Slot(1), "its own slot");
+    assert!(c.incarnation < b.incarnation);
+    world.store.leave(a.slot, a.incarnation).unwrap();
+    world.store.leave(b.slot, b.incarnation).unwrap();
+    assert_eq!(world.join("d").member.slot, Slot(0), "the lowest free one");
+    assert_eq!(world.join("b").member.slot, Slot(1));
+    assert_eq!(world.join("a").member.slot, Slot(3));
+}
+
+pub(super) fn a_living_namesake_is_refused_and_a_dead_one_replaced(mut world: World) {
+    let first = world.join("a").member;
+    let version = world.membership();
+    let refused = world
+        .store
+        .join(&named("a"), 2, Path::new("/n"), &|_| true)
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("apparatus a") && refused.to_string().contains("/m"),
+        "{refused}"
+    );
+    assert_eq!(world.store.members().unwrap(), (version, vec![first.clone()]));
+    let term = world.term();
+    world.store.fence(term, first.slot, first.incarnation).unwrap();
+    assert!(
+        world
+            .store
+            .join(&named("a"), 2, Path::new("/n"), &|_| true)
+            .is_err(),
+        "fenced and alive"
+    );
+    let second = world
+        .store
+        .join(&named("a"), 2, Path::new("/n"), &|_| false)
+        .unwrap()
+        .member;
+    assert_eq!((second.slot, second.pid), (first.slot, 2));
+    assert!(second.incarnation > first.incarnation);
+    assert!(world.membership() > version);
+    world.store.leave(first.slot, first.incarnation).unwrap();
+    assert_eq!(
+        world.store.members().unwrap().1,
+        [second.clone()],
+        "the old life cannot leave for the new one"
+    );
+    world.store.leave(second.slot, second.incarnation).unwrap();
+    world
+        .store
+        .join(&named("a"), 3, Path::new("/n"), &|_| true)
+        .unwrap();
+}
+
+pub(super) fn a_full_table_makes_room_for_the_living(mut world: World) {
+    for n in 0..SLOTS {
+        assert_eq!(world.join(&format!("a{n}")).member.slot, Slot(n));
+    }
+    let version = world.membership();
+    let refused = world
+        .store
+        .join(&named("b"), 1, Path::new("/m"), &|_| true)
+        .unwrap_err();
+    assert!(refused.to_string().contains("64"), "{refused}");
+    assert_eq!(world.membership(), version);
+    let lives = |member: &Member| member.name != named("a9");
+    let joined = world
+        .store
+        .join(&named("b"), 1, Path::new("/m"), &lives)
+        .unwrap()
+        .member;
+    assert_eq!((joined.slot, joined.name), (Slot(9), named("b")));
+    let (now, members) = world.store.members().unwrap();
+    assert!(now > version);
+    assert_eq!(members.len(), usize::try_from(SLOTS).unwrap());
+    assert!(!members.iter().any(|member| member.name == named("a9")));
+}
+
+pub(super) fn fencing_is_by_life(mut world: World) {
+    let member = world.join("a").member;
+    let (term, version) = (world.term(), world.membership());
+    let (slot, life) = (member.slot, member.incarnation);
+    assert_eq!(
+        world.store.rejoin(slot, life).unwrap_err().kind(),
+        Kind::Stale,
+        "it is not fenced"
+    );
+    assert_eq!(
+        world.store.fence(term, slot, Incarnation(life.0 + 1)).unwrap(),
+        None
+    );
+    assert_eq!(world.store.fence(term, Slot(5), life).unwrap(), None);
+    assert_eq!(world.membership(), version);
+    let fenced = world.store.fence(term, slot, life).unwrap().unwrap();
+    assert!(fenced > version);
+    assert_eq!(world.store.fence(term, slot, life).unwrap(), None, "already");
+    let (now, members) = world.store.members().unwrap();
+    assert_eq!((now, members[0].state), (fenced, MemberState::Fenced));
+
+    assert_eq!(
+        world
+            .store
+            .rejoin(slot, Incarnation(life.0 + 1))
+            .unwrap_err()
+            .kind(),
+        Kind::Stale
+    );
+    let again = world.store.rejoin(slot, life).unwrap();
+    assert_eq!(
+        (again.member.slot, again.member.state),
+        (slot, MemberState::Joined)
+    );
+    assert!(again.member.incarnation > life);
+    assert_eq!(again.snapshot.header.membership, world.membership());
+    assert!(world.membership() > fenced);
+    assert_eq!(world.store.rejoin(slot, life).unwrap_err().kind(), Kind::Stale);
+    assert_eq!(
+        world.store.fence(term, slot, life).unwrap(),
+        None,
+        "a late fence of an earlier life"
+    );
+    world.store.leave(slot, again.member.incarnation).unwrap();
+    assert_eq!(
+        world.store.fence(term, slot, again.member.incarnation).unwrap(),
+        None
+    );
+    assert_eq!(
+        world
+            .store
+            .rejoin(slot, again.member.incarnation)
+            .unwrap_err()
+            .kind(),
+        Kind::Stale
+    );
+}
+
+pub(super) fn joining_gives_the_whole_table(world: World) {
+    let mut world = world.furnished();
+    let committed = world.change(vec![map(1, &[seg(0, 2, 1, 1)])]);
+    let prepared = world.prepare(None, vec![]).unwrap();
+    let joined = world.join("a");
+    assert_eq!(joined.snapshot, world.store.snapshot().unwrap());
+    assert_eq!(joined.member.joined_at, Generation(2));
+    let ids: Vec<_> = joined.unfinished.iter().map(|change| change.id).collect();
+    assert_eq!(ids, [committed, prepared]);
+    assert!(joined.unfinished.iter().all(|change| change.boot == boot(1)));
+    assert_eq!(joined.snapshot.volumes[0].name, name("volume", 1));
+    let term = world.term();
+    world
+        .store
+        .fence(term, joined.member.slot, joined.member.incarnation)
+        .unwrap();
+    world.change(vec![map(1, &[seg(0, 2, 9, 1)])]);
+    let again = world
+        .store
+        .rejoin(joined.member.slot, joined.member.incarnation)
+        .unwrap();
+    assert_eq!(again.snapshot, world.store.snapshot().unwrap());
+    assert_eq!(again.member.joined_at, Generation(3));
+}
