@@ -20,7 +20,7 @@ use crate::ops::place;
 use crate::pool::dir::PoolDir;
 use crate::pool::model::{DiskRecord, PoolHeader};
 use crate::pool::names::Name;
-use crate::store::boot::boot_id;
+
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Joined, Severity, Store};
 use crate::sys;
@@ -120,7 +120,7 @@ impl Beginning {
         let header = store.header()?;
         let disks = Disks::new();
         open_disks(&disks, &store.disks()?, &header, &reporter);
-        let members = MemberTable::open(&pool.run(), header.uuid, boot_id()?)?;
+        let members = MemberTable::open(&pool.run(), header.uuid, sys::boot_id()?)?;
         let mut beginning = Self {
             pool,
             open_store,

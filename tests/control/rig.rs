@@ -13,9 +13,9 @@ use apparatus::member::{LifeLock, MemberTable};
 use apparatus::pool::dir::PoolDir;
 use apparatus::pool::model::{Area, Difference, DiskRecord, Edit, Segment, Snapshot, Span, VolumeRecord};
 use apparatus::pool::names::Name;
-use apparatus::store::boot::boot_id;
 use apparatus::store::sqlite::SqliteStore;
 use apparatus::store::{HoldMode, Member, NewChange, Store};
+use apparatus::sys::boot_id;
 use apparatus::units::{
     ByteCount, ChangeId, DiskExtent, DiskId, ExtentSize, Generation, Term, VolumeExtent, VolumeId,
 };
