@@ -259,10 +259,13 @@ impl Disk {
     }
 
     fn relabel(&self, change: impl FnOnce(&mut Label)) -> Result<Label> {
-        let what = || format!("{}: its label", self.what());
-        self.owe(labelled::rewrite(&self.file, change))
-            .map_err(|why| Error::because(what(), why))?
-            .map_err(|fault| Error::failed(self.what(), fault.to_string()))
+        let mut known = self.label.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = self
+            .owe(labelled::rewrite(&self.file, change))
+            .map_err(|why| Error::because(format!("{}: its label", self.what()), why))?
+            .map_err(|fault| Error::failed(self.what(), fault.to_string()))?;
+        *known = written;
+        Ok(written)
     }
 
     /// Whole extents that the file or device has room for now, whatever it was opened with.

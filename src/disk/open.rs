@@ -12,8 +12,8 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Mutex, PoisonError};
 use uuid::Uuid;
 
 /// An open disk, label checked.
@@ -21,7 +21,8 @@ pub struct Disk {
     pub(super) id: DiskId,
     pub(super) name: Name,
     pub(super) path: PathBuf,
-    pub(super) label: Label,
+    /// As it was last read or written here.
+    pub(super) label: Mutex<Label>,
     pub(super) extent_size: ExtentSize,
     /// Usable bytes, label included.
     pub(super) size: u64,
@@ -132,7 +133,7 @@ impl Disk {
             id: record.id,
             name: record.name.clone(),
             path: record.path.clone(),
-            label,
+            label: Mutex::new(label),
             extent_size,
             size,
             kind,
@@ -164,10 +165,10 @@ impl Disk {
         &self.path
     }
 
-    /// Its label as it was when the disk was opened.
+    /// Its label, as it was when the disk was opened or last written through this opening.
     #[must_use]
-    pub fn label(&self) -> &Label {
-        &self.label
+    pub fn label(&self) -> Label {
+        *self.label.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The extents that it was opened with, extent 0 (the label) included.
@@ -193,13 +194,11 @@ impl Disk {
     /// # Errors
     /// Names the disk and the way out.
     pub fn check_layout(&self, layout: u64) -> Result<()> {
-        if self.label.layout <= layout {
+        let found = self.label().layout;
+        if found <= layout {
             return Ok(());
         }
-        let why = format!(
-            "was written by a newer database: its layout is {}, the database's {layout}",
-            self.label.layout
-        );
+        let why = format!("was written by a newer database: its layout is {found}, the database's {layout}");
         Err(Error::failed(format!("disk {}", self.name), why)
             .hint("the pool's database is an older copy: put back the newest one"))
     }

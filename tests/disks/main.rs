@@ -4,12 +4,9 @@
 //!
 //! Loop devices need root; without it those tests say so and pass.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::cast_possible_truncation
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// Sizes of a few MiB; and the runs of a disk are ranges, and often one.
+#![allow(clippy::cast_possible_truncation, clippy::single_range_in_vec_init)]
 
 mod access;
 mod failing;

@@ -235,7 +235,7 @@ fn a_label_is_rewritten_copy_by_copy() {
             .count();
         assert_eq!((kept, label.layout), (1, layout));
         assert!(after.contains(&label));
-        assert_eq!(opened(&record).label(), &label);
+        assert_eq!((opened(&record).label(), disk.label()), (label, label));
     }
     // The newest copy torn: the one before it counts, and the next rewriting repairs the torn one.
     let newest = u64::from(copy(1).sequence > copy(0).sequence);
