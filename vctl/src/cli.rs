@@ -1,7 +1,7 @@
 //! The words of the command line, and what each leads to.
 
 use crate::commands::{
-    apparatus, completions, disk, events, hidden, job, man, metrics, pool, status, volume,
+    apparatus, completions, demo, disk, events, hidden, job, man, metrics, pool, status, volume,
 };
 use crate::context::{Context, Global};
 use crate::exit::Done;
@@ -31,6 +31,8 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Noun {
+    /// The main job from nothing to a verified move, with its figures
+    Demo(demo::Demo),
     /// The pool as a whole
     #[command(subcommand)]
     Pool(pool::Verb),
@@ -81,6 +83,7 @@ fn run(cli: Cli) -> Result<Done> {
 
 fn dispatch(noun: Noun, context: &mut Context) -> Result<Done> {
     match noun {
+        Noun::Demo(demo) => demo.run(context),
         Noun::Pool(verb) => verb.run(context),
         Noun::Disk(verb) => verb.run(context),
         Noun::Volume(verb) => verb.run(context),

@@ -1,0 +1,188 @@
+//! `vctl demo`: the main job from nothing to a verified move. It types the commands that a person would.
+
+mod filesystem;
+mod hosts;
+mod stage;
+
+use crate::context::{Context, stop_flag};
+use crate::exit::Done;
+use crate::output::{duration, note, size};
+use apparatus::error::{Error, Kind, Result};
+use apparatus::ops;
+use apparatus::pool::size::parse as parse_size;
+use apparatus::store::JobRecord;
+use apparatus::units::ByteCount;
+use clap::Args;
+use hosts::{Hosts, Seen};
+use serde::Serialize;
+use stage::Stage;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// The volume of the demo.
+const VOLUME: &str = "demo";
+
+/// `vctl demo`
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// Size of the volume, a whole number of MiB
+    #[arg(long, default_value = "256M", value_name = "SIZE", value_parser = parse_size)]
+    size: ByteCount,
+    /// How many times it is moved there and back
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+}
+
+/// What the demo found; times in microseconds.
+#[derive(Serialize)]
+struct Figures {
+    volume_bytes: u64,
+    moves: u32,
+    moved_bytes: u64,
+    copied_bytes: u64,
+    moving_us: u64,
+    bytes_per_second: u64,
+    host_requests: u64,
+    host_requests_while_moving: u64,
+    held_requests: u64,
+    longest_host_latency_us: u64,
+    longest_hold_us: u64,
+    errors: u64,
+    lost_writes: u64,
+    file_system: Option<bool>,
+}
+
+impl Demo {
+    /// Does it, and takes away what it made, also after Ctrl-C.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        const MIB: u64 = 1 << 20;
+        if self.size.0 == 0 || !self.size.0.is_multiple_of(MIB) {
+            let what = format!("size {}", self.size);
+            return Err(Error::usage(what, "is not a whole number of MiB").hint("--size 256M"));
+        }
+        let stage = Stage::set(stop_flag()?, context.out.style().json)?;
+        let figures = self.play(&stage)?;
+        drop(stage);
+        context.out.say(&figures, |out| {
+            people(&figures).iter().for_each(|line| out.line(line));
+            Ok(())
+        })?;
+        let right = figures.errors == 0 && figures.lost_writes == 0 && figures.file_system != Some(false);
+        Ok(if right {
+            Done::Plainly
+        } else {
+            Done::Badly(Kind::Failed)
+        })
+    }
+
+    fn play(&self, stage: &Stage) -> Result<Figures> {
+        // Room for two volumes of this size on one disk, with labels.
+        let disk_size = (self.size.0 * 2 + (64 << 20)).to_string();
+        stage.vctl(&["pool", "create"])?;
+        for image in ["d1.img", "d2.img"] {
+            stage.vctl(&["disk", "add", &stage.scratch(image), "--create", &disk_size])?;
+        }
+        stage.vctl(&["volume", "create", VOLUME, &self.size.to_string(), "--on", "d1"])?;
+        for apparatus in ["a1", "a2"] {
+            stage.vctl(&["apparatus", "start", apparatus, &stage.mount(apparatus)])?;
+        }
+        let figures = self.moves_under_load(stage)?;
+        let file_system = filesystem::play(stage, self.size)?;
+        Ok(Figures {
+            file_system,
+            ..figures
+        })
+    }
+
+    fn moves_under_load(&self, stage: &Stage) -> Result<Figures> {
+        let files = ["a1", "a2"].map(|apparatus| stage.file(apparatus, VOLUME));
+        stage.say("fill it through a1, then write and verify through a1 and a2 from four threads");
+        let hosts = Hosts::start(&files, self.size.0)?;
+        let mut moving = Duration::ZERO;
+        let mut requests = 0;
+        for disk in ["d2", "d1"].into_iter().cycle().take(self.moves()) {
+            let (began, before) = (Instant::now(), hosts.requests());
+            stage.vctl(&["volume", "move", VOLUME, "--to", disk])?;
+            moving += began.elapsed();
+            requests += hosts.requests() - before;
+        }
+        let seen = hosts.finish()?;
+        stage.say("compared: every block is what was last acknowledged, through both");
+        let jobs = ops::job::list(&mut *stage.store()?)?;
+        let records: Vec<&JobRecord> = jobs.iter().map(|job| &job.record).collect();
+        Ok(self.figures(&records, &seen, moving, requests))
+    }
+
+    fn moves(&self) -> usize {
+        usize::try_from(self.rounds).unwrap_or(1) * 2
+    }
+
+    fn figures(&self, jobs: &[&JobRecord], seen: &Seen, moving: Duration, requests: u64) -> Figures {
+        let moved = self.size.0 * u64::from(self.rounds) * 2;
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Figures {
+            volume_bytes: self.size.0,
+            moves: self.rounds * 2,
+            moved_bytes: moved,
+            copied_bytes: jobs.iter().map(|job| job.copied.0).sum(),
+            moving_us: micros(moving),
+            bytes_per_second: moved.saturating_mul(1_000_000) / micros(moving).max(1),
+            host_requests: seen.requests,
+            host_requests_while_moving: requests,
+            held_requests: jobs.iter().map(|job| job.held).sum(),
+            longest_host_latency_us: micros(seen.longest),
+            longest_hold_us: jobs.iter().map(|job| job.longest_hold_us).max().unwrap_or(0),
+            errors: seen.errors,
+            lost_writes: seen.lost,
+            file_system: None,
+        }
+    }
+}
+
+fn people(figures: &Figures) -> Vec<String> {
+    let mut lines = vec![
+        String::new(),
+        format!(
+            "moved                 {} in {} moves, {}/s",
+            size(figures.moved_bytes),
+            figures.moves,
+            size(figures.bytes_per_second)
+        ),
+        format!("copied                {}", size(figures.copied_bytes)),
+        format!(
+            "host requests         {} while moving, {} in all, of which {} were held",
+            figures.host_requests_while_moving, figures.host_requests, figures.held_requests
+        ),
+        format!(
+            "longest host latency  {}",
+            duration(figures.longest_host_latency_us)
+        ),
+        format!("longest hold          {}", duration(figures.longest_hold_us)),
+        format!("errors                {}", figures.errors),
+        format!("lost writes           {}", figures.lost_writes),
+    ];
+    if let Some(same) = figures.file_system {
+        let word = if same {
+            "copied tree compares equal"
+        } else {
+            "copied tree DIFFERS"
+        };
+        lines.push(format!("ext4 on a loop device {word}"));
+    }
+    lines
+}
+
+/// Stopped by the person who watches.
+fn interrupted() -> Error {
+    note("vctl: demo: stopped, taking down what it made");
+    Error::new(Kind::Cancelled, "demo", "stopped")
+}
+
+/// Fails once somebody wants the demo to end.
+fn go_on(stop: &std::sync::atomic::AtomicBool) -> Result<()> {
+    if stop.load(Ordering::Relaxed) {
+        Err(interrupted())
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,90 @@
+//! As root: ext4 on a loop device on a volume, a real tree of files on it, moved, checked, mounted again, compared.
+
+use super::stage::Stage;
+use apparatus::error::Result;
+use apparatus::units::ByteCount;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const VOLUME: &str = "files";
+
+/// Trees that a machine is likely to have; the first that is there is copied.
+const TREES: [&str; 3] = ["src", "/usr/include", "/etc"];
+
+/// Smallest volume that takes such a tree.
+const SMALLEST: u64 = 64 << 20;
+
+/// Whether the copied tree compares equal; `None` where it cannot be tried.
+pub(super) fn play(stage: &Stage, size: ByteCount) -> Result<Option<bool>> {
+    let root = rustix::process::geteuid().is_root();
+    let able = root && Path::new("/dev/loop-control").exists() && runs("mkfs.ext4");
+    let tree = TREES.into_iter().find(|tree| Path::new(tree).is_dir());
+    let (true, Some(tree), true) = (able, tree, size.0 >= SMALLEST) else {
+        stage.say("ext4 on a loop device: passed over, it takes root, loop devices, e2fsprogs and 64M");
+        return Ok(None);
+    };
+    stage.vctl(&["volume", "create", VOLUME, &size.to_string(), "--on", "d1"])?;
+    let attached = stage.vctl(&["volume", "attach", VOLUME, "--apparatus", "a1"])?;
+    let device = attached
+        .split_whitespace()
+        .find(|word| word.starts_with("/dev/"))
+        .unwrap_or(&attached)
+        .to_owned();
+    let mounted = Mounted {
+        stage,
+        device,
+        at: stage.scratch("ext4"),
+    };
+    mounted.use_it(tree).map(Some)
+}
+
+fn runs(program: &str) -> bool {
+    let asked = Command::new(program)
+        .arg("-V")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    asked.is_ok_and(|status| status.success())
+}
+
+/// A loop device and where it is mounted; both are taken down on drop.
+struct Mounted<'a> {
+    stage: &'a Stage,
+    device: String,
+    at: String,
+}
+
+impl Mounted<'_> {
+    fn use_it(&self, tree: &str) -> Result<bool> {
+        self.stage.command("mkfs.ext4", &["-q", &self.device])?;
+        self.stage.command("mkdir", &[&self.at])?;
+        self.stage.command("mount", &[&self.device, &self.at])?;
+        self.stage.command("cp", &["-a", tree, &self.at])?;
+        self.stage.vctl(&["volume", "move", VOLUME, "--to", "d2"])?;
+        self.stage.command("umount", &[&self.at])?;
+        self.stage.command("e2fsck", &["-fn", &self.device])?;
+        self.stage.command("mount", &[&self.device, &self.at])?;
+        let name = Path::new(tree).file_name().unwrap_or_default();
+        let copy = Path::new(&self.at).join(name);
+        let equal = self
+            .stage
+            .command("diff", &["-r", "--no-dereference", tree, &copy.to_string_lossy()]);
+        super::go_on(self.stage.stop())?;
+        Ok(equal.is_ok())
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let quietly = |program: &str, words: &[&str]| {
+            let mut command = Command::new(program);
+            let _ = command
+                .args(words)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+        };
+        quietly("umount", &[&self.at]);
+        quietly("losetup", &["--detach", &self.device]);
+    }
+}
