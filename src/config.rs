@@ -189,6 +189,14 @@ mod tests {
     }
 
     #[test]
+    fn the_example_is_the_defaults() {
+        assert_eq!(
+            parse(include_str!("../mounts/apparatus.ron")).unwrap(),
+            Config::default()
+        );
+    }
+
+    #[test]
     fn the_defaults_are_in_range() {
         Config::default().check("defaults").unwrap();
     }

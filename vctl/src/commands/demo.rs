@@ -4,8 +4,8 @@ mod filesystem;
 mod hosts;
 mod stage;
 
-use crate::context::{Context, stop_flag};
-use crate::exit::Done;
+use crate::context::Context;
+use crate::exit::{Done, status_of};
 use crate::output::{duration, note, size};
 use apparatus::error::{Error, Kind, Result};
 use apparatus::ops;
@@ -15,8 +15,10 @@ use apparatus::units::ByteCount;
 use clap::Args;
 use hosts::{Hosts, Seen};
 use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
 use stage::Stage;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The volume of the demo.
@@ -71,7 +73,7 @@ impl Demo {
         Ok(if right {
             Done::Plainly
         } else {
-            Done::Badly(Kind::Failed)
+            Done::Of(status_of(Kind::Failed))
         })
     }
 
@@ -172,6 +174,16 @@ fn people(figures: &Figures) -> Vec<String> {
     lines
 }
 
+/// Is set once somebody wants the demo to end.
+fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .map_err(|error| Error::because("signals", error))?;
+    }
+    Ok(stop)
+}
+
 /// Stopped by the person who watches.
 fn interrupted() -> Error {
     note("vctl: demo: stopped, taking down what it made");
@@ -179,7 +191,7 @@ fn interrupted() -> Error {
 }
 
 /// Fails once somebody wants the demo to end.
-fn go_on(stop: &std::sync::atomic::AtomicBool) -> Result<()> {
+fn go_on(stop: &AtomicBool) -> Result<()> {
     if stop.load(Ordering::Relaxed) {
         Err(interrupted())
     } else {
