@@ -1,0 +1,247 @@
+//! How long a change holds host requests: from the first message that asks for the hold until the one that ends it, through
+//! real apparatus processes with real mounts. `cargo bench --bench hold [-- CHANGES]`.
+//!
+//! Each change maps 1 MiB of a volume to another disk under a hold of writes on that range, with no work under the hold: what is
+//! left is the protocol. "alone" has pauses between changes, "series" has them follow one another as in a move.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use apparatus::change::controller::Outcome;
+use apparatus::change::driver::{Controller, Prepare, Series, Wait};
+use apparatus::disk::{Candidate, create_image};
+use apparatus::error::Result;
+use apparatus::pool::dir::PoolDir;
+use apparatus::pool::model::{Area, Difference, DiskRecord, Edit, Segment, Span, VolumeRecord};
+use apparatus::pool::names::Name;
+use apparatus::store::sqlite::SqliteStore;
+use apparatus::store::{HoldMode, NewChange, Store};
+use apparatus::units::{
+    ByteCount, DiskExtent, DiskId, ExtentSize, Generation, VolumeExtent, VolumeId, VolumeOffset,
+};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const EXTENT: ExtentSize = ExtentSize::DEFAULT;
+
+/// Host requests in flight on each apparatus under load.
+const DEPTH: usize = 16;
+
+fn main() {
+    let changes = std::env::args().skip(1).find_map(|text| text.parse().ok()).unwrap_or(400);
+    println!("hold to release, {changes} changes of 1 MiB each, no work under the hold\n");
+    println!("| apparatuses | load | changes | median µs | p99 µs | max µs | per s |");
+    println!("|---|---|---|---|---|---|---|");
+    for (apparatuses, loaded) in [(1, false), (2, false), (4, false), (1, true), (4, true)] {
+        let bench = Bench::new(apparatuses, changes);
+        let load = loaded.then(|| Load::start(&bench.volumes()));
+        for pipelined in [false, true] {
+            let row = bench.measure(pipelined);
+            let load = load.as_ref().map_or("idle".into(), Load::figure);
+            let kind = if pipelined { "series" } else { "alone" };
+            println!("| {apparatuses} | {load} | {kind} | {row} |");
+        }
+    }
+}
+
+struct Bench {
+    pool: PoolDir,
+    disks: [DiskId; 2],
+    volume: VolumeId,
+    changes: u64,
+    // Ended before their files are taken away.
+    apparatuses: Vec<Running>,
+    _files: TempDir,
+}
+
+struct Running {
+    process: Child,
+    mount: PathBuf,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
+        let _ = self.process.wait();
+    }
+}
+
+fn name(text: &str) -> Name {
+    Name::new("bench", text).unwrap()
+}
+
+impl Bench {
+    fn new(apparatuses: usize, changes: u64) -> Self {
+        let files = TempDir::new_in(if Path::new("/dev/shm").exists() { "/dev/shm" } else { "." }).unwrap();
+        let pool = PoolDir::new(files.path().join("pool"));
+        let uuid = SqliteStore::create(&pool, EXTENT).unwrap().header().unwrap().uuid;
+        let mut controller = Controller::acquire(&pool, "bench", Wait::No).unwrap();
+        let disks = ["d1", "d2"].map(|text| {
+            let path = files.path().join(text);
+            create_image(&path, ByteCount((changes + 1) * EXTENT.bytes()), EXTENT).unwrap();
+            let disk = uuid::Uuid::new_v4();
+            let candidate = Candidate::inspect(&path, uuid, EXTENT, &[]).unwrap();
+            let extents = candidate.extents();
+            candidate.write_label(uuid, disk, 0).unwrap();
+            let id = controller.store().next_disk_id().unwrap();
+            let tags = Default::default();
+            let record = DiskRecord { id, name: name(text), uuid: disk, path, extents, tags, allocate: true };
+            run(&mut controller, vec![Edit::AddDisk(record)]);
+            id
+        });
+        let volume = controller.store().next_volume_id().unwrap();
+        let size = ByteCount(changes * EXTENT.bytes());
+        let record =
+            VolumeRecord { id: volume, name: name("v"), size, mode: 0o600, uid: 0, gid: 0, read_only: false };
+        run(&mut controller, vec![Edit::AddVolume(record), map(volume, 0, disks[0], changes)]);
+        drop(controller);
+        let start = |index| start(&pool, &files.path().join(format!("m{index}")), index);
+        let apparatuses = (0..apparatuses).map(start).collect();
+        Self { pool, disks, volume, changes, apparatuses, _files: files }
+    }
+
+    fn volumes(&self) -> Vec<PathBuf> {
+        self.apparatuses.iter().map(|running| running.mount.join("v")).collect()
+    }
+
+    /// Moves the whole volume, and answers a row of the table.
+    fn measure(&self, pipelined: bool) -> String {
+        let mut controller = Controller::acquire(&self.pool, "bench", Wait::No).unwrap();
+        let home = controller.store().segments(self.volume, VolumeExtent(0), VolumeExtent(1)).unwrap();
+        let to = if home[0].home.disk == self.disks[0] { self.disks[1] } else { self.disks[0] };
+        let mut moves = Moves { volume: self.volume, to, next: 0, end: self.changes, given: false, pipelined, holds: Vec::new() };
+        let begun = Instant::now();
+        while moves.next < moves.end {
+            moves.given = false;
+            controller.run_series(&mut moves).unwrap();
+        }
+        let rate = moves.holds.len() as f64 / begun.elapsed().as_secs_f64();
+        controller.harden().unwrap();
+        controller.free().unwrap();
+        format!("{} | {rate:.0}", figures(moves.holds))
+    }
+}
+
+fn figures(mut holds: Vec<Duration>) -> String {
+    holds.sort();
+    let at = |part: usize| holds[(holds.len() * part / 100).min(holds.len() - 1)].as_micros();
+    format!("{} | {} | {}", at(50), at(99), at(100))
+}
+
+fn start(pool: &PoolDir, mount: &Path, index: usize) -> Running {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_apparatus"));
+    command.arg("--pool").arg(pool.path()).arg("--mount").arg(mount).args(["--name", &format!("a{index}")]);
+    let process = command.stderr(Stdio::null()).spawn().unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    while !mount.join("v").exists() {
+        assert!(Instant::now() < end, "the apparatus does not serve");
+        std::thread::yield_now();
+    }
+    Running { process, mount: mount.to_owned() }
+}
+
+fn map(volume: VolumeId, at: u64, disk: DiskId, len: u64) -> Edit {
+    let home = Area { disk, start: DiskExtent(1 + at), len };
+    Edit::Map { volume, segments: vec![Segment { start: VolumeExtent(at), home }] }
+}
+
+fn run(controller: &mut Controller, edits: Vec<Edit>) {
+    let difference = Difference { from: Generation(0), edits };
+    let change = NewChange { title: "bench".into(), job: None, difference, spans: vec![], mode: HoldMode::Writes };
+    controller.run(change, true, &mut || Ok(())).unwrap();
+}
+
+/// Maps a volume to another disk, extent by extent.
+struct Moves {
+    volume: VolumeId,
+    to: DiskId,
+    next: u64,
+    end: u64,
+    given: bool,
+    pipelined: bool,
+    holds: Vec<Duration>,
+}
+
+impl Series for Moves {
+    fn next(&mut self, prepare: &mut Prepare<'_>) -> Result<Option<NewChange>> {
+        if self.next == self.end || (self.given && !self.pipelined) {
+            return Ok(None);
+        }
+        self.given = true;
+        let at = self.next;
+        self.next += 1;
+        let byte = |extent: u64| VolumeOffset(extent * EXTENT.bytes());
+        let span = Span { volume: self.volume, start: byte(at), end: byte(at + 1) };
+        let difference = Difference { from: prepare.from, edits: vec![map(self.volume, at, self.to, 1)] };
+        Ok(Some(NewChange { title: "bench".into(), job: None, difference, spans: vec![span], mode: HoldMode::Writes }))
+    }
+
+    fn work(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn ended(&mut self, outcome: &Outcome, hold: Duration) -> Result<()> {
+        assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
+        self.holds.push(hold);
+        Ok(())
+    }
+}
+
+/// Random 4 KiB reads and writes through every mount, from as many threads as requests are to be in flight.
+struct Load {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    begun: Instant,
+}
+
+impl Load {
+    fn start(volumes: &[PathBuf]) -> Self {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let mut threads = Vec::new();
+        for (index, path) in volumes.iter().flat_map(|path| std::iter::repeat_n(path, DEPTH)).enumerate() {
+            let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
+            let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
+            threads.push(std::thread::spawn(move || load(&file, index as u64, &stop, &done)));
+        }
+        Self { stop, done, threads, begun: Instant::now() }
+    }
+
+    fn figure(&self) -> String {
+        let rate = self.done.load(Ordering::Relaxed) as f64 / self.begun.elapsed().as_secs_f64();
+        format!("QD{DEPTH} each, {:.0} k IOPS", rate / 1000.0)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.drain(..).for_each(|thread| thread.join().unwrap());
+    }
+}
+
+fn load(file: &File, seed: u64, stop: &AtomicBool, done: &AtomicU64) {
+    // O_DIRECT asks for an aligned buffer.
+    let mut memory = vec![0u8; 8192];
+    let skip = memory.as_ptr().align_offset(4096);
+    let buffer = &mut memory[skip..skip + 4096];
+    let blocks = file.metadata().unwrap().len() / 4096;
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    while !stop.load(Ordering::Relaxed) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let at = state % blocks * 4096;
+        if state & (1 << 40) == 0 {
+            file.read_exact_at(buffer, at).unwrap();
+        } else {
+            file.write_all_at(buffer, at).unwrap();
+        }
+        done.fetch_add(1, Ordering::Relaxed);
+    }
+}
