@@ -33,7 +33,10 @@ const EXTENT: ExtentSize = ExtentSize::DEFAULT;
 const DEPTH: usize = 16;
 
 fn main() {
-    let changes = std::env::args().skip(1).find_map(|text| text.parse().ok()).unwrap_or(400);
+    let changes = std::env::args()
+        .skip(1)
+        .find_map(|text| text.parse().ok())
+        .unwrap_or(400);
     println!("hold to release, {changes} changes of 1 MiB each, no work under the hold\n");
     println!("| apparatuses | load | changes | median µs | p99 µs | max µs | per s |");
     println!("|---|---|---|---|---|---|---|");
@@ -77,7 +80,12 @@ fn name(text: &str) -> Name {
 
 impl Bench {
     fn new(apparatuses: usize, changes: u64) -> Self {
-        let files = TempDir::new_in(if Path::new("/dev/shm").exists() { "/dev/shm" } else { "." }).unwrap();
+        let files = TempDir::new_in(if Path::new("/dev/shm").exists() {
+            "/dev/shm"
+        } else {
+            "."
+        })
+        .unwrap();
         let pool = PoolDir::new(files.path().join("pool"));
         let uuid = SqliteStore::create(&pool, EXTENT).unwrap().header().unwrap().uuid;
         let mut controller = Controller::acquire(&pool, "bench", Wait::No).unwrap();
@@ -90,31 +98,74 @@ impl Bench {
             candidate.write_label(uuid, disk, 0).unwrap();
             let id = controller.store().next_disk_id().unwrap();
             let tags = Default::default();
-            let record = DiskRecord { id, name: name(text), uuid: disk, path, extents, tags, allocate: true };
+            let record = DiskRecord {
+                id,
+                name: name(text),
+                uuid: disk,
+                path,
+                extents,
+                tags,
+                allocate: true,
+            };
             run(&mut controller, vec![Edit::AddDisk(record)]);
             id
         });
         let volume = controller.store().next_volume_id().unwrap();
         let size = ByteCount(changes * EXTENT.bytes());
-        let record =
-            VolumeRecord { id: volume, name: name("v"), size, mode: 0o600, uid: 0, gid: 0, read_only: false };
-        run(&mut controller, vec![Edit::AddVolume(record), map(volume, 0, disks[0], changes)]);
+        let record = VolumeRecord {
+            id: volume,
+            name: name("v"),
+            size,
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            read_only: false,
+        };
+        run(
+            &mut controller,
+            vec![Edit::AddVolume(record), map(volume, 0, disks[0], changes)],
+        );
         drop(controller);
         let start = |index| start(&pool, &files.path().join(format!("m{index}")), index);
         let apparatuses = (0..apparatuses).map(start).collect();
-        Self { pool, disks, volume, changes, apparatuses, _files: files }
+        Self {
+            pool,
+            disks,
+            volume,
+            changes,
+            apparatuses,
+            _files: files,
+        }
     }
 
     fn volumes(&self) -> Vec<PathBuf> {
-        self.apparatuses.iter().map(|running| running.mount.join("v")).collect()
+        self.apparatuses
+            .iter()
+            .map(|running| running.mount.join("v"))
+            .collect()
     }
 
     /// Moves the whole volume, and answers a row of the table.
     fn measure(&self, pipelined: bool) -> String {
         let mut controller = Controller::acquire(&self.pool, "bench", Wait::No).unwrap();
-        let home = controller.store().segments(self.volume, VolumeExtent(0), VolumeExtent(1)).unwrap();
-        let to = if home[0].home.disk == self.disks[0] { self.disks[1] } else { self.disks[0] };
-        let mut moves = Moves { volume: self.volume, to, next: 0, end: self.changes, given: false, pipelined, holds: Vec::new() };
+        let home = controller
+            .store()
+            .segments(self.volume, VolumeExtent(0), VolumeExtent(1))
+            .unwrap();
+        let to = if home[0].home.disk == self.disks[0] {
+            self.disks[1]
+        } else {
+            self.disks[0]
+        };
+        let mut moves = Moves {
+            volume: self.volume,
+            to,
+            next: 0,
+            end: self.changes,
+            given: false,
+            pipelined,
+            holds: Vec::new(),
+        };
         let begun = Instant::now();
         while moves.next < moves.end {
             moves.given = false;
@@ -135,24 +186,51 @@ fn figures(mut holds: Vec<Duration>) -> String {
 
 fn start(pool: &PoolDir, mount: &Path, index: usize) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_apparatus"));
-    command.arg("--pool").arg(pool.path()).arg("--mount").arg(mount).args(["--name", &format!("a{index}")]);
+    command
+        .arg("--pool")
+        .arg(pool.path())
+        .arg("--mount")
+        .arg(mount)
+        .args(["--name", &format!("a{index}")]);
     let process = command.stderr(Stdio::null()).spawn().unwrap();
     let end = Instant::now() + Duration::from_secs(20);
     while !mount.join("v").exists() {
         assert!(Instant::now() < end, "the apparatus does not serve");
         std::thread::yield_now();
     }
-    Running { process, mount: mount.to_owned() }
+    Running {
+        process,
+        mount: mount.to_owned(),
+    }
 }
 
 fn map(volume: VolumeId, at: u64, disk: DiskId, len: u64) -> Edit {
-    let home = Area { disk, start: DiskExtent(1 + at), len };
-    Edit::Map { volume, segments: vec![Segment { start: VolumeExtent(at), home }] }
+    let home = Area {
+        disk,
+        start: DiskExtent(1 + at),
+        len,
+    };
+    Edit::Map {
+        volume,
+        segments: vec![Segment {
+            start: VolumeExtent(at),
+            home,
+        }],
+    }
 }
 
 fn run(controller: &mut Controller, edits: Vec<Edit>) {
-    let difference = Difference { from: Generation(0), edits };
-    let change = NewChange { title: "bench".into(), job: None, difference, spans: vec![], mode: HoldMode::Writes };
+    let difference = Difference {
+        from: Generation(0),
+        edits,
+    };
+    let change = NewChange {
+        title: "bench".into(),
+        job: None,
+        difference,
+        spans: vec![],
+        mode: HoldMode::Writes,
+    };
     controller.run(change, true, &mut || Ok(())).unwrap();
 }
 
@@ -176,9 +254,22 @@ impl Series for Moves {
         let at = self.next;
         self.next += 1;
         let byte = |extent: u64| VolumeOffset(extent * EXTENT.bytes());
-        let span = Span { volume: self.volume, start: byte(at), end: byte(at + 1) };
-        let difference = Difference { from: prepare.from, edits: vec![map(self.volume, at, self.to, 1)] };
-        Ok(Some(NewChange { title: "bench".into(), job: None, difference, spans: vec![span], mode: HoldMode::Writes }))
+        let span = Span {
+            volume: self.volume,
+            start: byte(at),
+            end: byte(at + 1),
+        };
+        let difference = Difference {
+            from: prepare.from,
+            edits: vec![map(self.volume, at, self.to, 1)],
+        };
+        Ok(Some(NewChange {
+            title: "bench".into(),
+            job: None,
+            difference,
+            spans: vec![span],
+            mode: HoldMode::Writes,
+        }))
     }
 
     fn work(&mut self) -> Result<(), String> {
@@ -204,12 +295,28 @@ impl Load {
     fn start(volumes: &[PathBuf]) -> Self {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut threads = Vec::new();
-        for (index, path) in volumes.iter().flat_map(|path| std::iter::repeat_n(path, DEPTH)).enumerate() {
-            let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
+        for (index, path) in volumes
+            .iter()
+            .flat_map(|path| std::iter::repeat_n(path, DEPTH))
+            .enumerate()
+        {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .custom_flags(libc::O_DIRECT)
+                .open(path)
+                .unwrap();
             let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
-            threads.push(std::thread::spawn(move || load(&file, index as u64, &stop, &done)));
+            threads.push(std::thread::spawn(move || {
+                load(&file, index as u64, &stop, &done)
+            }));
         }
-        Self { stop, done, threads, begun: Instant::now() }
+        Self {
+            stop,
+            done,
+            threads,
+            begun: Instant::now(),
+        }
     }
 
     fn figure(&self) -> String {

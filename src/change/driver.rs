@@ -54,6 +54,8 @@ pub struct Controller {
     names: BTreeMap<Slot, Name>,
     recovered: Vec<String>,
     fenced: Vec<Name>,
+    /// A change that this controller could not bring to an end, and why: it makes no other.
+    unfinished: Option<String>,
     /// What is to be logged once no hold is in place.
     notes: Vec<(Severity, String, String)>,
     /// Given back last.
@@ -151,6 +153,7 @@ impl Controller {
         harden: bool,
         work: &mut dyn FnMut() -> Result<(), String>,
     ) -> Result<Outcome> {
+        self.check_finished()?;
         for _ in 0..ATTEMPTS {
             if let Some(outcome) = self.attempt(&change, work)? {
                 return self.finished(outcome, harden);
@@ -184,6 +187,18 @@ impl Controller {
             Outcome::Unfinished { why, .. } => Err(error
                 .unwrap_or_else(|| Error::failed(title, why.clone()))
                 .hint("the next command that changes something finishes the change or takes it back")),
+        }
+    }
+
+    /// The next holder of the arbitration sets right what this one could not; nothing may be built on it before.
+    fn check_finished(&self) -> Result<()> {
+        match &self.unfinished {
+            None => Ok(()),
+            Some(why) => Err(Error::failed(
+                "change",
+                format!("an earlier one could not be brought to an end: {why}"),
+            )
+            .hint("the next command finishes it or takes it back: try again")),
         }
     }
 

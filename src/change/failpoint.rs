@@ -216,6 +216,28 @@ mod tests {
     }
 
     #[test]
+    fn every_point_is_reached_from_somewhere() {
+        let sources = [
+            include_str!("driver/acquire.rs"),
+            include_str!("driver/flight.rs"),
+            include_str!("driver/series.rs"),
+            include_str!("driver/settle.rs"),
+            include_str!("harden.rs"),
+            include_str!("../control/server/core.rs"),
+            include_str!("../control/server/helpers.rs"),
+            include_str!("../control/server/rejoin.rs"),
+            include_str!("../control/server/requests.rs"),
+        ];
+        for (point, name) in Point::ALL {
+            let used = format!("Point::{point:?}");
+            assert!(
+                sources.iter().any(|text| text.contains(&used)),
+                "{name} is nowhere"
+            );
+        }
+    }
+
+    #[test]
     fn reads_what_the_variable_says() {
         let armed = armed::read("controller.held=stop@3").unwrap();
         assert_eq!(armed.point, Point::ControllerHeld);

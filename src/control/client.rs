@@ -98,9 +98,11 @@ impl Links {
         self.links.get(&slot).is_some_and(|link| link.welcomed)
     }
 
-    /// Ends a link.
+    /// Ends a link: it is `Lost` for whoever still waits for an answer.
     pub fn forget(&mut self, slot: Slot) {
-        self.links.remove(&slot);
+        if self.links.remove(&slot).is_some() {
+            self.happened.push_back(Happening::Lost(slot, Loss::Absent));
+        }
     }
 
     /// Queues a request; all that are queued for one apparatus until [`Links::flush`] travel in one frame. Without a link it is `Lost`.

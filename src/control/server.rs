@@ -41,7 +41,7 @@ pub struct Limits {
     pub connections: usize,
     /// For `Hello` to come, and for the rest of a frame once it has begun.
     pub partial: Duration,
-    /// Holds at once.
+    /// Holds of changes at once. The gate takes one more, for joining.
     pub holds: usize,
     /// How long the other apparatuses may take to reach a change, before this one takes the arbitration to finish it.
     pub patience: Duration,
@@ -56,7 +56,7 @@ impl Default for Limits {
         Self {
             connections: 64,
             partial: Duration::from_secs(2),
-            holds: 64,
+            holds: 63,
             patience: Duration::from_millis(500),
             jobs: 8,
             leaving: Duration::from_secs(10),

@@ -253,6 +253,21 @@ mod tests {
     }
 
     #[test]
+    fn the_document_says_what_the_code_does() {
+        let document = include_str!("../../docs/FORMATS.md");
+        for said in [
+            format!("1 to {GREETING_CAP} until `Hello` has been said, then 1 to {CAP}"),
+            format!(
+                "more than {} messages in a frame and nesting deeper than {DEPTH}",
+                crate::wire::message::MOST
+            ),
+            format!("The number of the version is {VERSION}."),
+        ] {
+            assert!(document.contains(&said), "docs/FORMATS.md does not say: {said}");
+        }
+    }
+
+    #[test]
     fn a_difference_of_a_hundred_thousand_segments_fits() {
         let sent = frame(vec![map(100_000)]);
         assert_eq!(decode(&encoded(&sent)).unwrap().unwrap(), sent);

@@ -53,6 +53,7 @@ impl Controller {
             names: BTreeMap::new(),
             recovered: Vec::new(),
             fenced: Vec::new(),
+            unfinished: None,
             notes: Vec::new(),
             arbitration,
         };

@@ -214,6 +214,9 @@ impl Controller {
             Effect::Fence(who) => self.fence(flight, who),
             Effect::Finish(outcome) => {
                 hit(Point::ControllerReleased);
+                if let Outcome::Unfinished { why, .. } = &outcome {
+                    self.unfinished = Some(why.clone());
+                }
                 flight.outcome = Some(outcome);
             }
         }

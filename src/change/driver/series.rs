@@ -33,12 +33,14 @@ impl Controller {
     /// # Errors
     /// Those of the series, and the store's.
     pub fn run_series(&mut self, series: &mut dyn Series) -> Result<()> {
+        self.check_finished()?;
         let mut more = true;
         while more {
             let range = self.range()?;
             let (changes, ended) = self.gather(series, &range);
-            more = ended.is_ok() && changes.len() == DEPTH;
+            let full = changes.len() == DEPTH;
             self.run_batch(series, changes, range)?;
+            more = full && self.unfinished.is_none();
             self.tell();
             ended?;
         }

@@ -71,6 +71,8 @@ pub(super) struct Core {
     awaited: BTreeSet<Generation>,
     looking: bool,
     said: BTreeMap<Link, Said>,
+    /// The member table is not the one that others see.
+    orphaned: bool,
 }
 
 impl Core {
@@ -98,6 +100,7 @@ impl Core {
             awaited: BTreeSet::new(),
             looking: false,
             said: BTreeMap::new(),
+            orphaned: false,
         })
     }
 
@@ -150,6 +153,13 @@ impl Core {
         self.setup.line.set_oldest(self.setup.runtime.oldest());
         self.setup.line.beat();
         self.timers.arm(Key::Beat, BEAT);
+        if !self.orphaned && !self.setup.members.is_current() {
+            // Nobody can fence this life any more, so it must acknowledge nothing more; a new one begins with the new file.
+            log::error!("the member table was taken away: leaving");
+            self.orphaned = true;
+            self.setup.runtime.close();
+            self.setup.runtime.stop();
+        }
     }
 
     /// Fenced: no hold is ours any more.

@@ -11,6 +11,9 @@ use uuid::Uuid;
 /// How often the old tables in use are looked at while somebody waits for them.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// Those who wait for old tables at once.
+const WAITING: usize = 256;
+
 /// Longest wait for old tables, whatever is asked for.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -104,6 +107,9 @@ impl Core {
     }
 
     fn quiesce(&mut self, link: Link, wait: Duration) {
+        if self.quiesces.len() >= WAITING {
+            return self.say(link, refused(Refusal::TooMany));
+        }
         let until = Instant::now() + wait.min(LONGEST);
         self.quiesces.push(Quiesce {
             link,
