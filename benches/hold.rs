@@ -8,6 +8,7 @@
 
 use apparatus::change::controller::Outcome;
 use apparatus::change::driver::{Controller, Prepare, Series, Wait};
+use apparatus::control::client::{Happening, Links};
 use apparatus::disk::{Candidate, create_image};
 use apparatus::error::Result;
 use apparatus::pool::dir::PoolDir;
@@ -16,8 +17,11 @@ use apparatus::pool::names::Name;
 use apparatus::store::sqlite::SqliteStore;
 use apparatus::store::{HoldMode, NewChange, Store};
 use apparatus::units::{
-    ByteCount, DiskExtent, DiskId, ExtentSize, Generation, VolumeExtent, VolumeId, VolumeOffset,
+    ByteCount, ChangeId, DiskExtent, DiskId, ExtentSize, Generation, Incarnation, Slot, Term, VolumeExtent,
+    VolumeId, VolumeOffset,
 };
+use apparatus::wire::frame::{CAP, Decoder, encode};
+use apparatus::wire::message::{Request, RequestFrame};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -43,6 +47,11 @@ fn main() {
     for (apparatuses, loaded) in [(1, false), (2, false), (4, false), (1, true), (4, true)] {
         let bench = Bench::new(apparatuses, changes);
         let load = loaded.then(|| Load::start(&bench.volumes()));
+        println!(
+            "| {apparatuses} | {} | one round trip | {} | |",
+            load.as_ref().map_or("idle", |_| "loaded"),
+            bench.round_trip()
+        );
         for pipelined in [false, true] {
             let row = bench.measure(pipelined);
             let load = load.as_ref().map_or("idle".into(), Load::figure);
@@ -50,6 +59,96 @@ fn main() {
             println!("| {apparatuses} | {load} | {kind} | {row} |");
         }
     }
+    frames();
+}
+
+/// What it costs to make and to read the frames of one change.
+fn frames() {
+    println!("\n| frame | bytes | encode µs | decode µs |");
+    println!("|---|---|---|---|");
+    for segments in [1, 1000, 100_000] {
+        let home = |at| Area {
+            disk: DiskId(2),
+            start: DiskExtent(1 + 2 * at),
+            len: 1,
+        };
+        let segments_of = (0..segments)
+            .map(|at| Segment {
+                start: VolumeExtent(at),
+                home: home(at),
+            })
+            .collect();
+        let edits = vec![Edit::Map {
+            volume: VolumeId(1),
+            segments: segments_of,
+        }];
+        let difference = Difference {
+            from: Generation(41),
+            edits,
+        };
+        let apply = Request::Apply {
+            change: ChangeId(42),
+            generation: Generation(42),
+            difference,
+        };
+        row(
+            &format!("Apply, {segments} segments"),
+            &RequestFrame {
+                term: Term(7),
+                requests: vec![apply],
+            },
+        );
+    }
+    let record = DiskRecord {
+        id: DiskId(2),
+        name: name("d2"),
+        uuid: uuid::Uuid::new_v4(),
+        path: "/var/lib/apparatus/d2.img".into(),
+        extents: 1000,
+        tags: Default::default(),
+        allocate: true,
+    };
+    let hold = Request::Hold {
+        change: ChangeId(42),
+        spans: vec![Span {
+            volume: VolumeId(1),
+            start: VolumeOffset(1 << 20),
+            end: VolumeOffset(2 << 20),
+        }],
+        mode: HoldMode::Writes,
+        drain_us: 1_000_000,
+        deadline_us: 5_000_000,
+        incarnation: Incarnation(3),
+        disks: vec![record],
+    };
+    let release = Request::Release { change: ChangeId(41) };
+    row(
+        "Release and Hold",
+        &RequestFrame {
+            term: Term(7),
+            requests: vec![release, hold],
+        },
+    );
+}
+
+fn row(what: &str, frame: &RequestFrame) {
+    let mut bytes = Vec::new();
+    encode(frame, &mut bytes).unwrap();
+    let rounds = (20_000_000 / bytes.len()).clamp(3, 20_000);
+    let begun = Instant::now();
+    for _ in 0..rounds {
+        bytes.clear();
+        encode(std::hint::black_box(frame), &mut bytes).unwrap();
+    }
+    let encoding = begun.elapsed().as_nanos() as f64 / rounds as f64 / 1000.0;
+    let begun = Instant::now();
+    for _ in 0..rounds {
+        let mut decoder = Decoder::new(CAP);
+        decoder.feed(std::hint::black_box(&bytes)).unwrap();
+        assert!(decoder.take::<RequestFrame>().unwrap().is_some());
+    }
+    let decoding = begun.elapsed().as_nanos() as f64 / rounds as f64 / 1000.0;
+    println!("| {what} | {} | {encoding:.1} | {decoding:.1} |", bytes.len());
 }
 
 struct Bench {
@@ -136,6 +235,23 @@ impl Bench {
             apparatuses,
             _files: files,
         }
+    }
+
+    /// One question and its answer, over a link that stands.
+    fn round_trip(&self) -> String {
+        let uuid = SqliteStore::open(&self.pool).unwrap().header().unwrap().uuid;
+        let mut links = Links::new(uuid, Term(0));
+        links.connect(Slot(0), &self.pool, &name("a0"));
+        let end = || Instant::now() + Duration::from_secs(20);
+        assert!(matches!(links.wait(end()), Some(Happening::Welcomed(..))));
+        let trip = |links: &mut Links| {
+            let begun = Instant::now();
+            links.send(Slot(0), Request::Quiesce { wait_us: 0 });
+            links.flush();
+            assert!(matches!(links.wait(end()), Some(Happening::Answered(..))));
+            begun.elapsed()
+        };
+        figures((0..1000).map(|_| trip(&mut links)).collect())
     }
 
     fn volumes(&self) -> Vec<PathBuf> {
