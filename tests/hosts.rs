@@ -3,6 +3,8 @@
 //!
 //! Loop devices need root; what cannot be tried here says so and is passed over.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::fs;

@@ -114,12 +114,12 @@ impl Stage {
 
     /// A path in the temporary directory.
     pub(super) fn scratch(&self, name: &str) -> String {
-        text(&self.scratch.path().join(name))
+        text(self.scratch.path().join(name))
     }
 
     /// Where an apparatus mounts.
     pub(super) fn mount(&self, apparatus: &str) -> String {
-        text(&self.mounts.path().join(apparatus))
+        text(self.mounts.path().join(apparatus))
     }
 
     /// A volume's file.
