@@ -287,17 +287,16 @@ impl Drop for Lane {
 impl Drop for Pass<'_> {
     #[inline]
     fn drop(&mut self) {
-        // Its lane is empty when another was put in its place.
-        if self.0.is_inside() {
-            self.0.vacate();
-        }
+        self.0.vacate();
     }
 }
 
 impl Pass<'_> {
     /// Takes the request's lane along and leaves another one in its place, for the next request of this thread.
     pub fn into_owned(self, fresh: Lane) -> OwnedPass {
-        OwnedPass(std::mem::replace(self.0, fresh))
+        let lane = std::mem::replace(&mut *self.0, fresh);
+        std::mem::forget(self);
+        OwnedPass(lane)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The gate's promises, one thread at a time. `stress` has many.
 
+mod order;
 mod stress;
 
 use super::*;
