@@ -377,4 +377,6 @@ impl SqliteStore {
 }
 
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod tests;

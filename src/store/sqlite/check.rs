@@ -1,13 +1,148 @@
-//! Whether the pool's records fit together.
+//! Whether the pool's records fit together. Reads everything, repairs nothing.
 
+use super::{space, table};
 use crate::error::Result;
-use crate::units::BootId;
+use crate::pool::model::{Area, DiskRecord, SECTOR, Segment, VolumeRecord};
+use crate::store::{Owner, Use};
+use crate::units::{BootId, DiskExtent, DiskId, ExtentSize, VolumeExtent, VolumeId};
 use rusqlite::Connection;
+use std::collections::BTreeSet;
 
-pub(super) fn problems(db: &Connection, _boot: BootId) -> Result<Vec<String>> {
+/// A line for each problem.
+pub(super) fn problems(db: &Connection, boot: BootId) -> Result<Vec<String>> {
+    let mut found = sqlites_own(db)?;
+    if !found.is_empty() {
+        // Nothing that the tables say can be relied on.
+        return Ok(found);
+    }
+    let unit = table::header(db, boot)?.extent_size;
+    let disks = table::disks(db)?;
+    let volumes = table::volumes(db)?;
+    for disk in &disks {
+        of_disk(disk, &space::owned(db, whole(disk.id))?, &mut found);
+    }
+    for volume in &volumes {
+        let segments = table::segments(db, volume.id, VolumeExtent(0), VolumeExtent(u64::MAX))?;
+        of_volume(volume, &segments, unit, &mut found);
+    }
+    orphans(db, &disks, &volumes, &mut found)?;
+    leftovers(db, &mut found)?;
+    Ok(found)
+}
+
+fn sqlites_own(db: &Connection) -> Result<Vec<String>> {
     let mut query = db.prepare("PRAGMA integrity_check")?;
     let rows = query.query_map([], |row| row.get::<_, String>(0))?;
     let mut found: Vec<String> = rows.collect::<Result<_, _>>()?;
     found.retain(|line| line != "ok");
     Ok(found)
+}
+
+fn whole(disk: DiskId) -> Area {
+    Area {
+        disk,
+        start: DiskExtent(0),
+        len: u64::MAX,
+    }
+}
+
+/// `owned` is by start.
+fn of_disk(disk: &DiskRecord, owned: &[Use], found: &mut Vec<String>) {
+    let name = &disk.name;
+    for pair in owned.windows(2) {
+        if let [a, b] = pair
+            && a.area.overlaps(b.area)
+        {
+            let (first, second) = (a.owner, b.owner);
+            let at = b.area.start;
+            found.push(format!(
+                "disk {name}: extent {at} has two owners: {first:?} and {second:?}"
+            ));
+        }
+    }
+    let outside = owned.iter().filter(|owned| {
+        // A change that has not been committed may map what the disk has only with it.
+        !matches!(owned.owner, Owner::Change(_)) && owned.area.end().0 > disk.extents
+    });
+    for owned in outside {
+        let (end, extents, owner) = (owned.area.end(), disk.extents, owned.owner);
+        found.push(format!(
+            "disk {name}: {owner:?} has extents up to {end}, and the disk ends at {extents}"
+        ));
+    }
+}
+
+/// `segments` is by start.
+fn of_volume(volume: &VolumeRecord, segments: &[Segment], unit: ExtentSize, found: &mut Vec<String>) {
+    let (name, size) = (&volume.name, volume.size);
+    if !size.0.is_multiple_of(SECTOR) {
+        found.push(format!(
+            "volume {name}: its size {size} is no multiple of {SECTOR}"
+        ));
+    }
+    let extents = unit.count_for(size);
+    let mut next = VolumeExtent(0);
+    for segment in segments {
+        let start = segment.start;
+        if start < next {
+            found.push(format!("volume {name}: extent {start} has two homes"));
+        } else if start > next {
+            found.push(format!("volume {name}: extents {next} to {start} have no home"));
+        }
+        next = next.max(segment.end());
+    }
+    if next.0 > extents {
+        found.push(format!(
+            "volume {name}: has homes up to extent {next}, and ends at {extents}"
+        ));
+    } else if next.0 < extents {
+        found.push(format!("volume {name}: extents {next} to {extents} have no home"));
+    }
+}
+
+/// Rows of disks and volumes that are not there.
+fn orphans(
+    db: &Connection,
+    disks: &[DiskRecord],
+    volumes: &[VolumeRecord],
+    found: &mut Vec<String>,
+) -> Result<()> {
+    let known: BTreeSet<u32> = disks.iter().map(|disk| disk.id.0).collect();
+    let on = "SELECT DISTINCT disk FROM segments UNION SELECT disk FROM quarantine
+              UNION SELECT disk FROM claims WHERE kind = 'job' ORDER BY 1";
+    for id in db.prepare(on)?.query_map([], |row| row.get::<_, u32>(0))? {
+        let id = id?;
+        if !known.contains(&id) {
+            found.push(format!("disk number {id}: has extents in use, and is not there"));
+        }
+    }
+    let known: BTreeSet<VolumeId> = volumes.iter().map(|volume| volume.id).collect();
+    let of = "SELECT DISTINCT volume FROM segments ORDER BY 1";
+    for id in db.prepare(of)?.query_map([], |row| row.get(0).map(VolumeId))? {
+        let id = id?;
+        if !known.contains(&id) {
+            found.push(format!("volume number {id}: has segments, and is not there"));
+        }
+    }
+    Ok(())
+}
+
+/// What nobody would ever free, and numbers from the future.
+fn leftovers(db: &Connection, found: &mut Vec<String>) -> Result<()> {
+    let queries = [
+        "SELECT 'change ' || owner || ': is not prepared, and claims extents' FROM claims
+         WHERE kind = 'change' AND owner NOT IN (SELECT id FROM changes WHERE state = 'prepared')",
+        "SELECT 'job ' || owner || ': is not there, and claims extents' FROM claims
+         WHERE kind = 'job' AND owner NOT IN (SELECT id FROM jobs)",
+        "SELECT 'change ' || id || ': led to table ' || generation || ', which is later than the current one'
+         FROM changes WHERE generation > (SELECT generation FROM pool)",
+        "SELECT 'change ' || change || ': freed extents by a table later than the current one' FROM quarantine
+         WHERE generation > (SELECT generation FROM pool)",
+    ];
+    for sql in queries {
+        for line in db.prepare(sql)?.query_map([], |row| row.get::<_, String>(0))? {
+            found.push(line?);
+        }
+    }
+    Ok(())
 }

@@ -7,14 +7,14 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-fn pool() -> (TempDir, PoolDir, SqliteStore) {
+pub(super) fn pool() -> (TempDir, PoolDir, SqliteStore) {
     let scratch = tempfile::tempdir().unwrap();
     let dir = PoolDir::new(scratch.path().join("a/pool"));
     let store = SqliteStore::create(&dir, ExtentSize::DEFAULT).unwrap();
     (scratch, dir, store)
 }
 
-fn disk(id: u32, extents: u64) -> DiskRecord {
+pub(super) fn disk(id: u32, extents: u64) -> DiskRecord {
     DiskRecord {
         id: DiskId(id),
         name: Name::new("disk", &format!("d{id}")).unwrap(),
@@ -26,7 +26,7 @@ fn disk(id: u32, extents: u64) -> DiskRecord {
     }
 }
 
-fn volume(id: u64, extents: u64) -> VolumeRecord {
+pub(super) fn volume(id: u64, extents: u64) -> VolumeRecord {
     VolumeRecord {
         id: VolumeId(id),
         name: Name::new("volume", &format!("v{id}")).unwrap(),
@@ -38,7 +38,7 @@ fn volume(id: u64, extents: u64) -> VolumeRecord {
     }
 }
 
-fn segment(start: u64, disk: u32, home: u64, len: u64) -> Segment {
+pub(super) fn segment(start: u64, disk: u32, home: u64, len: u64) -> Segment {
     let home = Area {
         disk: DiskId(disk),
         start: DiskExtent(home),
@@ -50,14 +50,14 @@ fn segment(start: u64, disk: u32, home: u64, len: u64) -> Segment {
     }
 }
 
-fn map(volume: u64, segments: &[Segment]) -> Edit {
+pub(super) fn map(volume: u64, segments: &[Segment]) -> Edit {
     Edit::Map {
         volume: VolumeId(volume),
         segments: segments.to_vec(),
     }
 }
 
-fn new_change(store: &mut SqliteStore, edits: Vec<Edit>) -> NewChange {
+pub(super) fn new_change(store: &mut SqliteStore, edits: Vec<Edit>) -> NewChange {
     NewChange {
         title: "test".into(),
         job: None,
@@ -70,7 +70,7 @@ fn new_change(store: &mut SqliteStore, edits: Vec<Edit>) -> NewChange {
     }
 }
 
-fn change(store: &mut SqliteStore, edits: Vec<Edit>) -> ChangeId {
+pub(super) fn change(store: &mut SqliteStore, edits: Vec<Edit>) -> ChangeId {
     let change = new_change(store, edits);
     let header = store.header().unwrap();
     let id = store.prepare(header.term, &change).unwrap();
@@ -161,4 +161,237 @@ fn power_loss_takes_back_what_was_not_hardened() {
     assert_eq!(store.uses(DiskId(1)).unwrap().len(), 1);
     assert_eq!(store.events(0, 9).unwrap().len(), 1);
     assert!(Timestamp::now() >= store.events(0, 9).unwrap()[0].at);
+}
+
+fn assert_refused<T>(answer: Result<T>, words: &[&str]) {
+    let error = answer.err().unwrap();
+    let text = format!("{error} {}", error.way_out().unwrap_or("(no hint)"));
+    assert!(words.iter().all(|word| text.contains(word)), "{text}");
+}
+
+#[test]
+fn what_is_no_pool_is_named_with_the_way_out() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = PoolDir::new(scratch.path());
+    let path = scratch.path().to_str().unwrap();
+    assert_refused(
+        SqliteStore::open(&dir),
+        &[path, "no pool here", "vctl pool create"],
+    );
+    for (content, word) in [(&b""[..], "not a pool's database"), (&[7; 9000][..], "damaged")] {
+        std::fs::write(dir.database(), content).unwrap();
+        assert_refused(SqliteStore::open(&dir), &[path, word]);
+    }
+    std::fs::remove_file(dir.database()).unwrap();
+    let foreign = Connection::open(dir.database()).unwrap();
+    foreign.execute_batch("CREATE TABLE x (y)").unwrap();
+    assert_refused(SqliteStore::open(&dir), &[path, "not a pool's database"]);
+    let mode: String = foreign
+        .pragma_query_value(None, "journal_mode", |row| row.get(0))
+        .unwrap();
+    assert_eq!(mode, "delete", "a foreign database is left as it is");
+}
+
+#[test]
+fn a_newer_format_is_refused_by_number() {
+    let (_scratch, dir, store) = pool();
+    drop(store);
+    let newer = Connection::open(dir.database()).unwrap();
+    newer.pragma_update(None, "user_version", 77).unwrap();
+    drop(newer);
+    assert_refused(SqliteStore::open(&dir), &["format 77", "newer version"]);
+}
+
+#[test]
+fn a_backup_puts_the_pool_back_and_keeps_what_was_there() {
+    let (scratch, dir, mut store) = pool();
+    change(&mut store, vec![Edit::AddDisk(disk(1, 100))]);
+    let backup = scratch.path().join("backup");
+    store.backup_to(&backup).unwrap();
+    let mode = std::fs::metadata(&backup).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    assert_refused(store.backup_to(&backup), &["backup", "there already"]);
+    let before = store.snapshot().unwrap();
+    change(&mut store, vec![Edit::AddDisk(disk(2, 100))]);
+    drop(store);
+    SqliteStore::restore(&dir, &backup).unwrap();
+    let mut restored = SqliteStore::open(&dir).unwrap();
+    assert_eq!(restored.snapshot().unwrap(), before);
+    restored.raise_layout_to(40).unwrap();
+    restored.raise_layout_to(3).unwrap();
+    assert_eq!(restored.header().unwrap().layout, 40);
+    assert!(dir.path().join("pool.db.old").exists());
+    drop(restored);
+
+    std::fs::write(dir.database(), [7; 9000]).unwrap();
+    SqliteStore::restore(&dir, &backup).unwrap();
+    assert_eq!(SqliteStore::open(&dir).unwrap().snapshot().unwrap(), before);
+    let garbage = scratch.path().join("garbage");
+    std::fs::write(&garbage, [7; 9000]).unwrap();
+    assert_refused(
+        SqliteStore::restore(&dir, &garbage),
+        &["garbage", "vctl pool backup"],
+    );
+    assert_refused(
+        SqliteStore::restore(&dir, &scratch.path().join("none")),
+        &["none"],
+    );
+    assert_eq!(SqliteStore::open(&dir).unwrap().snapshot().unwrap(), before);
+}
+
+#[test]
+fn an_interrupted_restore_says_so_and_runs_again() {
+    let (scratch, dir, mut store) = pool();
+    let before = store.snapshot().unwrap();
+    let backup = scratch.path().join("backup");
+    store.backup_to(&backup).unwrap();
+    drop(store);
+    std::fs::rename(dir.database(), dir.path().join("pool.db.old")).unwrap();
+    std::fs::write(files::log_of(&dir.database()), "another database's").unwrap();
+    assert_refused(SqliteStore::open(&dir), &["restore was interrupted"]);
+    SqliteStore::restore(&dir, &backup).unwrap();
+    assert_eq!(SqliteStore::open(&dir).unwrap().snapshot().unwrap(), before);
+    assert!(dir.path().join("pool.db.old").exists());
+}
+
+#[test]
+fn contradictions_are_found() {
+    let (_scratch, _dir, mut store) = pool();
+    let edits = vec![
+        Edit::AddDisk(disk(1, 100)),
+        Edit::AddVolume(volume(1, 10)),
+        map(1, &[segment(0, 1, 1, 4), segment(4, 1, 20, 6)]),
+    ];
+    change(&mut store, edits);
+    assert_eq!(store.check().unwrap(), Vec::<String>::new());
+    for (damage, words) in [
+        (
+            "UPDATE segments SET len = 5 WHERE start = 0",
+            "extent 4 has two homes",
+        ),
+        (
+            "UPDATE segments SET len = 3 WHERE start = 0",
+            "extents 3 to 4 have no home",
+        ),
+        (
+            "UPDATE segments SET home = 3 WHERE start = 4",
+            "extent 3 has two owners",
+        ),
+        (
+            "UPDATE segments SET home = 98 WHERE start = 4",
+            "the disk ends at 100",
+        ),
+        (
+            "DELETE FROM segments WHERE start = 4",
+            "extents 4 to 10 have no home",
+        ),
+        ("UPDATE volumes SET size = size + 1", "no multiple of 512"),
+        ("UPDATE volumes SET size = 1048576", "ends at 1"),
+        ("DELETE FROM volumes", "volume number 1: has segments"),
+        ("DELETE FROM disks", "disk number 1: has extents in use"),
+        (
+            "INSERT INTO claims VALUES (1, 50, 1, 'job', 9)",
+            "job 9: is not there",
+        ),
+        (
+            "INSERT INTO claims VALUES (1, 50, 1, 'change', 1)",
+            "change 1: is not prepared",
+        ),
+        (
+            "INSERT INTO claims VALUES (1, 2, 1, 'job', 9)",
+            "extent 2 has two owners",
+        ),
+        (
+            "INSERT INTO quarantine VALUES (1, 50, 1, 9, 9)",
+            "later than the current one",
+        ),
+        ("UPDATE changes SET generation = 9", "later than the current one"),
+    ] {
+        store
+            .connection
+            .execute_batch(&format!("BEGIN; {damage}"))
+            .unwrap();
+        let found = check::problems(&store.connection, store.boot).unwrap();
+        assert!(
+            found.iter().any(|line| line.contains(words)),
+            "{damage}: {found:?}"
+        );
+        store.connection.execute_batch("ROLLBACK").unwrap();
+    }
+    assert_eq!(store.check().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn finished_changes_and_events_are_forgotten_in_the_end() {
+    let (_scratch, _dir, mut store) = pool();
+    let rows = |store: &SqliteStore, table: &str| -> u64 {
+        store
+            .connection
+            .query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))
+            .unwrap()
+    };
+    store.connection.execute_batch("BEGIN").unwrap();
+    for n in 0..1100 {
+        let new = empty(n);
+        let id = change::prepare(&store.connection, Term(0), &new, store.boot).unwrap();
+        change::cancel(&store.connection, id).unwrap();
+    }
+    for _ in 0..10_050 {
+        events::log(&store.connection, Severity::Info, "pool", "x").unwrap();
+    }
+    store.connection.execute_batch("COMMIT").unwrap();
+    assert_eq!((rows(&store, "history"), rows(&store, "events")), (1000, 10_000));
+    assert_eq!(
+        store.change(ChangeId(1100)).unwrap().unwrap().state,
+        ChangeState::Cancelled
+    );
+    assert_eq!(store.events(0, 1).unwrap()[0].seq, 51);
+}
+
+fn empty(from: u64) -> NewChange {
+    NewChange {
+        title: "test".into(),
+        job: None,
+        difference: Difference {
+            from: Generation(from),
+            edits: Vec::new(),
+        },
+        spans: Vec::new(),
+        mode: HoldMode::Writes,
+    }
+}
+
+#[test]
+fn a_long_log_goes_back_into_the_database() {
+    let (_scratch, _dir, mut store) = pool();
+    let left = |store: &SqliteStore| {
+        let (frames, copied) = store.log_frames("noop").unwrap();
+        frames - copied
+    };
+    store.log(Severity::Info, "pool", "short").unwrap();
+    let short = left(&store);
+    store.checkpoint().unwrap();
+    assert_eq!(left(&store), short, "not worth it");
+    while left(&store) <= CHECKPOINT_FRAMES {
+        store.log(Severity::Info, "pool", &"long".repeat(9000)).unwrap();
+    }
+    store.checkpoint().unwrap();
+    let (frames, _) = store.log_frames("noop").unwrap();
+    assert!(frames < 10, "the log has begun anew: {frames}");
+}
+
+#[test]
+fn another_processs_transaction_is_waited_for_and_named_when_it_lasts() {
+    let (_scratch, dir, store) = pool();
+    let mut other = SqliteStore::open(&dir).unwrap();
+    store.connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let waiting = std::thread::spawn(move || (other.raise_term().map(|_| ()), other));
+    let (answer, mut other) = waiting.join().unwrap();
+    let error = answer.unwrap_err();
+    assert_eq!(error.kind(), crate::error::Kind::TimedOut);
+    assert!(error.to_string().contains("locked"), "{error}");
+    assert!(other.header().is_ok(), "reading goes on");
+    let waiting = std::thread::spawn(move || other.raise_term().unwrap());
+    store.connection.execute_batch("COMMIT").unwrap();
+    assert_eq!(waiting.join().unwrap(), Term(1));
 }
