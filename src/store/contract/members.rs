@@ -77,7 +77,7 @@ pub(super) fn a_living_namesake_is_refused_and_a_dead_one_replaced(mut world: Wo
     world.store.leave(first.slot, first.incarnation).unwrap();
     assert_eq!(
         world.store.members().unwrap().1,
-        [second.clone()],
+        std::slice::from_ref(&second),
         "the old life cannot leave for the new one"
     );
     world.store.leave(second.slot, second.incarnation).unwrap();

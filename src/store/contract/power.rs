@@ -16,8 +16,8 @@ fn assert_quiet(world: &mut World) {
     world.assert_one_owner_each();
 }
 
-pub(super) fn every_edit_is_taken_back(world: World) {
-    let mut world = world.furnished();
+/// Differences of every kind, each on the furnished pool.
+fn every_edit() -> Vec<Vec<Edit>> {
     let larger = VolumeRecord {
         size: ByteCount(super::world::UNIT.bytes() * 12),
         ..volume(1, 10)
@@ -34,7 +34,7 @@ pub(super) fn every_edit_is_taken_back(world: World) {
         extents: 120,
         ..disk(2, 100)
     };
-    for edits in [
+    vec![
         vec![],
         vec![Edit::AddDisk(disk(3, 9))],
         vec![Edit::SetDisk(closed.clone())],
@@ -74,7 +74,12 @@ pub(super) fn every_edit_is_taken_back(world: World) {
             }),
         ],
         vec![map(1, &[seg(0, 2, 1, 2)]), map(1, &[seg(0, 2, 11, 2)])],
-    ] {
+    ]
+}
+
+pub(super) fn every_edit_is_taken_back(world: World) {
+    let mut world = world.furnished();
+    for edits in every_edit() {
         let (before, layout) = (world.table(), world.store.header().unwrap().layout);
         let generation = world.generation();
         let id = world.change(edits.clone());
