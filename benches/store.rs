@@ -1,6 +1,9 @@
 //! What the store costs: a change of one segment in tables of 1, 1 000 and 1 000 000 segments, without a sync as it runs inside a
 //! hold; hardening, with one; and loading a table.
 
+#![allow(missing_docs, reason = "criterion's macros make public items")]
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on should say so")]
+
 use apparatus::pool::dir::PoolDir;
 use apparatus::pool::model::{Area, Difference, DiskRecord, Edit, Segment, VolumeRecord};
 use apparatus::pool::names::Name;

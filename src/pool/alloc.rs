@@ -412,32 +412,28 @@ mod tests {
     /// Disks with holes, some closed, some with a reserve.
     fn any_spaces() -> impl Strategy<Value = Vec<Space>> {
         let runs = prop::collection::vec((0..5_u64, 1..5_u64), 0..6);
-        let one = (
-            runs,
-            any::<bool>(),
-            prop::option::weighted(0.3, 0..8_u64),
-            0..6_u64,
-        );
+        let reserve = prop_oneof![7 => Just(0), 3 => 0..8_u64];
+        let one = (runs, prop::bool::weighted(0.7), reserve, 0..6_u64);
         prop::collection::vec(one, 0..4).prop_map(|disks| {
-            let build = |(disk, (runs, allocate, reserve, tail)): (
-                u32,
-                (Vec<(u64, u64)>, bool, Option<u64>, u64),
-            )| {
-                let mut at = 1;
-                let mut taken = Vec::new();
-                for (gap, len) in runs {
-                    taken.push((at + gap, len));
-                    at += gap + len;
-                }
-                let reserve = reserve.unwrap_or(0);
-                Space {
-                    allocate: allocate || disk % 2 == 0,
-                    reserve,
-                    ..space(disk, at + tail, &taken)
-                }
-            };
-            (0..).zip(disks).map(build).collect()
+            let numbered = (0..).zip(disks);
+            let spaces = numbered.map(|(disk, (runs, allocate, reserve, tail))| Space {
+                allocate,
+                reserve,
+                ..with_holes(disk, &runs, tail)
+            });
+            spaces.collect()
         })
+    }
+
+    /// Runs of so many free and so many taken extents in turn, and a free tail.
+    fn with_holes(disk: u32, runs: &[(u64, u64)], tail: u64) -> Space {
+        let mut at = 1;
+        let mut taken = Vec::new();
+        for &(gap, len) in runs {
+            taken.push((at + gap, len));
+            at += gap + len;
+        }
+        space(disk, at + tail, &taken)
     }
 
     fn any_wish() -> impl Strategy<Value = Wish> {
