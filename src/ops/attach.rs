@@ -142,10 +142,10 @@ fn has_direct_io(number: u32) -> bool {
 ///
 /// # Errors
 /// When there is no such volume, or it has none.
-pub fn devices(pool: &PoolDir, store: &mut dyn Store, volume: &str) -> Result<Vec<PathBuf>> {
+pub fn devices(store: &mut dyn Store, volume: &str) -> Result<Vec<PathBuf>> {
     let volumes = store.volumes()?;
     let record = select::volume(&volumes, volume)?;
-    let found = attached(pool, store, &record.name)?;
+    let found = attached(store, &record.name)?;
     if found.is_empty() {
         return Err(Error::new(
             crate::error::Kind::NotFound,
@@ -161,7 +161,7 @@ pub fn devices(pool: &PoolDir, store: &mut dyn Store, volume: &str) -> Result<Ve
 ///
 /// # Errors
 /// The store's.
-pub fn attached(_pool: &PoolDir, store: &mut dyn Store, volume: &Name) -> Result<Vec<PathBuf>> {
+pub fn attached(store: &mut dyn Store, volume: &Name) -> Result<Vec<PathBuf>> {
     let (_, members) = store.members()?;
     let files: Vec<PathBuf> = members
         .iter()
@@ -182,6 +182,40 @@ pub fn attached(_pool: &PoolDir, store: &mut dyn Store, volume: &Name) -> Result
     }
     found.sort();
     Ok(found)
+}
+
+/// That a volume has no loop device.
+///
+/// # Errors
+/// When it has.
+pub fn check_detached(store: &mut dyn Store, volume: &str) -> Result<()> {
+    let volumes = store.volumes()?;
+    let found = attached(store, &select::volume(&volumes, volume)?.name)?;
+    let Some(device) = found.first() else {
+        return Ok(());
+    };
+    let error = Error::failed(
+        format!("volume {volume}"),
+        format!("lies under the loop device {}", device.display()),
+    );
+    Err(error.hint(format!("vctl volume detach {volume}")))
+}
+
+/// Has a volume's loop devices see its new size. Answers what could not be told to one.
+///
+/// # Errors
+/// The store's.
+pub fn refresh(store: &mut dyn Store, volume: &str) -> Result<Vec<Error>> {
+    let volumes = store.volumes()?;
+    let found = attached(store, &select::volume(&volumes, volume)?.name)?;
+    let tell = |path: &PathBuf| {
+        let what = || format!("{}: the volume's new size", path.display());
+        let told = open(path).and_then(|device| {
+            loopdev::set_capacity(&device).map_err(|error| with_root(Error::because(what(), error)))
+        });
+        told.err()
+    };
+    Ok(found.iter().filter_map(tell).collect())
 }
 
 /// Takes the loop devices away.

@@ -7,6 +7,7 @@ use crate::pool::dir::PoolDir;
 use crate::pool::model::{PoolHeader, Snapshot};
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
+use crate::units::ExtentSize;
 use serde::Serialize;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
@@ -142,15 +143,60 @@ fn living(run: &Path) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// What a backup says. It is read from a pool made of it for the purpose, because a store may have to bring it up to its format.
+/// What a backup says.
 fn look(file: &Path) -> Result<Snapshot> {
-    let dir = std::env::temp_dir().join(format!("vctl-{}", Uuid::new_v4().simple()));
-    let failed = |error| Error::because(dir.display().to_string(), error);
-    DirBuilder::new().mode(0o700).create(&dir).map_err(failed)?;
-    let draft = PoolDir::new(&dir);
-    let snapshot = SqliteStore::restore(&draft, file)
-        .and_then(|()| SqliteStore::open(&draft))
-        .and_then(|mut store| store.snapshot());
-    let tidied = fs::remove_dir_all(&dir).map_err(failed);
-    snapshot.and_then(|snapshot| tidied.map(|()| snapshot))
+    Copy::of_backup(file)?.open()?.snapshot()
+}
+
+/// A database of its own, made of another one for a look or a rehearsal. It goes when this is dropped.
+pub(super) struct Copy {
+    dir: PathBuf,
+}
+
+impl Copy {
+    /// Of a backup: a store may have to bring it up to its format before it can be read.
+    pub(super) fn of_backup(file: &Path) -> Result<Self> {
+        let copy = Self::empty()?;
+        SqliteStore::restore(&copy.pool(), file)?;
+        Ok(copy)
+    }
+
+    /// Of a pool as it is now.
+    pub(super) fn of_pool(pool: &PoolDir) -> Result<Self> {
+        let copy = Self::empty()?;
+        let file = copy.dir.join("backup");
+        SqliteStore::open(pool)?.backup_to(&file)?;
+        SqliteStore::restore(&copy.pool(), &file)?;
+        Ok(copy)
+    }
+
+    /// A pool that is new.
+    pub(super) fn of_nothing(extent_size: ExtentSize) -> Result<Self> {
+        let copy = Self::empty()?;
+        SqliteStore::create(&copy.pool(), extent_size)?;
+        Ok(copy)
+    }
+
+    pub(super) fn open(&self) -> Result<SqliteStore> {
+        SqliteStore::open(&self.pool())
+    }
+
+    fn empty() -> Result<Self> {
+        let dir = std::env::temp_dir().join(format!("vctl-{}", Uuid::new_v4().simple()));
+        let made = DirBuilder::new().mode(0o700).create(&dir);
+        made.map_err(|error| Error::because(dir.display().to_string(), error))?;
+        Ok(Self { dir })
+    }
+
+    fn pool(&self) -> PoolDir {
+        PoolDir::new(self.dir.join("pool"))
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.dir) {
+            log::warn!("{}: {error}", self.dir.display());
+        }
+    }
 }

@@ -79,6 +79,17 @@ pub fn content(store: &mut dyn Store, new: &NewDisk) -> Result<Option<&'static s
     }
 }
 
+/// The same, before there is a pool.
+///
+/// # Errors
+/// When it cannot be taken in at all.
+pub fn content_before(extent_size: ExtentSize, new: &NewDisk) -> Result<Option<&'static str>> {
+    match new.create {
+        Some(_) => Ok(None),
+        None => Ok(Candidate::inspect(&new.path, Uuid::nil(), extent_size, &[])?.content()),
+    }
+}
+
 fn inspect(snapshot: &Snapshot, new: &NewDisk) -> Result<Candidate> {
     let PoolHeader {
         uuid, extent_size, ..
@@ -86,18 +97,20 @@ fn inspect(snapshot: &Snapshot, new: &NewDisk) -> Result<Candidate> {
     Candidate::inspect(&new.path, uuid, extent_size, &snapshot.disks)
 }
 
-/// The disk joins; nothing is touched. Its UUID, which only joining gives it, is not yet the one it will have.
+/// The disk joins; nothing is touched. Its UUID is drawn when it joins; here a number
+/// stands in its place.
 ///
 /// # Errors
 /// When it cannot join.
 pub fn plan_add(store: &mut dyn Store, new: &NewDisk) -> Result<Planned> {
     let snapshot = store.snapshot()?;
-    plan::check_disk_name(&snapshot, &new.name()?)?;
     let extents = match new.create {
         Some(size) => image_extents(new, size, snapshot.header.extent_size)?,
         None => inspect(&snapshot, new)?.extents(),
     };
-    let record = new.record(store.next_disk_id()?, Uuid::nil(), extents)?;
+    plan::check_disk_name(&snapshot, &new.name()?)?;
+    let id = store.next_disk_id()?;
+    let record = new.record(id, Uuid::from_u128(id.0.into()), extents)?;
     Ok(plan::add_disk(&snapshot, record))
 }
 
@@ -116,8 +129,8 @@ fn image_extents(new: &NewDisk, size: ByteCount, extent_size: ExtentSize) -> Res
 /// When it cannot join; an image made for it is gone again then.
 pub fn add(controller: &mut Controller, title: &str, new: &NewDisk) -> Result<(Name, Sent)> {
     let snapshot = controller.store().snapshot()?;
-    plan::check_disk_name(&snapshot, &new.name()?)?;
     if let Some(size) = new.create {
+        plan::check_disk_name(&snapshot, &new.name()?)?;
         create_image(&new.path, size, snapshot.header.extent_size)?;
     }
     let added = take_in(controller, &snapshot, title, new);
@@ -136,6 +149,7 @@ fn take_in(
     new: &NewDisk,
 ) -> Result<(Name, Sent)> {
     let candidate = inspect(snapshot, new)?;
+    plan::check_disk_name(snapshot, &new.name()?)?;
     let record = new.record(
         controller.store().next_disk_id()?,
         Uuid::new_v4(),

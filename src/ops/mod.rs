@@ -3,9 +3,11 @@
 //! A verb that changes the table plans first ([`plan`], pure), then sends ([`send`]); a dry run stops between the two.
 
 pub mod apparatus;
+pub mod apply;
 pub mod attach;
 pub mod backup;
 pub mod check;
+pub mod describe;
 pub mod disk;
 pub mod hold;
 pub mod job;

@@ -10,6 +10,7 @@ use std::path::Path;
 
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
+const LOOP_SET_CAPACITY: libc::Ioctl = 0x4c07;
 const LOOP_CLR_FD: libc::Ioctl = 0x4c01;
 
 const READ_ONLY: u32 = 1;
@@ -91,6 +92,15 @@ pub fn configure(device: &File, file: &File, name: &Path, wish: Wish) -> io::Res
     };
     // SAFETY: the request reads one `struct loop_config`, which is 304 bytes long like `Config`; both descriptors are open.
     done(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) })
+}
+
+/// Has a loop device see the size that its file has now.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_capacity(device: &File) -> io::Result<()> {
+    // SAFETY: the request takes no argument that is read; the descriptor is open.
+    done(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_CAPACITY, 0) })
 }
 
 /// Has a loop device lie on nothing any more; when something still uses it, as soon as that ends.

@@ -58,13 +58,14 @@ enum Noun {
     Completions(completions::Completions),
     /// Manual pages
     Man(man::Man),
-    #[command(flatten)]
-    Hidden(hidden::Hidden),
 }
 
 /// Does what the arguments say; everything that has to be said about it has been when this returns.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, u8> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if let Some(done) = hidden::intercept(&arguments) {
+        return done.map_err(|error| failure::report(&error, false));
+    }
     let cli = Cli::try_parse_from(&arguments).map_err(|error| failure::of_arguments(&error, &arguments))?;
     let json = cli.global.json;
     start_log(cli.global.verbose);
@@ -94,7 +95,6 @@ fn dispatch(noun: Noun, context: &mut Context) -> Result<Done> {
         Noun::Events(events) => events.run(context),
         Noun::Completions(completions) => completions.run(context),
         Noun::Man(man) => man.run(context),
-        Noun::Hidden(hidden) => hidden.run(),
     }
 }
 

@@ -14,13 +14,15 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Options of every command.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// The pool's directory
-    #[arg(long, global = true, env = ops::place::VARIABLE, value_name = "DIR")]
+    #[arg(long, global = true, env = ops::place::VARIABLE, hide_env_values = true, value_name = "DIR")]
     pub pool: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long, global = true)]
@@ -143,6 +145,21 @@ impl Context {
             )),
         }
     }
+}
+
+/// Is set once somebody wants this process to end; a second wish ends it at once: holds go with it, and whoever comes next goes on
+/// with what it was doing.
+///
+/// # Errors
+/// The kernel's.
+pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .map_err(|error| Error::because("signals", error))?;
+    }
+    Ok(stop)
 }
 
 /// A descriptor that is readable once somebody wants this process to end.

@@ -13,6 +13,8 @@ pub enum Done {
     WithFenced(Vec<Name>),
     /// A check ran to its end and found this many problems that remain.
     WithProblems(usize),
+    /// To its end, and the end is such a failure; everybody has been told.
+    Badly(Kind),
     /// This is the status of the command that ran under a hold.
     Of(u8),
 }
@@ -31,6 +33,7 @@ impl Done {
                 }
             }
             Self::WithProblems(_) => 7,
+            Self::Badly(kind) => status_of(*kind),
             Self::Of(status) => *status,
         }
     }

@@ -8,12 +8,17 @@ use serde::Serialize;
 use std::ffi::OsString;
 use std::io::Write;
 
-/// Tells a failure, and answers its exit status.
-pub fn report(error: &Error, json: bool) -> u8 {
+/// Tells people of a failure.
+pub fn tell_people(error: &Error) {
     note(&format!("vctl: {}", printable(&error.to_string())));
     if let Some(hint) = error.way_out() {
         note(&format!("hint: {}", printable(hint)));
     }
+}
+
+/// Tells a failure, and answers its exit status.
+pub fn report(error: &Error, json: bool) -> u8 {
+    tell_people(error);
     if json {
         tell_scripts(error);
     }

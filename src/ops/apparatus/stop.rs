@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::member::{LifeLock, MemberTable};
 use crate::ops::watch::Watch;
 use crate::pool::dir::PoolDir;
-use crate::store::{Member, MemberState, Store};
+use crate::store::{Member, Store};
 use crate::wire::message::{Answer, Request};
 use rustix::process::{Signal, pidfd_send_signal};
 use std::io;
@@ -61,13 +61,18 @@ fn await_end(pool: &PoolDir, name: &str, within: Duration) -> Result<()> {
 /// what its table named is no longer quarantined for its sake. False when it had ended already.
 ///
 /// # Errors
-/// `NotFound`; when it may not be killed, or does not end in time.
-pub fn fence(pool: &PoolDir, controller: &mut Controller, name: &str, within: Duration) -> Result<bool> {
-    let member = member(controller.store(), name)?;
+/// When it may not be killed, or does not end in time.
+pub fn fence(pool: &PoolDir, controller: &mut Controller, member: &Member, within: Duration) -> Result<bool> {
+    let name = member.name.as_str();
+    let (_, members) = controller.store().members()?;
+    let still = |each: &Member| (each.slot, each.incarnation) == (member.slot, member.incarnation);
+    if !members.iter().any(still) {
+        return Ok(false);
+    }
     let alive = LifeLock::alive(&pool.run(), name)?;
     if alive {
-        shut_out(pool, controller, &member)?;
-        kill(pool, &member)?;
+        shut_out(pool, controller, member)?;
+        kill(pool, member)?;
         await_end(pool, name, within)?;
     }
     controller.store().leave(member.slot, member.incarnation)?;
@@ -103,14 +108,13 @@ fn kill(pool: &PoolDir, member: &Member) -> Result<()> {
     pidfd_send_signal(&process, Signal::KILL).map_err(|errno| failed(errno.into()))
 }
 
-/// Waits until a fenced apparatus has rejoined, which it does by itself. False when it is none that was fenced.
+/// Waits until a fenced apparatus has rejoined, which it does by itself.
 ///
 /// # Errors
 /// `NotFound`; when its process has ended, or it does not come back in time.
-pub fn rejoin(pool: &PoolDir, store: &mut dyn Store, name: &str, within: Duration) -> Result<bool> {
+pub fn rejoin(pool: &PoolDir, store: &mut dyn Store, name: &str, within: Duration) -> Result<()> {
     let deadline = Instant::now() + within;
     let mut watch = Watch::new(pool)?;
-    let was_fenced = member(store, name)?.state == MemberState::Fenced;
     loop {
         let view = show(pool, store, name)?;
         match view.state {
@@ -120,7 +124,7 @@ pub fn rejoin(pool: &PoolDir, store: &mut dyn Store, name: &str, within: Duratio
                     view.member.mount.display()
                 )));
             }
-            State::Serving => return Ok(was_fenced),
+            State::Serving => return Ok(()),
             State::Fenced | State::Silent => {}
         }
         if !watch.changed(deadline)? {

@@ -3,48 +3,32 @@
 
 use crate::exit::Done;
 use apparatus::error::{Error, Result};
-use clap::Subcommand;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Not for people.
-#[derive(Subcommand, Debug)]
-pub enum Hidden {
-    /// Serve as an apparatus
-    #[command(name = "__apparatus", hide = true, disable_help_flag = true)]
-    Apparatus {
-        #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
-        arguments: Vec<OsString>,
-    },
-    /// Leave the terminal's session, then become the program named
-    #[command(name = "__detached", hide = true, disable_help_flag = true)]
-    Detached {
-        #[arg(allow_hyphen_values = true, trailing_var_arg = true, required = true)]
-        command: Vec<OsString>,
-    },
-}
+/// Serves as an apparatus.
+const APPARATUS: &str = "__apparatus";
+/// Leaves the terminal's session, then becomes the program named.
+const DETACHED: &str = "__detached";
 
-impl Hidden {
-    /// Does it.
-    pub fn run(self) -> Result<Done> {
-        match self {
-            Self::Apparatus { arguments } => {
-                let program = OsString::from("apparatus");
-                Ok(Done::Of(apparatus::daemon::main(
-                    std::iter::once(program).chain(arguments),
-                )))
-            }
-            Self::Detached { command } => detached(&command),
-        }
+/// Does what is not for people, if that is asked for: neither help nor completions know it.
+pub fn intercept(arguments: &[OsString]) -> Option<Result<Done>> {
+    let (word, rest) = arguments.get(1..)?.split_first()?;
+    if word == APPARATUS {
+        let program = std::iter::once(OsString::from("apparatus"));
+        return Some(Ok(Done::Of(apparatus::daemon::main(
+            program.chain(rest.iter().cloned()),
+        ))));
     }
+    (word == DETACHED).then(|| detached(rest))
 }
 
 fn detached(command: &[OsString]) -> Result<Done> {
-    let Some((program, arguments)) = command.split_first() else {
-        return Ok(Done::Plainly);
-    };
+    let (program, arguments) = command
+        .split_first()
+        .ok_or_else(|| Error::usage(DETACHED, "names no program"))?;
     // It fails only for a process that leads a group, as one started from a shell would: then it is what is wanted already.
     let _ = rustix::process::setsid();
     Err(Error::because(
@@ -62,10 +46,10 @@ pub fn apparatus_program() -> Result<Vec<OsString>> {
     } else {
         in_path("apparatus")
     };
-    let mut words: Vec<OsString> = vec![this.clone().into(), "__detached".into(), "--".into()];
+    let mut words: Vec<OsString> = vec![this.clone().into(), DETACHED.into()];
     match found {
         Some(program) => words.push(program.into()),
-        None => words.extend([this.into(), "__apparatus".into(), "--".into()]),
+        None => words.extend([this.into(), APPARATUS.into()]),
     }
     Ok(words)
 }

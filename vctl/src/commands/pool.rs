@@ -3,6 +3,7 @@
 mod check;
 mod copy;
 mod create;
+mod describe;
 
 use crate::context::Context;
 use crate::exit::Done;
@@ -22,6 +23,10 @@ pub enum Verb {
     Backup(copy::Backup),
     /// Put a copy of the database in the place of the present one
     Restore(copy::Restore),
+    /// Make the pool what a description says
+    Apply(describe::Apply),
+    /// Write a description of the pool
+    Dump(describe::Dump),
 }
 
 impl Verb {
@@ -33,6 +38,8 @@ impl Verb {
             Self::Check(verb) => verb.run(context),
             Self::Backup(verb) => verb.run(context),
             Self::Restore(verb) => verb.run(context),
+            Self::Apply(verb) => verb.run(context),
+            Self::Dump(verb) => verb.run(context),
         }
     }
 }

@@ -4,8 +4,8 @@ use super::list::Row;
 use crate::arguments;
 use crate::context::{Changing, Context};
 use crate::exit::Done;
-use ::apparatus::error::{Error, Result};
-use ::apparatus::ops::{self, apparatus, place};
+use ::apparatus::error::Result;
+use ::apparatus::ops::{apparatus, place};
 use ::apparatus::pool::names::Name;
 use clap::Args;
 use serde::Serialize;
@@ -21,7 +21,7 @@ pub struct Start {
     /// The directory to mount on; made if missing
     mountpoint: PathBuf,
     /// FUSE reader threads; as fits, if not said
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: Option<u16>,
     /// Let other users use the mount, by its files' permissions
     #[arg(long)]
@@ -188,8 +188,10 @@ impl Fence {
         if self.changing.dry_run {
             return would(context, &self.name, "fence and kill");
         }
+        // Before the arbitration: taking it forgets those whose process has ended.
+        let member = apparatus::show(&context.pool, &mut *context.store()?, &self.name)?.member;
         let mut controller = context.controller(&format!("apparatus fence {}", self.name), &self.changing)?;
-        let changed = ops::apparatus::fence(&context.pool, &mut controller, &self.name, self.timeout)?;
+        let changed = apparatus::fence(&context.pool, &mut controller, &member, self.timeout)?;
         tell_gone(context, &self.name, changed, "fenced, its process has ended")
     }
 }
@@ -214,11 +216,7 @@ impl Rejoin {
         if self.dry_run {
             return would(context, &self.name, "wait for");
         }
-        let joined = apparatus::rejoin(&context.pool, &mut *context.store()?, &self.name, self.timeout)?;
-        if !joined {
-            let why = "is still fenced";
-            return Err(Error::failed(format!("apparatus {}", self.name), why));
-        }
+        apparatus::rejoin(&context.pool, &mut *context.store()?, &self.name, self.timeout)?;
         tell(context, &self.name, "serves")
     }
 }

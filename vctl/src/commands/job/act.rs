@@ -1,7 +1,7 @@
 //! `vctl job wait`, `pause`, `resume`, `cancel`, `set`.
 
 use super::list::{Row, word};
-use super::start::{hand_over, outcome, work};
+use super::start::{ended, hand_over, outcome, work};
 use crate::arguments;
 use crate::context::{Changing, Context};
 use crate::exit::Done;
@@ -83,7 +83,11 @@ impl Wait {
                 if record.state == JobState::Done || context.out.style().json {
                     tell(context, self.job)?;
                 }
-                return outcome(self.job, record.state, &record.why).map(|()| Done::Plainly);
+                return ended(
+                    context,
+                    outcome(self.job, record.state, &record.why),
+                    Done::Plainly,
+                );
             }
             if ArbitrationLock::holder(&context.pool.run())?.is_none() {
                 let why = "nobody works on it";
@@ -216,22 +220,16 @@ impl Cancel {
         self.carry_out(context)
     }
 
+    /// Cancelled is what was asked for.
     fn carry_out(&self, context: &mut Context) -> Result<Done> {
-        match self
+        let ended = self
             .running
-            .go_on(context, self.job, &ops::job::purpose(self.job))
-        {
-            // Cancelled is what was asked for.
-            Err(error) if error.kind() == Kind::Cancelled => {
-                let state = ops::job::find(&mut *context.store()?, self.job)?.state;
-                if state != JobState::Cancelled {
-                    return Err(error);
-                }
-                if context.out.style().json {
-                    Ok(Done::Plainly)
-                } else {
-                    tell(context, self.job)
-                }
+            .go_on(context, self.job, &ops::job::purpose(self.job));
+        let state = ops::job::find(&mut *context.store()?, self.job)?.state;
+        match ended {
+            Ok(Done::Badly(Kind::Cancelled)) if state == JobState::Cancelled => Ok(Done::Plainly),
+            Err(error) if error.kind() == Kind::Cancelled && state == JobState::Cancelled => {
+                tell(context, self.job)
             }
             other => other,
         }

@@ -2,8 +2,9 @@
 
 use super::list::Row;
 use crate::arguments;
-use crate::context::{Changing, Context};
+use crate::context::{Changing, Context, stop_flag};
 use crate::exit::Done;
+use crate::failure;
 use crate::output::{Display, Progress};
 use apparatus::change::driver::Controller;
 use apparatus::change::jobs::{self, Request};
@@ -16,8 +17,6 @@ use apparatus::store::{JobLimits, JobState, Step};
 use apparatus::units::{ByteCount, JobId};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Which host requests wait while a chunk is copied.
@@ -148,15 +147,8 @@ pub fn work(
     job: JobId,
     progress: Progress,
 ) -> Result<Done> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // A second one ends the process at once: holds go with it, and whoever comes next goes on with the job.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-            .map_err(|error| Error::because("signals", error))?;
-    }
     let extent_size = controller.store().header()?.extent_size.bytes();
-    let mut display = Display::new(progress, context.out.style().json, extent_size, stop);
+    let mut display = Display::new(progress, context.out.style().json, extent_size, stop_flag()?);
     let ended = jobs::run(&mut controller, job, &mut display);
     display.finish();
     let state = ended?;
@@ -184,7 +176,19 @@ fn report(context: &mut Context, job: JobId, fenced: Vec<Name>, state: JobState)
             Ok(())
         })?;
     }
-    outcome(job, state, &why).map(|()| Done::WithFenced(body.fenced))
+    ended(context, outcome(job, state, &why), Done::WithFenced(body.fenced))
+}
+
+/// How a command ends that has reported a job's end: with `--json` the report is the one object.
+pub fn ended(context: &Context, outcome: Result<()>, done: Done) -> Result<Done> {
+    match outcome {
+        Ok(()) => Ok(done),
+        Err(error) if context.out.style().json => {
+            failure::tell_people(&error);
+            Ok(Done::Badly(error.kind()))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The failure that a job's state is, unless it is done.

@@ -94,7 +94,7 @@ impl Detach {
             devices: Vec<String>,
             dry_run: bool,
         }
-        let devices = attach::devices(&context.pool, &mut *context.store()?, &self.volume)?;
+        let devices = attach::devices(&mut *context.store()?, &self.volume)?;
         if !self.dry_run {
             attach::detach(&self.volume, &devices)?;
         }

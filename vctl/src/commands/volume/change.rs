@@ -5,7 +5,7 @@ use crate::arguments::{self, NewSize, Owner};
 use crate::commands::{Effect, change};
 use crate::context::{Changing, Context};
 use crate::exit::Done;
-use crate::output::Cell;
+use crate::output::{Cell, note};
 use apparatus::error::Result;
 use apparatus::ops::plan::{NewVolume, VolumeChange};
 use apparatus::ops::view::PoolView;
@@ -118,6 +118,10 @@ impl Resize {
         let effect = change(context, &self.changing, &title, |store| {
             ops::volume::plan_resize(store, &self.volume, &|old| self.size.from(old), &self.on)
         })?;
+        if effect.as_ref().is_some_and(Effect::changed) {
+            let untold = ops::attach::refresh(&mut *context.store()?, &self.volume)?;
+            untold.iter().for_each(|error| note(&format!("vctl: {error}")));
+        }
         tell(context, effect, &self.volume, "resized")
     }
 
@@ -229,7 +233,7 @@ impl Remove {
             change: Effect,
         }
         if !self.changing.dry_run {
-            PoolView::load(&mut *context.store()?)?.volume(&self.volume)?;
+            ops::attach::check_detached(&mut *context.store()?, &self.volume)?;
             context.confirm(
                 self.yes,
                 &format!("volume {}", self.volume),

@@ -1,0 +1,317 @@
+//! Making a pool what a description says: one action after the other, each found by looking at what is still different, so
+//! that a second time finds nothing to do and an interrupted time is gone on with. A rehearsal does the same on a copy of the database.
+
+use super::describe::{self, Description};
+use super::disk::{self, NewDisk};
+use super::plan::{DiskChange, NewVolume, Planned, VolumeChange};
+use super::send::send;
+use super::{apparatus, backup, job, select, volume};
+use crate::change::driver::Controller;
+use crate::change::jobs::{self, Observer, Request};
+use crate::error::{Error, Kind, Result};
+use crate::pool::alloc::Policy;
+use crate::pool::dir::PoolDir;
+use crate::pool::model::{DiskRecord, Edit, Snapshot, VolumeRecord};
+use crate::pool::names::Name;
+use crate::store::{HoldMode, JobLimits, JobState, NewChange, Store};
+use crate::units::{ByteCount, Term};
+
+/// What is to be done next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A disk joins.
+    AddDisk(NewDisk),
+    /// A disk's record changes.
+    SetDisk(String, DiskChange),
+    /// A volume appears, on these disks.
+    CreateVolume(NewVolume, Vec<String>),
+    /// A volume grows, or shrinks, to this size.
+    ResizeVolume(String, ByteCount, Vec<String>),
+    /// A volume's record changes.
+    SetVolume(String, VolumeChange),
+    /// A volume moves to where it may be.
+    Move(String, Vec<String>, Request),
+    /// A volume that is not described disappears.
+    RemoveVolume(String),
+    /// A disk that is not described leaves.
+    RemoveDisk(String),
+}
+
+impl Action {
+    /// As the command that does the same.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match self {
+            Self::AddDisk(new) => format!("disk add {}", new.path.display()),
+            Self::SetDisk(name, _) => format!("disk set {name}"),
+            Self::CreateVolume(new, _) => format!("volume create {} {}", new.name, new.size),
+            Self::ResizeVolume(name, size, _) => format!("volume resize {name} {size}"),
+            Self::SetVolume(name, _) => format!("volume set {name}"),
+            Self::Move(name, to, _) => format!("volume move {name} --to {}", to.join(" --to ")),
+            Self::RemoveVolume(name) => format!("volume remove {name}"),
+            Self::RemoveDisk(name) => format!("disk remove {name}"),
+        }
+    }
+}
+
+/// What an action destroys.
+#[must_use]
+pub fn loss(action: &Action, planned: &Planned) -> Option<String> {
+    let cut = |edit: &Edit| matches!(edit, Edit::Unmap { .. });
+    match action {
+        Action::RemoveVolume(name) => Some(format!("all that volume {name} holds will be gone")),
+        Action::ResizeVolume(name, size, _)
+            if planned.difference.edits.iter().any(cut) || !planned.spans.is_empty() =>
+        {
+            Some(format!("what volume {name} holds from {size} on will be gone"))
+        }
+        _ => None,
+    }
+}
+
+/// What the description leaves open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// What is not described goes.
+    pub prune: bool,
+    /// Owner of volumes that name none.
+    pub owner: describe::Owner,
+}
+
+/// The next thing that is different. `None` when all is as described.
+///
+/// # Errors
+/// When the description names what is not there, or the store cannot be read.
+pub fn next(store: &mut dyn Store, wanted: &Description, wish: Wish) -> Result<Option<Action>> {
+    let snapshot = store.snapshot()?;
+    if let Some(action) = wanted
+        .disks
+        .iter()
+        .find_map(|disk| for_disk(&snapshot.disks, disk))
+    {
+        return Ok(Some(action));
+    }
+    for volume in &wanted.volumes {
+        if let Some(action) = for_volume(&snapshot, volume, wish)? {
+            return Ok(Some(action));
+        }
+    }
+    Ok(if wish.prune {
+        to_prune(&snapshot, wanted)
+    } else {
+        None
+    })
+}
+
+fn for_disk(disks: &[DiskRecord], wanted: &describe::Disk) -> Option<Action> {
+    let Some(found) = disks.iter().find(|disk| disk.name == wanted.name) else {
+        let create = wanted.create.filter(|_| !wanted.path.exists());
+        return Some(Action::AddDisk(NewDisk {
+            path: wanted.path.clone(),
+            name: Some(wanted.name.clone()),
+            create: create.map(|size| size.0),
+            tags: wanted.tags.clone(),
+            allocate: wanted.allocate,
+        }));
+    };
+    let change = DiskChange {
+        tag: wanted.tags.difference(&found.tags).cloned().collect(),
+        untag: found.tags.difference(&wanted.tags).cloned().collect(),
+        allocate: (found.allocate != wanted.allocate).then_some(wanted.allocate),
+        path: (found.path != wanted.path).then(|| wanted.path.clone()),
+        ..DiskChange::default()
+    };
+    (change != DiskChange::default()).then(|| Action::SetDisk(found.name.to_string(), change))
+}
+
+fn for_volume(snapshot: &Snapshot, wanted: &describe::Volume, wish: Wish) -> Result<Option<Action>> {
+    let on = wanted.on.clone();
+    let Some(found) = snapshot.volumes.iter().find(|volume| volume.name == wanted.name) else {
+        let owner = wanted.owner.unwrap_or(wish.owner);
+        let new = NewVolume {
+            name: wanted.name.clone(),
+            size: wanted.size.0,
+            mode: wanted.mode.0,
+            uid: owner.user,
+            gid: owner.group,
+            read_only: wanted.read_only,
+        };
+        return Ok(Some(Action::CreateVolume(new, on)));
+    };
+    let name = found.name.to_string();
+    if found.size != wanted.size.0 {
+        return Ok(Some(Action::ResizeVolume(name, wanted.size.0, on)));
+    }
+    let change = VolumeChange {
+        name: None,
+        mode: (found.mode != wanted.mode.0).then_some(wanted.mode.0),
+        uid: wanted
+            .owner
+            .map(|owner| owner.user)
+            .filter(|uid| *uid != found.uid),
+        gid: wanted
+            .owner
+            .map(|owner| owner.group)
+            .filter(|gid| *gid != found.gid),
+        read_only: (found.read_only != wanted.read_only).then_some(wanted.read_only),
+    };
+    if change != VolumeChange::default() {
+        return Ok(Some(Action::SetVolume(name, change)));
+    }
+    misplaced(snapshot, found, on)
+}
+
+/// A volume that lies, if only in part, where it may not.
+fn misplaced(snapshot: &Snapshot, volume: &VolumeRecord, on: Vec<String>) -> Result<Option<Action>> {
+    if on.is_empty() {
+        return Ok(None);
+    }
+    let allowed = select::disks(&snapshot.disks, &on)?;
+    let mut homes = snapshot.segments.iter().filter(|(id, _)| *id == volume.id);
+    let out = homes.any(|(_, segment)| !allowed.contains(&segment.home.disk));
+    let request = Request::Move {
+        volume: volume.id,
+        range: None,
+        from: None,
+        to: allowed,
+    };
+    Ok(out.then(|| Action::Move(volume.name.to_string(), on, request)))
+}
+
+fn to_prune(snapshot: &Snapshot, wanted: &Description) -> Option<Action> {
+    let kept = |name: &Name| wanted.volumes.iter().any(|volume| volume.name == *name);
+    if let Some(volume) = snapshot.volumes.iter().find(|volume| !kept(&volume.name)) {
+        return Some(Action::RemoveVolume(volume.name.to_string()));
+    }
+    let kept = |name: &Name| wanted.disks.iter().any(|disk| disk.name == *name);
+    let surplus = snapshot.disks.iter().find(|disk| !kept(&disk.name))?;
+    Some(Action::RemoveDisk(surplus.name.to_string()))
+}
+
+/// The apparatuses that are described and do not run.
+///
+/// # Errors
+/// When one runs elsewhere; the store's.
+pub fn to_start<'a>(
+    pool: &PoolDir,
+    store: &mut dyn Store,
+    wanted: &'a Description,
+) -> Result<Vec<&'a describe::Apparatus>> {
+    let running = apparatus::list(pool, store)?;
+    let mut missing = Vec::new();
+    for wanted in &wanted.apparatuses {
+        match running.iter().find(|view| view.member.name == wanted.name) {
+            Some(view) if view.state == apparatus::State::Dead => missing.push(wanted),
+            None => missing.push(wanted),
+            Some(view) if view.member.mount == wanted.mount => {}
+            Some(view) => {
+                let why = format!(
+                    "runs at {}, not at {}",
+                    view.member.mount.display(),
+                    wanted.mount.display()
+                );
+                return Err(Error::failed(format!("apparatus {}", wanted.name), why)
+                    .hint(format!("stop it: vctl apparatus stop {}", wanted.name)));
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// Does an action. A move runs to its end here.
+///
+/// # Errors
+/// Those of the verb that does the same.
+pub fn carry_out(controller: &mut Controller, action: &Action, observer: &mut dyn Observer) -> Result<()> {
+    let title = action.title();
+    match action {
+        Action::AddDisk(new) => disk::add(controller, &title, new).map(drop),
+        Action::RemoveDisk(name) => disk::remove(controller, &title, name).map(drop),
+        Action::Move(_, _, request) => {
+            let id = jobs::create(controller, request, &title, JobLimits::default())?;
+            controller.set_purpose(&job::purpose(id))?;
+            match jobs::run(controller, id, observer)? {
+                JobState::Done => Ok(()),
+                state => Err(Error::new(
+                    Kind::Cancelled,
+                    format!("job {id}"),
+                    format!("ended as {state:?}"),
+                )
+                .hint(format!("go on with it: vctl job resume {id}"))),
+            }
+        }
+        _ => match plan(controller.store(), action)? {
+            Some(planned) => send(controller, &title, &planned).map(drop),
+            None => Ok(()),
+        },
+    }
+}
+
+/// What an action comes to, as one difference; `None` when it is so already.
+fn plan(store: &mut dyn Store, action: &Action) -> Result<Option<Planned>> {
+    match action {
+        Action::AddDisk(new) => disk::plan_add(store, new).map(Some),
+        Action::SetDisk(name, change) => disk::plan_set(store, name, change),
+        Action::RemoveDisk(name) => disk::plan_remove(store, name).map(Some),
+        Action::CreateVolume(new, on) => volume::plan_create(store, new, on, Policy::Order).map(Some),
+        Action::ResizeVolume(name, size, on) => volume::plan_resize(store, name, &|_| Ok(*size), on),
+        Action::SetVolume(name, change) => volume::plan_set(store, name, change),
+        Action::RemoveVolume(name) => volume::plan_remove(store, name).map(Some),
+        Action::Move(_, _, request) => {
+            let steps = jobs::plan(store, request)?;
+            let difference = job::difference(store.header()?.generation, &steps);
+            Ok(Some(Planned {
+                difference,
+                spans: Vec::new(),
+                mode: HoldMode::All,
+                zero: Vec::new(),
+            }))
+        }
+    }
+}
+
+/// All that would be done, each with its difference, found by doing it on a copy of the database.
+///
+/// # Errors
+/// As far as they can be foreseen, those of doing it.
+pub fn rehearse(pool: &PoolDir, wanted: &Description, wish: Wish) -> Result<Vec<(Action, Planned)>> {
+    let copy = match pool.database().exists() {
+        true => backup::Copy::of_pool(pool)?,
+        false => backup::Copy::of_nothing(wanted.extent_size()?)?,
+    };
+    let mut store = copy.open()?;
+    let term = store.raise_term()?;
+    let mut done = Vec::new();
+    while let Some(action) = next(&mut store, wanted, wish)? {
+        if done.iter().any(|(earlier, _)| *earlier == action) {
+            return Err(Error::failed(
+                action.title(),
+                "would have to be done again and again",
+            ));
+        }
+        let planned = plan(&mut store, &action)?;
+        let planned = planned.ok_or_else(|| Error::failed(action.title(), "would change nothing"))?;
+        commit(&mut store, term, &action, &planned)?;
+        done.push((action, planned));
+    }
+    Ok(done)
+}
+
+fn commit(store: &mut dyn Store, term: Term, action: &Action, planned: &Planned) -> Result<()> {
+    let change = NewChange {
+        title: action.title(),
+        job: None,
+        difference: planned.difference.clone(),
+        spans: planned.spans.clone(),
+        mode: planned.mode,
+    };
+    let id = store.prepare(term, &change)?;
+    let (membership, _) = store.members()?;
+    match store.commit(term, id, membership)? {
+        crate::store::Commit::Committed(_) => Ok(()),
+        other => Err(Error::failed(
+            action.title(),
+            format!("cannot be rehearsed: {other:?}"),
+        )),
+    }
+}

@@ -1,0 +1,356 @@
+//! Descriptions of pools, as people write them in RON: what there shall be, by name. Unknown fields are refused.
+//!
+//! ```text
+//! (
+//!     extent_size: "1MiB",
+//!     disks: [
+//!         (name: "fast", path: "fast.img", create: "8GiB", tags: ["ssd"]),
+//!         (name: "big", path: "/dev/disk/by-id/…"),
+//!     ],
+//!     volumes: [
+//!         (name: "root", size: "4GiB", on: ["@ssd"], mode: "0660", owner: "1000:1000"),
+//!     ],
+//!     apparatuses: [
+//!         (name: "a", mount: "a"),
+//!     ],
+//! )
+//! ```
+//!
+//! Paths that do not begin at the root begin at the description's own directory.
+
+use super::view::PoolView;
+use crate::error::{Error, Result};
+use crate::pool::names::Name;
+use crate::pool::size::{self, Exact};
+use crate::store::Member;
+use crate::units::{ByteCount, ExtentSize};
+use ron::extensions::Extensions;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A size as people write it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Size(pub ByteCount);
+
+impl TryFrom<String> for Size {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        size::parse(&text).map(Self).map_err(|error| error.to_string())
+    }
+}
+
+impl From<Size> for String {
+    fn from(size: Size) -> Self {
+        Exact(size.0).to_string()
+    }
+}
+
+/// What a pool shall be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Description {
+    /// Unit of allocation of a pool that has yet to be made.
+    #[serde(default = "usual_extent")]
+    pub extent_size: Size,
+    /// Its disks.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
+    /// Its volumes.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
+    /// Who serves it.
+    #[serde(default)]
+    pub apparatuses: Vec<Apparatus>,
+}
+
+fn usual_extent() -> Size {
+    Size(ByteCount(ExtentSize::DEFAULT.bytes()))
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// What people call it.
+    pub name: Name,
+    /// The block device or image file.
+    pub path: PathBuf,
+    /// An image of this size is made where there is no file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create: Option<Size>,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: BTreeSet<Name>,
+    /// Whether anything new is placed on it.
+    #[serde(default = "yes")]
+    pub allocate: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    /// Its file name.
+    pub name: Name,
+    /// Its size.
+    pub size: Size,
+    /// Only on these disks (`DISK`, `@TAG`); anywhere if empty.
+    #[serde(default)]
+    pub on: Vec<String>,
+    /// Permissions in octal.
+    #[serde(default = "usual_mode")]
+    pub mode: Mode,
+    /// `USER:GROUP`, as numbers; whoever applies the description, if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// Writes are refused.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// Permission bits, written in octal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mode(pub u16);
+
+fn usual_mode() -> Mode {
+    Mode(0o600)
+}
+
+impl TryFrom<String> for Mode {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let octal = text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+        let bits = u16::from_str_radix(&text, 8)
+            .ok()
+            .filter(|bits| octal && *bits <= 0o777);
+        bits.map(Self)
+            .ok_or_else(|| format!("mode {text:?} is no octal number from 0 to 0777"))
+    }
+}
+
+impl From<Mode> for String {
+    fn from(mode: Mode) -> Self {
+        format!("{:04o}", mode.0)
+    }
+}
+
+/// A user and a group, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Owner {
+    /// The user.
+    pub user: u32,
+    /// The group.
+    pub group: u32,
+}
+
+impl TryFrom<String> for Owner {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let numbers = text.split_once(':').and_then(|(user, group)| {
+            Some(Self {
+                user: user.parse().ok()?,
+                group: group.parse().ok()?,
+            })
+        });
+        numbers.ok_or_else(|| format!("owner {text:?} is no USER:GROUP in numbers"))
+    }
+}
+
+impl From<Owner> for String {
+    fn from(owner: Owner) -> Self {
+        format!("{}:{}", owner.user, owner.group)
+    }
+}
+
+/// An apparatus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Apparatus {
+    /// What people call it.
+    pub name: Name,
+    /// Where it mounts.
+    pub mount: PathBuf,
+    /// FUSE reader threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u16>,
+    /// Other users may use the mount.
+    #[serde(default)]
+    pub allow_other: bool,
+}
+
+fn ron_options() -> ron::Options {
+    ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME)
+}
+
+/// Reads a description.
+///
+/// # Errors
+/// Names the file and the place in it that cannot be used.
+pub fn read(file: &Path) -> Result<Description> {
+    let what = format!("description {}", file.display());
+    let text = fs::read_to_string(file).map_err(|error| Error::because(&what, error))?;
+    let mut found: Description = ron_options()
+        .from_str(&text)
+        .map_err(|error| Error::usage(&what, error.to_string()))?;
+    let file = super::place::absolute(file)?;
+    let dir = file.parent().unwrap_or(Path::new("/"));
+    found
+        .disks
+        .iter_mut()
+        .for_each(|disk| disk.path = dir.join(&disk.path));
+    found
+        .apparatuses
+        .iter_mut()
+        .for_each(|apparatus| apparatus.mount = dir.join(&apparatus.mount));
+    found.check(&what)?;
+    Ok(found)
+}
+
+impl Description {
+    /// Whether each name is there once, and each size can be.
+    fn check(&self, what: &str) -> Result<()> {
+        once(what, "disk", self.disks.iter().map(|disk| &disk.name))?;
+        once(what, "volume", self.volumes.iter().map(|volume| &volume.name))?;
+        once(
+            what,
+            "apparatus",
+            self.apparatuses.iter().map(|apparatus| &apparatus.name),
+        )?;
+        self.extent_size()?;
+        self.volumes
+            .iter()
+            .try_for_each(|volume| super::plan::check_size(volume.size.0))
+    }
+
+    /// The unit of allocation of a pool that has yet to be made.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn extent_size(&self) -> Result<ExtentSize> {
+        let bytes = self.extent_size.0;
+        ExtentSize::try_from(bytes.0).map_err(|why| Error::usage(format!("extent_size {bytes}"), why))
+    }
+
+    /// What a pool is, as what it shall be. An image is to be made anew where it is missing; a device cannot be.
+    #[must_use]
+    pub fn of(view: &PoolView, members: &[Member]) -> Self {
+        let disk = |disk: &super::view::DiskView| Disk {
+            name: disk.record.name.clone(),
+            path: disk.record.path.clone(),
+            create: disk.record.path.is_file().then_some(Size(disk.usage.size)),
+            tags: disk.record.tags.clone(),
+            allocate: disk.record.allocate,
+        };
+        let volume = |volume: &super::view::VolumeView| Volume {
+            name: volume.record.name.clone(),
+            size: Size(volume.record.size),
+            on: volume.on.iter().map(|(disk, _)| disk.to_string()).collect(),
+            mode: Mode(volume.record.mode),
+            owner: Some(Owner {
+                user: volume.record.uid,
+                group: volume.record.gid,
+            }),
+            read_only: volume.record.read_only,
+        };
+        let apparatus = |member: &Member| Apparatus {
+            name: member.name.clone(),
+            mount: member.mount.clone(),
+            threads: None,
+            allow_other: false,
+        };
+        Self {
+            extent_size: Size(ByteCount(view.header.extent_size.bytes())),
+            disks: view.disks.iter().map(disk).collect(),
+            volumes: view.volumes.iter().map(volume).collect(),
+            apparatuses: members.iter().map(apparatus).collect(),
+        }
+    }
+
+    /// As people write it.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub fn as_ron(&self) -> Result<String> {
+        let pretty = ron::ser::PrettyConfig::new().depth_limit(2);
+        ron_options()
+            .to_string_pretty(self, pretty)
+            .map_err(|error| Error::because("description", error))
+    }
+}
+
+fn once<'a>(what: &str, noun: &str, names: impl Iterator<Item = &'a Name>) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(Error::usage(what, format!("names {noun} {name} twice")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Description> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pool.ron");
+        fs::write(&file, text).unwrap();
+        read(&file)
+    }
+
+    #[test]
+    fn defaults_and_relative_paths() {
+        let found = parse(
+            r#"(disks: [(name: "d", path: "d.img", create: "64M")],
+                volumes: [(name: "v", size: "1.5MiB", owner: "7:8")],
+                apparatuses: [(name: "a", mount: "/m")])"#,
+        )
+        .unwrap();
+        assert_eq!(found.extent_size().unwrap(), ExtentSize::DEFAULT);
+        assert!(found.disks[0].path.is_absolute() && found.disks[0].path.ends_with("d.img"));
+        assert!(found.disks[0].allocate);
+        assert_eq!(found.volumes[0].size.0, ByteCount(3 << 19));
+        assert_eq!(
+            (found.volumes[0].mode, found.volumes[0].owner),
+            (Mode(0o600), Some(Owner { user: 7, group: 8 }))
+        );
+        assert_eq!(found.apparatuses[0].mount, Path::new("/m"));
+        let again = parse(&found.as_ron().unwrap()).unwrap();
+        assert_eq!(again, found);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_its_place() {
+        for (text, why) in [
+            ("(disk: [])", "disk"),
+            (r#"(volumes: [(name: "v", size: "1M", sise: "1M")])"#, "sise"),
+            (r#"(volumes: [(name: "a/b", size: "1M")])"#, "'/'"),
+            (r#"(volumes: [(name: "v", size: "1X")])"#, "suffix"),
+            (r#"(volumes: [(name: "v", size: "1000")])"#, "512"),
+            (r#"(volumes: [(name: "v", size: "1M", mode: "888")])"#, "octal"),
+            (
+                r#"(volumes: [(name: "v", size: "1M", owner: "me")])"#,
+                "USER:GROUP",
+            ),
+            (
+                r#"(volumes: [(name: "v", size: "1M"), (name: "v", size: "1M")])"#,
+                "twice",
+            ),
+            (r#"(extent_size: "3M")"#, "power of two"),
+            ("(", "1:2"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.to_string().contains(why), "{text}: {error}");
+        }
+    }
+}

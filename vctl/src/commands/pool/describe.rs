@@ -1,0 +1,238 @@
+//! `vctl pool apply`, `dump`.
+
+use crate::arguments::Owner;
+use crate::commands::hidden;
+use crate::context::{Changing, Context, stop_flag};
+use crate::exit::Done;
+use crate::output::{Display, Progress, note};
+use apparatus::change::driver::Controller;
+use apparatus::error::Result;
+use apparatus::ops::apply::{self, Wish};
+use apparatus::ops::describe::{self, Description};
+use apparatus::ops::view::PoolView;
+use apparatus::ops::{self, apparatus as run};
+use apparatus::pool::model::Difference;
+use apparatus::pool::names::Name;
+use clap::Args;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long an apparatus may take to serve.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `vctl pool apply`
+#[derive(Args, Debug)]
+pub struct Apply {
+    /// The description
+    #[arg(value_name = "FILE.ron")]
+    file: PathBuf,
+    /// Remove volumes and disks that are not described
+    #[arg(long)]
+    prune: bool,
+    /// Go on without asking where data will be gone
+    #[arg(long)]
+    yes: bool,
+    /// How to show the progress of moves
+    #[arg(long, value_enum, default_value_t)]
+    progress: Progress,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+/// One thing done, or to be done.
+#[derive(Serialize)]
+struct Step {
+    title: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    difference: Option<Difference>,
+}
+
+#[derive(Serialize)]
+struct Applied {
+    dry_run: bool,
+    created: bool,
+    steps: Vec<Step>,
+    started: Vec<Name>,
+    fenced: Vec<Name>,
+}
+
+impl Apply {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        let wanted = describe::read(&self.file)?;
+        let caller = Owner::caller();
+        let owner = describe::Owner {
+            user: caller.user,
+            group: caller.group.unwrap_or_default(),
+        };
+        let wish = Wish {
+            prune: self.prune,
+            owner,
+        };
+        if self.changing.dry_run {
+            return would_do(context, &wanted, wish);
+        }
+        self.confirm(context, &wanted, wish)?;
+        let created = !context.pool.database().exists();
+        if created {
+            ops::pool::create(&context.pool, wanted.extent_size()?)?;
+        }
+        let mut applied = Applied {
+            dry_run: false,
+            created,
+            steps: Vec::new(),
+            started: Vec::new(),
+            fenced: Vec::new(),
+        };
+        if apply::next(&mut *context.store()?, &wanted, wish)?.is_some() {
+            let mut controller = context.controller("pool apply", &self.changing)?;
+            applied.steps = self.act(context, &mut controller, &wanted, wish)?;
+            applied.fenced = controller.fenced().to_vec();
+        }
+        applied.started = start_missing(context, &wanted)?;
+        tell(context, &applied)?;
+        Ok(Done::WithFenced(applied.fenced))
+    }
+
+    /// Asks for each thing that destroys data, as a rehearsal finds it.
+    fn confirm(&self, context: &Context, wanted: &Description, wish: Wish) -> Result<()> {
+        for (action, planned) in apply::rehearse(&context.pool, wanted, wish)? {
+            if let Some(loss) = apply::loss(&action, &planned) {
+                context.confirm(self.yes, &action.title(), &loss)?;
+            }
+            if let Some(loss) = content(context, wanted, &action)? {
+                context.confirm(self.yes, &action.title(), &loss)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn act(
+        &self,
+        context: &Context,
+        controller: &mut Controller,
+        wanted: &Description,
+        wish: Wish,
+    ) -> Result<Vec<Step>> {
+        let extent_size = controller.store().header()?.extent_size.bytes();
+        let mut display = Display::new(self.progress, context.out.style().json, extent_size, stop_flag()?);
+        let mut steps = Vec::new();
+        while let Some(action) = apply::next(controller.store(), wanted, wish)? {
+            let done = apply::carry_out(controller, &action, &mut display);
+            display.finish();
+            done?;
+            note(&format!("vctl: {}", action.title()));
+            steps.push(Step {
+                title: action.title(),
+                difference: None,
+            });
+        }
+        Ok(steps)
+    }
+}
+
+/// What a disk that is to join holds.
+fn content(context: &Context, wanted: &Description, action: &apply::Action) -> Result<Option<String>> {
+    let apply::Action::AddDisk(new) = action else {
+        return Ok(None);
+    };
+    let found = if context.pool.database().exists() {
+        ops::disk::content(&mut *context.store()?, new)?
+    } else {
+        ops::disk::content_before(wanted.extent_size()?, new)?
+    };
+    Ok(found.map(|found| format!("holds {found}, which will be gone")))
+}
+
+fn would_do(context: &mut Context, wanted: &Description, wish: Wish) -> Result<Done> {
+    let created = !context.pool.database().exists();
+    let steps = apply::rehearse(&context.pool, wanted, wish)?;
+    let step = |(action, planned): &(apply::Action, ops::plan::Planned)| Step {
+        title: action.title(),
+        difference: Some(planned.difference.clone()),
+    };
+    let started = if created {
+        wanted
+            .apparatuses
+            .iter()
+            .map(|apparatus| apparatus.name.clone())
+            .collect()
+    } else {
+        let missing = apply::to_start(&context.pool, &mut *context.store()?, wanted)?;
+        missing.iter().map(|apparatus| apparatus.name.clone()).collect()
+    };
+    let applied = Applied {
+        dry_run: true,
+        created,
+        steps: steps.iter().map(step).collect(),
+        started,
+        fenced: Vec::new(),
+    };
+    tell(context, &applied)?;
+    Ok(Done::Plainly)
+}
+
+fn start_missing(context: &Context, wanted: &Description) -> Result<Vec<Name>> {
+    let missing = apply::to_start(&context.pool, &mut *context.store()?, wanted)?;
+    let mut started = Vec::new();
+    for apparatus in missing {
+        let start = run::Start {
+            name: apparatus.name.clone(),
+            mount: apparatus.mount.clone(),
+            threads: apparatus.threads,
+            allow_other: apparatus.allow_other,
+            config: None,
+            program: hidden::apparatus_program()?,
+        };
+        run::start(&context.pool, &start, PATIENCE)?;
+        started.push(apparatus.name.clone());
+    }
+    Ok(started)
+}
+
+fn tell(context: &mut Context, applied: &Applied) -> Result<()> {
+    context.out.say(applied, |out| {
+        let would = if applied.dry_run { "would " } else { "" };
+        if applied.created {
+            out.line(&format!("// {would}pool create"));
+        }
+        for step in &applied.steps {
+            out.line(&format!("// {would}{}", step.title));
+            if let Some(difference) = &step.difference {
+                out.line(&ops::plan::as_ron(difference)?);
+            }
+        }
+        for name in &applied.started {
+            out.line(&format!("// {would}apparatus start {name}"));
+        }
+        if !applied.created && applied.steps.is_empty() && applied.started.is_empty() {
+            out.line("all is as described");
+        }
+        Ok(())
+    })
+}
+
+/// `vctl pool dump`
+#[derive(Args, Debug)]
+pub struct Dump {}
+
+impl Dump {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct Dumped {
+            description: Description,
+        }
+        let mut store = context.store()?;
+        let (_, members) = store.members()?;
+        let body = Dumped {
+            description: Description::of(&PoolView::load(&mut *store)?, &members),
+        };
+        context.out.say(&body, |out| {
+            out.line(&body.description.as_ron()?);
+            Ok(())
+        })?;
+        Ok(Done::Plainly)
+    }
+}

@@ -1,3 +1,0 @@
-//! What scripts rely on: the contract of the command line, on the built program.
-#[test]
-fn builds() {}

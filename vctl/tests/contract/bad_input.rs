@@ -1,0 +1,338 @@
+//! Input that cannot be used: one clear line that names the thing, and nothing changes.
+
+use crate::support::{Pool, write};
+use std::fs::OpenOptions;
+use std::io::{Seek, SeekFrom, Write};
+
+#[test]
+fn no_pool() {
+    let pool = Pool::absent();
+    for words in [
+        &["volume", "list"][..],
+        &["status"],
+        &["volume", "create", "v", "1M"],
+        &["pool", "check"],
+    ] {
+        pool.run(words)
+            .ended(3)
+            .complains(&["no pool", "vctl pool create"]);
+    }
+    assert!(
+        !pool.pool_dir().exists(),
+        "nothing is made where there is no pool"
+    );
+}
+
+#[test]
+fn a_pool_that_is_there() {
+    Pool::empty()
+        .run(["pool", "create"])
+        .ended(1)
+        .complains(&["already"]);
+}
+
+#[test]
+fn words_that_are_none() {
+    let pool = Pool::empty();
+    pool.run(["nonsense"]).ended(2).complains(&["nonsense"]);
+    pool.run(["volume", "create"])
+        .ended(2)
+        .complains(&["NAME", "SIZE"]);
+    pool.run(["volume", "list", "--nonsense"])
+        .ended(2)
+        .complains(&["--nonsense"]);
+    pool.run(["volume"]).ended(2);
+    pool.run(Vec::<&str>::new()).ended(2);
+    pool.run(["pool", "create", "--extent-size", "3M"])
+        .ended(2)
+        .complains(&["power of two", "64K"]);
+    pool.run(["disk", "set", "d1"]).ended(2);
+}
+
+#[test]
+fn sizes() {
+    let pool = Pool::with_volume();
+    for (size, words) in [
+        ("0", &["at least one sector", "512"][..]),
+        ("1", &["multiple of 512", "512"]),
+        ("1000", &["multiple of 512", "512 or 1024"]),
+        ("1KB", &["multiple of 512"]),
+        ("1X", &["unknown suffix"]),
+        ("", &["empty"]),
+        ("1.0001K", &["whole number"]),
+        ("99999999999999999999", &["larger"]),
+        ("15.9999P", &["whole number"]),
+        ("16383P", &["more than a file"]),
+    ] {
+        pool.run(["volume", "create", "w", size])
+            .ended(2)
+            .complains(words);
+    }
+    pool.run(["volume", "create", "w", "-1"]).ended(2);
+    pool.run(["volume", "resize", "v", "0"])
+        .ended(2)
+        .complains(&["at least one sector"]);
+    pool.run(["volume", "resize", "v", "+1"])
+        .ended(2)
+        .complains(&["multiple of 512"]);
+    pool.run(["volume", "resize", "v", "+16383P"]).ended(2);
+    pool.run(["disk", "add", &pool.file("x.img"), "--create", "1M"])
+        .ended(2)
+        .complains(&["extent"]);
+    assert!(!pool.path("x.img").exists());
+}
+
+#[test]
+fn names() {
+    let pool = Pool::with_volume();
+    for name in [
+        "a/b",
+        "..",
+        ".",
+        "",
+        "a b",
+        "a\nb",
+        "\u{1b}[31m",
+        "ü",
+        "-x",
+        &"x".repeat(101),
+    ] {
+        let told = pool
+            .run(["volume", "create", "--", name, "1M"])
+            .ended(2)
+            .complains(&["volume name"]);
+        assert!(!told.err.contains('\u{1b}'), "{told:?}");
+        pool.run(["volume", "rename", "v", "--", name]).ended(2);
+        pool.run([
+            "disk",
+            "add",
+            &pool.file("x.img"),
+            "--create",
+            "16M",
+            &format!("--name={name}"),
+        ])
+        .ended(2);
+        pool.run(["apparatus", "start", "--", name, &pool.file("m")])
+            .ended(2);
+    }
+    pool.run(["volume", "create", "v", "1M"])
+        .ended(1)
+        .complains(&["volume v", "exists already"]);
+    pool.run(["volume", "show", "a/b"]).ended(3);
+    let unnamed = pool.file("d 1.img");
+    pool.run(["disk", "add", &unnamed, "--create", "16M"])
+        .ended(2)
+        .complains(&["--name"]);
+}
+
+#[test]
+fn things_that_are_not_there() {
+    let pool = Pool::with_volume();
+    let absent: &[&[&str]] = &[
+        &["volume", "show", "x"],
+        &["volume", "map", "x"],
+        &["volume", "resize", "x", "1M"],
+        &["volume", "remove", "x", "--yes"],
+        &["volume", "move", "x", "--to", "d1"],
+        &["volume", "move", "v", "--to", "x"],
+        &["volume", "move", "v", "--to", "@x"],
+        &["volume", "create", "w", "1M", "--on", "x"],
+        &["volume", "create", "w", "1M", "--on", "@x"],
+        &["volume", "hold", "v", "x"],
+        &["volume", "attach", "x"],
+        &["volume", "detach", "v"],
+        &["disk", "show", "x"],
+        &["disk", "remove", "x"],
+        &["disk", "evacuate", "x"],
+        &["apparatus", "show", "x"],
+        &["apparatus", "stop", "x"],
+        &["apparatus", "fence", "x"],
+        &["apparatus", "rejoin", "x"],
+        &["job", "show", "7"],
+        &["job", "wait", "7"],
+        &["job", "cancel", "7"],
+        &["job", "set", "7", "--rate", "1M"],
+        &["disk", "add", "nowhere/at/all.img"],
+    ];
+    for words in absent {
+        pool.run(*words).ended(3).complains(&[]);
+    }
+    pool.run(["volume", "show", "x"]).complains(&["hint: volumes: v"]);
+    pool.run(["disk", "show", "x"])
+        .complains(&["hint: disks: d1, d2"]);
+}
+
+#[test]
+fn a_full_pool_says_why_for_each_disk() {
+    let pool = Pool::with_volume();
+    pool.run(["disk", "set", "d2", "--no-allocate"]).ok();
+    let told = pool.run(["volume", "create", "w", "60M"]).ended(1);
+    told.complains(&["d1: 55 extents free", "d2: ", "no-allocate", "hint: "]);
+    pool.run(["volume", "create", "w", "60M", "--on", "d2"])
+        .ended(1)
+        .complains(&["d1: ", "d2: "]);
+    pool.run(["volume", "resize", "v", "+60M"])
+        .ended(1)
+        .complains(&["d1: ", "d2: "]);
+}
+
+#[test]
+fn disks_that_cannot_be_taken() {
+    let pool = Pool::with_volume();
+    let other = Pool::with_volume();
+    pool.run(["disk", "add", &pool.file("d1.img")])
+        .ended(2)
+        .complains(&["d1", "already"]);
+    std::os::unix::fs::symlink(pool.path("d1.img"), pool.path("link.img")).unwrap();
+    pool.run(["disk", "add", &pool.file("link.img")])
+        .ended(2)
+        .complains(&["disk d1"]);
+    std::fs::hard_link(pool.path("d1.img"), pool.path("hard.img")).unwrap();
+    pool.run(["disk", "add", &pool.file("hard.img")])
+        .ended(2)
+        .complains(&["disk d1"]);
+    pool.run(["disk", "add", &other.file("d1.img")])
+        .ended(2)
+        .complains(&["another pool"]);
+    pool.run(["disk", "add", "/dev/null"])
+        .ended(2)
+        .complains(&["character device"]);
+    pool.run(["disk", "add", &pool.file(".")]).ended(2);
+    pool.run([
+        "disk",
+        "add",
+        &pool.file("d1.img"),
+        "--create",
+        "16M",
+        "--name",
+        "z",
+    ])
+    .ended(2)
+    .complains(&["is there already"]);
+    write(&pool.path("small.img"), &[0; 4096]);
+    pool.run(["disk", "add", &pool.file("small.img")])
+        .ended(2)
+        .complains(&["too small"]);
+}
+
+#[test]
+fn data_is_not_destroyed_unasked() {
+    let pool = Pool::with_volume();
+    let mut swap = vec![0_u8; 16 << 20];
+    swap[4086..4096].copy_from_slice(b"SWAPSPACE2");
+    write(&pool.path("swap.img"), &swap);
+    let add = ["disk", "add", &pool.file("swap.img")].map(str::to_owned);
+    pool.run(&add).ended(2).complains(&["swap", "--yes"]);
+    assert_eq!(std::fs::read(pool.path("swap.img")).unwrap(), swap);
+    pool.run(add.iter().map(String::as_str).chain(["--yes"])).ok();
+    pool.run(["volume", "remove", "v"]).ended(2).complains(&["--yes"]);
+    pool.run(["volume", "resize", "v", "1M"])
+        .ended(2)
+        .complains(&["--yes"]);
+    assert_eq!(pool.json(["volume", "show", "v"])["volume"]["size"], 8 << 20);
+}
+
+fn overwrite(path: &std::path::Path, at: u64, bytes: &[u8]) {
+    let mut file = OpenOptions::new().write(true).open(path).unwrap();
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(bytes).unwrap();
+}
+
+#[test]
+fn disks_that_went_wrong_are_named() {
+    let pool = Pool::with_volume();
+    pool.run(["pool", "check"]).ok();
+    std::fs::rename(pool.path("d2.img"), pool.path("gone.img")).unwrap();
+    pool.run(["pool", "check"]).ended(7);
+    let problems = pool.run(["pool", "check", "--json"]).ended(7).json();
+    assert_eq!(problems["problems"].as_array().unwrap().len(), 1, "{problems}");
+    let listed = pool.json(["disk", "list"]);
+    assert_eq!(
+        (&listed["disks"][0]["state"], &listed["disks"][1]["state"]),
+        (&"ok".into(), &"faulty".into())
+    );
+    assert_eq!(pool.json(["status"])["healthy"], false);
+    pool.run(["disk", "set", "d2", "--path", &pool.file("d1.img")])
+        .ended(1)
+        .complains(&["d2", "disk"]);
+    pool.run(["disk", "set", "d2", "--path", &pool.file("gone.img")])
+        .ok();
+    pool.run(["pool", "check"]).ok();
+
+    overwrite(&pool.path("d1.img"), 0, &[0xff; 8192]);
+    let told = pool.run(["pool", "check"]).ended(7);
+    assert!(told.out.contains("d1"), "{told:?}");
+    OpenOptions::new()
+        .write(true)
+        .open(pool.path("gone.img"))
+        .unwrap()
+        .set_len(4 << 20)
+        .unwrap();
+    let told = pool.run(["pool", "check"]).ended(7);
+    assert!(told.out.contains("shorter"), "{told:?}");
+}
+
+#[test]
+fn a_damaged_database_is_named() {
+    let pool = Pool::with_volume();
+    pool.run(["pool", "backup", &pool.file("b")]).ok();
+    let database = pool.pool_dir().join("pool.db");
+    let sound = std::fs::read(&database).unwrap();
+    write(&database, b"this is no database at all, but text");
+    pool.run(["volume", "list"]).ended(1).complains(&["pool", "hint"]);
+    pool.run(["pool", "restore", &pool.file("b"), "--yes"]).ok();
+    pool.run(["pool", "check"]).ok();
+    write(&database, &sound[..sound.len() / 2]);
+    let told = pool.run(["pool", "check"]);
+    assert!(matches!(told.status, 1 | 7), "{told:?}");
+    write(&database, b"");
+    pool.run(["volume", "list"]).ended(1).complains(&["pool"]);
+}
+
+#[test]
+fn an_older_database_is_refused_by_name() {
+    let pool = Pool::with_volume();
+    pool.run(["pool", "backup", &pool.file("b")]).ok();
+    pool.run(["volume", "create", "w", "1M"]).ok();
+    pool.run(["pool", "backup", &pool.file("b")])
+        .ended(1)
+        .complains(&["already"]);
+    let told = pool.run(["pool", "restore", &pool.file("b"), "--yes"]).ended(1);
+    told.complains(&["older than the disks", "--accept-older-layout"]);
+    let old = std::fs::read(pool.path("b")).unwrap();
+    for ending in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(pool.pool_dir().join(format!("pool.db{ending}")));
+    }
+    write(&pool.pool_dir().join("pool.db"), &old);
+    let told = pool.run(["pool", "check"]).ended(7);
+    assert!(told.out.contains("newer database"), "{told:?}");
+    pool.run(["volume", "create", "x", "1M"])
+        .ended(1)
+        .complains(&["newer database"]);
+    pool.run([
+        "pool",
+        "restore",
+        &pool.file("b"),
+        "--yes",
+        "--accept-older-layout",
+    ])
+    .ok();
+    pool.run(["pool", "check"]).ok();
+}
+
+#[test]
+fn backups_that_are_none_or_anothers() {
+    let pool = Pool::with_volume();
+    let other = Pool::with_volume();
+    other.run(["pool", "backup", &other.file("b")]).ok();
+    pool.run(["pool", "restore", &other.file("b"), "--yes"])
+        .ended(1)
+        .complains(&["of pool"]);
+    write(&pool.path("text"), b"text");
+    pool.run(["pool", "restore", &pool.file("text"), "--yes"])
+        .ended(1)
+        .complains(&["text"]);
+    pool.run(["pool", "restore", &pool.file("nothing"), "--yes"])
+        .ended(1);
+    pool.run(["pool", "check"]).ok();
+}

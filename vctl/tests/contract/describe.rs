@@ -1,0 +1,153 @@
+//! Pools made what a description says: repeated without effect, rehearsed without a trace, and dumped as what they are.
+
+use crate::support::{Pool, write};
+
+const DESCRIPTION: &str = r#"(
+    extent_size: "64KiB",
+    disks: [
+        (name: "fast", path: "fast.img", create: "16MiB", tags: ["ssd"]),
+        (name: "slow", path: "slow.img", create: "16MiB"),
+    ],
+    volumes: [
+        (name: "v", size: "2MiB", on: ["@ssd"], mode: "0640", owner: "7:8"),
+        (name: "w", size: "1MiB"),
+    ],
+    apparatuses: [(name: "a", mount: "mount-a")],
+)"#;
+
+fn described(text: &str) -> (Pool, String) {
+    let pool = Pool::absent();
+    write(&pool.path("pool.ron"), text.as_bytes());
+    let file = pool.file("pool.ron");
+    (pool, file)
+}
+
+#[test]
+fn applied_from_nothing_and_again() {
+    let (pool, file) = described(DESCRIPTION);
+    let would = pool.json(["pool", "apply", &file, "--dry-run"]);
+    assert!(!pool.pool_dir().exists() && !pool.path("fast.img").exists());
+    let titles = |told: &serde_json::Value| {
+        let steps = told["steps"].as_array().unwrap().iter();
+        steps
+            .map(|step| step["title"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(titles(&would).len(), 4, "{would}");
+    assert!(
+        would["steps"][2]["difference"]["edits"][0]["AddVolume"].is_object(),
+        "{would}"
+    );
+    let done = pool.json(["pool", "apply", &file]);
+    assert_eq!(titles(&done), titles(&would));
+    assert_eq!(
+        (&done["created"], &done["started"]),
+        (&true.into(), &serde_json::json!(["a"]))
+    );
+    let volume = &pool.json(["volume", "show", "v"])["volume"];
+    assert_eq!(
+        (&volume["mode"], &volume["uid"], &volume["disks"][0]["disk"]),
+        (&"0640".into(), &7.into(), &"fast".into())
+    );
+    assert!(pool.path("mount-a").join("v").exists());
+    let before = pool.state();
+    let again = pool.json(["pool", "apply", &file]);
+    assert_eq!(
+        (&again["steps"], &again["started"]),
+        (&serde_json::json!([]), &serde_json::json!([]))
+    );
+    assert_eq!(pool.state(), before);
+    assert!(
+        pool.run(["pool", "apply", &file, "--dry-run"])
+            .ok()
+            .out
+            .contains("all is as described")
+    );
+}
+
+#[test]
+fn what_is_different_is_changed_and_what_destroys_is_asked_for() {
+    let (pool, file) = described(DESCRIPTION);
+    pool.run(["pool", "apply", &file]).ok();
+    let moved = DESCRIPTION.replace(r#"on: ["@ssd"]"#, r#"on: ["slow"]"#).replace(
+        r#"(name: "w", size: "1MiB")"#,
+        r#"(name: "w", size: "512KiB", read_only: true)"#,
+    );
+    write(&pool.path("pool.ron"), moved.as_bytes());
+    pool.run(["pool", "apply", &file])
+        .ended(2)
+        .complains(&["volume w", "--yes"]);
+    assert_eq!(pool.json(["volume", "show", "w"])["volume"]["size"], 1 << 20);
+    pool.run(["pool", "apply", &file, "--yes"]).ok();
+    let listed = pool.json(["volume", "list"]);
+    assert_eq!(listed["volumes"][0]["disks"][0]["disk"], "slow");
+    assert_eq!(
+        (&listed["volumes"][1]["size"], &listed["volumes"][1]["read_only"]),
+        (&(512 << 10).into(), &true.into())
+    );
+    write(
+        &pool.path("pool.ron"),
+        moved.replace(r#"(name: "w""#, r#"(name: "x""#).as_bytes(),
+    );
+    pool.run(["pool", "apply", &file, "--yes"]).ok();
+    assert_eq!(
+        pool.json(["volume", "list"])["volumes"].as_array().unwrap().len(),
+        3,
+        "nothing goes unasked"
+    );
+    pool.run(["pool", "apply", &file, "--prune"])
+        .ended(2)
+        .complains(&["volume w", "--yes"]);
+    pool.run(["pool", "apply", &file, "--prune", "--yes"]).ok();
+    assert_eq!(
+        pool.json(["volume", "list"])["volumes"].as_array().unwrap().len(),
+        2
+    );
+    pool.run(["pool", "check"]).ok();
+}
+
+#[test]
+fn a_dump_describes_the_pool_it_was_made_of() {
+    let (pool, file) = described(DESCRIPTION);
+    pool.run(["pool", "apply", &file]).ok();
+    let dump = pool.run(["pool", "dump"]).ok().out;
+    write(&pool.path("dump.ron"), dump.as_bytes());
+    let applied = pool.json(["pool", "apply", &pool.file("dump.ron"), "--prune"]);
+    assert_eq!(
+        (&applied["steps"], &applied["started"]),
+        (&serde_json::json!([]), &serde_json::json!([])),
+        "{dump}"
+    );
+    assert_eq!(
+        pool.json(["pool", "dump"])["description"]["volumes"][0]["name"],
+        "v"
+    );
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anything_is_done() {
+    for (text, words) in [
+        (
+            "(volumes: [(name: \"v\", size: \"1M\", nonsense: 1)])",
+            &["nonsense", "pool.ron"][..],
+        ),
+        (
+            "(volumes: [(name: \"v\", size: \"1M\")])",
+            &["volume v", "no room"],
+        ),
+        ("(volumes: [(name: \"v\", size: \"1M\", on: [\"@x\"])])", &["@x"]),
+        (
+            "(disks: [(name: \"d\", path: \"none.img\")])",
+            &["none.img", "--create"],
+        ),
+    ] {
+        let (pool, file) = described(text);
+        let told = pool.run(["pool", "apply", &file]).complains(words);
+        assert_ne!(told.status, 0);
+        assert!(!pool.pool_dir().exists(), "{text}");
+    }
+    let (pool, _) = described("");
+    pool.run(["pool", "apply", &pool.file("none.ron")])
+        .ended(1)
+        .complains(&["none.ron"]);
+}

@@ -1,0 +1,15 @@
+//! What scripts rely on, on the built program: each verb's JSON, columns, exit statuses 0 to 8, dry runs that change nothing,
+//! input that cannot be used, help texts, and that output depends on neither locale nor terminal.
+
+// Helpers of tests may fail a test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bad_input;
+mod describe;
+mod dry_run;
+mod help;
+mod json;
+mod live;
+mod style;
+mod support;
+mod tables;
