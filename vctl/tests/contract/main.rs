@@ -2,7 +2,7 @@
 //! input that cannot be used, help texts, and that output depends on neither locale nor terminal.
 
 // Helpers of tests may fail a test.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod bad_input;
 mod describe;
