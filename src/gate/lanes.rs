@@ -272,7 +272,7 @@ impl Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        if !self.sequence.is_multiple_of(2) {
+        if self.is_inside() {
             self.vacate();
         }
         self.lanes
