@@ -12,6 +12,7 @@ fn write(value: Value, start: Moment, end: Moment) -> Op {
         action: Action::Write(value),
         start,
         end: Some(end),
+        through: 0,
         twice: false,
     }
 }
@@ -22,6 +23,7 @@ fn read(value: Value, start: Moment, end: Moment) -> Op {
         action: Action::Read([value; WORDS]),
         start,
         end: Some(end),
+        through: 0,
         twice: false,
     }
 }

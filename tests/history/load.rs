@@ -179,8 +179,8 @@ impl Load {
                 Err(_) => panic!("{left} hosts hang"),
             }
         }
-        for path in &self.shared.plan.files {
-            report.add(read_all(&self.shared, path));
+        for through in 0..self.shared.plan.files.len() {
+            report.add(read_all(&self.shared, through));
         }
         report
     }
@@ -207,9 +207,9 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
 }
 
-fn read_all(shared: &Arc<Shared>, path: &Path) -> Report {
-    let mut host = Host::new(Arc::clone(shared), 0);
-    let file = open(path).unwrap();
+fn read_all(shared: &Arc<Shared>, through: usize) -> Report {
+    let mut host = Host::new(Arc::clone(shared), through);
+    let file = open(&host.path).unwrap();
     for first in (0..shared.plan.blocks).step_by(64) {
         let count = 64.min(shared.plan.blocks - first);
         host.read(&file, first, count).unwrap();
@@ -220,6 +220,7 @@ fn read_all(shared: &Arc<Shared>, path: &Path) -> Report {
 struct Host {
     shared: Arc<Shared>,
     path: PathBuf,
+    through: usize,
     random: u64,
     buffer: Vec<u8>,
     report: Report,
@@ -227,11 +228,13 @@ struct Host {
 
 impl Host {
     fn new(shared: Arc<Shared>, number: usize) -> Self {
-        let path = shared.plan.files[number % shared.plan.files.len()].clone();
+        let through = number % shared.plan.files.len();
+        let path = shared.plan.files[through].clone();
         let random = (number as u64 + 1).wrapping_mul(MIX);
         Self {
             shared,
             path,
+            through,
             random,
             buffer: Vec::new(),
             report: Report::default(),
@@ -271,6 +274,10 @@ impl Host {
 
     /// Half of the requests go to a few blocks that all hosts share; some go across the borders of extents.
     fn request(&mut self, file: &File) -> io::Result<()> {
+        if self.below(100) == 0 {
+            // Makes the apparatus harden what a move has committed.
+            file.sync_data()?;
+        }
         let blocks = self.shared.plan.blocks;
         let count = [1, 1, 1, 2, 16][usize::try_from(self.below(5)).unwrap()].min(blocks);
         let hot = self.below(16) * (blocks / 16);
@@ -305,6 +312,7 @@ impl Host {
                 action: Action::Write(value),
                 start,
                 end,
+                through: self.through,
                 twice: false,
             });
         }
@@ -323,6 +331,7 @@ impl Host {
                     action: Action::Read(seen),
                     start,
                     end,
+                    through: self.through,
                     twice: false,
                 }),
                 Err(what) => self.report.errors.push(what),

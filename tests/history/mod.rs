@@ -48,6 +48,8 @@ pub struct Op {
     pub start: Moment,
     /// When it was answered; `None` when it never was, or with an error: it may have had its effect, or not, or has it later.
     pub end: Option<Moment>,
+    /// Through which file, as numbered in the plan.
+    pub through: usize,
     /// It may have had its effect twice: it was under way while its apparatus was fenced and rejoined.
     pub twice: bool,
 }

@@ -1,0 +1,230 @@
+//! What tests of moves have in common: a pool of two disks with hosts at work, and jobs run here or in a process of their own.
+#![allow(unreachable_pub, dead_code, reason = "each test that has this module uses a part of it")]
+
+use crate::history::load::{BLOCK_BYTES, Load, Plan, Report};
+use crate::history::{Op, check};
+use crate::support::{Daemon, TestPool};
+use apparatus::change::jobs::{self, Observer, Request};
+use apparatus::error::Result;
+use apparatus::pool::model::Segment;
+use apparatus::store::{JobLimits, JobRecord, JobState, Owner, Store};
+use apparatus::units::{DiskId, JobId, VolumeExtent, VolumeId};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// For anything that is expected to come to its end.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Sees nothing and never stops a job.
+pub struct Quiet;
+
+impl Observer for Quiet {
+    fn progress(&mut self, _: &JobRecord, _: u64, _: u64) -> bool {
+        true
+    }
+}
+
+/// A volume on the first of two disks.
+pub struct Scene {
+    pub pool: TestPool,
+    pub disks: [DiskId; 2],
+    pub volume: VolumeId,
+    pub extents: u64,
+}
+
+impl Scene {
+    /// A volume of so many extents, in two pieces that are the wrong way round on the disk.
+    pub fn new(extent_size: u64, extents: u64) -> Self {
+        Self::on(TestPool::new(extent_size), extents)
+    }
+
+    pub fn on(pool: TestPool, extents: u64) -> Self {
+        let disks = ["a", "b"].map(|name| pool.add_disk(name, extents + 8).id);
+        let half = extents / 2;
+        let homes = [(disks[0], 1 + extents - half, half), (disks[0], 1, extents - half)];
+        let volume = pool.add_volume("v", extents * pool.extent_size.bytes(), &homes).id;
+        Self { pool, disks, volume, extents }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.extents * self.pool.extent_size.bytes()
+    }
+
+    /// Hosts on each of these mounts.
+    pub fn load(&self, daemons: &[&Daemon], threads: usize, survive: bool) -> Load {
+        let files = daemons.iter().map(|daemon| daemon.path("v")).collect();
+        Load::start(Plan { files, blocks: self.bytes() / BLOCK_BYTES, threads, writes: 5, survive })
+    }
+
+    pub fn to(&self, disk: usize) -> Request {
+        Request::Move { volume: self.volume, range: None, from: None, to: vec![self.disks[disk]] }
+    }
+
+    pub fn create(&self, request: &Request, limits: JobLimits) -> JobId {
+        jobs::create(&mut self.pool.controller(), request, "test move", limits).unwrap()
+    }
+
+    /// Works on a job here.
+    pub fn run(&self, job: JobId) -> Result<JobState> {
+        jobs::run(&mut self.pool.controller(), job, &mut Quiet)
+    }
+
+    /// Moves the whole volume, here. Answers the job when it is done.
+    pub fn move_to(&self, disk: usize) -> JobRecord {
+        let job = self.create(&self.to(disk), JobLimits::default());
+        assert_eq!(self.run(job).unwrap(), JobState::Done);
+        self.job(job)
+    }
+
+    pub fn job(&self, job: JobId) -> JobRecord {
+        self.pool.store().job(job).unwrap().unwrap()
+    }
+
+    pub fn segments(&self) -> Vec<Segment> {
+        self.pool.store().segments(self.volume, VolumeExtent(0), VolumeExtent(u64::MAX)).unwrap()
+    }
+
+    /// Extents of the volume that lie on the disk.
+    pub fn on_disk(&self, disk: usize) -> u64 {
+        let there = |segment: &&Segment| segment.home.disk == self.disks[disk];
+        self.segments().iter().filter(there).map(|segment| segment.home.len).sum()
+    }
+
+    /// Everything lies on this disk, in one piece, and no extent of any disk is kept for anything else.
+    pub fn assert_all_on(&self, disk: usize) {
+        assert_eq!(self.on_disk(disk), self.extents);
+        assert_eq!(self.segments().len(), 1, "{:?}", self.segments());
+        self.assert_nothing_left_over();
+    }
+
+    /// No extent is kept for a change or a job, or quarantined.
+    pub fn assert_nothing_left_over(&self) {
+        for disk in self.disks {
+            let uses = self.pool.store().uses(disk).unwrap();
+            assert!(uses.iter().all(|taken| matches!(taken.owner, Owner::Volume(_))), "{uses:?}");
+        }
+    }
+
+    /// Waits until the job is so far, in extents.
+    pub fn wait_for_progress(&self, job: JobId, extents: u64) {
+        self.wait_until("the job goes on", |store| {
+            store.steps(job).unwrap().iter().map(|step| step.done).sum::<u64>() >= extents
+        });
+    }
+
+    /// Waits until the job is in that state.
+    pub fn wait_for_state(&self, job: JobId, state: JobState) {
+        self.wait_until("the job changes", |store| store.job(job).unwrap().unwrap().state == state);
+    }
+
+    pub fn wait_until(&self, what: &str, mut done: impl FnMut(&mut dyn Store) -> bool) {
+        let mut store = self.pool.store();
+        let end = Instant::now() + PATIENCE;
+        while !done(&mut store) {
+            assert!(Instant::now() < end, "waited in vain until {what}: {:?}", store.jobs());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// Ends the hosts' work; there were no errors, and what they saw is possible.
+pub fn assert_sound(load: Load) -> Report {
+    let report = load.finish();
+    assert_eq!(report.errors, Vec::<String>::new());
+    assert_linearizable(&report.history);
+    report
+}
+
+pub fn assert_linearizable(history: &[Op]) {
+    if let Err(violation) = check(history) {
+        let of_block = history.iter().filter(|op| op.block == violation.block);
+        let mut around: Vec<String> = of_block.map(|op| format!("{op:?}")).collect();
+        around.sort_by_key(|line| line.len());
+        panic!("{violation}\n{}", around.join("\n"));
+    }
+}
+
+/// A process of its own that works on a job: this test program, told by the environment to run only [`work_on_a_job`].
+pub struct Worker {
+    child: Child,
+}
+
+const POOL: &str = "TEST_WORKER_POOL";
+const JOB: &str = "TEST_WORKER_JOB";
+
+impl Worker {
+    /// Starts it; `failpoint` as `NAME=kill` or `NAME=stop`.
+    pub fn start(scene: &Scene, job: JobId, failpoint: Option<&str>) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "a_process_that_works_on_a_job", "--nocapture", "--test-threads", "1"])
+            .env(POOL, scene.pool.dir.path())
+            .env(JOB, job.to_string())
+            .stdout(Stdio::null());
+        if let Some(failpoint) = failpoint {
+            command.env(apparatus::change::failpoint::VARIABLE, failpoint);
+        }
+        Self { child: command.spawn().unwrap() }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let handle = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).unwrap();
+        pidfd_send_signal(&handle, signal).unwrap();
+    }
+
+    /// Whether it is stopped by a signal.
+    pub fn is_stopped(&self) -> bool {
+        stopped(self.child.id())
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "the worker does not end");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Waits until it has ended or is stopped; true if it ended.
+    pub fn wait_for_point(&mut self) -> bool {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if self.child.try_wait().unwrap().is_some() {
+                return true;
+            }
+            if self.is_stopped() {
+                return false;
+            }
+            assert!(Instant::now() < end, "the worker neither ends nor stops");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether a process is stopped by a signal.
+pub fn stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+}
+
+/// The body of the test `a_process_that_works_on_a_job`: nothing in an ordinary run.
+pub fn work_on_a_job() {
+    let (Ok(pool), Ok(job)) = (std::env::var(POOL), std::env::var(JOB)) else { return };
+    let pool = apparatus::pool::dir::PoolDir::new(pool);
+    let wait = apparatus::change::driver::Wait::For(Some(PATIENCE));
+    let mut controller = apparatus::change::driver::Controller::acquire(&pool, "test", wait).unwrap();
+    jobs::run(&mut controller, JobId(job.parse().unwrap()), &mut Quiet).unwrap();
+}
