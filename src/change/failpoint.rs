@@ -154,6 +154,10 @@ mod armed {
     use rustix::process::{Signal, getpid, kill_process};
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::{Duration, Instant};
+
+    /// More than it takes until all threads of a process have stopped.
+    const STOPPING: Duration = Duration::from_millis(100);
 
     pub(super) struct Armed {
         pub(super) point: Point,
@@ -172,6 +176,11 @@ mod armed {
         {
             // Cannot fail: the process is our own.
             let _ = kill_process(getpid(), armed.signal);
+            // A stop reaches this thread by way of another one: it must not get on meanwhile.
+            let sent = Instant::now();
+            while sent.elapsed() < STOPPING {
+                std::thread::park_timeout(STOPPING);
+            }
         }
     }
 

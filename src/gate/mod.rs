@@ -235,12 +235,13 @@ impl<T: Parkable> Gate<T> {
     }
 
     /// Parks every request from now on, whatever its range: fenced. Takes all holds away without letting anything go.
-    /// Idempotent, and may be called by any thread that sees the fence.
+    /// Idempotent, and may be called by any thread that sees the fence; each call takes away the holds placed since the last one.
     pub fn close(&self) {
         let mut control = self.control();
-        if !control.holds.cover().closed() {
-            control.holds.close();
-            control.drains.clear();
+        let closed = control.holds.cover().closed();
+        control.holds.close();
+        control.drains.retain(|drain, _| drain.is_none());
+        if !closed {
             self.drain(&mut control, None, &Cover::everything());
         }
     }

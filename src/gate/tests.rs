@@ -228,6 +228,23 @@ fn parking_is_bounded_and_names_the_holds_that_must_end() {
     assert_eq!(freed, [1, 3, 4]);
 }
 
+/// A thread that serves requests sees the fence first; the control thread places a hold before it sees it too.
+#[test]
+fn a_hold_placed_on_a_closed_gate_ends_when_it_is_closed_again() {
+    let (gate, _bell) = gate();
+    gate.close();
+    assert!(gate.hold(ChangeId(1), &[span(0, 10)], HoldMode::Writes));
+    assert!(matches!(
+        gate.park(Item(1, 1), span(0, 10), Access::Write),
+        Parked::Waits
+    ));
+    gate.close();
+    assert_eq!(gate.drained(ChangeId(1)), None);
+    assert_eq!(gate.emptied(), Some(Drain::Done));
+    assert_eq!(gate.open().requests.len(), 1);
+    assert_eq!(gate.counts().holds, 0);
+}
+
 #[test]
 fn a_closed_gate_empties_parks_everything_and_lets_it_go_when_opened() {
     let (gate, bell) = gate();

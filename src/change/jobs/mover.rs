@@ -79,7 +79,9 @@ pub(super) struct Mover {
     scratch: Scratch,
     chunk_size: ChunkSize,
     limiter: Limiter,
-    round_ends: Instant,
+    round: Duration,
+    /// Set when the series first asks: reaching the apparatuses before that may take long.
+    round_ends: Option<Instant>,
     trouble: Option<Trouble>,
     figures: Figures,
 }
@@ -103,7 +105,8 @@ impl Mover {
             scratch: Scratch::new(),
             chunk_size: ChunkSize::new(HOLD_TARGET),
             limiter: Limiter::new(None, now),
-            round_ends: now,
+            round: Duration::ZERO,
+            round_ends: None,
             trouble: None,
             figures: Figures::default(),
         };
@@ -162,9 +165,10 @@ impl Mover {
         self.first >= self.steps.len()
     }
 
-    /// The next series ends at about this time.
-    pub(super) fn begin_round(&mut self, ends: Instant) {
-        self.round_ends = ends;
+    /// The next series lasts about so long.
+    pub(super) fn begin_round(&mut self, round: Duration) {
+        self.round = round;
+        self.round_ends = None;
         self.trouble = None;
     }
 
@@ -314,7 +318,9 @@ fn fitting(window: &Window, skip: u64, budget: u64, size: ExtentSize) -> u64 {
 impl Series for Mover {
     fn next(&mut self, prepare: &mut Prepare<'_>) -> Result<Option<NewChange>> {
         let idle = self.begun.is_empty();
-        if self.trouble.is_some() || Instant::now() >= self.round_ends || !self.wait().is_zero() {
+        let now = Instant::now();
+        let over = now >= *self.round_ends.get_or_insert(now + self.round);
+        if self.trouble.is_some() || over || !self.wait().is_zero() {
             return Ok(None);
         }
         self.look_ahead(prepare.disks);

@@ -123,7 +123,7 @@ impl<'a> Worker<'a> {
             .wait()
             .max(self.not_before.saturating_duration_since(now));
         if wait.is_zero() {
-            self.mover.begin_round(now + ROUND);
+            self.mover.begin_round(ROUND);
             let end = self.controller.run_series(&mut self.mover);
             self.count();
             match end {

@@ -214,7 +214,7 @@ impl Bench {
     /// What the driver does with a batch: asks for a few, announces them, works and commits one by one. A host writes
     /// between asking and working.
     fn series(&mut self, mover: &mut Mover, fates: &mut impl Iterator<Item = (Fate, Vec<HostWrite>)>) {
-        mover.begin_round(Instant::now() + Duration::from_secs(60));
+        mover.begin_round(Duration::from_secs(60));
         loop {
             let batch = self.gather(mover);
             if batch.is_empty() {
