@@ -29,7 +29,10 @@ fn a_process_that_works_on_a_job() {
 }
 
 fn limits(rate: u64) -> JobLimits {
-    JobLimits { rate: Some(ByteCount(rate)), ..JobLimits::default() }
+    JobLimits {
+        rate: Some(ByteCount(rate)),
+        ..JobLimits::default()
+    }
 }
 
 #[test]
@@ -46,8 +49,12 @@ fn hosts_on_two_apparatuses_lose_nothing_while_a_volume_moves_back_and_forth() {
         load.wait_for(200, PATIENCE);
     }
     let report = assert_sound(load);
-    assert!(report.longest < Duration::from_secs(2), "a request took {:?}", report.longest);
-    daemons.map(support::Daemon::stop);
+    assert!(
+        report.longest < Duration::from_secs(2),
+        "a request took {:?}",
+        report.longest
+    );
+    daemons.into_iter().for_each(support::Daemon::stop);
 }
 
 #[test]
@@ -56,11 +63,17 @@ fn holding_reads_too_changes_nothing_for_hosts() {
     let daemons = ["x", "y"].map(|name| scene.pool.start(name));
     let load = scene.load(&daemons.each_ref(), 2, false);
     load.wait_for(100, PATIENCE);
-    let job = scene.create(&scene.to(1), JobLimits { hold_all: true, ..JobLimits::default() });
+    let job = scene.create(
+        &scene.to(1),
+        JobLimits {
+            hold_all: true,
+            ..JobLimits::default()
+        },
+    );
     assert_eq!(scene.run(job).unwrap(), JobState::Done);
     scene.assert_all_on(1);
     assert_sound(load);
-    daemons.map(support::Daemon::stop);
+    daemons.into_iter().for_each(support::Daemon::stop);
 }
 
 /// Hosts overwrite the whole volume as fast as they can; a copy that ran after them would not end.
@@ -91,11 +104,15 @@ fn a_move_ends_however_fast_hosts_write_and_copies_each_byte_once() {
     let job = scene.move_to(1);
     let meanwhile = written.load(Ordering::Relaxed) - before;
     assert_eq!(job.copied.0, scene.bytes());
-    assert!(meanwhile > 0 && job.held > 0, "the hosts wrote {meanwhile} bytes, {} requests were held", job.held);
+    assert!(
+        meanwhile > 0 && job.held > 0,
+        "the hosts wrote {meanwhile} bytes, {} requests were held",
+        job.held
+    );
     stop.store(true, Ordering::Relaxed);
-    writers.map(|writer| writer.join().unwrap());
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
     scene.assert_all_on(1);
-    daemons.map(support::Daemon::stop);
+    daemons.into_iter().for_each(support::Daemon::stop);
 }
 
 #[test]
@@ -105,17 +122,32 @@ fn holes_stay_holes_and_a_range_alone_is_moved() {
     let file = daemon.open("v");
     let bytes = Random::new(5).bytes(3 * EXTENT as usize);
     file.write_all_at(&bytes, 30 * EXTENT).unwrap();
-    let range = Span { volume: scene.volume, start: VolumeOffset(29 * EXTENT + 1), end: VolumeOffset(40 * EXTENT) };
-    let request = Request::Move { volume: scene.volume, range: Some(range), from: None, to: vec![scene.disks[1]] };
+    let range = Span {
+        volume: scene.volume,
+        start: VolumeOffset(29 * EXTENT + 1),
+        end: VolumeOffset(40 * EXTENT),
+    };
+    let request = Request::Move {
+        volume: scene.volume,
+        range: Some(range),
+        from: None,
+        to: vec![scene.disks[1]],
+    };
     let job = scene.create(&request, JobLimits::default());
     assert_eq!(scene.run(job).unwrap(), JobState::Done);
     assert_eq!(scene.on_disk(1), 11);
     assert_eq!(scene.job(job).copied.0, 3 * EXTENT);
-    assert_eq!(support::read_up_to(&file, 3 * EXTENT as usize, 30 * EXTENT), bytes);
+    assert_eq!(
+        support::read_up_to(&file, 3 * EXTENT as usize, 30 * EXTENT),
+        bytes
+    );
     // The rest follows; what is there already is left alone, and all becomes one.
     assert_eq!(scene.move_to(1).copied.0, 0);
     assert_eq!(scene.on_disk(1), 64);
-    assert_eq!(support::read_up_to(&file, 3 * EXTENT as usize, 30 * EXTENT), bytes);
+    assert_eq!(
+        support::read_up_to(&file, 3 * EXTENT as usize, 30 * EXTENT),
+        bytes
+    );
     drop(file);
     daemon.stop();
 }
@@ -156,7 +188,10 @@ fn a_job_is_paused_resumed_sped_up_and_ends() {
 fn a_rate_is_kept() {
     let scene = Scene::new(EXTENT, 64);
     let daemon = scene.pool.start("x");
-    daemon.open("v").write_all_at(&Random::new(2).bytes(64 * EXTENT as usize), 0).unwrap();
+    daemon
+        .open("v")
+        .write_all_at(&Random::new(2).bytes(64 * EXTENT as usize), 0)
+        .unwrap();
     let job = scene.create(&scene.to(1), limits(2 * MIB));
     let start = Instant::now();
     assert_eq!(scene.run(job).unwrap(), JobState::Done);
@@ -204,7 +239,7 @@ fn a_job_that_is_rolled_back_leaves_all_where_it_was() {
     assert_eq!(scene.on_disk(0), 64);
     scene.assert_nothing_left_over();
     assert_sound(load);
-    daemons.map(support::Daemon::stop);
+    daemons.into_iter().for_each(support::Daemon::stop);
 }
 
 #[test]
@@ -215,11 +250,17 @@ fn an_apparatus_works_on_a_job_in_the_background() {
     load.wait_for(200, PATIENCE);
     let job = scene.create(&scene.to(1), JobLimits::default());
     let header = scene.pool.store().header().unwrap();
-    let accepted = client::ask(&scene.pool.dir, header.uuid, &support::name_of("y"), Wish::RunJob { job }, PATIENCE);
+    let accepted = client::ask(
+        &scene.pool.dir,
+        header.uuid,
+        &support::name_of("y"),
+        Wish::RunJob { job },
+        PATIENCE,
+    );
     assert!(matches!(accepted, Ok(Answer::Accepted)), "{accepted:?}");
     scene.wait_for_state(job, JobState::Done);
     assert_sound(load);
-    daemons.map(support::Daemon::stop);
+    daemons.into_iter().for_each(support::Daemon::stop);
     scene.assert_all_on(1);
 }
 
@@ -231,15 +272,27 @@ fn an_evacuated_disk_is_free_and_takes_nothing_new() {
     let bytes = Random::new(3).bytes(4 * EXTENT as usize);
     daemon.open("w").write_all_at(&bytes, 0).unwrap();
     let load = scene.load(&[&daemon], 2, false);
-    let request = Request::Evacuate { disk: scene.disks[0], to: vec![] };
+    let request = Request::Evacuate {
+        disk: scene.disks[0],
+        to: vec![],
+    };
     let job = scene.create(&request, JobLimits::default());
     assert_eq!(scene.run(job).unwrap(), JobState::Done);
     assert_eq!(scene.pool.store().uses(scene.disks[0]).unwrap(), vec![]);
     let disks = scene.pool.store().disks().unwrap();
-    assert!(disks.iter().all(|disk| disk.allocate != (disk.id == scene.disks[0])));
+    assert!(
+        disks
+            .iter()
+            .all(|disk| disk.allocate != (disk.id == scene.disks[0]))
+    );
     assert_eq!(support::read_up_to(&daemon.open("w"), bytes.len(), 0), bytes);
     // Nothing can be moved there, and the reason is told.
-    let back = Request::Move { volume: other.id, range: None, from: None, to: vec![scene.disks[0]] };
+    let back = Request::Move {
+        volume: other.id,
+        range: None,
+        from: None,
+        to: vec![scene.disks[0]],
+    };
     let refused = jobs::plan(&mut scene.pool.store(), &back).unwrap_err();
     assert!(refused.why().contains("a: no-allocate is set"), "{refused}");
     assert_sound(load);
@@ -249,10 +302,15 @@ fn an_evacuated_disk_is_free_and_takes_nothing_new() {
 #[test]
 fn an_evacuation_looks_again_before_it_says_that_the_disk_is_free() {
     let scene = Scene::new(EXTENT, 64);
-    let request = Request::Evacuate { disk: scene.disks[0], to: vec![] };
+    let request = Request::Evacuate {
+        disk: scene.disks[0],
+        to: vec![],
+    };
     let job = scene.create(&request, JobLimits::default());
     // Placed there by somebody who named the extents, between the plan and the run.
-    scene.pool.add_volume("late", 4 * EXTENT, &[(scene.disks[0], 66, 4)]);
+    scene
+        .pool
+        .add_volume("late", 4 * EXTENT, &[(scene.disks[0], 66, 4)]);
     assert_eq!(scene.run(job).unwrap(), JobState::Done);
     assert_eq!(scene.pool.store().uses(scene.disks[0]).unwrap(), vec![]);
 }
@@ -264,19 +322,30 @@ fn a_destination_that_fails_ends_the_job_with_the_data_safe() {
     let load = scene.load(&daemons.each_ref(), 2, false);
     load.wait_for(2000, PATIENCE);
     let job = scene.create(&scene.to(1), JobLimits::default());
-    let image = OpenOptions::new().write(true).open(scene.pool.image("b")).unwrap();
+    let image = OpenOptions::new()
+        .write(true)
+        .open(scene.pool.image("b"))
+        .unwrap();
     image.set_len(EXTENT * 20).unwrap();
     let failed = scene.run(job).unwrap_err();
     assert!(failed.to_string().contains("disk b"), "{failed}");
     assert!(failed.way_out().is_some());
     let record = scene.job(job);
     assert_eq!(record.state, JobState::Failed);
-    assert!(record.why.contains("disk b") && record.ended.is_some(), "{record:?}");
+    assert!(
+        record.why.contains("disk b") && record.ended.is_some(),
+        "{record:?}"
+    );
     let events = scene.pool.store().events(0, 1000).unwrap();
-    assert!(events.iter().any(|event| event.severity == Severity::Error && event.text.contains("disk b")), "{events:?}");
+    assert!(
+        events
+            .iter()
+            .any(|event| event.severity == Severity::Error && event.text.contains("disk b")),
+        "{events:?}"
+    );
     image.set_len(EXTENT * (64 + 8)).unwrap();
     assert_sound(load);
-    daemons.map(support::Daemon::stop);
+    daemons.into_iter().for_each(support::Daemon::stop);
 }
 
 #[test]
@@ -288,7 +357,10 @@ fn a_source_that_fails_is_named_with_its_range() {
     daemon.open("v").sync_all().unwrap();
     daemon.stop();
     // The second half of the volume comes first on the disk; the end of the first half is lost.
-    let image = OpenOptions::new().write(true).open(scene.pool.image("a")).unwrap();
+    let image = OpenOptions::new()
+        .write(true)
+        .open(scene.pool.image("a"))
+        .unwrap();
     let job = scene.create(&scene.to(1), JobLimits::default());
     thread::scope(|scope| {
         let worker = scope.spawn(|| {
@@ -297,7 +369,10 @@ fn a_source_that_fails_is_named_with_its_range() {
             jobs::run(&mut controller, job, &mut moving::Quiet)
         });
         let failed = worker.join().unwrap().unwrap_err();
-        assert!(failed.why().contains("disk a") && failed.why().contains("volume v"), "{failed}");
+        assert!(
+            failed.why().contains("disk a") && failed.why().contains("volume v"),
+            "{failed}"
+        );
         assert!(failed.way_out().is_some_and(|hint| hint.contains("--roll-back")));
     });
     assert_eq!(scene.job(job).state, JobState::Failed);
@@ -322,7 +397,7 @@ fn a_worker_that_was_killed_is_followed_by_another_that_goes_on() {
     assert!(so_far >= 5 && scene.job(job).copied.0 <= scene.bytes());
     scene.assert_all_on(1);
     assert_sound(load);
-    daemons.map(support::Daemon::stop);
+    daemons.into_iter().for_each(support::Daemon::stop);
 }
 
 #[test]
@@ -333,18 +408,33 @@ fn a_volume_that_goes_away_or_shrinks_takes_its_part_of_the_job_along() {
     let job = scene.create(&scene.to(1), JobLimits::default());
     let mut store = scene.pool.store();
     jobs::pause(&mut store, job).unwrap();
-    let unmap = Edit::Unmap { volume: scene.volume, start: VolumeExtent(40), end: VolumeExtent(64) };
+    let unmap = Edit::Unmap {
+        volume: scene.volume,
+        start: VolumeExtent(40),
+        end: VolumeExtent(64),
+    };
     let mut record = store.volumes().unwrap().remove(0);
     record.size = ByteCount(40 * EXTENT);
-    scene.pool.change(vec![Edit::SetVolume(record), unmap], vec![Span::whole(scene.volume)]);
+    scene.pool.change(
+        vec![Edit::SetVolume(record), unmap],
+        vec![Span::whole(scene.volume)],
+    );
     jobs::resume(&mut store, job).unwrap();
     assert_eq!(scene.run(job).unwrap(), JobState::Done);
     assert_eq!((scene.on_disk(0), scene.on_disk(1)), (0, 40));
     scene.assert_nothing_left_over();
     let job = scene.create(&scene.to(0), JobLimits::default());
-    scene.pool.change(vec![Edit::RemoveVolume(scene.volume)], vec![Span::whole(scene.volume)]);
+    scene.pool.change(
+        vec![Edit::RemoveVolume(scene.volume)],
+        vec![Span::whole(scene.volume)],
+    );
     assert_eq!(scene.run(job).unwrap(), JobState::Done);
-    assert!(scene.disks.iter().all(|disk| store.uses(*disk).unwrap().is_empty()));
+    assert!(
+        scene
+            .disks
+            .iter()
+            .all(|disk| store.uses(*disk).unwrap().is_empty())
+    );
 }
 
 #[test]
@@ -354,11 +444,16 @@ fn linearizability_is_checked_at_all() {
     let daemon = scene.pool.start("x");
     let load = scene.load(&[&daemon], 1, false);
     load.wait_for(500, PATIENCE);
-    let image = OpenOptions::new().write(true).open(scene.pool.image("a")).unwrap();
+    let image = OpenOptions::new()
+        .write(true)
+        .open(scene.pool.image("a"))
+        .unwrap();
     let report = load.finish();
     assert_linearizable(&report.history);
     let again = scene.load(&[&daemon], 1, false);
-    image.write_all_at(&vec![0x55; 17 * EXTENT as usize - 4096], EXTENT).unwrap();
+    image
+        .write_all_at(&vec![0x55; 17 * EXTENT as usize - 4096], EXTENT)
+        .unwrap();
     assert!(!again.finish().errors.is_empty());
     daemon.stop();
 }

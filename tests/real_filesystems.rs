@@ -40,9 +40,18 @@ fn missing(tools: &[&str]) -> Option<String> {
 }
 
 fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{command:?}: {}\n{out}{err}", output.status);
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{out}{err}",
+        output.status
+    );
     out.trim().to_owned()
 }
 
@@ -55,11 +64,17 @@ struct Mounted {
 
 impl Mounted {
     fn new(daemon: &Daemon, volume: &str, place: PathBuf, mkfs: &[&str]) -> Self {
-        let device = run(Command::new("losetup").args(["--direct-io=on", "-f", "--show"]).arg(daemon.path(volume)));
+        let device = run(Command::new("losetup")
+            .args(["--direct-io=on", "-f", "--show"])
+            .arg(daemon.path(volume)));
         run(Command::new(mkfs[0]).args(&mkfs[1..]).arg(&device));
         fs::create_dir_all(&place).unwrap();
         run(Command::new("mount").arg(&device).arg(&place));
-        Self { device, place, mounted: true }
+        Self {
+            device,
+            place,
+            mounted: true,
+        }
     }
 
     fn unmount(&mut self) {
@@ -83,7 +98,10 @@ fn complaints(device: &str, mark: usize) -> Vec<String> {
     let log = run(Command::new("dmesg").arg("--notime"));
     let grave = |line: &&str| {
         let line = line.to_lowercase();
-        line.contains(name) && ["error", "corrupt", "aborted", "fail", "lost"].iter().any(|word| line.contains(word))
+        line.contains(name)
+            && ["error", "corrupt", "aborted", "fail", "lost"]
+                .iter()
+                .any(|word| line.contains(word))
     };
     log.lines().skip(mark).filter(grave).map(str::to_owned).collect()
 }
@@ -102,13 +120,17 @@ impl Database {
     fn start(path: PathBuf) -> Self {
         let (stop, transactions) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let database = Connection::open(&path).unwrap();
-        database.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+        database
+            .execute_batch(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
              CREATE TABLE account (id INTEGER PRIMARY KEY, amount INTEGER, note BLOB);
              CREATE TABLE log (number INTEGER PRIMARY KEY, taken INTEGER, given INTEGER);",
-        ).unwrap();
+            )
+            .unwrap();
         for id in 0..ACCOUNTS {
-            database.execute("INSERT INTO account VALUES (?1, 1000, zeroblob(2000))", [id]).unwrap();
+            database
+                .execute("INSERT INTO account VALUES (?1, 1000, zeroblob(2000))", [id])
+                .unwrap();
         }
         let writer = thread::spawn({
             let (stop, transactions) = (stop.clone(), transactions.clone());
@@ -121,11 +143,19 @@ impl Database {
                 }
             }
         });
-        Self { stop, transactions, writer, path }
+        Self {
+            stop,
+            transactions,
+            writer,
+            path,
+        }
     }
 
     fn wait_for(&self, more: u64) {
-        let (goal, end) = (self.transactions.load(Ordering::Relaxed) + more, Instant::now() + PATIENCE);
+        let (goal, end) = (
+            self.transactions.load(Ordering::Relaxed) + more,
+            Instant::now() + PATIENCE,
+        );
         while self.transactions.load(Ordering::Relaxed) < goal {
             assert!(!self.writer.is_finished(), "the database's writer has ended");
             assert!(Instant::now() < end, "the database makes no progress");
@@ -142,22 +172,33 @@ impl Database {
 
 fn transfer(database: &Connection, number: i64) {
     let (from, to) = (number % ACCOUNTS, (number * 7 + 3) % ACCOUNTS);
-    database.execute_batch(&format!(
-        "BEGIN IMMEDIATE;
+    database
+        .execute_batch(&format!(
+            "BEGIN IMMEDIATE;
          UPDATE account SET amount = amount - 1, note = randomblob(2000) WHERE id = {from};
          UPDATE account SET amount = amount + 1, note = randomblob(2000) WHERE id = {to};
          INSERT INTO log VALUES ({number}, {from}, {to});
          COMMIT;"
-    )).unwrap();
+        ))
+        .unwrap();
 }
 
 fn check_database(path: &Path, transactions: u64) {
     let database = Connection::open(path).unwrap();
-    let integrity: String = database.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    let integrity: String = database
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap();
     assert_eq!(integrity, "ok");
-    let sum: i64 = database.query_row("SELECT sum(amount) FROM account", [], |row| row.get(0)).unwrap();
-    let logged: i64 = database.query_row("SELECT count(*) FROM log", [], |row| row.get(0)).unwrap();
-    assert_eq!((sum, logged), (ACCOUNTS * 1000, i64::try_from(transactions).unwrap()));
+    let sum: i64 = database
+        .query_row("SELECT sum(amount) FROM account", [], |row| row.get(0))
+        .unwrap();
+    let logged: i64 = database
+        .query_row("SELECT count(*) FROM log", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(
+        (sum, logged),
+        (ACCOUNTS * 1000, i64::try_from(transactions).unwrap())
+    );
 }
 
 fn a_database_survives_moves(mkfs: &[&str], check: &[&str]) {
@@ -176,7 +217,13 @@ fn a_database_survives_moves(mkfs: &[&str], check: &[&str]) {
         assert!(job.copied.0 <= scene.bytes());
         database.wait_for(5);
     }
-    let job = scene.create(&Request::Evacuate { disk: scene.disks[0], to: vec![] }, JobLimits::default());
+    let job = scene.create(
+        &Request::Evacuate {
+            disk: scene.disks[0],
+            to: vec![],
+        },
+        JobLimits::default(),
+    );
     assert_eq!(scene.run(job).unwrap(), JobState::Done);
     assert_eq!(scene.pool.store().uses(scene.disks[0]).unwrap(), vec![]);
     let (path, transactions) = database.end();
@@ -186,15 +233,25 @@ fn a_database_survives_moves(mkfs: &[&str], check: &[&str]) {
     // The same through the other apparatus, after everything has been written and forgotten.
     let device = mounted.device.clone();
     drop(mounted);
-    let again = run(Command::new("losetup").args(["-r", "-f", "--show"]).arg(daemons[1].path("v")));
-    let checked = Command::new(check[0]).args(&check[1..]).arg(&again).output().unwrap();
+    let again = run(Command::new("losetup")
+        .args(["-r", "-f", "--show"])
+        .arg(daemons[1].path("v")));
+    let checked = Command::new(check[0])
+        .args(&check[1..])
+        .arg(&again)
+        .output()
+        .unwrap();
     run(Command::new("losetup").args(["-d", &again]));
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+    assert!(
+        checked.status.success(),
+        "{}",
+        String::from_utf8_lossy(&checked.stdout)
+    );
     assert_eq!(complaints(&device, mark), Vec::<String>::new());
     let errors: u64 = daemons.iter().map(|daemon| errors_of(&scene, daemon)).sum();
     assert_eq!(errors, 0);
     println!("{transactions} transactions during 21 moves");
-    daemons.map(Daemon::stop);
+    daemons.into_iter().for_each(Daemon::stop);
 }
 
 /// Requests that an apparatus has answered with an I/O error.
@@ -204,7 +261,12 @@ fn errors_of(scene: &Scene, daemon: &Daemon) -> u64 {
     let name = support::name_of(daemon.mount().file_name().unwrap().to_str().unwrap());
     let uuid = scene.pool.store().header().unwrap().uuid;
     match client::ask(&scene.pool.dir, uuid, &name, Request::Status, PATIENCE).unwrap() {
-        Answer::Status(figures) => figures.volumes.values().chain(figures.disks.values()).map(|io| io.errors).sum(),
+        Answer::Status(figures) => figures
+            .volumes
+            .values()
+            .chain(figures.disks.values())
+            .map(|io| io.errors)
+            .sum(),
         other => panic!("{other:?}"),
     }
 }

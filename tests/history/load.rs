@@ -169,6 +169,11 @@ impl Load {
         }
     }
 
+    /// Tells the hosts to stop; [`Load::finish`] waits for them.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+    }
+
     /// Stops the hosts, then reads every block once through every file, so that what was lost is seen.
     pub fn finish(self) -> Report {
         self.shared.stop.store(true, Ordering::SeqCst);

@@ -1,9 +1,15 @@
 //! What tests of moves have in common: a pool of two disks with hosts at work, and jobs run here or in a process of their own.
-#![allow(unreachable_pub, dead_code, reason = "each test that has this module uses a part of it")]
+#![allow(
+    unreachable_pub,
+    dead_code,
+    reason = "each test that has this module uses a part of it"
+)]
 
 use crate::history::load::{BLOCK_BYTES, Load, Plan, Report};
 use crate::history::{Op, check};
 use crate::support::{Daemon, TestPool};
+use apparatus::change::controller::Patience;
+use apparatus::change::driver::{Controller, PATIENCE as PATIENT, Wait};
 use apparatus::change::jobs::{self, Observer, Request};
 use apparatus::error::Result;
 use apparatus::pool::model::Segment;
@@ -43,9 +49,19 @@ impl Scene {
     pub fn on(pool: TestPool, extents: u64) -> Self {
         let disks = ["a", "b"].map(|name| pool.add_disk(name, extents + 8).id);
         let half = extents / 2;
-        let homes = [(disks[0], 1 + extents - half, half), (disks[0], 1, extents - half)];
-        let volume = pool.add_volume("v", extents * pool.extent_size.bytes(), &homes).id;
-        Self { pool, disks, volume, extents }
+        let homes = [
+            (disks[0], 1 + extents - half, half),
+            (disks[0], 1, extents - half),
+        ];
+        let volume = pool
+            .add_volume("v", extents * pool.extent_size.bytes(), &homes)
+            .id;
+        Self {
+            pool,
+            disks,
+            volume,
+            extents,
+        }
     }
 
     pub fn bytes(&self) -> u64 {
@@ -55,11 +71,22 @@ impl Scene {
     /// Hosts on each of these mounts.
     pub fn load(&self, daemons: &[&Daemon], threads: usize, survive: bool) -> Load {
         let files = daemons.iter().map(|daemon| daemon.path("v")).collect();
-        Load::start(Plan { files, blocks: self.bytes() / BLOCK_BYTES, threads, writes: 5, survive })
+        Load::start(Plan {
+            files,
+            blocks: self.bytes() / BLOCK_BYTES,
+            threads,
+            writes: 5,
+            survive,
+        })
     }
 
     pub fn to(&self, disk: usize) -> Request {
-        Request::Move { volume: self.volume, range: None, from: None, to: vec![self.disks[disk]] }
+        Request::Move {
+            volume: self.volume,
+            range: None,
+            from: None,
+            to: vec![self.disks[disk]],
+        }
     }
 
     pub fn create(&self, request: &Request, limits: JobLimits) -> JobId {
@@ -83,13 +110,20 @@ impl Scene {
     }
 
     pub fn segments(&self) -> Vec<Segment> {
-        self.pool.store().segments(self.volume, VolumeExtent(0), VolumeExtent(u64::MAX)).unwrap()
+        self.pool
+            .store()
+            .segments(self.volume, VolumeExtent(0), VolumeExtent(u64::MAX))
+            .unwrap()
     }
 
     /// Extents of the volume that lie on the disk.
     pub fn on_disk(&self, disk: usize) -> u64 {
         let there = |segment: &&Segment| segment.home.disk == self.disks[disk];
-        self.segments().iter().filter(there).map(|segment| segment.home.len).sum()
+        self.segments()
+            .iter()
+            .filter(there)
+            .map(|segment| segment.home.len)
+            .sum()
     }
 
     /// Everything lies on this disk, in one piece, and no extent of any disk is kept for anything else.
@@ -103,27 +137,42 @@ impl Scene {
     pub fn assert_nothing_left_over(&self) {
         for disk in self.disks {
             let uses = self.pool.store().uses(disk).unwrap();
-            assert!(uses.iter().all(|taken| matches!(taken.owner, Owner::Volume(_))), "{uses:?}");
+            assert!(
+                uses.iter().all(|taken| matches!(taken.owner, Owner::Volume(_))),
+                "{uses:?}"
+            );
         }
     }
 
     /// Waits until the job is so far, in extents.
     pub fn wait_for_progress(&self, job: JobId, extents: u64) {
         self.wait_until("the job goes on", |store| {
-            store.steps(job).unwrap().iter().map(|step| step.done).sum::<u64>() >= extents
+            store
+                .steps(job)
+                .unwrap()
+                .iter()
+                .map(|step| step.done)
+                .sum::<u64>()
+                >= extents
         });
     }
 
     /// Waits until the job is in that state.
     pub fn wait_for_state(&self, job: JobId, state: JobState) {
-        self.wait_until("the job changes", |store| store.job(job).unwrap().unwrap().state == state);
+        self.wait_until("the job changes", |store| {
+            store.job(job).unwrap().unwrap().state == state
+        });
     }
 
     pub fn wait_until(&self, what: &str, mut done: impl FnMut(&mut dyn Store) -> bool) {
         let mut store = self.pool.store();
         let end = Instant::now() + PATIENCE;
         while !done(&mut store) {
-            assert!(Instant::now() < end, "waited in vain until {what}: {:?}", store.jobs());
+            assert!(
+                Instant::now() < end,
+                "waited in vain until {what}: {:?}",
+                store.jobs()
+            );
             thread::sleep(Duration::from_millis(2));
         }
     }
@@ -159,14 +208,22 @@ impl Worker {
     pub fn start(scene: &Scene, job: JobId, failpoint: Option<&str>) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
-            .args(["--exact", "a_process_that_works_on_a_job", "--nocapture", "--test-threads", "1"])
+            .args([
+                "--exact",
+                "a_process_that_works_on_a_job",
+                "--nocapture",
+                "--test-threads",
+                "1",
+            ])
             .env(POOL, scene.pool.dir.path())
             .env(JOB, job.to_string())
             .stdout(Stdio::null());
         if let Some(failpoint) = failpoint {
             command.env(apparatus::change::failpoint::VARIABLE, failpoint);
         }
-        Self { child: command.spawn().unwrap() }
+        Self {
+            child: command.spawn().unwrap(),
+        }
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -222,9 +279,15 @@ pub fn stopped(pid: u32) -> bool {
 
 /// The body of the test `a_process_that_works_on_a_job`: nothing in an ordinary run.
 pub fn work_on_a_job() {
-    let (Ok(pool), Ok(job)) = (std::env::var(POOL), std::env::var(JOB)) else { return };
+    let (Ok(pool), Ok(job)) = (std::env::var(POOL), std::env::var(JOB)) else {
+        return;
+    };
     let pool = apparatus::pool::dir::PoolDir::new(pool);
-    let wait = apparatus::change::driver::Wait::For(Some(PATIENCE));
-    let mut controller = apparatus::change::driver::Controller::acquire(&pool, "test", wait).unwrap();
+    let mut controller = Controller::acquire(&pool, "test", Wait::For(Some(PATIENCE))).unwrap();
+    // A hold that nobody ends shall not take the test's time.
+    controller.set_patience(Patience {
+        hold_us: 2_000_000,
+        ..PATIENT
+    });
     jobs::run(&mut controller, JobId(job.parse().unwrap()), &mut Quiet).unwrap();
 }
