@@ -1,5 +1,7 @@
 //! Asserts that the checker of histories, which other tests rely on, accepts what is linearizable and finds what is not.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod history;
 
 use history::load::{BLOCK, BLOCK_BITS, BLOCK_BYTES, Load, Plan, fill, values};

@@ -8,6 +8,8 @@
 //! SEEDS=1000000 [FROM=20000] cargo test --release --test simulation many_seeds -- --ignored --nocapture
 //! ```
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
 mod sim;
 
 use sim::Coverage;

@@ -14,6 +14,7 @@
     dead_code,
     reason = "each test that has this module uses a part of it"
 )]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 pub mod load;
 

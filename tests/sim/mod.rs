@@ -9,6 +9,8 @@
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss
 )]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![allow(clippy::wrong_self_convention, reason = "`to_app` sends to an apparatus")]
 
 pub mod app;
 pub mod chaos;

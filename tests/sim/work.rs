@@ -313,10 +313,10 @@ impl World {
             Outcome::Unfinished { .. } => self.count("changes left to the next controller"),
         }
         match (job, given_up(outcome)) {
-            (Job::Create(volume), None) | (Job::Remove(volume), Some(Done::GaveUp)) => {
-                if self.store.homes().volumes().any(|other| other.id == volume) {
-                    self.usable.insert(volume);
-                }
+            (Job::Create(volume), None) | (Job::Remove(volume), Some(Done::GaveUp))
+                if self.store.homes().volumes().any(|other| other.id == volume) =>
+            {
+                self.usable.insert(volume);
             }
             _ => {}
         }

@@ -320,6 +320,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init, reason = "one range is meant")]
     fn parts_keep_what_is_known_of_them() {
         let staged = Staged {
             data: vec![10..20, 30..50],
