@@ -57,6 +57,12 @@ fn occasion(point: Point) -> Occasion {
     }
 }
 
+/// How often the point is passed before it counts: an apparatus that starts waits for the others once.
+fn armed(point: Point, name: &str, action: &str) -> String {
+    let time = if point == Point::ApparatusAwaiting { 2 } else { 1 };
+    format!("{name}={action}@{time}")
+}
+
 fn points(of: &'static str) -> impl Iterator<Item = (Point, &'static str)> {
     let wanted =
         move |(point, name): &(Point, &str)| name.starts_with(of) && occasion(*point) != Occasion::SlowDisk;
@@ -103,9 +109,18 @@ impl Trial {
         self.load.wait_for(50, PATIENCE);
     }
 
+    /// No limit on the job any more, unless it has ended.
+    fn hurry(&self) {
+        let ended = jobs::set_limits(&mut self.scene.pool.store(), self.job, JobLimits::default());
+        assert!(
+            ended.is_ok() || self.scene.job(self.job).state == JobState::Done,
+            "{ended:?}"
+        );
+    }
+
     /// The move is ended at full speed by this process, whatever was left.
     fn end_job(&self) {
-        jobs::set_limits(&mut self.scene.pool.store(), self.job, JobLimits::default()).unwrap();
+        self.hurry();
         assert_eq!(self.scene.run(self.job).unwrap(), JobState::Done);
     }
 
@@ -214,7 +229,7 @@ fn the_controller_stops_for_a_while_at_every_step() {
         trial.y.as_ref().unwrap().signal(Signal::CONT);
         // No hold outlives its time: the hosts get on while the controller does not.
         trial.alive();
-        jobs::set_limits(&mut trial.scene.pool.store(), trial.job, JobLimits::default()).unwrap();
+        trial.hurry();
         worker.signal(Signal::CONT);
         assert!(worker.wait().success(), "{name}: the worker went on and failed");
         assert_eq!(trial.scene.job(trial.job).state, JobState::Done);
@@ -242,7 +257,7 @@ fn bring_to_point(trial: &Trial, point: Point) -> bool {
             });
             y.signal(Signal::CONT);
             let died = reached(y);
-            jobs::set_limits(&mut trial.scene.pool.store(), trial.job, JobLimits::default()).unwrap();
+            trial.hurry();
             worker.wait();
             died
         }
@@ -274,7 +289,7 @@ fn bring_to_point(trial: &Trial, point: Point) -> bool {
 fn an_apparatus_dies_at_every_step() {
     for (point, name) in points("apparatus.") {
         println!("{name}");
-        let mut trial = Trial::new(Some(&format!("{name}=kill")));
+        let mut trial = Trial::new(Some(&armed(point, name, "kill")));
         let from = trial.load.now();
         assert!(bring_to_point(&trial, point), "{name} was not reached");
         trial.restart_y();
@@ -289,7 +304,7 @@ fn an_apparatus_dies_at_every_step() {
 fn an_apparatus_stops_for_a_while_at_every_step() {
     for (point, name) in points("apparatus.") {
         println!("{name}");
-        let trial = Trial::new(Some(&format!("{name}=stop")));
+        let trial = Trial::new(Some(&armed(point, name, "stop")));
         let from = trial.load.now();
         assert!(!bring_to_point(&trial, point), "{name} was not reached");
         // Without it the move goes on.
