@@ -1,5 +1,12 @@
 //! Moves under hosts that go on reading and writing through several apparatuses: nothing is lost, each byte is copied once, the
 //! operator's wishes count while it runs, and a disk that fails ends the job with the data safe.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on fails"
+)]
 
 mod history;
 mod moving;

@@ -2,6 +2,13 @@
 //! and forth twenty times and its disk is evacuated: integrity checks pass, the kernel has nothing to say, no request fails.
 //!
 //! Needs root, loop devices and e2fsprogs (xfsprogs for XFS); says so and passes where they are missing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on fails"
+)]
 
 mod history;
 mod moving;

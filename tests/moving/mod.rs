@@ -1,5 +1,12 @@
 //! What tests of moves have in common: a pool of two disks with hosts at work, and jobs run here or in a process of their own.
 #![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on fails"
+)]
+#![allow(
     unreachable_pub,
     dead_code,
     reason = "each test that has this module uses a part of it"

@@ -329,7 +329,7 @@ mod tests {
         };
         let part = Staged {
             data: vec![0..5, 15..20],
-            clean: vec![5..15],
+            clean: std::iter::once(5..15).collect(),
             zeroes: vec![],
         };
         assert_eq!(staged.part(&(15..35)), part);
