@@ -128,6 +128,9 @@ impl Apparatus {
 
     /// The end of a write or zeroing that has reached its disks.
     fn changed<'a, R: Reply>(&self, tools: &mut Tools, request: Request<'a, R>, bytes: u64) -> Step<'a, R> {
+        // Before the answer: whoever has it may ask for the time of modification at once.
+        let at = self.began.0.elapsed();
+        tools.tally.volume(request.volume).wrote(micros(at));
         match request.operation {
             Operation::Write { durable: true, .. } if self.line.fenced() => Step::Fenced(request),
             Operation::Write { durable: true, .. } => {
@@ -219,8 +222,7 @@ impl Apparatus {
         counters.finished(kind, bytes, took);
         match kind {
             Kind::Read => tools.cold.took(took, bytes),
-            Kind::Write => counters.wrote(micros((summary.since + took).duration_since(self.began.0))),
-            Kind::Flush => (),
+            Kind::Write | Kind::Flush => (),
         }
         for piece in &tools.pieces {
             tools.tally.disk(piece.disk).finished(kind, piece.len, took);
