@@ -77,13 +77,18 @@ impl Looped {
         run("umount", &[&self.at.display().to_string()]);
     }
 
-    fn detach(self) {
-        run("losetup", &["--detach", &self.device]);
+    fn detach(mut self) {
+        // From here on the device may be another test's.
+        let device = std::mem::take(&mut self.device);
+        run("losetup", &["--detach", &device]);
     }
 }
 
 impl Drop for Looped {
     fn drop(&mut self) {
+        if self.device.is_empty() {
+            return;
+        }
         for words in [
             ["umount", "-l", &self.at.display().to_string()].as_slice(),
             &["losetup", "-d", &self.device],
