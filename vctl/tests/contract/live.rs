@@ -354,6 +354,8 @@ fn jobs_in_the_background_are_waited_for_paused_and_cancelled() {
         "--to",
         "d1",
         "--background=a",
+        // Whoever ended the last job may still be giving the arbitration back.
+        "--wait=20s",
         "--rate",
         "512K",
     ])
