@@ -1,6 +1,6 @@
 //! Every process dies, and stops for a while, at every step of the protocol, while hosts work on two apparatuses and a volume moves.
 //! Afterwards: the move is ended by whoever comes next, every host goes on, what hosts saw is linearizable, nothing is lost, no extent is
-//! left over, and the pool checks clean. Only hosts of an apparatus that was killed see errors.
+//! left over. Only hosts of an apparatus that was killed see errors. Not here: the step after a cancel (it takes a slow disk), and `pool check`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

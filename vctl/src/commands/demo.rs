@@ -174,7 +174,7 @@ fn people(figures: &Figures) -> Vec<String> {
     lines
 }
 
-/// Is set once somebody wants the demo to end.
+/// Is set once somebody wants the demo to end. A second wish does not end it at once, as it does elsewhere: mounts would stay.
 fn stop_flag() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
