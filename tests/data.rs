@@ -20,11 +20,12 @@ use apparatus::pool::model::{Difference, Edit, Span};
 use apparatus::store::{HoldMode, Store};
 use apparatus::sys::boot_id;
 use apparatus::table::Table;
-use apparatus::units::{ChangeId, DiskId, Generation, Incarnation, Slot, VolumeId, VolumeOffset};
+use apparatus::units::{ChangeId, DiskId, DiskOffset, Generation, Incarnation, Slot, VolumeId, VolumeOffset};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 use support::{TestPool, segments};
 
@@ -348,6 +349,60 @@ fn what_is_parked_by_a_fence_runs_by_the_table_of_the_next_life() {
     assert_eq!(image[4 * EXTENT as usize - 1], b'x');
 }
 
+/// The fence falls at any moment of a large write: before it has begun, while it is on its way to the disk, or after it was acknowledged.
+#[test]
+fn a_write_that_is_fenced_on_its_way_is_finished_in_the_next_life() {
+    let mut rig = Rig::new(limits());
+    let len = 12 * EXTENT as usize;
+    let mut fenced_in_time = 0;
+    for round in 0..40_u32 {
+        let bytes = vec![u8::try_from(round + 1).unwrap(); len];
+        let operation = write(EXTENT, &bytes);
+        thread::scope(|scope| {
+            let (apparatus, mut desk) = (&rig.apparatus, rig.desk());
+            let request = Request::new(rig.volume, operation, Ear(round, rig.ear.clone()));
+            let writing = scope.spawn(move || apparatus.serve(&mut desk, request));
+            while rig.apparatus.in_flight() == 0 && !writing.is_finished() {
+                std::hint::spin_loop();
+            }
+            rig.fence();
+            writing.join().unwrap();
+        });
+        let acknowledged = rig.heard.try_recv().is_ok();
+        fenced_in_time += u32::from(!acknowledged);
+        // Every other time its range has moved before it goes on; what was acknowledged is copied then, as a move does.
+        let home = rig.disks[usize::try_from(round / 2 % 2).unwrap()];
+        if round % 2 == 0 {
+            move_volume(&rig, home);
+        }
+        rig.rejoin();
+        if !acknowledged {
+            assert_eq!(rig.answer(round), Heard::Written(len as u64));
+        }
+        assert!(rig.content(EXTENT, len as u64) == bytes, "round {round}");
+    }
+    println!("{fenced_in_time} of 40 writes were fenced before they were acknowledged");
+}
+
+/// Maps the volume to extents 1 to 16 of that disk, with its bytes copied.
+fn move_volume(rig: &Rig, to: DiskId) {
+    let snapshot = rig.pool.store().snapshot().unwrap();
+    let from = snapshot.segments[0].1.home.disk;
+    let disks = rig.apparatus.disks();
+    let (source, target) = (disks.get(from).unwrap(), disks.get(to).unwrap());
+    if from == to {
+        return;
+    }
+    let at = DiskOffset(EXTENT);
+    source.copy_to(at, &target, at, 16 * EXTENT).unwrap();
+    let map = Edit::Map {
+        volume: rig.volume,
+        segments: segments(0, &[(to, 1, 16)]),
+    };
+    rig.pool.change(vec![map], vec![]);
+    rig.pool.controller().free().unwrap();
+}
+
 #[test]
 fn a_fence_that_lasts_too_long_is_an_error_and_its_end_is_the_end_of_that() {
     let mut rig = Rig::new(Limits {
@@ -419,7 +474,7 @@ fn what_does_not_fit_waits_for_room() {
     rig.hold(1, 0, EXTENT, HoldMode::Writes);
     rig.write(1, 0, b"a");
     rig.write(2, 0, b"b");
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let (apparatus, volume, ear) = (&rig.apparatus, rig.volume, rig.ear.clone());
         let mut desk = rig.desk();
         let third = scope
