@@ -11,6 +11,8 @@ use crate::table::Missing;
 use crate::units::{DiskId, Generation, VolumeId, VolumeOffset};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 impl Apparatus {
@@ -29,15 +31,32 @@ impl Apparatus {
         }
         let disks = self.disks.view();
         if role == Role::Reader && is_cold(tools, &disks) {
-            return Step::Elsewhere(request.own());
+            match self.one_reader_waits() {
+                Some(waiting) => {
+                    let step = self.reply(tools, &disks, request);
+                    drop(waiting);
+                    return step;
+                }
+                None => {
+                    return Step::Elsewhere(Request {
+                        fetched: true,
+                        ..request.own()
+                    });
+                }
+            }
         }
+        self.reply(tools, &disks, request)
+    }
+
+    /// Answers a read from where it was located.
+    fn reply<'a, R: Reply>(&self, tools: &mut Tools, disks: &View, request: Request<'a, R>) -> Step<'a, R> {
         if let [piece] = tools.pieces[..]
             && let Some(disk) = disks.get(piece.disk)
             && let Some(bytes) = disk.mapped(piece.at, to_usize(piece.len))
         {
             return self.answer(tools, request, Answer::Data(bytes), piece.len);
         }
-        match self.gather(tools, &disks) {
+        match self.gather(tools, disks) {
             Err(failure) => self.fail(tools, request, failure),
             Ok(len) => {
                 let buffer = std::mem::take(&mut tools.buffer);
@@ -46,6 +65,14 @@ impl Apparatus {
                 step
             }
         }
+    }
+
+    /// Leave for a reader thread to wait for a disk itself, which is quicker than handing the request over: as long as another reader
+    /// is there for hosts.
+    fn one_reader_waits(&self) -> Option<Waiting<'_>> {
+        let waiting = Waiting(&self.waiting_readers);
+        let others = self.waiting_readers.fetch_add(1, Relaxed);
+        (others + 1 < self.readers.load(Relaxed)).then_some(waiting)
     }
 
     /// Reads all pieces into the buffer.
@@ -243,6 +270,15 @@ impl Apparatus {
                 tools.tally.disk(piece.disk).failed();
             }
         }
+    }
+}
+
+/// Counts a reader thread that waits for a disk.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

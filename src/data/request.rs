@@ -152,6 +152,8 @@ pub struct Request<'a, R> {
     pub(super) reply: R,
     pub(super) progress: Progress,
     pub(super) since: Instant,
+    /// The disk has been told to read what it asks for.
+    pub(super) fetched: bool,
 }
 
 /// What is left of a request when it is answered.
@@ -174,6 +176,7 @@ impl<'a, R: Reply> Request<'a, R> {
             reply,
             progress: Progress::Fresh,
             since: Instant::now(),
+            fetched: false,
         }
     }
 
@@ -201,6 +204,7 @@ impl<'a, R: Reply> Request<'a, R> {
             reply: self.reply.boxed(),
             progress: self.progress,
             since: self.since,
+            fetched: self.fetched,
         }
     }
 

@@ -19,8 +19,19 @@ const SPREAD: usize = 4;
 /// Fewer than this are not worth another thread.
 const WORTH_A_THREAD: usize = 8;
 
+/// A job that may keep its thread as long as a disk takes counts this much, a read whose bytes are on their way already counts 1: so
+/// many of those share a thread, because the disk works on all of them whoever waits.
+const WHOLE_THREAD: usize = 4;
+
 /// Requests to run one after the other.
 type Chain = Vec<Owned>;
+
+fn weight(chain: &Chain) -> usize {
+    match chain[..] {
+        [Owned { fetched: true, .. }] => 1,
+        _ => WHOLE_THREAD,
+    }
+}
 
 /// The threads and what waits for them.
 pub(super) struct Workers {
@@ -35,25 +46,47 @@ pub(super) struct Workers {
 struct State {
     queue: VecDeque<Chain>,
     queued: usize,
+    /// What is queued and what is being worked on, by weight.
+    load: usize,
     threads: usize,
+    /// Threads that wait and that nobody has woken.
     idle: usize,
+    /// Threads that have been woken and have not noticed yet.
+    woken: usize,
     ending: bool,
 }
 
+/// What a new job needs.
+enum Need {
+    Nothing,
+    Waking,
+    Thread,
+}
+
 impl State {
-    fn push(&mut self, chain: Chain) {
+    fn push(&mut self, chain: Chain, most_threads: usize) -> Need {
+        self.load += weight(&chain);
         self.queued += chain.len();
         self.queue.push_back(chain);
+        if self.threads - self.idle >= self.load.div_ceil(WHOLE_THREAD) {
+            // Those at work take it when they have done what they are at.
+            return Need::Nothing;
+        }
+        if self.idle > 0 {
+            self.idle -= 1;
+            self.woken += 1;
+            return Need::Waking;
+        }
+        if self.threads < most_threads {
+            return Need::Thread;
+        }
+        Need::Nothing
     }
 
     fn pop(&mut self) -> Option<Chain> {
         let chain = self.queue.pop_front()?;
         self.queued -= chain.len();
         Some(chain)
-    }
-
-    fn short_of_threads(&self, most: usize) -> bool {
-        self.queue.len() > self.idle && self.threads < most && !self.ending
     }
 }
 
@@ -83,8 +116,10 @@ impl Workers {
             .wait_timeout_while(state, FAREWELL, |state| state.threads > 0);
     }
 
-    fn next(&self, lasts: bool) -> Option<Chain> {
+    /// The next job for a thread that has done one of weight `done`. `None`: the thread is to end.
+    fn next(&self, done: usize, lasts: bool) -> Option<Chain> {
         let mut state = lock(&self.state);
+        state.load -= done;
         loop {
             if let Some(chain) = state.pop() {
                 return Some(chain);
@@ -93,12 +128,15 @@ impl Workers {
                 return None;
             }
             state.idle += 1;
-            let (woken, timeout) = self
+            let (back, timeout) = self
                 .wake
                 .wait_timeout(state, IDLE)
                 .unwrap_or_else(PoisonError::into_inner);
-            state = woken;
-            state.idle -= 1;
+            state = back;
+            match state.woken {
+                0 => state.idle -= 1,
+                _ => state.woken -= 1,
+            }
             if timeout.timed_out() && !lasts && state.queue.is_empty() {
                 return None;
             }
@@ -117,10 +155,9 @@ impl Apparatus {
         if state.ending || state.queued >= self.workers.most_queued {
             return Err(request);
         }
-        state.push(vec![request]);
-        let short = state.short_of_threads(self.workers.most_threads);
+        let need = state.push(vec![request], self.workers.most_threads);
         drop(state);
-        self.wake_worker(short);
+        self.see_to(&need);
         Ok(())
     }
 
@@ -133,18 +170,22 @@ impl Apparatus {
                 chain.into_iter().for_each(refuse);
                 continue;
             }
-            state.push(chain);
-            let short = state.short_of_threads(self.workers.most_threads);
+            let need = state.push(chain, self.workers.most_threads);
             drop(state);
-            self.wake_worker(short);
+            self.see_to(&need);
         }
     }
 
-    fn wake_worker(&self, short_of_threads: bool) {
-        self.workers.wake.notify_one();
-        if short_of_threads && let Some(apparatus) = self.me.upgrade() {
-            // Without a further thread (or desk) the work waits for those there are.
-            let _ = start(&apparatus, false);
+    fn see_to(&self, need: &Need) {
+        match need {
+            Need::Nothing => (),
+            Need::Waking => self.workers.wake.notify_one(),
+            Need::Thread => {
+                if let Some(apparatus) = self.me.upgrade() {
+                    // Without a further thread (or desk) the work waits for those there are.
+                    let _ = start(&apparatus, false);
+                }
+            }
         }
     }
 }
@@ -177,7 +218,9 @@ impl Drop for Place {
 }
 
 fn work(place: &Place, mut desk: Desk, lasts: bool) {
-    while let Some(chain) = place.0.workers.next(lasts) {
+    let mut done = 0;
+    while let Some(chain) = place.0.workers.next(done, lasts) {
+        done = weight(&chain);
         for request in chain {
             place.0.serve(&mut desk, request);
         }
