@@ -23,6 +23,8 @@ use apparatus::pool::model::Segment;
 use apparatus::store::{JobLimits, JobRecord, JobState, Owner, Store};
 use apparatus::units::{DiskId, JobId, VolumeExtent, VolumeId};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::fs::File;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -55,6 +57,26 @@ impl Scene {
 
     pub fn on(pool: TestPool, extents: u64) -> Self {
         let disks = ["a", "b"].map(|name| pool.add_disk(name, extents + 8).id);
+        Self::with_disks(pool, disks, extents)
+    }
+
+    /// With the first disk's image in that directory.
+    pub fn with_first_disk_in(dir: &Path, extent_size: u64, extents: u64) -> Self {
+        let pool = TestPool::new(extent_size);
+        let image = dir.join("a.img");
+        File::create(&image)
+            .unwrap()
+            .set_len((extents + 8) * extent_size)
+            .unwrap();
+        std::os::unix::fs::symlink(&image, pool.image("a")).unwrap();
+        let disks = [
+            pool.adopt_disk("a", extents + 8).id,
+            pool.add_disk("b", extents + 8).id,
+        ];
+        Self::with_disks(pool, disks, extents)
+    }
+
+    fn with_disks(pool: TestPool, disks: [DiskId; 2], extents: u64) -> Self {
         let half = extents / 2;
         let homes = [
             (disks[0], 1 + extents - half, half),

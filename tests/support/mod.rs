@@ -108,6 +108,12 @@ impl TestPool {
             self.extent_size,
         )
         .unwrap();
+        self.adopt_disk(name, extents)
+    }
+
+    /// Adds what is already where the image of this disk would be.
+    pub fn adopt_disk(&self, name: &str, extents: u64) -> DiskRecord {
+        let path = self.image(name);
         let header = self.store().header().unwrap();
         let known = self.store().disks().unwrap();
         let candidate = Candidate::inspect(&path, header.uuid, self.extent_size, &known).unwrap();
