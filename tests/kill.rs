@@ -24,6 +24,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::Daemon;
@@ -45,6 +47,8 @@ enum Occasion {
     Fence,
     /// The controller dies in the middle of a hold.
     DeadController,
+    /// A host flushes while something is committed and not hardened: it does nothing else.
+    HostFlush,
     /// Requests in flight do not finish, because a disk is slow: see `a_slow_disk…`.
     SlowDisk,
     /// The controller dies after a commit, and another apparatus is stopped: the others are waited for in vain.
@@ -64,6 +68,7 @@ fn occasion(point: Point) -> Occasion {
             Occasion::DeadController
         }
         Point::ApparatusTakingOver => Occasion::DeadControllerAndSilence,
+        Point::ApparatusFlushed | Point::ApparatusHardened => Occasion::HostFlush,
         _ => Occasion::Move,
     }
 }
@@ -256,6 +261,18 @@ fn bring_to_point(trial: &Trial, point: Point) -> bool {
         Occasion::Move => {
             let worker = Worker::start(&trial.scene, trial.job, None);
             let died = reached(y);
+            drop(worker);
+            died
+        }
+        Occasion::HostFlush => {
+            let file = File::open(y.path("v")).unwrap();
+            // Ends when y dies, or goes on and hears that it is enough.
+            let enough = Arc::new(AtomicBool::new(false));
+            let told = Arc::clone(&enough);
+            thread::spawn(move || while !told.load(Ordering::Relaxed) && file.sync_data().is_ok() {});
+            let worker = Worker::start(&trial.scene, trial.job, None);
+            let died = reached(y);
+            enough.store(true, Ordering::Relaxed);
             drop(worker);
             died
         }
