@@ -210,6 +210,9 @@ fn reached(daemon: &Daemon) -> bool {
 
 /// Runs the job in a process of its own until it dies or stops there. Silences apparatus y if that is what it takes.
 fn worker_reaches(trial: &Trial, point: Point, name: &str, action: &str) -> (Worker, bool) {
+    if matches!(point, Point::ControllerFlushed | Point::ControllerHardened) {
+        trial.load.without_flushes();
+    }
     let mut worker = Worker::start(&trial.scene, trial.job, Some(&format!("{name}={action}")));
     if occasion(point) == Occasion::Fence {
         trial.y.as_ref().unwrap().signal(Signal::STOP);

@@ -118,6 +118,7 @@ pub struct Load {
 struct Shared {
     plan: Plan,
     stop: AtomicBool,
+    flushes: AtomicBool,
     next: AtomicU64,
     requests: AtomicU64,
     start: Instant,
@@ -130,6 +131,7 @@ impl Load {
         let shared = Arc::new(Shared {
             plan,
             stop: AtomicBool::new(false),
+            flushes: AtomicBool::new(true),
             next: AtomicU64::new(1),
             requests: AtomicU64::new(0),
             start: Instant::now(),
@@ -167,6 +169,11 @@ impl Load {
             );
             thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// No flush of a host hardens what a controller has committed any more.
+    pub fn without_flushes(&self) {
+        self.shared.flushes.store(false, Ordering::SeqCst);
     }
 
     /// Tells the hosts to stop; [`Load::finish`] waits for them.
@@ -279,7 +286,7 @@ impl Host {
 
     /// Half of the requests go to a few blocks that all hosts share; some go across the borders of extents.
     fn request(&mut self, file: &File) -> io::Result<()> {
-        if self.below(100) == 0 {
+        if self.below(100) == 0 && self.shared.flushes.load(Ordering::Relaxed) {
             // Makes the apparatus harden what a move has committed.
             file.sync_data()?;
         }
