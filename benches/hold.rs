@@ -107,6 +107,7 @@ fn frames() {
         extents: 1000,
         tags: Default::default(),
         allocate: true,
+        reserve: 0,
     };
     let hold = Request::Hold {
         change: ChangeId(42),
@@ -205,6 +206,7 @@ impl Bench {
                 extents,
                 tags,
                 allocate: true,
+                reserve: 0,
             };
             run(&mut controller, vec![Edit::AddDisk(record)]);
             id

@@ -38,6 +38,7 @@ fn disk(id: u32, extents: u64) -> Edit {
         extents,
         tags: BTreeSet::new(),
         allocate: true,
+        reserve: 0,
     })
 }
 

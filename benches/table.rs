@@ -42,6 +42,7 @@ fn scattered(n: u64) -> Snapshot {
         extents: 4 * n + 8,
         tags: BTreeSet::new(),
         allocate: true,
+        reserve: 0,
     };
     let volume = VolumeRecord {
         id: VolumeId(1),

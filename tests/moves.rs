@@ -282,6 +282,7 @@ fn an_evacuated_disk_is_free_and_takes_nothing_new() {
     let request = Request::Evacuate {
         disk: scene.disks[0],
         to: vec![],
+        use_reserve: false,
     };
     let job = scene.create(&request, JobLimits::default());
     assert_eq!(scene.run(job).unwrap(), JobState::Done);
@@ -312,6 +313,7 @@ fn an_evacuation_looks_again_before_it_says_that_the_disk_is_free() {
     let request = Request::Evacuate {
         disk: scene.disks[0],
         to: vec![],
+        use_reserve: false,
     };
     let job = scene.create(&request, JobLimits::default());
     // Placed there by somebody who named the extents, between the plan and the run.

@@ -228,6 +228,7 @@ fn a_database_survives_moves(mkfs: &[&str], check: &[&str]) {
         &Request::Evacuate {
             disk: scene.disks[0],
             to: vec![],
+            use_reserve: false,
         },
         JobLimits::default(),
     );

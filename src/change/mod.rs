@@ -11,4 +11,5 @@ pub mod harden;
 pub mod jobs;
 pub mod participant;
 pub mod recovery;
+pub mod space;
 pub(crate) mod survey;

@@ -4,21 +4,24 @@
 use super::describe::{self, Description};
 use super::disk::{self, NewDisk};
 use super::plan::{DiskChange, NewVolume, Planned, VolumeChange};
+use super::pool::OptionsChange;
 use super::send::send;
-use super::{apparatus, backup, job, select, volume};
+use super::{apparatus, backup, job, pool, select, volume};
 use crate::change::driver::Controller;
 use crate::change::jobs::{self, Observer, Request};
 use crate::error::{Error, Kind, Result};
-use crate::pool::alloc::Policy;
 use crate::pool::dir::PoolDir;
-use crate::pool::model::{DiskRecord, Edit, Snapshot, VolumeRecord};
+use crate::pool::model::{Difference, Edit, Snapshot, VolumeRecord};
 use crate::pool::names::Name;
-use crate::store::{HoldMode, JobLimits, JobState, NewChange, Store};
+use crate::pool::options::Options;
+use crate::store::{JobLimits, JobState, NewChange, Store};
 use crate::units::{ByteCount, Term};
 
 /// What is to be done next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// The pool's options change.
+    SetPool(OptionsChange),
     /// A disk joins.
     AddDisk(NewDisk),
     /// A disk's record changes.
@@ -42,6 +45,7 @@ impl Action {
     #[must_use]
     pub fn title(&self) -> String {
         match self {
+            Self::SetPool(_) => "pool set".into(),
             Self::AddDisk(new) => format!("disk add {}", new.path.display()),
             Self::SetDisk(name, _) => format!("disk set {name}"),
             Self::CreateVolume(new, _) => format!("volume create {} {}", new.name, new.size),
@@ -83,12 +87,11 @@ pub struct Wish {
 /// # Errors
 /// When the description names what is not there, or the store cannot be read.
 pub fn next(store: &mut dyn Store, wanted: &Description, wish: Wish) -> Result<Option<Action>> {
+    if let Some(action) = for_pool(store.options()?, wanted)? {
+        return Ok(Some(action));
+    }
     let snapshot = store.snapshot()?;
-    if let Some(action) = wanted
-        .disks
-        .iter()
-        .find_map(|disk| for_disk(&snapshot.disks, disk))
-    {
+    if let Some(action) = wanted.disks.iter().find_map(|disk| for_disk(&snapshot, disk)) {
         return Ok(Some(action));
     }
     for volume in &wanted.volumes {
@@ -103,8 +106,18 @@ pub fn next(store: &mut dyn Store, wanted: &Description, wish: Wish) -> Result<O
     })
 }
 
-fn for_disk(disks: &[DiskRecord], wanted: &describe::Disk) -> Option<Action> {
-    let Some(found) = disks.iter().find(|disk| disk.name == wanted.name) else {
+fn for_pool(options: Options, wanted: &Description) -> Result<Option<Action>> {
+    let change = OptionsChange {
+        policy: wanted.policy,
+        nearfull: wanted.nearfull,
+        full: wanted.full,
+    };
+    Ok((change.from(options)? != options).then_some(Action::SetPool(change)))
+}
+
+fn for_disk(snapshot: &Snapshot, wanted: &describe::Disk) -> Option<Action> {
+    let extent_size = snapshot.header.extent_size;
+    let Some(found) = snapshot.disks.iter().find(|disk| disk.name == wanted.name) else {
         let create = wanted.create.filter(|_| !wanted.path.exists());
         return Some(Action::AddDisk(NewDisk {
             path: wanted.path.clone(),
@@ -112,6 +125,7 @@ fn for_disk(disks: &[DiskRecord], wanted: &describe::Disk) -> Option<Action> {
             create: create.map(|size| size.0),
             tags: wanted.tags.clone(),
             allocate: wanted.allocate,
+            reserve: wanted.reserve.0,
         }));
     };
     let change = DiskChange {
@@ -119,6 +133,7 @@ fn for_disk(disks: &[DiskRecord], wanted: &describe::Disk) -> Option<Action> {
         untag: found.tags.difference(&wanted.tags).cloned().collect(),
         allocate: (found.allocate != wanted.allocate).then_some(wanted.allocate),
         path: (found.path != wanted.path).then(|| wanted.path.clone()),
+        reserve: (found.reserve != extent_size.count_for(wanted.reserve.0)).then_some(wanted.reserve.0),
         ..DiskChange::default()
     };
     (change != DiskChange::default()).then(|| Action::SetDisk(found.name.to_string(), change))
@@ -225,6 +240,7 @@ pub fn to_start<'a>(
 pub fn carry_out(controller: &mut Controller, action: &Action, observer: &mut dyn Observer) -> Result<()> {
     let title = action.title();
     match action {
+        Action::SetPool(change) => pool::set_options(controller, *change).map(drop),
         Action::AddDisk(new) => disk::add(controller, &title, new).map(drop),
         Action::RemoveDisk(name) => disk::remove(controller, &title, name).map(drop),
         Action::Move(_, _, request) => {
@@ -250,22 +266,19 @@ pub fn carry_out(controller: &mut Controller, action: &Action, observer: &mut dy
 /// What an action comes to, as one difference; `None` when it is so already.
 fn plan(store: &mut dyn Store, action: &Action) -> Result<Option<Planned>> {
     match action {
+        // The table is not concerned.
+        Action::SetPool(_) => Ok(None),
         Action::AddDisk(new) => disk::plan_add(store, new).map(Some),
         Action::SetDisk(name, change) => disk::plan_set(store, name, change),
         Action::RemoveDisk(name) => disk::plan_remove(store, name).map(Some),
-        Action::CreateVolume(new, on) => volume::plan_create(store, new, on, Policy::Order).map(Some),
-        Action::ResizeVolume(name, size, on) => volume::plan_resize(store, name, &|_| Ok(*size), on),
+        Action::CreateVolume(new, on) => volume::plan_create(store, new, on, None).map(Some),
+        Action::ResizeVolume(name, size, on) => volume::plan_resize(store, name, &|_| Ok(*size), on, None),
         Action::SetVolume(name, change) => volume::plan_set(store, name, change),
         Action::RemoveVolume(name) => volume::plan_remove(store, name).map(Some),
         Action::Move(_, _, request) => {
             let steps = jobs::plan(store, request)?;
             let difference = job::difference(store.header()?.generation, &steps);
-            Ok(Some(Planned {
-                difference,
-                spans: Vec::new(),
-                mode: HoldMode::All,
-                zero: Vec::new(),
-            }))
+            Ok(Some(Planned::only(difference)))
         }
     }
 }
@@ -289,12 +302,25 @@ pub fn rehearse(pool: &PoolDir, wanted: &Description, wish: Wish) -> Result<Vec<
                 "would have to be done again and again",
             ));
         }
-        let planned = plan(&mut store, &action)?;
-        let planned = planned.ok_or_else(|| Error::failed(action.title(), "would change nothing"))?;
-        commit(&mut store, term, &action, &planned)?;
+        let planned = rehearse_one(&mut store, term, &action)?;
         done.push((action, planned));
     }
     Ok(done)
+}
+
+fn rehearse_one(store: &mut dyn Store, term: Term, action: &Action) -> Result<Planned> {
+    if let Action::SetPool(change) = action {
+        let new = change.from(store.options()?)?;
+        store.set_options(&new)?;
+        return Ok(Planned::only(Difference {
+            from: store.header()?.generation,
+            edits: Vec::new(),
+        }));
+    }
+    let planned = plan(store, action)?;
+    let planned = planned.ok_or_else(|| Error::failed(action.title(), "would change nothing"))?;
+    commit(store, term, action, &planned)?;
+    Ok(planned)
 }
 
 fn commit(store: &mut dyn Store, term: Term, action: &Action, planned: &Planned) -> Result<()> {

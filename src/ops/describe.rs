@@ -20,7 +20,9 @@
 
 use super::view::PoolView;
 use crate::error::{Error, Result};
+use crate::pool::alloc::Policy;
 use crate::pool::names::Name;
+use crate::pool::options::Options;
 use crate::pool::size::{self, Exact};
 use crate::store::Member;
 use crate::units::{ByteCount, ExtentSize};
@@ -34,6 +36,12 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Size(pub ByteCount);
+
+impl Size {
+    fn is_zero(&self) -> bool {
+        self.0.0 == 0
+    }
+}
 
 impl TryFrom<String> for Size {
     type Error = String;
@@ -55,6 +63,15 @@ pub struct Description {
     /// Unit of allocation of a pool that has yet to be made.
     #[serde(default = "usual_extent")]
     pub extent_size: Size,
+    /// Which disk is taken first, where nothing else is said; as it is, if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
+    /// From so many per cent in use on the pool is nearly full; as it is, if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nearfull: Option<u8>,
+    /// From so many per cent in use on the pool is full; as it is, if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full: Option<u8>,
     /// Its disks.
     #[serde(default)]
     pub disks: Vec<Disk>,
@@ -87,6 +104,13 @@ pub struct Disk {
     /// Whether anything new is placed on it.
     #[serde(default = "yes")]
     pub allocate: bool,
+    /// How much of it stays free.
+    #[serde(default = "nothing", skip_serializing_if = "Size::is_zero")]
+    pub reserve: Size,
+}
+
+fn nothing() -> Size {
+    Size(ByteCount(0))
 }
 
 fn yes() -> bool {
@@ -242,13 +266,18 @@ impl Description {
 
     /// What a pool is, as what it shall be. An image is to be made anew where it is missing; a device cannot be.
     #[must_use]
-    pub fn of(view: &PoolView, members: &[Member]) -> Self {
+    pub fn of(view: &PoolView, options: Options, members: &[Member]) -> Self {
         let disk = |disk: &super::view::DiskView| Disk {
             name: disk.record.name.clone(),
             path: disk.record.path.clone(),
             create: disk.record.path.is_file().then_some(Size(disk.usage.size)),
             tags: disk.record.tags.clone(),
             allocate: disk.record.allocate,
+            reserve: Size(ByteCount(
+                disk.record
+                    .reserve
+                    .saturating_mul(view.header.extent_size.bytes()),
+            )),
         };
         let volume = |volume: &super::view::VolumeView| Volume {
             name: volume.record.name.clone(),
@@ -269,6 +298,9 @@ impl Description {
         };
         Self {
             extent_size: Size(ByteCount(view.header.extent_size.bytes())),
+            policy: Some(options.policy),
+            nearfull: Some(options.thresholds.nearfull()),
+            full: Some(options.thresholds.full()),
             disks: view.disks.iter().map(disk).collect(),
             volumes: view.volumes.iter().map(volume).collect(),
             apparatuses: members.iter().map(apparatus).collect(),

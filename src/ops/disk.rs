@@ -27,6 +27,8 @@ pub struct NewDisk {
     pub tags: BTreeSet<Name>,
     /// Whether anything is placed on it.
     pub allocate: bool,
+    /// How much of it stays free.
+    pub reserve: ByteCount,
 }
 
 impl NewDisk {
@@ -46,8 +48,8 @@ impl NewDisk {
             .map_err(|error| Error::usage(error.what(), error.why()).hint("give it another name with --name"))
     }
 
-    fn record(&self, id: DiskId, uuid: Uuid, extents: u64) -> Result<DiskRecord> {
-        Ok(DiskRecord {
+    fn record(&self, id: DiskId, uuid: Uuid, extents: u64, extent_size: ExtentSize) -> Result<DiskRecord> {
+        let mut record = DiskRecord {
             id,
             name: self.name()?,
             uuid,
@@ -55,7 +57,10 @@ impl NewDisk {
             extents,
             tags: self.tags.clone(),
             allocate: self.allocate,
-        })
+            reserve: 0,
+        };
+        record.reserve = plan::reserve_extents(extent_size, &record, self.reserve)?;
+        Ok(record)
     }
 }
 
@@ -110,7 +115,12 @@ pub fn plan_add(store: &mut dyn Store, new: &NewDisk) -> Result<Planned> {
     };
     plan::check_disk_name(&snapshot, &new.name()?)?;
     let id = store.next_disk_id()?;
-    let record = new.record(id, Uuid::from_u128(id.0.into()), extents)?;
+    let record = new.record(
+        id,
+        Uuid::from_u128(id.0.into()),
+        extents,
+        snapshot.header.extent_size,
+    )?;
     Ok(plan::add_disk(&snapshot, record))
 }
 
@@ -154,6 +164,7 @@ fn take_in(
         controller.store().next_disk_id()?,
         Uuid::new_v4(),
         candidate.extents(),
+        snapshot.header.extent_size,
     )?;
     candidate.write_label(snapshot.header.uuid, record.uuid, snapshot.header.layout)?;
     drop(candidate);

@@ -39,10 +39,14 @@ pub struct Planned {
 impl Planned {
     /// A difference that takes nothing away from a host: no request is held for it.
     fn unheld(snapshot: &Snapshot, edits: Vec<Edit>) -> Self {
-        let difference = Difference {
+        Self::only(Difference {
             from: snapshot.header.generation,
             edits,
-        };
+        })
+    }
+
+    /// The difference, with nothing to do before.
+    pub(super) fn only(difference: Difference) -> Self {
         Self {
             difference,
             spans: Vec::new(),
@@ -346,12 +350,14 @@ pub struct DiskChange {
     pub path: Option<std::path::PathBuf>,
     /// How many extents it has.
     pub extents: Option<u64>,
+    /// How much of it stays free, rounded up to whole extents.
+    pub reserve: Option<ByteCount>,
 }
 
 /// A disk's record is replaced. `None` when it already is so.
 ///
 /// # Errors
-/// When there is no such disk, or the new name is taken.
+/// When there is no such disk, the new name is taken, or the reserve is more than the disk has.
 pub fn set_disk(snapshot: &Snapshot, disk: &str, change: &DiskChange) -> Result<Option<Planned>> {
     let old = select::disk(&snapshot.disks, disk)?;
     let mut new = old.clone();
@@ -364,7 +370,24 @@ pub fn set_disk(snapshot: &Snapshot, disk: &str, change: &DiskChange) -> Result<
     new.allocate = change.allocate.unwrap_or(old.allocate);
     new.path = change.path.clone().unwrap_or_else(|| old.path.clone());
     new.extents = change.extents.unwrap_or(old.extents);
+    if let Some(reserve) = change.reserve {
+        new.reserve = reserve_extents(snapshot.header.extent_size, &new, reserve)?;
+    }
     Ok((new != *old).then(|| Planned::unheld(snapshot, vec![Edit::SetDisk(new)])))
+}
+
+/// A disk's reserve in whole extents.
+///
+/// # Errors
+/// When it is more than the disk has.
+pub fn reserve_extents(extent_size: ExtentSize, disk: &DiskRecord, reserve: ByteCount) -> Result<u64> {
+    let extents = extent_size.count_for(reserve);
+    if extents < disk.extents {
+        return Ok(extents);
+    }
+    let most = size::Human(ByteCount((disk.extents - 1).saturating_mul(extent_size.bytes())));
+    let why = format!("cannot keep {} free", size::Human(reserve));
+    Err(Error::usage(format!("disk {}", disk.name), why).hint(format!("{most} is all it has")))
 }
 
 /// A disk leaves the pool; `in_use` is what still has extents on it, as words.

@@ -3,6 +3,7 @@
 use super::plan::{Planned, Run};
 use crate::change::controller::Outcome;
 use crate::change::driver::Controller;
+use crate::change::space;
 use crate::error::{Error, Kind, Result};
 use crate::pool::model::Edit;
 use crate::store::NewChange;
@@ -53,6 +54,7 @@ pub fn send_with(
             ..
         } => {
             free(controller, planned);
+            space::watch(controller.store());
             Ok(Sent {
                 generation,
                 parked,

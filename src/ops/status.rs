@@ -6,14 +6,10 @@ use super::view::{PoolView, Usage};
 use crate::error::Result;
 use crate::member::ArbitrationLock;
 use crate::pool::dir::PoolDir;
+use crate::pool::options::{Fullness, Thresholds};
 use crate::store::{ChangeState, JobKind, JobState, Severity, Store};
 use crate::units::{DiskId, JobId, VolumeId};
 use std::collections::BTreeMap;
-
-/// From this many per cent in use on, a pool is nearly full.
-const NEARLY_FULL: u128 = 90;
-/// From this many per cent in use on, it is as good as full.
-const FULL: u128 = 98;
 
 /// Something worth saying.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +79,7 @@ pub fn status(pool: &PoolDir, store: &mut dyn Store) -> Result<Status> {
     let jobs = job::list(store)?;
     let controller = ArbitrationLock::holder(&pool.run())?;
     let mut findings = of_disks(&view);
-    findings.extend(of_space(&view));
+    findings.extend(of_space(&view, store.fullness()?, store.options()?.thresholds));
     findings.extend(apparatuses.iter().filter_map(of_apparatus));
     if apparatuses.is_empty() && !view.volumes.is_empty() {
         let finding = Finding::new(Severity::Info, "apparatuses", "none runs, so no volume is served");
@@ -133,19 +129,13 @@ fn of_disks(view: &PoolView) -> Vec<Finding> {
     findings
 }
 
-fn of_space(view: &PoolView) -> Option<Finding> {
-    let open = view
-        .disks
-        .iter()
-        .filter(|disk| disk.record.allocate)
-        .map(|disk| disk.usage);
-    let usage = open.fold(Usage::default(), Usage::and);
-    let taken = u128::from(usage.size.0.saturating_sub(usage.free.0)) * 100;
-    let percent = taken.checked_div(u128::from(usage.size.0))?;
-    let severity = match percent {
-        FULL.. => Severity::Error,
-        NEARLY_FULL.. => Severity::Warning,
-        _ => return None,
+/// By the same hysteresis as the events, so that the two never contradict each other.
+fn of_space(view: &PoolView, was: Fullness, thresholds: Thresholds) -> Option<Finding> {
+    let percent = view.capacity().percent()?;
+    let severity = match was.after(percent, thresholds) {
+        Fullness::Full => Severity::Error,
+        Fullness::Nearfull => Severity::Warning,
+        Fullness::Room => return None,
     };
     let text = format!("{percent} % of what new volumes may be placed on is in use");
     Some(Finding::new(severity, "space", text).next("vctl disk add PATH"))

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::pool::model::{DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
 use crate::pool::names::Name;
+use crate::pool::options::Capacity;
 use crate::store::{Owner, Store, Use};
 use crate::units::{ByteCount, DiskId, ExtentSize, VolumeId};
 use std::collections::BTreeMap;
@@ -127,6 +128,15 @@ impl PoolView {
             .iter()
             .map(|disk| disk.usage)
             .fold(Usage::default(), Usage::and)
+    }
+
+    /// What new volumes may be placed on, and how much of it is in use.
+    #[must_use]
+    pub fn capacity(&self) -> Capacity {
+        let extents = |bytes: ByteCount| bytes.0 / self.header.extent_size.bytes();
+        let open = self.disks.iter().filter(|disk| disk.record.allocate);
+        open.map(|disk| Capacity::of(disk.record.extents, extents(disk.usage.free), disk.record.reserve))
+            .fold(Capacity::default(), Capacity::and)
     }
 
     /// A disk by name.

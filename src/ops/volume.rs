@@ -2,17 +2,23 @@
 
 use super::plan::{self, NewVolume, Planned, VolumeChange};
 use super::select;
+use crate::change::space::{Reserve, spaces};
 use crate::error::{Error, Result};
-use crate::pool::alloc::{self, Policy, Space, Wish};
-use crate::pool::model::{Area, DiskRecord, Segment, Snapshot, Span, VolumeRecord};
-use crate::store::{HoldMode, Owner, Store};
+use crate::pool::alloc::{self, Policy, Wish};
+use crate::pool::model::{Area, Segment, Snapshot, Span, VolumeRecord};
+use crate::store::{HoldMode, Store};
 use crate::units::{ByteCount, VolumeId, VolumeOffset};
 
-/// A volume appears, on these disks (`DISK`, `@TAG`) or wherever there is room.
+/// A volume appears, on these disks (`DISK`, `@TAG`) or wherever there is room, by this policy or the pool's.
 ///
 /// # Errors
 /// When it cannot be; for want of room, with the reason for each disk.
-pub fn plan_create(store: &mut dyn Store, new: &NewVolume, on: &[String], policy: Policy) -> Result<Planned> {
+pub fn plan_create(
+    store: &mut dyn Store,
+    new: &NewVolume,
+    on: &[String],
+    policy: Option<Policy>,
+) -> Result<Planned> {
     let snapshot = store.snapshot()?;
     plan::check_new_volume(&snapshot, new)?;
     let disks = select::disks(&snapshot.disks, on)?;
@@ -21,7 +27,7 @@ pub fn plan_create(store: &mut dyn Store, new: &NewVolume, on: &[String], policy
         extents,
         on: disks,
         after: None,
-        policy,
+        policy: chosen(store, policy)?,
     };
     let areas = allocate(store, &snapshot, &format!("volume {}", new.name), &wish)?;
     let id = store.next_volume_id()?;
@@ -37,6 +43,7 @@ pub fn plan_resize(
     volume: &str,
     size: &dyn Fn(ByteCount) -> Result<ByteCount>,
     on: &[String],
+    policy: Option<Policy>,
 ) -> Result<Option<Planned>> {
     let snapshot = store.snapshot()?;
     let record = select::volume(&snapshot.volumes, volume)?;
@@ -55,7 +62,7 @@ pub fn plan_resize(
         extents: lacking,
         on: disks,
         after,
-        policy: Policy::Order,
+        policy: chosen(store, policy)?,
     };
     let areas = allocate(store, &snapshot, &format!("volume {volume}"), &wish)?;
     Ok(Some(plan::grow_volume(&snapshot, record, size, &areas)))
@@ -127,26 +134,11 @@ fn last_segment(snapshot: &Snapshot, volume: VolumeId) -> Option<Segment> {
 
 /// Extents for `what`, on these disks or wherever there is room, best right behind a segment that is there.
 fn allocate(store: &mut dyn Store, snapshot: &Snapshot, what: &str, wish: &Wish) -> Result<Vec<Area>> {
-    let spaces = snapshot
-        .disks
-        .iter()
-        .map(|disk| space(store, disk))
-        .collect::<Result<Vec<_>>>()?;
+    let spaces = spaces(store, snapshot.disks.iter().cloned(), Reserve::Kept)?;
     alloc::allocate(&spaces, wish).map_err(|shortage| shortage.error(what, snapshot.header.extent_size))
 }
 
-/// A disk as the allocator sees it.
-fn space(store: &mut dyn Store, disk: &DiskRecord) -> Result<Space> {
-    let uses = store.uses(disk.id)?;
-    let quarantined = uses
-        .iter()
-        .filter(|each| matches!(each.owner, Owner::Quarantine(_)));
-    Ok(Space {
-        disk: disk.id,
-        name: disk.name.clone(),
-        allocate: disk.allocate,
-        free: alloc::free_runs(disk.id, disk.extents, uses.iter().map(|each| each.area)),
-        reserve: 0,
-        quarantined: quarantined.map(|each| each.area.len).sum(),
-    })
+/// The policy asked for, else the pool's.
+fn chosen(store: &mut dyn Store, policy: Option<Policy>) -> Result<Policy> {
+    policy.map_or_else(|| Ok(store.options()?.policy), Ok)
 }

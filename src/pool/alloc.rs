@@ -1,12 +1,13 @@
 //! Where new extents go. Pure: from what is free on each disk and what is wanted to areas, or to the reason for each disk.
 //!
-//! In one piece where there is one; else on one disk; else over several, in few pieces.
+//! In one piece where there is one; else on one disk; else over several, in few pieces. Only a contiguous wish takes one piece or nothing.
 
 use super::model::Area;
 use super::names::Name;
 use super::size::Human;
 use crate::error::Error;
 use crate::units::{ByteCount, DiskExtent, DiskId, ExtentSize};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The runs of a disk that nobody has, by start. `taken` is by start and without overlaps. Extent 0 is the label's.
@@ -60,14 +61,31 @@ impl Space {
 }
 
 /// Which disk is taken first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Policy {
     /// The disks in the order they were asked for; where most is free when none was.
+    #[default]
     Order,
     /// Where most is free.
     Spread,
     /// Where least is free, so that other disks stay empty.
     Pack,
+    /// As `Order`, and in one piece or not at all.
+    Contiguous,
+}
+
+impl Policy {
+    /// As people write it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Order => "order",
+            Self::Spread => "spread",
+            Self::Pack => "pack",
+            Self::Contiguous => "contiguous",
+        }
+    }
 }
 
 /// What is wanted.
@@ -86,7 +104,7 @@ pub struct Wish {
 /// Areas for all that is wanted, in the order in which they should be used.
 ///
 /// # Errors
-/// [`Shortage`] if, and only if, the disks that may be used have too little room together.
+/// [`Shortage`] if, and only if, the disks that may be used have too little room together, or none has it in the one piece wanted.
 pub fn allocate(spaces: &[Space], wish: &Wish) -> Result<Vec<Area>, Shortage> {
     let disks = candidates(spaces, wish);
     let room: u64 = disks.iter().map(|disk| disk.room()).fold(0, u64::saturating_add);
@@ -98,6 +116,9 @@ pub fn allocate(spaces: &[Space], wish: &Wish) -> Result<Vec<Area>, Shortage> {
     }
     if let Some(area) = behind(&disks, wish).or_else(|| in_one_piece(&disks, wish.extents)) {
         return Ok(vec![area]);
+    }
+    if wish.policy == Policy::Contiguous {
+        return Err(Shortage::new(spaces, wish));
     }
     let alone = disks.iter().find(|disk| disk.room() >= wish.extents);
     match alone {
@@ -114,8 +135,10 @@ fn candidates<'a>(spaces: &'a [Space], wish: &Wish) -> Vec<&'a Space> {
         .collect();
     let asked = |space: &&Space| wish.on.iter().position(|disk| *disk == space.disk);
     match wish.policy {
-        Policy::Order if !wish.on.is_empty() => disks.sort_by_key(asked),
-        Policy::Order | Policy::Spread => disks.sort_by_key(|space| std::cmp::Reverse(space.room())),
+        Policy::Order | Policy::Contiguous if !wish.on.is_empty() => disks.sort_by_key(asked),
+        Policy::Order | Policy::Contiguous | Policy::Spread => {
+            disks.sort_by_key(|space| std::cmp::Reverse(space.room()))
+        }
         Policy::Pack => disks.sort_by_key(|space| space.room()),
     }
     disks
@@ -179,6 +202,19 @@ fn over_several(disks: &[&Space], extents: u64) -> Vec<Area> {
     taken
 }
 
+/// What a disk that may be used lacks.
+fn lack(space: &Space, wish: &Wish) -> Reason {
+    if wish.policy == Policy::Contiguous && space.room() >= wish.extents {
+        let longest = space.free.iter().map(|run| run.len).max().unwrap_or(0);
+        return Reason::InPieces { longest };
+    }
+    Reason::Short {
+        free: space.free(),
+        reserve: space.reserve.min(space.free()),
+        quarantined: space.quarantined,
+    }
+}
+
 /// Why the wish could not be granted, disk by disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shortage {
@@ -204,6 +240,11 @@ pub enum Reason {
         /// Not counted as free: so many will be when no apparatus can use them any more.
         quarantined: u64,
     },
+    /// There is room on it, and not in the one piece that is wanted.
+    InPieces {
+        /// Longest free run.
+        longest: u64,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -225,18 +266,14 @@ impl fmt::Display for Reason {
                 }
                 Ok(())
             }
+            Self::InPieces { longest } => write!(f, "at most {longest} extents in one piece"),
         }
     }
 }
 
 impl Shortage {
     fn new(spaces: &[Space], wish: &Wish) -> Self {
-        let short = |space: &Space| Reason::Short {
-            free: space.free(),
-            reserve: space.reserve.min(space.free()),
-            quarantined: space.quarantined,
-        };
-        let reason = |space: &Space| refusal(space, wish).unwrap_or_else(|| short(space));
+        let reason = |space: &Space| refusal(space, wish).unwrap_or_else(|| lack(space, wish));
         Self {
             wanted: wish.extents,
             disks: spaces
@@ -267,7 +304,7 @@ impl Shortage {
                 self.wanted
             ),
         )
-        .hint("add a disk (vctl disk add), name other disks, or allow one again (vctl disk set --allocate)")
+        .hint("add a disk (vctl disk add), name other disks, or allow one again (vctl disk set DISK --allocate)")
     }
 }
 
@@ -360,6 +397,26 @@ mod tests {
     }
 
     #[test]
+    fn contiguous_is_one_piece_or_nothing() {
+        let spaces = [space(1, 12, &[(6, 1)]), space(2, 10, &[(4, 1)])];
+        let contiguous = |extents| Wish {
+            policy: Policy::Contiguous,
+            ..wish(extents, &[])
+        };
+        assert_eq!(allocate(&spaces, &contiguous(5)).unwrap(), [area(1, 1, 5)]);
+        assert_eq!(allocate(&spaces, &wish(6, &[])).unwrap().len(), 2);
+        let shortage = allocate(&spaces, &contiguous(6)).unwrap_err();
+        let text = shortage.error("v", ExtentSize::DEFAULT).to_string();
+        assert!(text.contains("at most 5 extents in one piece"), "{text}");
+        let shortage = allocate(&spaces, &contiguous(9)).unwrap_err();
+        let text = shortage.error("v", ExtentSize::DEFAULT).to_string();
+        assert!(
+            text.contains("d1: at most 5 extents in one piece; d2: 8 extents free"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn a_shortage_says_for_each_disk_why() {
         let mut spaces = [
             space(1, 10, &[]),
@@ -437,7 +494,12 @@ mod tests {
     }
 
     fn any_wish() -> impl Strategy<Value = Wish> {
-        let policy = prop::sample::select(vec![Policy::Order, Policy::Spread, Policy::Pack]);
+        let policy = prop::sample::select(vec![
+            Policy::Order,
+            Policy::Spread,
+            Policy::Pack,
+            Policy::Contiguous,
+        ]);
         let on = prop::sample::subsequence(vec![3, 2, 1, 0], 0..=4);
         let after = prop::option::of((0..4_u32, 1..9_u64, 1..4_u64));
         (0..40_u64, on, after, policy).prop_map(|(extents, on, after, policy)| Wish {
@@ -470,7 +532,8 @@ mod tests {
         fn gives_exactly_what_is_wanted_from_what_is_free(spaces in any_spaces(), wish in any_wish()) {
             let room: u64 = spaces.iter().map(|space| usable(space, &wish)).sum();
             let Ok(areas) = allocate(&spaces, &wish) else {
-                prop_assert!(room < wish.extents, "there was room for {}", wish.extents);
+                let could = room >= wish.extents && wish.policy != Policy::Contiguous;
+                prop_assert!(!could, "there was room for {}", wish.extents);
                 return Ok(());
             };
             let given = extents(&areas);

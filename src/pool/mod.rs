@@ -4,6 +4,7 @@ pub mod alloc;
 pub mod dir;
 pub mod model;
 pub mod names;
+pub mod options;
 pub mod size;
 
 /// What every mount of an apparatus is called in the mount table, behind `fuse.`: so it is told from other mounts.

@@ -48,6 +48,15 @@ pub struct DiskRecord {
     pub tags: BTreeSet<Name>,
     /// False: nothing new is placed here (`no-allocate`).
     pub allocate: bool,
+    /// Extents that stay free: only an evacuation that is told so, and the way back of a job, may take them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reserve: u64,
+}
+
+// What is passed over is compared by reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(extents: &u64) -> bool {
+    *extents == 0
 }
 
 /// A virtual volume.
@@ -171,7 +180,7 @@ impl Span {
 pub enum Edit {
     /// A disk joins the pool.
     AddDisk(DiskRecord),
-    /// A disk's record is replaced (rename, tags, no-allocate, grown size).
+    /// A disk's record is replaced (rename, tags, no-allocate, reserve, grown size).
     SetDisk(DiskRecord),
     /// A disk without segments leaves the pool.
     RemoveDisk(DiskId),

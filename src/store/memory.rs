@@ -16,6 +16,7 @@ use super::{
 use crate::error::Result;
 use crate::pool::model::{Area, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
 use crate::pool::names::Name;
+use crate::pool::options::{Fullness, Options};
 use crate::units::{
     BootId, ByteCount, ChangeId, DiskId, Generation, Incarnation, JobId, MembershipVersion, Slot, Term,
     VolumeExtent, VolumeId,
@@ -326,6 +327,30 @@ impl Store for MemoryStore {
         self.write(|state, _| {
             let job = state.job(id)?;
             (job.copied, job.longest_hold_us, job.held) = (copied, longest_hold_us, held);
+            Ok(())
+        })
+    }
+
+    fn options(&mut self) -> Result<Options> {
+        Ok(self.read().options)
+    }
+
+    fn set_options(&mut self, options: &Options) -> Result<()> {
+        self.write(|state, _| {
+            state.options = *options;
+            Ok(())
+        })?;
+        self.sync();
+        Ok(())
+    }
+
+    fn fullness(&mut self) -> Result<Fullness> {
+        Ok(self.read().fullness)
+    }
+
+    fn set_fullness(&mut self, fullness: Fullness) -> Result<()> {
+        self.write(|state, _| {
+            state.fullness = fullness;
             Ok(())
         })
     }

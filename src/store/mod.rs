@@ -23,6 +23,7 @@ pub mod sqlite;
 use crate::error::Result;
 use crate::pool::model::{Area, Difference, DiskRecord, PoolHeader, Segment, Snapshot, Span, VolumeRecord};
 use crate::pool::names::Name;
+use crate::pool::options::{Fullness, Options};
 use crate::units::{
     BootId, ByteCount, ChangeId, DiskId, Generation, Incarnation, JobId, MembershipVersion, Slot, Term,
     Timestamp, VolumeExtent, VolumeId,
@@ -190,6 +191,9 @@ pub enum JobKind {
         disk: DiskId,
         /// Where to, in order of preference; wherever there is room if empty.
         to: Vec<DiskId>,
+        /// What the destinations keep free may be taken too.
+        #[serde(default)]
+        use_reserve: bool,
     },
 }
 
@@ -395,6 +399,15 @@ pub trait Store: Send {
         longest_hold_us: u64,
         held: u64,
     ) -> Result<()>;
+
+    /// What the operator has chosen for the pool.
+    fn options(&mut self) -> Result<Options>;
+    /// Chooses anew. Durable when it returns.
+    fn set_options(&mut self, options: &Options) -> Result<()>;
+    /// How full the pool was when somebody last looked.
+    fn fullness(&mut self) -> Result<Fullness>;
+    /// The holder of the arbitration has looked.
+    fn set_fullness(&mut self, fullness: Fullness) -> Result<()>;
 
     /// Appends an event.
     fn log(&mut self, severity: Severity, subject: &str, text: &str) -> Result<()>;

@@ -13,6 +13,7 @@ mod events;
 mod files;
 mod job;
 mod members;
+mod options;
 mod recover;
 mod schema;
 mod space;
@@ -26,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::pool::dir::PoolDir;
 use crate::pool::model::{Area, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
 use crate::pool::names::Name;
+use crate::pool::options::{Fullness, Options};
 use crate::sys::boot_id;
 use crate::units::{
     BootId, ByteCount, ChangeId, DiskId, ExtentSize, Generation, Incarnation, JobId, MembershipVersion, Slot,
@@ -341,6 +343,23 @@ impl Store for SqliteStore {
         held: u64,
     ) -> Result<()> {
         self.write(|db| job::set_figures(db, id, copied, longest_hold_us, held))
+    }
+
+    fn options(&mut self) -> Result<Options> {
+        options::read(&self.connection)
+    }
+
+    fn set_options(&mut self, options: &Options) -> Result<()> {
+        self.write(|db| options::write(db, options))?;
+        self.log.sync()
+    }
+
+    fn fullness(&mut self) -> Result<Fullness> {
+        options::fullness(&self.connection)
+    }
+
+    fn set_fullness(&mut self, fullness: Fullness) -> Result<()> {
+        self.write(|db| options::set_fullness(db, fullness))
     }
 
     fn log(&mut self, severity: Severity, subject: &str, text: &str) -> Result<()> {

@@ -25,6 +25,7 @@ fn disk(id: u32, extents: u64) -> DiskRecord {
         extents,
         tags: BTreeSet::new(),
         allocate: true,
+        reserve: 0,
     }
 }
 

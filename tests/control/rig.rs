@@ -102,6 +102,7 @@ impl Pool {
             extents,
             tags: Default::default(),
             allocate: true,
+            reserve: 0,
         };
         controller
             .run(change("disk add", vec![Edit::AddDisk(record)]), true, &mut || {

@@ -45,6 +45,7 @@ fn record(id: u32, path: &Path, extents: u64) -> DiskRecord {
         extents,
         tags: BTreeSet::new(),
         allocate: true,
+        reserve: 0,
     }
 }
 

@@ -184,6 +184,7 @@ fn disk_record(id: u32, extents: u64) -> DiskRecord {
         extents,
         tags: BTreeSet::new(),
         allocate: true,
+        reserve: 0,
     }
 }
 

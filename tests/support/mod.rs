@@ -125,6 +125,7 @@ impl TestPool {
             extents,
             tags: BTreeSet::new(),
             allocate: true,
+            reserve: 0,
         };
         candidate
             .write_label(header.uuid, record.uuid, header.layout)

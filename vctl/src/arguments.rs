@@ -1,8 +1,10 @@
 //! What arguments mean: durations, sizes with a sign, ranges, modes, owners, places.
 
 mod owner;
+mod policy;
 
 pub use owner::{Owner, owner};
+pub use policy::Policy;
 
 use apparatus::change::driver::Wait;
 use apparatus::error::{Error, Result};
@@ -190,6 +192,19 @@ pub fn or_none<T>(
             parse(text).map(|value| OrNone(Some(value)))
         }
     }
+}
+
+/// A share in per cent, `85` or `85%`.
+///
+/// # Errors
+/// When it is none.
+pub fn percent(text: &str) -> Result<u8> {
+    let number = text.strip_suffix('%').unwrap_or(text);
+    let share = number
+        .parse::<u8>()
+        .ok()
+        .filter(|share| (1..=100).contains(share));
+    share.ok_or_else(|| Error::usage(format!("share {text:?}"), "is no whole number from 1 to 100"))
 }
 
 /// `yes` or `no`.

@@ -23,13 +23,19 @@ pub(super) fn lay_out(
     sources: &[Source],
     spaces: &mut [Space],
     on: &[DiskId],
+    policy: Policy,
 ) -> Result<Vec<Step>, Shortage> {
+    // One piece is taken where there is one, and is no condition: what lies in pieces has to move too.
+    let policy = match policy {
+        Policy::Contiguous => Policy::Order,
+        other => other,
+    };
     let extents = |run: &[Source]| run.iter().map(|source| source.run.home.len).sum();
     let wish = |run: &[Source]| Wish {
         extents: extents(run),
         on: on.to_vec(),
         after: run.first().and_then(|first| first.before),
-        policy: Policy::Order,
+        policy,
     };
     // All together first: a shortage tells of everything that is asked for.
     allocate(spaces, &wish(sources))?;
@@ -139,7 +145,13 @@ mod tests {
     #[test]
     fn segments_become_one_where_there_is_room() {
         let mut spaces = [space(2, 10, &[(3, 1)]), space(3, 100, &[])];
-        let steps = lay_out(&[source(0, 50, 4), source(4, 20, 4)], &mut spaces, &[]).unwrap();
+        let steps = lay_out(
+            &[source(0, 50, 4), source(4, 20, 4)],
+            &mut spaces,
+            &[],
+            Policy::Order,
+        )
+        .unwrap();
         assert_eq!(to(&steps), [area(3, 1, 4), area(3, 5, 4)]);
         assert_eq!(spaces[1].free, [area(3, 9, 91)]);
     }
@@ -155,6 +167,7 @@ mod tests {
             }],
             &mut spaces,
             &[DiskId(2)],
+            Policy::Order,
         )
         .unwrap();
         assert_eq!(to(&steps), [area(2, 7, 2)]);
@@ -163,7 +176,13 @@ mod tests {
     #[test]
     fn a_shortage_tells_of_all_that_is_asked_for() {
         let mut spaces = [space(2, 4, &[])];
-        let short = lay_out(&[source(0, 50, 2), source(9, 60, 2)], &mut spaces, &[DiskId(2)]).unwrap_err();
+        let short = lay_out(
+            &[source(0, 50, 2), source(9, 60, 2)],
+            &mut spaces,
+            &[DiskId(2)],
+            Policy::Contiguous,
+        )
+        .unwrap_err();
         assert_eq!(short.wanted, 4);
     }
 
@@ -172,6 +191,15 @@ mod tests {
         let runs = prop::collection::vec((0u64..3, 1u64..6, 0u64..4), 1..12);
         let taken = prop::collection::vec(prop::collection::vec((0u64..5, 1u64..4), 0..8), 1..4);
         (runs, taken).prop_map(|(runs, taken)| (sources(&runs), spaces(&taken)))
+    }
+
+    fn any_policy() -> impl Strategy<Value = Policy> {
+        prop::sample::select(vec![
+            Policy::Order,
+            Policy::Spread,
+            Policy::Pack,
+            Policy::Contiguous,
+        ])
     }
 
     fn sources(runs: &[(u64, u64, u64)]) -> Vec<Source> {
@@ -221,11 +249,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn steps_cover_exactly_what_is_asked_and_take_only_what_is_free((sources, mut spaces) in case(), named: bool) {
+        fn steps_cover_exactly_what_is_asked_and_take_only_what_is_free((sources, mut spaces) in case(), named: bool, policy in any_policy()) {
             let before = free(&spaces);
             let wanted = each(sources.iter().map(|source| source.run));
             let on: Vec<DiskId> = spaces.iter().filter(|_| named).map(|space| space.disk).collect();
-            let Ok(steps) = lay_out(&sources, &mut spaces, &on) else {
+            let Ok(steps) = lay_out(&sources, &mut spaces, &on, policy) else {
                 prop_assert!(before.len() < wanted.len(), "there was room");
                 return Ok(());
             };

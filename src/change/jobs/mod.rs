@@ -43,6 +43,7 @@ pub use wishes::{cancel, pause, resume, set_limits};
 pub use worker::run;
 
 use crate::change::driver::Controller;
+use crate::change::space;
 use crate::error::{Error, Result};
 use crate::pool::model::{Difference, Edit, Span};
 use crate::store::{HoldMode, JobKind, JobLimits, JobRecord, JobState, NewChange};
@@ -68,6 +69,8 @@ pub enum Request {
         disk: DiskId,
         /// Where to.
         to: Vec<DiskId>,
+        /// What the destinations keep free may be taken too.
+        use_reserve: bool,
     },
 }
 
@@ -75,9 +78,14 @@ impl Request {
     fn kind(&self) -> JobKind {
         match self {
             Self::Move { volume, .. } => JobKind::Move { volume: *volume },
-            Self::Evacuate { disk, to } => JobKind::Evacuate {
+            Self::Evacuate {
+                disk,
+                to,
+                use_reserve,
+            } => JobKind::Evacuate {
                 disk: *disk,
                 to: to.clone(),
+                use_reserve: *use_reserve,
             },
         }
     }
@@ -121,7 +129,9 @@ pub fn create(
         why: String::new(),
     };
     let term = controller.term();
-    controller.store().create_job(term, &job, &steps)
+    let id = controller.store().create_job(term, &job, &steps)?;
+    space::watch(controller.store());
+    Ok(id)
 }
 
 /// Sets `no-allocate`.

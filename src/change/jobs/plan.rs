@@ -3,8 +3,9 @@
 use super::Request;
 use super::layout::{Source, lay_out};
 use super::steps::{moved, still_at};
+use crate::change::space::{Reserve, spaces};
 use crate::error::{Error, Kind, Result};
-use crate::pool::alloc::{Space, free_runs};
+use crate::pool::alloc::Policy;
 use crate::pool::model::{Area, DiskRecord, Segment, Span, VolumeRecord};
 use crate::store::{Owner, Step, Store};
 use crate::units::{DiskId, ExtentSize, JobId, VolumeExtent, VolumeId};
@@ -32,20 +33,29 @@ pub fn plan(store: &mut dyn Store, request: &Request) -> Result<Vec<Step>> {
                 Some(disk) => segment.home.disk == *disk,
                 None => !to.contains(&segment.home.disk),
             })?;
-            steps(store, &subject, &sources, *from, to)
+            steps(store, &subject, &sources, *from, to, Reserve::Kept)
         }
-        Request::Evacuate { disk, to } => {
+        Request::Evacuate {
+            disk,
+            to,
+            use_reserve,
+        } => {
+            let reserve = if *use_reserve {
+                Reserve::Used
+            } else {
+                Reserve::Kept
+            };
             let subject = format!("disk {}", find_disk(&disks, *disk)?.name);
             check_disks(&disks, &subject, Some(*disk), to)?;
             refuse_other_jobs(store, *disk, &subject)?;
             let sources = sources_on_disk(store, *disk)?;
-            steps(store, &subject, &sources, Some(*disk), to)
+            steps(store, &subject, &sources, Some(*disk), to, reserve)
         }
     }
 }
 
 /// The way back of a job: what its steps have moved and still lies where they put it, to the disks it came from, and best to where it
-/// was. What the job was not allowed to use on the way (`no-allocate`) it may use on the way back.
+/// was. What the job was not allowed to use on the way (`no-allocate`, reserve) it may use on the way back.
 ///
 /// # Errors
 /// When there is not enough room any more.
@@ -75,12 +85,13 @@ pub(super) fn plan_back(store: &mut dyn Store, steps: &[Step], subject: &str) ->
         }
     }
     let size = store.header()?.extent_size;
-    let mut spaces = spaces(store, None)?;
+    let disks = store.disks()?;
+    let mut spaces = spaces(store, disks, Reserve::Used)?;
     spaces.iter_mut().for_each(|space| space.allocate = true);
     let mut back = Vec::new();
     for (disk, mut sources) in homeward {
         sources.sort_by_key(|source| (source.volume, source.run.start));
-        let part = lay_out(&sources, &mut spaces, &[disk]);
+        let part = lay_out(&sources, &mut spaces, &[disk], Policy::Order);
         back.extend(part.map_err(|shortage| shortage.error(subject, size))?);
     }
     Ok(back)
@@ -93,32 +104,13 @@ fn steps(
     sources: &[Source],
     from: Option<DiskId>,
     to: &[DiskId],
+    reserve: Reserve,
 ) -> Result<Vec<Step>> {
-    let mut spaces = spaces(store, from)?;
+    let others = store.disks()?.into_iter().filter(|disk| Some(disk.id) != from);
+    let mut spaces = spaces(store, others, reserve)?;
     let size = store.header()?.extent_size;
-    lay_out(sources, &mut spaces, to).map_err(|shortage| shortage.error(subject, size))
-}
-
-/// All disks but this one, as the allocator sees them.
-fn spaces(store: &mut dyn Store, except: Option<DiskId>) -> Result<Vec<Space>> {
-    let disks = store.disks()?;
-    let others = disks.into_iter().filter(|disk| Some(disk.id) != except);
-    others.map(|disk| space(store, disk)).collect()
-}
-
-fn space(store: &mut dyn Store, disk: DiskRecord) -> Result<Space> {
-    let uses = store.uses(disk.id)?;
-    let quarantined = uses
-        .iter()
-        .filter(|taken| matches!(taken.owner, Owner::Quarantine(_)));
-    Ok(Space {
-        disk: disk.id,
-        allocate: disk.allocate,
-        free: free_runs(disk.id, disk.extents, uses.iter().map(|taken| taken.area)),
-        reserve: 0,
-        quarantined: quarantined.map(|taken| taken.area.len).sum(),
-        name: disk.name,
-    })
+    let policy = store.options()?.policy;
+    lay_out(sources, &mut spaces, to, policy).map_err(|shortage| shortage.error(subject, size))
 }
 
 fn find_volume(store: &mut dyn Store, id: VolumeId) -> Result<VolumeRecord> {

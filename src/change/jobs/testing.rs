@@ -60,5 +60,6 @@ fn record(path: PathBuf, id: u32) -> DiskRecord {
         extents: 16,
         tags: BTreeSet::new(),
         allocate: true,
+        reserve: 0,
     }
 }

@@ -9,6 +9,7 @@ use super::wishes::find;
 use super::{Observer, Request};
 use crate::change::controller::Reason;
 use crate::change::driver::Controller;
+use crate::change::space;
 use crate::error::{Error, Kind, Result};
 use crate::pool::model::Segment;
 use crate::store::{JobKind, JobRecord, JobState, Severity, Step};
@@ -276,10 +277,20 @@ impl<'a> Worker<'a> {
 
     /// An evacuation is not done as long as something lies on the disk: true if more is to be moved.
     fn look_again(&mut self) -> Result<bool> {
-        let JobKind::Evacuate { disk, to } = self.job.kind.clone() else {
+        let JobKind::Evacuate {
+            disk,
+            to,
+            use_reserve,
+        } = self.job.kind.clone()
+        else {
             return Ok(false);
         };
-        let more = match plan(self.controller.store(), &Request::Evacuate { disk, to }) {
+        let request = Request::Evacuate {
+            disk,
+            to,
+            use_reserve,
+        };
+        let more = match plan(self.controller.store(), &request) {
             Ok(more) => more,
             Err(error) => return Err(self.fail(&error.to_string(), error.way_out().unwrap_or_default())),
         };
@@ -340,6 +351,7 @@ impl<'a> Worker<'a> {
         if matches!(state, JobState::Cancelled | JobState::Failed | JobState::Done) {
             self.controller.store().unreserve(self.job.id)?;
         }
+        space::watch(self.controller.store());
         Ok(())
     }
 

@@ -259,6 +259,7 @@ pub(super) fn disk(id: u32, extents: u64) -> DiskRecord {
         extents,
         tags: BTreeSet::from([Name::new("tag", "ssd").unwrap()]),
         allocate: true,
+        reserve: 0,
     }
 }
 

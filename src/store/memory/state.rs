@@ -3,6 +3,7 @@
 use super::homes::{Applied, Extent, Homes, areas, extents};
 use crate::error::{Error, Kind, Result};
 use crate::pool::model::{Area, Difference, Edit, PoolHeader, Snapshot};
+use crate::pool::options::{Fullness, Options};
 use crate::store::{
     Cancel, ChangeRecord, ChangeState, Commit, Event, JobRecord, Member, NewChange, Owner, Severity, Step,
     Use,
@@ -27,6 +28,8 @@ pub(super) struct State {
     pub(super) incarnations: u64,
     pub(super) jobs: BTreeMap<JobId, (JobRecord, Vec<Step>)>,
     pub(super) events: Vec<Event>,
+    pub(super) options: Options,
+    pub(super) fullness: Fullness,
     pub(super) next_disk: DiskId,
     pub(super) next_volume: VolumeId,
 }
@@ -63,6 +66,8 @@ impl State {
             incarnations: 0,
             jobs: BTreeMap::new(),
             events: Vec::new(),
+            options: Options::default(),
+            fullness: Fullness::default(),
             next_disk: DiskId(1),
             next_volume: VolumeId(1),
         }

@@ -29,6 +29,7 @@ fn disk(id: u32, extents: u64) -> DiskRecord {
         extents,
         tags: std::collections::BTreeSet::new(),
         allocate: true,
+        reserve: 0,
     }
 }
 

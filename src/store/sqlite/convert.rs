@@ -1,7 +1,9 @@
 //! Between Rust and SQL: errors, enums as words, structured values as RON.
 
 use crate::error::{Error, Kind};
+use crate::pool::alloc::Policy;
 use crate::pool::names::Name;
+use crate::pool::options::Fullness;
 use crate::store::{ChangeState, HoldMode, JobState, MemberState, Severity};
 use crate::units::BootId;
 use rusqlite::ErrorCode;
@@ -108,6 +110,17 @@ words!(Stage {
     Stage::Hardened = "hardened",
     Stage::Cancelled = "cancelled",
     Stage::Undone = "undone",
+});
+words!(Policy {
+    Policy::Order = "order",
+    Policy::Spread = "spread",
+    Policy::Pack = "pack",
+    Policy::Contiguous = "contiguous",
+});
+words!(Fullness {
+    Fullness::Room = "room",
+    Fullness::Nearfull = "nearfull",
+    Fullness::Full = "full",
 });
 words!(HoldMode {
     HoldMode::Writes = "writes",

@@ -205,9 +205,9 @@ impl Editor<'_> {
                 format!("path {:?} is not UTF-8", disk.path),
             )
         })?;
-        let sql = "INSERT INTO disks (id, name, uuid, path, extents, tags, allocate) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-                   ON CONFLICT (id) DO UPDATE SET (name, uuid, path, extents, tags, allocate)
-                   = (excluded.name, excluded.uuid, excluded.path, excluded.extents, excluded.tags, excluded.allocate)";
+        let sql = "INSERT INTO disks (id, name, uuid, path, extents, tags, allocate, reserve) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                   ON CONFLICT (id) DO UPDATE SET (name, uuid, path, extents, tags, allocate, reserve)
+                   = (excluded.name, excluded.uuid, excluded.path, excluded.extents, excluded.tags, excluded.allocate, excluded.reserve)";
         let tags = to_ron(&disk.tags)?;
         let uuid = disk.uuid.to_string();
         let values = params![
@@ -217,7 +217,8 @@ impl Editor<'_> {
             path,
             disk.extents,
             tags,
-            disk.allocate
+            disk.allocate,
+            disk.reserve
         ];
         self.db.prepare_cached(sql)?.execute(values)?;
         Ok(())

@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 pub(super) const APPLICATION_ID: i32 = 0x5661_7070;
 
 /// Migration `n` leads from version `n` to `n + 1`. What has been released is never edited, only added to.
-pub(super) const MIGRATIONS: &[&str] = &[V1];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2];
 
 /// Ranges are in extents. `changes` holds the unfinished ones alone, so that it stays small whatever the pool's age.
 const V1: &str = "
@@ -141,6 +141,15 @@ CREATE TABLE events (
     subject TEXT NOT NULL,
     text TEXT NOT NULL
 ) STRICT;
+";
+
+/// Reserve, policy, and when a pool counts as nearly full and full, in per cent.
+const V2: &str = "
+ALTER TABLE disks ADD COLUMN reserve INTEGER NOT NULL DEFAULT 0 CHECK (reserve >= 0);
+ALTER TABLE pool ADD COLUMN policy TEXT NOT NULL DEFAULT 'order';
+ALTER TABLE pool ADD COLUMN nearfull INTEGER NOT NULL DEFAULT 85;
+ALTER TABLE pool ADD COLUMN full INTEGER NOT NULL DEFAULT 95;
+ALTER TABLE pool ADD COLUMN fullness TEXT NOT NULL DEFAULT 'room';
 ";
 
 /// Brings the database to the last of `migrations`, in one transaction.

@@ -54,7 +54,7 @@ pub(super) fn guards(db: &Connection) -> Result<Guards> {
     })
 }
 
-const DISK: &str = "SELECT id, name, uuid, path, extents, tags, allocate FROM disks";
+const DISK: &str = "SELECT id, name, uuid, path, extents, tags, allocate, reserve FROM disks";
 
 fn disk_row(row: &Row<'_>) -> rusqlite::Result<DiskRecord> {
     Ok(DiskRecord {
@@ -65,6 +65,7 @@ fn disk_row(row: &Row<'_>) -> rusqlite::Result<DiskRecord> {
         extents: row.get(4)?,
         tags: row.get::<_, Ron<_>>(5)?.0,
         allocate: row.get(6)?,
+        reserve: row.get(7)?,
     })
 }
 

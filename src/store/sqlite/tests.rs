@@ -23,6 +23,7 @@ pub(super) fn disk(id: u32, extents: u64) -> DiskRecord {
         extents,
         tags: BTreeSet::new(),
         allocate: true,
+        reserve: 0,
     }
 }
 

@@ -18,7 +18,7 @@ pub enum Verb {
     List(list::List),
     /// One disk
     Show(list::Show),
-    /// Change a disk's name, tags, path, or whether anything new is placed on it
+    /// Change a disk's name, tags, path, reserve, or whether anything new is placed on it
     Set(change::Set),
     /// Use the size that the device or file has now
     Resize(change::Resize),

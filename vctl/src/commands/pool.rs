@@ -4,6 +4,7 @@ mod check;
 mod copy;
 mod create;
 mod describe;
+mod set;
 
 use crate::context::Context;
 use crate::exit::Done;
@@ -17,6 +18,8 @@ pub enum Verb {
     Create(create::Create),
     /// The pool's figures
     Show(create::Show),
+    /// Choose where new space is taken first, and when the pool counts as full
+    Set(set::Set),
     /// Look for what is wrong with the database, the disks and the apparatuses
     Check(check::Check),
     /// Write a copy of the database to a file, while all goes on
@@ -35,6 +38,7 @@ impl Verb {
         match self {
             Self::Create(verb) => verb.run(context),
             Self::Show(verb) => verb.run(context),
+            Self::Set(verb) => verb.run(context),
             Self::Check(verb) => verb.run(context),
             Self::Backup(verb) => verb.run(context),
             Self::Restore(verb) => verb.run(context),

@@ -22,7 +22,7 @@ fn has(value: &Value, fields: &str) {
 }
 
 const DISK: &str = "id:i name:s uuid:s path:s size:i used:i reserved:i quarantined:i free:i largest_free:i \
-                    volumes:i tags:a allocate:b state:s fault:?";
+                    volumes:i tags:a allocate:b reserve:i state:s fault:?";
 const VOLUME: &str = "id:i name:s size:i mode:s uid:i gid:i read_only:b segments:i disks:a";
 const CHANGE: &str = "changed:b generation:i held_requests:i longest_hold_us:i fenced:a";
 const JOB: &str = "id:i title:s subject:s state:s why:s back:b done:i total:i copied:i held_requests:i \
@@ -33,10 +33,13 @@ fn of_the_pool() {
     let pool = Pool::absent();
     let made = pool.json(["pool", "create", "--extent-size", "64K"]);
     let fields = "path:s uuid:s extent_size:i generation:i layout:i membership:i term:i disks:i volumes:i \
-                  apparatuses:i size:i used:i reserved:i quarantined:i free:i";
+                  apparatuses:i size:i used:i reserved:i quarantined:i free:i policy:s nearfull:i full:i";
     has(&made["pool"], fields);
     assert_eq!(made["pool"]["extent_size"], 65536);
     has(&pool.json(["pool", "show"])["pool"], fields);
+    let set = pool.json(["pool", "set", "--policy", "pack"]);
+    has(&set, "changed:b pool:o");
+    assert_eq!(set["pool"]["policy"], "pack");
     has(&pool.json(["pool", "check"]), "problems:a repaired:a");
     has(
         &pool.json(["pool", "backup", &pool.file("b")]),

@@ -10,6 +10,7 @@ mod dry_run;
 mod help;
 mod json;
 mod live;
+mod placement;
 mod style;
 mod support;
 mod tables;

@@ -35,6 +35,9 @@ pub struct Add {
     /// Place nothing on it until `disk set --allocate`
     #[arg(long)]
     no_allocate: bool,
+    /// Keep so much of it free; only `disk evacuate --use-reserve` takes that
+    #[arg(long, value_name = "SIZE", default_value = "0", hide_default_value = true, value_parser = size::parse)]
+    reserve: ByteCount,
     /// Go on without asking when there is data on it
     #[arg(long)]
     yes: bool,
@@ -51,6 +54,7 @@ impl Add {
             create: self.create,
             tags: self.tag.iter().cloned().collect(),
             allocate: !self.no_allocate,
+            reserve: self.reserve,
         };
         let title = format!("disk add {}", self.path.display());
         if self.changing.dry_run {
@@ -72,7 +76,7 @@ impl Add {
 /// `vctl disk set`
 #[derive(Args, Debug)]
 #[group(required = true, multiple = true, id = "wish",
-        args = ["name", "tag", "untag", "allocate", "no_allocate", "path"])]
+        args = ["name", "tag", "untag", "allocate", "no_allocate", "path", "reserve"])]
 pub struct Set {
     /// Its name
     #[arg(value_name = "DISK")]
@@ -92,6 +96,9 @@ pub struct Set {
     /// Place nothing new on it
     #[arg(long)]
     no_allocate: bool,
+    /// Keep so much of it free; only `disk evacuate --use-reserve` takes that
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    reserve: Option<ByteCount>,
     /// Where it is now; its label has to say that it is this disk
     #[arg(long)]
     path: Option<PathBuf>,
@@ -109,6 +116,7 @@ impl Set {
             allocate: (self.allocate || self.no_allocate).then_some(self.allocate),
             path: self.path.as_deref().map(ops::place::absolute).transpose()?,
             extents: None,
+            reserve: self.reserve,
         };
         let title = format!("disk set {}", self.disk);
         let effect = change(context, &self.changing, &title, |store| {

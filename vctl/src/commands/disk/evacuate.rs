@@ -17,6 +17,9 @@ pub struct Evacuate {
     /// To this disk, or to those with this tag; may be said again; wherever there is room, if not said
     #[arg(long, value_name = "DISK|@TAG")]
     to: Vec<String>,
+    /// Take what the destinations keep free, too
+    #[arg(long)]
+    use_reserve: bool,
     #[command(flatten)]
     job: JobOptions,
     #[command(flatten)]
@@ -31,6 +34,7 @@ impl Evacuate {
         let request = Request::Evacuate {
             disk,
             to: select::disks(&disks, &self.to)?,
+            use_reserve: self.use_reserve,
         };
         let title = format!("disk evacuate {}", self.disk);
         begin(context, &self.changing, &self.job, &request, &title)

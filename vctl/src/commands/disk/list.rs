@@ -26,6 +26,7 @@ pub struct Row {
     volumes: u64,
     tags: Vec<String>,
     allocate: bool,
+    reserve: ByteCount,
     state: &'static str,
     fault: Option<String>,
 }
@@ -49,6 +50,7 @@ impl Row {
             volumes: disk.volumes,
             tags: record.tags.iter().map(ToString::to_string).collect(),
             allocate: record.allocate,
+            reserve: ByteCount(record.reserve.saturating_mul(view.header.extent_size.bytes())),
             state: if fault.is_some() { "faulty" } else { "ok" },
             fault,
         }
@@ -78,6 +80,7 @@ const COLUMNS: &[Column<Row>] = &[
     Column::shown("TAGS", |row| Cell::List(row.tags.clone())),
     Column::shown("PATH", |row| Cell::text(&row.path)),
     Column::hidden("VOLUMES", |row| Cell::Number(row.volumes)),
+    Column::hidden("RESERVE", |row| Cell::Size(row.reserve.0)),
     Column::hidden("RESERVED", |row| Cell::Size(row.reserved.0)),
     Column::hidden("QUARANTINED", |row| Cell::Size(row.quarantined.0)),
     Column::hidden("LARGEST-FREE", |row| Cell::Size(row.largest_free.0)),

@@ -7,6 +7,7 @@ use crate::output::{Cell, Column, details};
 use apparatus::error::Result;
 use apparatus::ops;
 use apparatus::ops::view::PoolView;
+use apparatus::pool::alloc;
 use apparatus::pool::model::Difference;
 use apparatus::units::{ByteCount, ExtentSize, Generation, Term};
 use clap::Args;
@@ -78,7 +79,7 @@ impl Create {
 
 /// A pool as scripts see it.
 #[derive(Serialize)]
-struct Row {
+pub struct Row {
     path: String,
     uuid: Uuid,
     extent_size: u64,
@@ -94,14 +95,19 @@ struct Row {
     reserved: ByteCount,
     quarantined: ByteCount,
     free: ByteCount,
+    policy: alloc::Policy,
+    nearfull: u8,
+    full: u8,
 }
 
 impl Row {
-    fn load(context: &Context) -> Result<Self> {
+    /// As it is now.
+    pub fn load(context: &Context) -> Result<Self> {
         let mut store = context.store()?;
         let view = PoolView::load(&mut *store)?;
         let (_, members) = store.members()?;
         let usage = view.usage();
+        let options = store.options()?;
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         Ok(Self {
             path: context.pool.path().to_string_lossy().into_owned(),
@@ -119,6 +125,9 @@ impl Row {
             reserved: usage.reserved,
             quarantined: usage.quarantined,
             free: usage.free,
+            policy: options.policy,
+            nearfull: options.thresholds.nearfull(),
+            full: options.thresholds.full(),
         })
     }
 }
@@ -138,6 +147,9 @@ const COLUMNS: &[Column<Row>] = &[
     Column::shown("RESERVED", |row| Cell::Size(row.reserved.0)),
     Column::shown("QUARANTINED", |row| Cell::Size(row.quarantined.0)),
     Column::shown("FREE", |row| Cell::Size(row.free.0)),
+    Column::shown("POLICY", |row| Cell::text(row.policy.word())),
+    Column::shown("NEARFULL", |row| Cell::text(format!("{}%", row.nearfull))),
+    Column::shown("FULL", |row| Cell::text(format!("{}%", row.full))),
 ];
 
 /// `vctl pool show`

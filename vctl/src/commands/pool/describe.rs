@@ -226,8 +226,9 @@ impl Dump {
         }
         let mut store = context.store()?;
         let (_, members) = store.members()?;
+        let options = store.options()?;
         let body = Dumped {
-            description: Description::of(&PoolView::load(&mut *store)?, &members),
+            description: Description::of(&PoolView::load(&mut *store)?, options, &members),
         };
         context.out.say(&body, |out| {
             out.line(&body.description.as_ron()?);

@@ -1,7 +1,7 @@
 //! `vctl volume create`, `resize`, `rename`, `set`, `remove`.
 
 use super::list::Row;
-use crate::arguments::{self, NewSize, Owner};
+use crate::arguments::{self, NewSize, Owner, Policy};
 use crate::commands::{Effect, change};
 use crate::context::{Changing, Context};
 use crate::exit::Done;
@@ -10,34 +10,11 @@ use apparatus::error::Result;
 use apparatus::ops::plan::{NewVolume, VolumeChange};
 use apparatus::ops::view::PoolView;
 use apparatus::ops::{self, plan};
-use apparatus::pool::alloc::Policy;
 use apparatus::pool::names::Name;
 use apparatus::pool::size;
 use apparatus::units::ByteCount;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
-
-/// Which disk is taken first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Place {
-    /// In the order of --on; where most is free, if not said
-    #[default]
-    Order,
-    /// Where most is free
-    Spread,
-    /// Where least is free, so that other disks stay empty
-    Pack,
-}
-
-impl Place {
-    fn policy(self) -> Policy {
-        match self {
-            Self::Order => Policy::Order,
-            Self::Spread => Policy::Spread,
-            Self::Pack => Policy::Pack,
-        }
-    }
-}
 
 /// `vctl volume create`
 #[derive(Args, Debug)]
@@ -51,9 +28,9 @@ pub struct Create {
     /// Only on this disk, or on those with this tag; may be said again
     #[arg(long, value_name = "DISK|@TAG")]
     on: Vec<String>,
-    /// Which disk is taken first
-    #[arg(long, value_enum, default_value_t)]
-    place: Place,
+    /// Which disk is taken first; as the pool has it, if not said
+    #[arg(long, value_enum)]
+    policy: Option<Policy>,
     /// Permissions of its file, in octal
     #[arg(long, default_value = "0600", value_parser = arguments::mode)]
     mode: u16,
@@ -83,7 +60,7 @@ impl Create {
         plan::check_size(new.size)?;
         let title = format!("volume create {}", self.name);
         let effect = change(context, &self.changing, &title, |store| {
-            ops::volume::plan_create(store, &new, &self.on, self.place.policy()).map(Some)
+            ops::volume::plan_create(store, &new, &self.on, self.policy.map(Policy::into)).map(Some)
         })?;
         tell(context, effect, self.name.as_str(), "created")
     }
@@ -101,6 +78,9 @@ pub struct Resize {
     /// New space only on this disk, or on those with this tag; may be said again
     #[arg(long, value_name = "DISK|@TAG")]
     on: Vec<String>,
+    /// Which disk is taken first; as the pool has it, if not said
+    #[arg(long, value_enum)]
+    policy: Option<Policy>,
     /// Go on without asking when the end is cut off
     #[arg(long)]
     yes: bool,
@@ -116,7 +96,14 @@ impl Resize {
         }
         let title = format!("volume resize {}", self.volume);
         let effect = change(context, &self.changing, &title, |store| {
-            ops::volume::plan_resize(store, &self.volume, &|old| self.size.from(old), &self.on)
+            let size = |old| self.size.from(old);
+            ops::volume::plan_resize(
+                store,
+                &self.volume,
+                &size,
+                &self.on,
+                self.policy.map(Policy::into),
+            )
         })?;
         if effect.as_ref().is_some_and(Effect::changed) {
             let untold = ops::attach::refresh(&mut *context.store()?, &self.volume)?;

@@ -1,0 +1,186 @@
+//! Where volumes go: tags, policies, reserves; and what is said when a pool becomes full.
+
+use crate::support::Pool;
+use serde_json::Value;
+
+/// Three disks of 16 extents (15 for volumes) of 1 MiB: `a` and `b` with the tag `ssd`, and `c`.
+fn three() -> Pool {
+    let pool = Pool::empty();
+    for (name, tag) in [("a", "ssd"), ("b", "ssd"), ("c", "hdd")] {
+        let image = pool.file(&format!("{name}.img"));
+        pool.run(["disk", "add", &image, "--create", "16M", "--tag", tag])
+            .ok();
+    }
+    pool
+}
+
+/// The disks that a volume lies on, in order of its address.
+fn homes(pool: &Pool, volume: &str) -> Vec<String> {
+    let map = pool.json(["volume", "map", volume]);
+    let segments = map["segments"].as_array().unwrap().iter();
+    segments
+        .map(|segment| segment["disk"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+fn create(pool: &Pool, name: &str, size: &str, words: &[&str]) -> Vec<String> {
+    pool.run(["volume", "create", name, size].iter().chain(words))
+        .ok();
+    homes(pool, name)
+}
+
+#[test]
+fn policies_choose_the_disk() {
+    let pool = three();
+    assert_eq!(create(&pool, "v1", "4M", &["--on", "c", "--on", "a"]), ["c"]);
+    assert_eq!(create(&pool, "v2", "2M", &["--policy", "pack"]), ["c"]);
+    assert_eq!(create(&pool, "v3", "2M", &["--policy", "spread"]), ["a"]);
+    assert_eq!(create(&pool, "v4", "2M", &["--policy", "spread"]), ["b"]);
+    pool.run(["pool", "set", "--policy", "pack"]).ok();
+    assert_eq!(create(&pool, "v5", "1M", &[]), ["c"], "the pool's policy");
+    assert_eq!(create(&pool, "v6", "1M", &["--on", "@ssd"]), ["a"]);
+    assert_eq!(create(&pool, "v7", "1M", &["--policy", "spread"]), ["b"]);
+}
+
+#[test]
+fn contiguous_is_one_piece_or_a_reason() {
+    let pool = three();
+    assert_eq!(create(&pool, "big", "20M", &[]).len(), 2);
+    pool.run(["volume", "remove", "big", "--yes"]).ok();
+    pool.run(["volume", "create", "big", "20M", "--policy", "contiguous"])
+        .ended(1)
+        .complains(&["volume big", "a: 15 extents free", "c: 15 extents free"]);
+    assert_eq!(create(&pool, "v1", "15M", &["--policy", "contiguous"]), ["a"]);
+    create(&pool, "v2", "7M", &["--on", "b"]);
+    create(&pool, "v3", "1M", &["--on", "b"]);
+    create(&pool, "v4", "7M", &["--on", "b"]);
+    pool.run(["volume", "remove", "v2", "--yes"]).ok();
+    pool.run(["volume", "remove", "v4", "--yes"]).ok();
+    pool.run([
+        "volume",
+        "create",
+        "v5",
+        "8M",
+        "--on",
+        "b",
+        "--policy",
+        "contiguous",
+    ])
+    .ended(1)
+    .complains(&["b: at most 7 extents in one piece", "c: not asked for"]);
+    assert_eq!(create(&pool, "v5", "8M", &["--on", "b"]), ["b", "b"]);
+}
+
+#[test]
+fn a_reserve_is_for_evacuations_that_say_so() {
+    let pool = three();
+    pool.run(["disk", "set", "b", "--reserve", "10M"]).ok();
+    let listed = pool.json(["disk", "show", "b"]);
+    assert_eq!(listed["disk"]["reserve"], 10 << 20);
+    pool.run(["disk", "set", "b", "--reserve", "16M"])
+        .ended(2)
+        .complains(&["disk b", "16M", "15M"]);
+    pool.run(["volume", "create", "v", "6M", "--on", "b"])
+        .ended(1)
+        .complains(&["b: 15 extents free, 10 of them kept free", "a: not asked for"]);
+    pool.run(["volume", "create", "v", "12M", "--on", "a"]).ok();
+    for words in [
+        &["volume", "move", "v", "--to", "b"][..],
+        &["disk", "evacuate", "a", "--to", "b"],
+    ] {
+        pool.run(words)
+            .ended(1)
+            .complains(&["needs 12 extents", "10 of them kept free"]);
+    }
+    assert_eq!(pool.json(["disk", "show", "a"])["disk"]["allocate"], true);
+    pool.run(["disk", "evacuate", "a", "--to", "b", "--use-reserve"])
+        .ok();
+    assert_eq!(homes(&pool, "v"), ["b"]);
+    // The way back is not kept from what it came from.
+    pool.run(["disk", "set", "a", "--reserve", "15M"]).ok();
+    pool.run(["job", "cancel", "1", "--roll-back"]);
+    let text = pool.run(["disk", "list", "-o", "name,reserve", "--no-headings"]);
+    assert_eq!(text.ok().out, "a  15M\nb  10M\nc    0\n");
+    pool.run(["disk", "set", "a", "--reserve", "0"]).ok();
+    pool.run(["pool", "check"]).ok();
+}
+
+#[test]
+fn tags_name_destinations_of_moves_and_evacuations() {
+    let pool = three();
+    create(&pool, "v", "4M", &["--on", "c"]);
+    pool.run(["volume", "move", "v", "--to", "@ssd"]).ok();
+    assert_eq!(homes(&pool, "v"), ["a"]);
+    pool.run(["disk", "evacuate", "a", "--to", "@hdd"]).ok();
+    assert_eq!(homes(&pool, "v"), ["c"]);
+    pool.run(["volume", "move", "v", "--to", "@none"])
+        .ended(3)
+        .complains(&["tag @none", "@hdd, @ssd"]);
+    pool.run(["disk", "set", "b", "--no-allocate"]).ok();
+    pool.run(["volume", "move", "v", "--to", "@ssd"])
+        .ended(1)
+        .complains(&["a: no-allocate", "b: no-allocate", "c: not asked for"]);
+}
+
+/// Severities of the events about the pool's space, oldest first.
+fn told(pool: &Pool) -> Vec<String> {
+    let events = pool.json(["events"]);
+    let of_pool = |event: &&Value| event["subject"] == "pool";
+    let events = events["events"].as_array().unwrap().iter().filter(of_pool);
+    events
+        .map(|event| event["severity"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn a_pool_that_fills_up_is_told_of_once() {
+    let pool = three();
+    let space = |pool: &Pool| {
+        let status = pool.json(["status"]);
+        let findings = status["findings"].as_array().unwrap().clone();
+        let found = findings.iter().find(|finding| finding["subject"] == "space");
+        found.map_or(Value::Null, |finding| finding["severity"].clone())
+    };
+    create(&pool, "v", "38M", &[]);
+    assert_eq!((told(&pool), space(&pool)), (vec![], Value::Null));
+    pool.run(["volume", "resize", "v", "39M"]).ok();
+    assert_eq!(
+        (told(&pool), space(&pool)),
+        (vec!["warning".into()], "warning".into())
+    );
+    // Around the threshold, nothing more is said.
+    pool.run(["volume", "resize", "v", "38M", "--yes"]).ok();
+    pool.run(["volume", "resize", "v", "40M"]).ok();
+    assert_eq!((told(&pool).len(), space(&pool)), (1, "warning".into()));
+    pool.run(["volume", "resize", "v", "43M"]).ok();
+    assert_eq!((told(&pool).len(), space(&pool)), (2, "error".into()));
+    pool.run(["pool", "set", "--full", "100%"]).ok();
+    assert_eq!((told(&pool).len(), space(&pool)), (3, "warning".into()));
+    pool.run(["volume", "remove", "v", "--yes"]).ok();
+    assert_eq!(told(&pool), ["warning", "error", "warning", "info"]);
+    assert_eq!(space(&pool), Value::Null);
+    pool.run(["pool", "set", "--nearfull", "99", "--full", "98"])
+        .ended(2)
+        .complains(&["thresholds 99 % and 98 %", "85 and 95"]);
+    pool.run(["pool", "set"]).ended(2);
+    // What is kept free counts as full.
+    create(&pool, "w", "42M", &[]);
+    for disk in ["a", "b", "c"] {
+        pool.run(["disk", "set", disk, "--reserve", "11M"]).ok();
+    }
+    assert_eq!(told(&pool).last().unwrap(), "error");
+}
+
+#[test]
+fn options_are_rehearsed() {
+    let pool = Pool::empty();
+    let would = pool.json(["pool", "set", "--policy", "spread", "--full", "97%", "--dry-run"]);
+    assert_eq!(would["dry_run"], true);
+    assert_eq!(would["from"]["policy"], "order");
+    assert_eq!(
+        would["to"],
+        serde_json::json!({"policy": "spread", "thresholds": {"nearfull": 85, "full": 97}})
+    );
+    assert_eq!(pool.json(["pool", "show"])["pool"]["policy"], "order");
+    assert_eq!(pool.json(["pool", "set", "--policy", "order"])["changed"], false);
+}
