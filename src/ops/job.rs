@@ -1,5 +1,6 @@
 //! Jobs as people look at them, and who works on them.
 
+use super::apparatus;
 use super::view::PoolView;
 use crate::control::client;
 use crate::error::{Error, Result};
@@ -101,6 +102,17 @@ pub fn wants_work(state: JobState) -> bool {
 pub fn worker(pool: &PoolDir, job: JobId) -> Result<Option<String>> {
     let purpose = format!("{} ", purpose(job));
     Ok(ArbitrationLock::holder(&pool.run())?.filter(|holder| holder.starts_with(&purpose)))
+}
+
+/// Which apparatus has taken a job on, even if it has yet to take the arbitration for it.
+#[must_use]
+pub fn taken_by(job: JobId, apparatuses: &[apparatus::View]) -> Option<&Name> {
+    let has = |view: &&apparatus::View| {
+        view.figures
+            .as_ref()
+            .is_some_and(|figures| figures.jobs.contains(&job))
+    };
+    apparatuses.iter().find(has).map(|view| &view.member.name)
 }
 
 /// What whoever works on a job holds the arbitration for.

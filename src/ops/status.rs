@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::member::ArbitrationLock;
 use crate::pool::dir::PoolDir;
 use crate::pool::options::{Fullness, Thresholds};
+use crate::pool::size::Human;
 use crate::store::{ChangeState, JobKind, JobState, Severity, Store};
 use crate::units::{DiskId, JobId, VolumeId};
 use std::collections::BTreeMap;
@@ -63,30 +64,73 @@ impl Status {
     /// Nothing has to be done.
     #[must_use]
     pub fn healthy(&self) -> bool {
-        self.findings
-            .iter()
-            .all(|finding| finding.severity == Severity::Info)
+        self.to_do() == 0
+    }
+
+    /// How many findings ask for something to be done.
+    #[must_use]
+    pub fn to_do(&self) -> usize {
+        let asks = |finding: &&Finding| finding.severity > Severity::Info;
+        self.findings.iter().filter(asks).count()
     }
 }
 
-/// Looks at everything that can be looked at quickly.
+/// What a status is made from.
+pub struct Seen {
+    /// The pool.
+    pub view: PoolView,
+    /// All that have not left.
+    pub apparatuses: Vec<apparatus::View>,
+    /// All jobs.
+    pub jobs: Vec<job::View>,
+}
+
+impl Seen {
+    /// Looks at everything that can be looked at quickly.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn look(pool: &PoolDir, store: &mut dyn Store) -> Result<Self> {
+        Ok(Self {
+            view: PoolView::load(store)?,
+            apparatuses: apparatus::list(pool, store)?,
+            jobs: job::list(store)?,
+        })
+    }
+}
+
+/// Looks, and says what it comes to.
 ///
 /// # Errors
 /// The store's.
 pub fn status(pool: &PoolDir, store: &mut dyn Store) -> Result<Status> {
-    let view = PoolView::load(store)?;
-    let apparatuses = apparatus::list(pool, store)?;
-    let jobs = job::list(store)?;
+    let seen = Seen::look(pool, store)?;
+    of(pool, store, &seen)
+}
+
+/// What it comes to.
+///
+/// # Errors
+/// The store's.
+pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> {
+    let Seen {
+        view,
+        apparatuses,
+        jobs,
+    } = seen;
     let controller = ArbitrationLock::holder(&pool.run())?;
-    let mut findings = of_disks(&view);
-    findings.extend(of_space(&view, store.fullness()?, store.options()?.thresholds));
+    let mut findings = of_disks(view);
+    findings.extend(of_space(view, store.fullness()?, store.options()?.thresholds));
+    findings.extend(of_closed_disks(view, jobs));
+    findings.extend(of_quarantine(view, apparatuses));
+    findings.extend(of_errors(apparatuses));
     findings.extend(apparatuses.iter().filter_map(of_apparatus));
     if apparatuses.is_empty() && !view.volumes.is_empty() {
         let finding = Finding::new(Severity::Info, "apparatuses", "none runs, so no volume is served");
         findings.push(finding.next("vctl apparatus start NAME MOUNTPOINT"));
     }
-    for each in &jobs {
-        findings.extend(of_job(pool, each, &jobs)?);
+    for each in jobs {
+        findings.extend(of_job(pool, each, seen)?);
     }
     if controller.is_none() {
         findings.extend(of_changes(store)?);
@@ -141,6 +185,69 @@ fn of_space(view: &PoolView, was: Fullness, thresholds: Thresholds) -> Option<Fi
     Some(Finding::new(severity, "space", text).next("vctl disk add PATH"))
 }
 
+/// Disks that take nothing new, and that nobody is emptying: after an evacuation that is easily forgotten.
+fn of_closed_disks(view: &PoolView, jobs: &[job::View]) -> Vec<Finding> {
+    let emptied = |disk: DiskId| {
+        jobs.iter().any(|job| {
+            let unfinished = job::wants_work(job.record.state) || job.record.state == JobState::Paused;
+            unfinished && about(&job.record.kind) == About::Disk(disk)
+        })
+    };
+    let closed = view.disks.iter().filter(|disk| !disk.record.allocate);
+    closed
+        .filter(|disk| !emptied(disk.record.id))
+        .map(|disk| {
+            let name = &disk.record.name;
+            let finding = |text: String| Finding::new(Severity::Info, format!("disk {name}"), text);
+            match disk.volumes {
+                0 => {
+                    finding("takes nothing new and is empty".into()).next(format!("vctl disk remove {name}"))
+                }
+                volumes => finding(format!("takes nothing new, and {volumes} volumes are on it"))
+                    .next(format!("vctl disk set {name} --allocate")),
+            }
+        })
+        .collect()
+}
+
+/// Space that cannot be used again before those who may still use it have come back or ended.
+fn of_quarantine(view: &PoolView, apparatuses: &[apparatus::View]) -> Vec<Finding> {
+    let Some(keeper) = apparatuses.iter().find(|each| each.state != State::Serving) else {
+        return Vec::new();
+    };
+    let name = &keeper.member.name;
+    let next = match keeper.state {
+        State::Dead => "vctl pool check --repair".to_owned(),
+        State::Silent => format!("vctl apparatus fence {name}"),
+        State::Fenced | State::Serving => format!("vctl apparatus rejoin {name}"),
+    };
+    let quarantined = view.disks.iter().filter(|disk| disk.usage.quarantined.0 > 0);
+    quarantined
+        .map(|disk| {
+            let text = format!(
+                "{} in quarantine: apparatus {name} may still use it",
+                Human(disk.usage.quarantined)
+            );
+            Finding::new(Severity::Warning, format!("disk {}", disk.record.name), text).next(next.clone())
+        })
+        .collect()
+}
+
+/// Disks on which requests have failed, as those tell who serve by them.
+fn of_errors(apparatuses: &[apparatus::View]) -> Vec<Finding> {
+    let mut errors: BTreeMap<&str, u64> = BTreeMap::new();
+    for figures in apparatuses.iter().filter_map(|each| each.figures.as_ref()) {
+        for (disk, io) in figures.disks.iter().filter(|(_, io)| io.errors > 0) {
+            *errors.entry(disk).or_default() += io.errors;
+        }
+    }
+    let finding = |(disk, count)| {
+        let text = format!("{count} requests have failed on it since the apparatuses began");
+        Finding::new(Severity::Error, format!("disk {disk}"), text).next(format!("vctl disk evacuate {disk}"))
+    };
+    errors.into_iter().map(finding).collect()
+}
+
 fn of_apparatus(view: &apparatus::View) -> Option<Finding> {
     let name = &view.member.name;
     let subject = format!("apparatus {name}");
@@ -177,8 +284,9 @@ fn about(kind: &JobKind) -> About {
     }
 }
 
-fn of_job(pool: &PoolDir, view: &job::View, all: &[job::View]) -> Result<Option<Finding>> {
-    let last: BTreeMap<About, JobId> = all
+fn of_job(pool: &PoolDir, view: &job::View, seen: &Seen) -> Result<Option<Finding>> {
+    let last: BTreeMap<About, JobId> = seen
+        .jobs
         .iter()
         .map(|each| (about(&each.record.kind), each.record.id))
         .collect();
@@ -198,13 +306,16 @@ fn of_job(pool: &PoolDir, view: &job::View, all: &[job::View]) -> Result<Option<
         }
         JobState::Running | JobState::RollingBack => {
             let phase = job::phase(pool, view)?;
-            match ArbitrationLock::holder(&pool.run())? {
-                None => Some(
-                    finding(Severity::Error, "nobody works on it".into())
-                        .next(format!("vctl job resume {id}")),
-                ),
-                Some(_) => Some(finding(Severity::Info, phase).next(format!("vctl job show {id}"))),
-            }
+            let show = format!("vctl job show {id}");
+            let holder = ArbitrationLock::holder(&pool.run())?;
+            Some(match (holder, job::taken_by(id, &seen.apparatuses)) {
+                (Some(_), _) => finding(Severity::Info, phase).next(show),
+                (None, Some(name)) => {
+                    finding(Severity::Info, format!("apparatus {name} has taken it on")).next(show)
+                }
+                (None, None) => finding(Severity::Error, "nobody works on it".into())
+                    .next(format!("vctl job resume {id}")),
+            })
         }
     })
 }

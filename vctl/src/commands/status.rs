@@ -12,6 +12,9 @@ use serde::Serialize;
 
 /// `vctl status`
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Exit status: 0 healthy, 7 something has to be done (a warning or an error is listed)."
+)]
 pub struct Status {}
 
 #[derive(Serialize)]
@@ -77,7 +80,7 @@ impl Status {
             people(out, &body, &found);
             Ok(())
         })?;
-        Ok(Done::Plainly)
+        Ok(Done::WithProblems(found.to_do()))
     }
 }
 
@@ -110,10 +113,12 @@ fn people(out: &mut Output, body: &Told, found: &status::Status) {
         let (name, tone) = word(finding.severity);
         let (before, after) = Cell::Word(name, tone).paint(style);
         let (subject, text) = (printable(&finding.subject), printable(&finding.text));
-        out.line(&format!("{before}{name:<7}{after}  {subject}: {text}"));
-        if let Some(next) = &finding.next {
-            out.line(&format!("         next: {}", printable(next)));
-        }
+        let next = finding
+            .next
+            .as_deref()
+            .map(|next| format!("; next: {}", printable(next)));
+        let next = next.unwrap_or_default();
+        out.line(&format!("{before}{name:<7}{after}  {subject}: {text}{next}"));
     }
     if let Some(controller) = &body.controller {
         out.line(&format!("acting now: {}", printable(controller)));

@@ -251,7 +251,8 @@ fn disks_that_went_wrong_are_named() {
         (&listed["disks"][0]["state"], &listed["disks"][1]["state"]),
         (&"ok".into(), &"faulty".into())
     );
-    assert_eq!(pool.json(["status"])["healthy"], false);
+    let status = pool.run(["status", "--json"]).ended(7).json();
+    assert_eq!(status["healthy"], false);
     pool.run(["disk", "set", "d2", "--path", &pool.file("d1.img")])
         .ended(1)
         .complains(&["d2", "disk"]);

@@ -279,7 +279,7 @@ fn the_dead_are_found_and_forgotten() {
     kill_process(pid, Signal::KILL).unwrap();
     let ended = wait_for_state(&pool, "b", "dead");
     assert!(ended.out.contains("dead"), "{ended:?}");
-    let status = pool.json(["status"]);
+    let status = pool.run(["status", "--json"]).ended(7).json();
     assert_eq!(status["healthy"], false);
     assert!(
         status["findings"][0]["next"]

@@ -11,6 +11,7 @@ mod help;
 mod json;
 mod live;
 mod placement;
+mod status;
 mod style;
 mod support;
 mod tables;

@@ -136,7 +136,7 @@ fn told(pool: &Pool) -> Vec<String> {
 fn a_pool_that_fills_up_is_told_of_once() {
     let pool = three();
     let space = |pool: &Pool| {
-        let status = pool.json(["status"]);
+        let status = pool.run(["status", "--json"]).json();
         let findings = status["findings"].as_array().unwrap().clone();
         let found = findings.iter().find(|finding| finding["subject"] == "space");
         found.map_or(Value::Null, |finding| finding["severity"].clone())

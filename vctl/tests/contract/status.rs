@@ -1,0 +1,81 @@
+//! `vctl status`: one line for each thing worth saying, with the command to type next, and an exit status to go by.
+
+use crate::support::{Pool, unmount};
+use rustix::process::{Signal, kill_process};
+
+/// What it says of a subject, in one line.
+fn line<'a>(told: &'a str, subject: &str) -> &'a str {
+    let found = told.lines().find(|line| line.contains(subject));
+    found.unwrap_or_else(|| panic!("{subject:?} in {told}"))
+}
+
+#[test]
+fn healthy_is_0_and_says_what_could_come_next() {
+    let pool = Pool::with_volume();
+    let told = pool.run(["status"]).ok().out;
+    assert!(told.starts_with("healthy: 2 disks with "), "{told}");
+    assert!(line(&told, "apparatuses: none runs").ends_with("next: vctl apparatus start NAME MOUNTPOINT"));
+
+    let mount = pool.start("a");
+    let told = pool.run(["status"]).ok().out;
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(told.contains("1 of 1 apparatuses serve"), "{told}");
+    pool.run(["apparatus", "stop", "a"]).ok();
+    unmount(&mount);
+}
+
+#[test]
+fn a_disk_that_takes_nothing_new_is_not_forgotten() {
+    let pool = Pool::with_volume();
+    pool.run(["disk", "set", "d1", "--no-allocate"]).ok();
+    pool.run(["disk", "set", "d2", "--no-allocate"]).ok();
+    let told = pool.run(["status"]).ok().out;
+    assert!(line(&told, "disk d1: takes nothing new").ends_with("next: vctl disk set d1 --allocate"));
+    assert!(line(&told, "disk d2: takes nothing new and is empty").ends_with("next: vctl disk remove d2"));
+}
+
+#[test]
+fn what_asks_for_somebody_is_7_and_names_the_way_out() {
+    let pool = Pool::with_volume();
+    pool.run(["volume", "create", "big", "110M"]).ok();
+    let told = pool.run(["status"]).ended(7).out;
+    assert!(told.starts_with("look at this: "), "{told}");
+    let space = line(&told, "space: ");
+    assert!(
+        space.starts_with("warning") || space.starts_with("error"),
+        "{space}"
+    );
+    assert!(space.ends_with("next: vctl disk add PATH"), "{space}");
+    pool.run(["volume", "remove", "big", "--yes"]).ok();
+    pool.run(["status"]).ok();
+
+    std::fs::rename(pool.path("d2.img"), pool.path("gone.img")).unwrap();
+    let told = pool.run(["status"]).ended(7).out;
+    assert!(line(&told, "disk d2").contains("; next: "), "{told}");
+    std::fs::rename(pool.path("gone.img"), pool.path("d2.img")).unwrap();
+
+    let mount = pool.start("a");
+    kill_process(pool.pid_of("a"), Signal::KILL).unwrap();
+    pool.run(["apparatus", "fence", "a"]).ok();
+    unmount(&mount);
+    pool.run(["status"]).ok();
+}
+
+#[test]
+fn a_disk_on_which_requests_failed_is_named() {
+    let pool = Pool::with_volume();
+    let mount = pool.start("a");
+    // What is cut off is gone: the volume's bytes lie past the end now.
+    let image = std::fs::OpenOptions::new()
+        .write(true)
+        .open(pool.path("d1.img"))
+        .unwrap();
+    image.set_len(1 << 20).unwrap();
+    std::fs::read(mount.join("v")).unwrap_err();
+    let told = pool.run(["status"]).ended(7).out;
+    let failing = line(&told, "requests have failed on it");
+    assert!(failing.contains("disk d1: "), "{failing}");
+    assert!(failing.ends_with("next: vctl disk evacuate d1"), "{failing}");
+    image.set_len(64 << 20).unwrap();
+    pool.run(["apparatus", "stop", "a"]).ok();
+}
