@@ -11,6 +11,7 @@ use crate::data::Limits;
 use crate::error::{Error, Result};
 use ron::extensions::Extensions;
 use serde::Deserialize;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
@@ -46,6 +47,8 @@ pub struct Config {
     pub attributes_ttl_s: u64,
     /// How long files that are still open are served when the apparatus is told to end, in seconds, 0 to 3600.
     pub stop_grace_s: u64,
+    /// Where to answer Prometheus over HTTP, as `127.0.0.1:PORT` or `[::1]:PORT`; nowhere if not said.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Default for Config {
@@ -63,6 +66,7 @@ impl Default for Config {
             max_background: 4096,
             attributes_ttl_s: 3600,
             stop_grace_s: 5,
+            metrics: None,
         }
     }
 }
@@ -115,7 +119,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Whether every number is in its range.
+    /// Whether every number is in its range, and the address this machine's own.
     ///
     /// # Errors
     /// Names the first that is not.
@@ -135,11 +139,25 @@ impl Config {
             .into_iter()
             .find(|(_, value, range)| !range.contains(value))
         {
-            None => Ok(()),
+            None => self.check_metrics(what),
             Some((name, value, range)) => {
                 let why = format!("{name} is {value}, not {} to {}", range.start(), range.end());
                 Err(Error::usage(what, why))
             }
+        }
+    }
+
+    /// Figures name volumes and disks, and nobody is asked who he is: they stay on this machine.
+    fn check_metrics(&self, what: &str) -> Result<()> {
+        match self.metrics {
+            Some(address) if !address.ip().is_loopback() => {
+                let why = format!("metrics is {address}, which other machines could reach");
+                Err(Error::usage(what, why).hint(format!(
+                    "127.0.0.1:{}, with a proxy that asks for a password before it where others shall see them",
+                    address.port()
+                )))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -171,12 +189,16 @@ mod tests {
         let some = parse("(threads: 3, log_level: debug, allow_other: true)").unwrap();
         assert_eq!((some.threads, some.log_level), (3, LogLevel::Debug));
         assert!(some.allow_other && !some.read_only);
+        let exported = parse("(metrics: \"[::1]:9464\")").unwrap().metrics;
+        assert_eq!(exported, Some("[::1]:9464".parse().unwrap()));
         for (text, part) in [
             ("(thread: 3)", "thread"),
             ("(threads: -1)", "1:"),
             ("(threads: 0)", "threads is 0, not 1 to 64"),
             ("(parked_mib: 1)", "parked_mib is 1"),
             ("(log_level: loud)", "loud"),
+            ("(metrics: \"0.0.0.0:9464\")", "other machines"),
+            ("(metrics: \"localhost\")", "socket address"),
             ("threads: 3", "1:"),
             ("", "1:"),
         ] {

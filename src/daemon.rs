@@ -5,10 +5,11 @@ use crate::config::{Config, LogLevel};
 use crate::error::{Error, Kind, Result};
 use crate::pool::names::Name;
 use crate::serve::{self, Settings};
-use crate::{fuse, ops};
-use clap::Parser;
+use crate::{fuse, mount_helper, ops};
+use clap::{CommandFactory, Parser};
 use simplelog::{ConfigBuilder, LevelFilter, ThreadLogMode, WriteLogger};
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Exit statuses, as `vctl` has them.
@@ -38,12 +39,24 @@ struct Arguments {
     /// Let nothing be written
     #[arg(long)]
     read_only: bool,
+    /// Answer Prometheus at http://ADDR/metrics; only addresses of this machine alone, like 127.0.0.1:9464
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<SocketAddr>,
     /// Configuration; arguments override it
     #[arg(long, value_name = "FILE.ron")]
     config: Option<PathBuf>,
     /// How much to say on stderr
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
+    /// Leave the terminal's session first
+    #[arg(long, hide = true)]
+    own_session: bool,
+}
+
+/// The programs' arguments, for manual pages and completions: of the apparatus, and of the helper of mount(8).
+#[must_use]
+pub fn commands() -> [clap::Command; 2] {
+    [Arguments::command(), mount_helper::Arguments::command()]
 }
 
 impl Arguments {
@@ -54,6 +67,7 @@ impl Arguments {
         };
         config.threads = self.threads.unwrap_or(config.threads);
         config.log_level = self.log_level.unwrap_or(config.log_level);
+        config.metrics = self.metrics.or(config.metrics);
         config.allow_other |= self.allow_other;
         config.read_only |= self.read_only;
         config.check("arguments")?;
@@ -68,6 +82,10 @@ impl Arguments {
 
 /// Does what the arguments (the program's name first) say, in the foreground, and answers the exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if mount_helper::is_called(&arguments) {
+        return mount_helper::main(arguments);
+    }
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(told) => {
@@ -76,6 +94,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             return if told.use_stderr() { USAGE } else { 0 };
         }
     };
+    if arguments.own_session {
+        // It fails only for a process that leads a group: then it is out of the terminal's already.
+        let _ = rustix::process::setsid();
+    }
     let served = arguments.settings().and_then(|settings| {
         start_logging(settings.config.log_level.into())?;
         serve::run(&settings)

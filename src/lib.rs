@@ -14,6 +14,7 @@ pub mod error;
 pub mod fuse;
 pub mod gate;
 pub mod member;
+pub mod mount_helper;
 pub mod ops;
 pub mod pool;
 pub mod serve;

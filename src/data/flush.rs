@@ -16,11 +16,13 @@
 //! A flush touches no bytes, so no hold delays it. It is inside the gate all the same: a rejoin waits for it, so it is acknowledged in
 //! the life, and by the table, that it began with.
 
+use super::figures::Kind;
 use super::way::Step;
 use super::{Answer, Apparatus, Failure, Reply, Request, Tools};
 use crate::error::Result;
 use crate::member::DiskMarks;
 use crate::units::{DiskId, Generation, VolumeId};
+use std::time::Instant;
 
 impl Apparatus {
     pub(super) fn flush<'a, R: Reply>(&self, tools: &mut Tools, request: Request<'a, R>) -> Step<'a, R> {
@@ -45,11 +47,19 @@ impl Apparatus {
 
     fn flush_disk(&self, tools: &mut Tools, id: DiskId) -> Result<(), Failure> {
         let disk = self.open_disk(&self.disks.view(), id)?.clone();
+        let began = Instant::now();
         let flushed = self.marks(tools, id).flush(|| disk.flush());
-        flushed.map_err(|error| {
-            tools.tally.disk(id).failed();
-            self.disk_failed(&disk, "flush", &error)
-        })
+        let counters = tools.tally.disk(id);
+        match flushed {
+            Ok(()) => {
+                counters.finished(Kind::Flush, 0, began.elapsed());
+                Ok(())
+            }
+            Err(error) => {
+                counters.failed();
+                Err(self.disk_failed(&disk, "flush", &error))
+            }
+        }
     }
 
     fn see_hardened(&self, generation: Generation) -> Result<()> {

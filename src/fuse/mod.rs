@@ -12,6 +12,7 @@ pub use witness::set_logger;
 
 use crate::data::Apparatus;
 use crate::error::{Error, Result};
+use crate::pool::names::Name;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use filesystem::Volumes;
 use fuser::{Config, Session, SessionACL};
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Mounts and unmounts for those who may not.
 const HELPER: &str = "fusermount3";
@@ -29,7 +31,7 @@ const LONGEST_NAME: u32 = 100;
 /// How to mount.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What the mount is known as: `NAME@POOL`.
+    /// What the mount is known as: [`source`].
     pub source: String,
     /// Reader threads.
     pub threads: usize,
@@ -41,6 +43,21 @@ pub struct Options {
     pub max_background: u16,
     /// How long the kernel believes attributes unasked. It is told when they change.
     pub attributes_ttl: Duration,
+}
+
+/// What the mount of an apparatus is known as.
+#[must_use]
+pub fn source(name: &Name, pool: Uuid) -> String {
+    format!("{name}@{pool}")
+}
+
+/// Whether a mount known as `source` is on `point`. Found without touching it.
+///
+/// # Errors
+/// Where `/proc` is not mounted.
+pub fn is_mounted(point: &Path, source: &str) -> Result<bool> {
+    place::is_mounted(point, source)
+        .map_err(|error| Error::because(format!("mount point {}", point.display()), error))
 }
 
 /// A mounted apparatus.

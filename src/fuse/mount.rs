@@ -57,7 +57,7 @@ fn directly(device: &OwnedFd, point: &Path, options: &Options) -> Result<(), Err
     if options.allow_other {
         data.push_str(",allow_other");
     }
-    let mut flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
     flags.set(MountFlags::RDONLY, options.read_only);
     let data = CString::new(data).map_err(|_| Errno::INVAL)?;
     mount(
@@ -75,7 +75,7 @@ fn by_helper(point: &Path, options: &Options) -> Result<OwnedFd> {
     let (ours, theirs) = UnixStream::pair().map_err(|error| Error::because(what(), error))?;
     fcntl_setfd(&theirs, FdFlags::empty()).map_err(|error| Error::because(what(), error))?;
     let mut list = format!(
-        "fsname={},subtype=apparatus,default_permissions,nosuid,nodev,noatime,max_read={}",
+        "fsname={},subtype=apparatus,default_permissions,nosuid,nodev,noexec,noatime,max_read={}",
         options.source,
         filesystem::LARGEST
     );

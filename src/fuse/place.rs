@@ -68,6 +68,12 @@ fn free_directory(point: PathBuf) -> Result<PathBuf> {
     Ok(point)
 }
 
+/// Whether our mount of this source is on `point`, uppermost.
+pub(super) fn is_mounted(point: &Path, source: &str) -> io::Result<bool> {
+    let found = find_mount(point)?;
+    Ok(found.is_some_and(|mount| mount.kind == TYPE && mount.source == source))
+}
+
 fn is_dead(point: &Path) -> bool {
     fs::metadata(point).is_err_and(|error| error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()))
 }

@@ -11,6 +11,7 @@ use crate::control::client;
 use crate::error::{Error, Result};
 use crate::member::LifeLock;
 use crate::pool::dir::PoolDir;
+use crate::pool::names::Name;
 use crate::store::{Member, MemberState, Store};
 use crate::wire::message::{Answer, Figures, Request};
 use serde::Serialize;
@@ -85,6 +86,20 @@ pub(super) fn member(store: &mut dyn Store, name: &str) -> Result<Member> {
     }
 }
 
+/// What an apparatus tells of itself through its control socket.
+///
+/// # Errors
+/// `NotFound` when it does not run, `TimedOut` when it does not answer in two seconds.
+pub fn figures(pool: &PoolDir, uuid: Uuid, name: &Name) -> Result<Figures> {
+    match client::ask(pool, uuid, name, Request::Status, PATIENCE)? {
+        Answer::Status(figures) => Ok(*figures),
+        other => {
+            let why = format!("answered {other:?} when asked for its figures");
+            Err(Error::failed(format!("apparatus {name}"), why))
+        }
+    }
+}
+
 fn look(pool: &PoolDir, uuid: Uuid, member: Member) -> Result<View> {
     if !LifeLock::alive(&pool.run(), member.name.as_str())? {
         let fault = Some(format!("its process, {}, has ended", member.pid));
@@ -95,12 +110,8 @@ fn look(pool: &PoolDir, uuid: Uuid, member: Member) -> Result<View> {
             fault,
         });
     }
-    let (figures, fault) = match client::ask(pool, uuid, &member.name, Request::Status, PATIENCE) {
-        Ok(Answer::Status(figures)) => (Some(*figures), None),
-        Ok(other) => (
-            None,
-            Some(format!("answered {other:?} when asked for its figures")),
-        ),
+    let (figures, fault) = match figures(pool, uuid, &member.name) {
+        Ok(figures) => (Some(figures), None),
         Err(error) => (None, Some(error.why().to_owned())),
     };
     let state = match (member.state, &figures) {

@@ -4,6 +4,8 @@
 //! when all before it have worked; what was begun is taken back when a later one fails. End: unmount, let nothing in, wait
 //! for what is in flight, end the control thread, leave the control range.
 
+mod exporter;
+mod heartbeat;
 mod process;
 mod report;
 
@@ -27,6 +29,9 @@ use crate::sys;
 use crate::table::Table;
 use crate::units::Slot;
 use crossbeam_channel::{Receiver, bounded, select};
+use exporter::Exporter;
+use heartbeat::Heartbeat;
+use process::Identity;
 use report::Reporter;
 use sd_notify::NotifyState;
 use std::path::PathBuf;
@@ -59,6 +64,7 @@ pub fn run(settings: &Settings) -> Result<()> {
     }
     let (ask, asked) = bounded(1);
     process::forward_signals(ask.clone())?;
+    let exporter = settings.config.metrics.map(Exporter::bind).transpose()?;
     let mut beginning = Beginning::new(settings)?;
     let joined = beginning.join(settings)?;
     let (line, members) = (beginning.line(&joined), beginning.members.clone());
@@ -76,6 +82,7 @@ pub fn run(settings: &Settings) -> Result<()> {
         reporter: beginning.reporter,
         members,
         line,
+        exporter,
         // Full: one waits already.
         stop: Box::new(move || _ = ask.try_send(0)),
     };
@@ -219,6 +226,7 @@ struct Core<'a> {
     reporter: Arc<Reporter>,
     members: Arc<MemberTable>,
     line: Arc<MyLine>,
+    exporter: Option<Exporter>,
     stop: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -233,6 +241,12 @@ impl Core<'_> {
         let settings = self.settings;
         let bell = Bell::new().map_err(|error| Error::because("control thread", error))?;
         let bell = Arc::new(bell);
+        let who = Identity {
+            pool: self.pool.clone(),
+            uuid: joined.snapshot.header.uuid,
+            name: settings.name.clone(),
+        };
+        let reporter = self.reporter.clone();
         let hardener = Hardener::new(self.open_store.clone(), self.members.clone());
         let apparatus = Apparatus::start(Parts {
             name: settings.name.clone(),
@@ -252,10 +266,15 @@ impl Core<'_> {
         let (members, doors) = ((self.members, self.line), (runtime, bell));
         let setup = Setup::new(&self.pool, joined, listener, members, doors, self.open_store);
         let ended = Server::start(setup).and_then(|server| {
+            if let Some(exporter) = self.exporter {
+                exporter.start(who.clone())?;
+            }
             let mount = fuse::mount(&apparatus, &settings.mount, &mount_options(settings, joined))?;
-            log::info!("{} serves at {}", settings.name, mount.point().display());
-            process::tell(&[NotifyState::Ready]);
-            let ended = watch(settings, &apparatus, &mount, asked);
+            let serves = format!("{} serves at {}", settings.name, mount.point().display());
+            log::info!("{serves}");
+            process::tell(&[NotifyState::Ready, NotifyState::Status(&serves)]);
+            let heartbeat = Heartbeat::new(who, reporter);
+            let ended = watch(settings, &apparatus, &mount, asked, heartbeat);
             server.shut();
             Ok(ended)
         });
@@ -265,13 +284,26 @@ impl Core<'_> {
 }
 
 /// Serves until it is told to end or the mount is gone, and brings everything to rest.
-fn watch(settings: &Settings, apparatus: &Apparatus, mount: &Mount, asked: &Receiver<i32>) -> Ended {
-    select! {
-        recv(asked) -> _ => {
-            process::tell(&[NotifyState::Stopping]);
-            unmount(settings, mount, asked);
+fn watch(
+    settings: &Settings,
+    apparatus: &Apparatus,
+    mount: &Mount,
+    asked: &Receiver<i32>,
+    mut heartbeat: Heartbeat,
+) -> Ended {
+    loop {
+        select! {
+            recv(heartbeat.due()) -> _ => heartbeat.beat(),
+            recv(asked) -> _ => {
+                process::tell(&[NotifyState::Stopping]);
+                unmount(settings, mount, asked);
+                break;
+            }
+            recv(mount.ended()) -> _ => {
+                log::info!("the mount was taken away by somebody else");
+                break;
+            }
         }
-        recv(mount.ended()) -> _ => log::info!("the mount was taken away by somebody else"),
     }
     match apparatus.finish(FAREWELL) {
         true => Ended::InOrder,
@@ -298,7 +330,7 @@ fn unmount(settings: &Settings, mount: &Mount, asked: &Receiver<i32>) {
 fn mount_options(settings: &Settings, joined: &Joined) -> fuse::Options {
     let config = &settings.config;
     fuse::Options {
-        source: format!("{}@{}", settings.name, joined.snapshot.header.uuid),
+        source: fuse::source(&settings.name, joined.snapshot.header.uuid),
         threads: config.threads,
         allow_other: config.allow_other,
         read_only: config.read_only,

@@ -53,6 +53,13 @@ impl Reporter {
         }
     }
 
+    /// Whether what is told now will be written.
+    pub(super) fn lives(&self) -> bool {
+        lock(&self.thread)
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+    }
+
     /// Writes what was told, and ends the thread.
     pub(super) fn end(&self) {
         drop(lock(&self.events).take());

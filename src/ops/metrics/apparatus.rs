@@ -1,0 +1,197 @@
+//! What one apparatus tells of itself, and of the volumes and disks that it serves.
+
+use super::text::{Family, Labels, Text, counter, gauge, histogram, seconds};
+use crate::wire::message::{Figures, IoFigures};
+
+/// Buckets end at 2^0 to 2^25 microseconds (34 s); the same ones from the first sample on, so that rates of them can be compared.
+const BOUNDS: u32 = 26;
+
+/// One apparatus, from what it tells of itself.
+pub fn of_apparatus(text: &mut Text, figures: &Figures) {
+    let name = figures.name.as_str();
+    now(text, figures);
+    so_far(text, figures);
+    for (volume, io) in &figures.volumes {
+        of_io(text, &VOLUME, &[("apparatus", name), ("volume", volume)], io);
+    }
+    for (disk, io) in &figures.disks {
+        of_io(text, &DISK, &[("apparatus", name), ("disk", disk)], io);
+    }
+}
+
+fn now(text: &mut Text, figures: &Figures) {
+    let gauges = [
+        (
+            gauge("apparatus_generation", "Number of the table that it serves by."),
+            figures.generation.0,
+        ),
+        (
+            gauge(
+                "apparatus_oldest_generation",
+                "Oldest table that a request in flight uses.",
+            ),
+            figures.oldest.0,
+        ),
+        (
+            gauge("apparatus_term", "Highest term that it has obeyed."),
+            figures.term.0,
+        ),
+        (
+            gauge(
+                "apparatus_incarnation",
+                "Number of its life: one more after each fence and each start.",
+            ),
+            figures.incarnation.0,
+        ),
+        (
+            gauge("apparatus_requests_in_flight", "Requests being served."),
+            figures.in_flight,
+        ),
+        (
+            gauge(
+                "apparatus_requests_parked",
+                "Requests that wait for a hold or a fence to end.",
+            ),
+            figures.parked,
+        ),
+        (
+            gauge("apparatus_parked_bytes", "Write data of requests that wait."),
+            figures.parked_bytes,
+        ),
+        (gauge("apparatus_holds", "Holds in place."), figures.holds),
+        (
+            gauge("apparatus_threads", "Threads that read host requests."),
+            figures.threads,
+        ),
+        (
+            gauge("apparatus_jobs_running", "Jobs that it works on."),
+            figures.jobs.len() as u64,
+        ),
+    ];
+    let labels = [("apparatus", figures.name.as_str())];
+    gauges
+        .into_iter()
+        .for_each(|(family, value)| text.add(family, &labels, value));
+}
+
+fn so_far(text: &mut Text, figures: &Figures) {
+    let labels = [("apparatus", figures.name.as_str())];
+    let parked = counter(
+        "apparatus_requests_parked_total",
+        "Requests that have waited for a hold or a fence to end.",
+    );
+    text.add(parked, &labels, figures.ever_parked);
+    let longest = gauge(
+        "apparatus_longest_parked_seconds",
+        "Longest that a request has waited for a hold or a fence to end.",
+    );
+    text.add(longest, &labels, seconds(figures.longest_parked_us));
+    let uptime = gauge("apparatus_uptime_seconds", "For how long it has run.");
+    text.add(uptime, &labels, seconds(figures.uptime_us));
+}
+
+/// The families of I/O on one sort of thing.
+struct IoFamilies {
+    reads: Family,
+    read_bytes: Family,
+    writes: Family,
+    written_bytes: Family,
+    flushes: Family,
+    errors: Family,
+    duration: Family,
+}
+
+const VOLUME: IoFamilies = IoFamilies {
+    reads: counter("apparatus_volume_reads_total", "Reads of a volume finished."),
+    read_bytes: counter("apparatus_volume_read_bytes_total", "Bytes read from a volume."),
+    writes: counter(
+        "apparatus_volume_writes_total",
+        "Writes, punches and zeroings of a volume finished.",
+    ),
+    written_bytes: counter(
+        "apparatus_volume_written_bytes_total",
+        "Bytes written to a volume.",
+    ),
+    flushes: counter("apparatus_volume_flushes_total", "Flushes of a volume finished."),
+    errors: counter(
+        "apparatus_volume_errors_total",
+        "Requests to a volume that ended in an I/O error.",
+    ),
+    duration: histogram(
+        "apparatus_volume_request_duration_seconds",
+        "How long requests to a volume took.",
+    ),
+};
+
+const DISK: IoFamilies = IoFamilies {
+    reads: counter("apparatus_disk_reads_total", "Reads of a disk finished."),
+    read_bytes: counter("apparatus_disk_read_bytes_total", "Bytes read from a disk."),
+    writes: counter(
+        "apparatus_disk_writes_total",
+        "Writes, punches and zeroings of a disk finished.",
+    ),
+    written_bytes: counter("apparatus_disk_written_bytes_total", "Bytes written to a disk."),
+    flushes: counter("apparatus_disk_flushes_total", "Flushes of a disk finished."),
+    errors: counter("apparatus_disk_errors_total", "I/O errors of a disk."),
+    duration: histogram(
+        "apparatus_disk_request_duration_seconds",
+        "How long requests to a disk took.",
+    ),
+};
+
+fn of_io(text: &mut Text, families: &IoFamilies, labels: Labels<'_>, io: &IoFigures) {
+    text.add(families.reads, labels, io.reads);
+    text.add(families.read_bytes, labels, io.read_bytes);
+    text.add(families.writes, labels, io.writes);
+    text.add(families.written_bytes, labels, io.written_bytes);
+    text.add(families.flushes, labels, io.flushes);
+    text.add(families.errors, labels, io.errors);
+    latency(text, families.duration, labels, io);
+}
+
+/// Bucket i counts requests below 2^i microseconds; Prometheus wants each bucket to count all up to its bound.
+fn latency(text: &mut Text, family: Family, labels: Labels<'_>, io: &IoFigures) {
+    let mut counts = io.latency.iter();
+    let mut below: u64 = 0;
+    for power in 0..BOUNDS {
+        below = below.saturating_add(counts.next().copied().unwrap_or(0));
+        let bound = seconds(1 << power);
+        let labels: Vec<_> = labels.iter().copied().chain([("le", bound.as_str())]).collect();
+        text.sample(family, "_bucket", &labels, below);
+    }
+    let all = counts.fold(below, |sum, count| sum.saturating_add(*count));
+    let infinite: Vec<_> = labels.iter().copied().chain([("le", "+Inf")]).collect();
+    text.sample(family, "_bucket", &infinite, all);
+    text.sample(family, "_sum", labels, seconds(io.latency_us));
+    text.sample(family, "_count", labels, all);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_add_up() {
+        let mut text = Text::default();
+        let mut counts = vec![0; 30];
+        (counts[1], counts[2], counts[29]) = (2, 3, 7);
+        let io = IoFigures {
+            latency: counts,
+            latency_us: 12,
+            ..IoFigures::default()
+        };
+        latency(&mut text, VOLUME.duration, &[("volume", "v")], &io);
+        let told = text.finish();
+        for line in [
+            "_bucket{volume=\"v\",le=\"0.000001\"} 0\n",
+            "_bucket{volume=\"v\",le=\"0.000002\"} 2\n",
+            "_bucket{volume=\"v\",le=\"0.000004\"} 5\n",
+            "_bucket{volume=\"v\",le=\"33.554432\"} 5\n",
+            "_bucket{volume=\"v\",le=\"+Inf\"} 12\n",
+            "_sum{volume=\"v\"} 0.000012\n",
+            "_count{volume=\"v\"} 12\n",
+        ] {
+            assert!(told.contains(line), "{line} in {told}");
+        }
+    }
+}

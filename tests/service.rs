@@ -1,0 +1,161 @@
+//! Under a service manager: readiness, the heartbeat that its watchdog wants, and the units.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+mod support;
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+use support::{TestPool, is_mount_point, name_of};
+
+/// An apparatus whose service manager this is.
+struct Service {
+    child: Child,
+    manager: UnixDatagram,
+}
+
+impl Service {
+    fn start(pool: &TestPool, name: &str, watchdog: Duration) -> Self {
+        let path = pool.scratch().join("manager");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let child = pool
+            .command(name, &pool.mount_point(name))
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", watchdog.as_micros().to_string())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { child, manager }
+    }
+
+    fn hear(&self) -> String {
+        let mut message = [0; 4096];
+        let len = self.manager.recv(&mut message).expect("nothing was said in time");
+        String::from_utf8(message[..len].to_vec()).unwrap()
+    }
+
+    /// Listens until something like this is said.
+    fn hear_until(&self, said: impl Fn(&str) -> bool) -> String {
+        let mut heard = std::iter::repeat_with(|| self.hear());
+        heard.find(|message| said(message)).unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn it_beats_while_its_control_thread_answers_and_says_why_when_it_does_not() {
+    let pool = TestPool::new(64 << 10);
+    let mut service = Service::start(&pool, "x", Duration::from_millis(300));
+    let ready = service.hear();
+    assert!(
+        ready.contains("READY=1") && ready.contains("STATUS=x serves at"),
+        "{ready}"
+    );
+    for _ in 0..3 {
+        assert!(service.hear().contains("WATCHDOG=1"));
+    }
+    // Nobody could command it any more, nor ask it anything.
+    let socket = pool.dir.socket(&name_of("x"));
+    let aside = pool.scratch().join("aside");
+    fs::rename(&socket, &aside).unwrap();
+    let ill = service.hear_until(|said| !said.contains("WATCHDOG=1"));
+    assert!(
+        ill.contains("STATUS=") && ill.contains("x") && !ill.contains("serves"),
+        "{ill}"
+    );
+    fs::rename(&aside, &socket).unwrap();
+    let well = service.hear_until(|said| said.contains("WATCHDOG=1"));
+    assert!(well.contains("STATUS=serves again"), "{well}");
+
+    service.signal(Signal::TERM);
+    service.hear_until(|said| said.contains("STOPPING=1"));
+    assert!(service.child.wait().unwrap().success());
+    assert!(!is_mount_point(&pool.mount_point("x")));
+}
+
+fn unit(path: &str) -> String {
+    fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("packaging/systemd")
+            .join(path),
+    )
+    .unwrap()
+}
+
+fn settings(unit: &str) -> impl Iterator<Item = (&str, &str)> {
+    let lines = unit.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_once('='))
+}
+
+#[test]
+fn units_give_no_mount_namespace_and_users_keep_their_setuid_helper() {
+    let hides_mounts = [
+        "Private",
+        "Protect",
+        "ReadOnly",
+        "ReadWrite",
+        "Inaccessible",
+        "Exec",
+        "NoExec",
+        "Bind",
+        "TemporaryFileSystem",
+        "Root",
+        "Mount",
+        "DynamicUser",
+        "ProcSubset",
+    ];
+    for (setting, value) in settings(&unit("apparatus@.service")) {
+        let hides = hides_mounts.iter().any(|begin| setting.starts_with(begin));
+        assert!(!hides || setting == "ExecStart", "{setting}={value}");
+    }
+    let takes_setuid_away = [
+        "NoNewPrivileges",
+        "SystemCall",
+        "Restrict",
+        "Lock",
+        "MemoryDeny",
+        "Private",
+        "Protect",
+    ];
+    for (setting, value) in settings(&unit("user/apparatus@.service")) {
+        let takes = takes_setuid_away.iter().any(|begin| setting.starts_with(begin));
+        assert!(
+            !takes || setting.starts_with("RestartS") || setting.starts_with("RestartP"),
+            "{setting}={value}"
+        );
+    }
+}
+
+#[test]
+fn the_systems_unit_uses_the_pool_that_root_has() {
+    let unit = unit("apparatus@.service");
+    let state = settings(&unit)
+        .find(|(name, _)| *name == "StateDirectory")
+        .unwrap()
+        .1;
+    let pool = format!("VCTL_POOL=/var/lib/{state}/pool ");
+    assert!(unit.contains(&pool));
+    if rustix::process::geteuid().is_root() && std::env::var_os("VCTL_POOL").is_none() {
+        let usual = apparatus::ops::place::pool_dir(None).unwrap();
+        assert!(pool.contains(usual.path().to_str().unwrap()), "{usual:?}");
+    }
+}
