@@ -16,6 +16,10 @@ pub struct Man {
     dir: PathBuf,
 }
 
+/// Sections of the manual.
+const USERS: &str = "1";
+const ADMINISTRATORS: &str = "8";
+
 #[derive(Serialize)]
 struct Written {
     pages: Vec<String>,
@@ -29,7 +33,10 @@ impl Man {
         let mut command = crate::cli::Cli::command().disable_help_subcommand(true);
         command.build();
         let mut written = Written { pages: Vec::new() };
-        write_pages(&command, &dir, &mut written.pages)?;
+        write_pages(&command, USERS, &dir, &mut written.pages)?;
+        for program in apparatus::daemon::commands() {
+            write_pages(&program, ADMINISTRATORS, &dir, &mut written.pages)?;
+        }
         context.out.say(&written, |out| {
             written.pages.iter().for_each(|page| out.line(page));
             Ok(())
@@ -39,14 +46,16 @@ impl Man {
 }
 
 /// One page for the command and one for each below it, named as git's are: `vctl-volume-create.1`.
-fn write_pages(command: &Command, dir: &Path, written: &mut Vec<String>) -> Result<()> {
+fn write_pages(command: &Command, section: &str, dir: &Path, written: &mut Vec<String>) -> Result<()> {
     let failed = |error: std::io::Error| Error::because(dir.display().to_string(), error);
     let page = clap_mangen::Man::new(command.clone())
+        .section(section)
+        .manual("apparatus")
         .generate_to(dir)
         .map_err(failed)?;
     written.push(page.to_string_lossy().into_owned());
     let below = command.get_subcommands().filter(|below| !below.is_hide_set());
     below
         .into_iter()
-        .try_for_each(|below| write_pages(below, dir, written))
+        .try_for_each(|below| write_pages(below, section, dir, written))
 }
