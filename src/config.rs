@@ -23,7 +23,8 @@ const OTHER_THREADS: usize = 4;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Threads that read host requests, 1 to 64. More help when hosts send one request at a time and wait for it; fewer when they send many at once.
+    /// Threads at most that read host requests, 1 to 64, and no more than one above the number of processors. While hosts are busy, as
+    /// many of them work as serve most: which number that is, is tried.
     pub threads: usize,
     /// Users other than the one that mounts may look in.
     pub allow_other: bool,
@@ -54,7 +55,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            threads: 2,
+            threads: 4,
             allow_other: false,
             read_only: false,
             log_level: LogLevel::Info,

@@ -277,7 +277,7 @@ impl Apparatus {
         self.missed_notice.swap(false, Ordering::AcqRel)
     }
 
-    /// How many reader threads there are, for the figures.
+    /// How many reader threads take requests: for the figures, and for a reader that would wait for a disk.
     pub fn set_readers(&self, threads: usize) {
         self.readers.store(threads, Ordering::Relaxed);
     }

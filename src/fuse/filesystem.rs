@@ -1,6 +1,7 @@
 //! Translates the kernel's requests for the core. A volume's inode is its number plus 2; 1 is the directory.
 
 use super::reply::{ToDo, ToRead, ToSeek, ToWrite};
+use super::turns::{Seat, Turns};
 use super::{Options, errno};
 use crate::data::{Apparatus, Desk, Failure, Operation, Reply, Request, Role, Target};
 use crate::pool::model::{SECTOR, VolumeRecord};
@@ -37,7 +38,13 @@ const OPENED: FopenFlags = FopenFlags::FOPEN_DIRECT_IO
     .union(FopenFlags::FOPEN_NOFLUSH);
 
 thread_local! {
-    static DESK: RefCell<Option<Desk>> = const { RefCell::new(None) };
+    static PLACE: RefCell<Option<Place>> = const { RefCell::new(None) };
+}
+
+/// What a reader thread has for itself.
+struct Place {
+    desk: Desk,
+    seat: Seat,
 }
 
 /// The mount of one apparatus.
@@ -45,6 +52,7 @@ pub(super) struct Volumes {
     apparatus: Arc<Apparatus>,
     options: Options,
     owner: (u32, u32),
+    turns: Turns,
 }
 
 /// The inode of a volume.
@@ -62,34 +70,44 @@ impl Volumes {
             rustix::process::geteuid().as_raw(),
             rustix::process::getegid().as_raw(),
         );
+        let turns = Turns::new(options.threads);
         Self {
             apparatus,
             options,
             owner,
+            turns,
         }
     }
 
-    /// Has the core serve it with this thread's desk.
+    /// Has the core serve it with this thread's desk. Returns when it is this thread's turn to take another.
     fn serve<R: Reply>(&self, inode: INodeNo, operation: Operation<'_>, reply: R) {
         let Some(volume) = volume_id(inode) else {
             return Request::new(VolumeId(0), operation, reply).refuse(Failure::NoVolume);
         };
         let request = Request::new(volume, operation, reply);
-        DESK.with_borrow_mut(|desk| match self.seat(desk) {
-            Some(desk) => self.apparatus.serve(desk, request),
+        PLACE.with_borrow_mut(|place| match self.place(place) {
+            Some(Place { desk, seat }) => {
+                self.apparatus.serve(desk, request);
+                self.turns
+                    .served(seat, |threads| self.apparatus.set_readers(threads));
+            }
             None => request.refuse(Failure::Ending),
         });
     }
 
-    fn seat<'d>(&self, desk: &'d mut Option<Desk>) -> Option<&'d mut Desk> {
-        if desk.is_none() {
-            *desk = self.apparatus.desk(Role::Reader);
+    fn place<'p>(&self, place: &'p mut Option<Place>) -> Option<&'p mut Place> {
+        if place.is_none() {
+            let seat = self.turns.seat()?;
+            *place = self.apparatus.desk(Role::Reader).map(|desk| Place { desk, seat });
         }
-        desk.as_mut()
+        place.as_mut()
     }
 
     fn look<T>(&self, look: impl FnOnce(&Apparatus, &mut Desk) -> T) -> Option<T> {
-        DESK.with_borrow_mut(|desk| self.seat(desk).map(|desk| look(&self.apparatus, desk)))
+        PLACE.with_borrow_mut(|place| {
+            self.place(place)
+                .map(|place| look(&self.apparatus, &mut place.desk))
+        })
     }
 
     fn volume(&self, inode: INodeNo) -> Option<VolumeRecord> {

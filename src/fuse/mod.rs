@@ -2,10 +2,12 @@
 
 mod errno;
 mod filesystem;
+mod governor;
 mod mount;
 mod notices;
 mod place;
 mod reply;
+mod turns;
 mod witness;
 
 pub use witness::set_logger;
@@ -33,7 +35,7 @@ const LONGEST_NAME: u32 = 100;
 pub struct Options {
     /// What the mount is known as: [`source`].
     pub source: String,
-    /// Reader threads.
+    /// Reader threads at most. More than one above the number of processors are not started.
     pub threads: usize,
     /// Users other than the one that mounts may look in.
     pub allow_other: bool,
@@ -92,13 +94,18 @@ fn begin(
         true => SessionACL::All,
         false => SessionACL::Owner,
     };
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let options = Options {
+        threads: options.threads.clamp(1, processors + 1),
+        ..options.clone()
+    };
     let mut config = Config::default();
     config.acl = acl;
-    config.n_threads = Some(options.threads.max(1));
+    config.n_threads = Some(options.threads);
     config.clone_fd = options.threads > 1 && mount::can_clone_device();
-    let volumes = Volumes::new(apparatus.clone(), options.clone());
+    apparatus.set_readers(options.threads);
+    let volumes = Volumes::new(apparatus.clone(), options);
     let session = Session::from_fd(volumes, device, acl, config)?;
-    apparatus.set_readers(options.threads.max(1));
     let (notices, no_more_notices) = bounded(0);
     notices::start(apparatus, session.notifier(), no_more_notices)?;
     let (tell, ended) = bounded(1);

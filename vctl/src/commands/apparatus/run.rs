@@ -20,7 +20,7 @@ pub struct Start {
     name: Name,
     /// The directory to mount on; made if missing
     mountpoint: PathBuf,
-    /// FUSE reader threads; as fits, if not said
+    /// FUSE reader threads at most; as many of them work as serve most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: Option<u16>,
     /// Let other users use the mount, by its files' permissions

@@ -1,0 +1,229 @@
+//! How many reader threads take requests: found by trying, because no rule knows. Where hosts send many requests at once, a second thread
+//! fights the first for the connection's queue; where one waits for each answer, a second one is awake when the first goes to sleep; with
+//! more processors still other numbers are best. Pure: rates in, a number out.
+//!
+//! ```text
+//!             patience is over                  a leg                              a leg
+//!   Settled ---------------------> Trying ----------------> Comparing ----------------------------> Settled
+//!   (the best so far)          (one more or less)       (the best so far again)    tried was faster than before and after: it is
+//!                                                                                  the best now; else patience doubles
+//! ```
+
+/// Windows that a try takes, and what it is compared with.
+const LEG: u32 = 4;
+/// So many at the end of them count: the first has the switch in it.
+const COUNTED: u32 = LEG - 1;
+/// A number is better only if it serves so much more: less is chance.
+const GAIN: f64 = 1.04;
+/// Load that has changed by so much is another load: what was found of it no longer holds.
+const OTHER_LOAD: f64 = 1.5;
+/// Windows from a finding to the next try, doubled by each that finds nothing.
+const LEAST_PATIENCE: u32 = LEG;
+const MOST_PATIENCE: u32 = 640;
+/// Below so many requests a second every thread waits for them: nothing is to be gained, and none must wait for a thread.
+const QUIET: f64 = 2000.0;
+/// What a load begins with.
+const FIRST: usize = 2;
+
+/// Decides. Fed with the rate of each window, in requests a second.
+#[derive(Debug)]
+pub(super) struct Governor {
+    most: usize,
+    best: usize,
+    quiet: bool,
+    upwards: bool,
+    patience: u32,
+    stage: Stage,
+    windows: u32,
+    counted: f64,
+    rate: f64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Settled,
+    Trying { number: usize, before: f64 },
+    Comparing { number: usize, before: f64, tried: f64 },
+}
+
+impl Governor {
+    /// For at most so many threads, at least one.
+    pub(super) fn new(most: usize) -> Self {
+        let most = most.max(1);
+        Self {
+            most,
+            best: most.min(FIRST),
+            quiet: true,
+            upwards: false,
+            patience: LEAST_PATIENCE,
+            stage: Stage::Settled,
+            windows: 0,
+            counted: 0.0,
+            rate: 0.0,
+        }
+    }
+
+    /// How many threads are to take requests now.
+    pub(super) fn number(&self) -> usize {
+        match self.stage {
+            _ if self.quiet => self.most,
+            Stage::Trying { number, .. } => number,
+            Stage::Settled | Stage::Comparing { .. } => self.best,
+        }
+    }
+
+    /// A window has ended in which so many requests a second were served.
+    pub(super) fn window(&mut self, rate: f64) {
+        if rate < QUIET {
+            *self = Self::new(self.most);
+            return;
+        }
+        if self.quiet || self.is_other_load(rate) {
+            *self = Self {
+                quiet: false,
+                best: self.best,
+                rate,
+                ..Self::new(self.most)
+            };
+            return;
+        }
+        self.windows += 1;
+        let length = match self.stage {
+            Stage::Settled => self.patience,
+            Stage::Trying { .. } | Stage::Comparing { .. } => LEG,
+        };
+        if self.windows + COUNTED > length {
+            self.counted += rate;
+        }
+        if self.windows == length {
+            let mean = self.counted / f64::from(COUNTED);
+            (self.windows, self.counted) = (0, 0.0);
+            self.stage = self.after(mean);
+        }
+    }
+
+    fn is_other_load(&self, rate: f64) -> bool {
+        let changed = rate > self.rate * OTHER_LOAD || rate * OTHER_LOAD < self.rate;
+        changed && matches!(self.stage, Stage::Settled)
+    }
+
+    fn after(&mut self, mean: f64) -> Stage {
+        match self.stage {
+            Stage::Settled => {
+                self.rate = mean;
+                let before = mean;
+                self.other()
+                    .map_or(Stage::Settled, |number| Stage::Trying { number, before })
+            }
+            Stage::Trying { number, before } => Stage::Comparing {
+                number,
+                before,
+                tried: mean,
+            },
+            Stage::Comparing {
+                number,
+                before,
+                tried,
+            } => {
+                self.judge(number, tried, before, mean);
+                Stage::Settled
+            }
+        }
+    }
+
+    /// What to try next: a step in the direction of the last success, or else in the other one than last time.
+    fn other(&self) -> Option<usize> {
+        let more = (self.best < self.most).then_some(self.best + 1);
+        let less = (self.best > 1).then_some(self.best - 1);
+        if self.upwards {
+            more.or(less)
+        } else {
+            less.or(more)
+        }
+    }
+
+    fn judge(&mut self, number: usize, tried: f64, before: f64, after: f64) {
+        if tried > before.max(after) * GAIN {
+            self.upwards = number > self.best;
+            (self.best, self.rate, self.patience) = (number, tried, LEAST_PATIENCE);
+        } else {
+            self.upwards = !self.upwards;
+            (self.rate, self.patience) = (after, (self.patience * 2).min(MOST_PATIENCE));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs so many windows of a load that is served at these rates by 1, 2, … threads, with up to 2 % of noise. Answers how many
+    /// windows each number of threads had.
+    fn run(governor: &mut Governor, rates: &[f64], windows: u32) -> Vec<u32> {
+        let mut had = vec![0; rates.len()];
+        for window in 0..windows {
+            let number = governor.number();
+            had[number - 1] += 1;
+            let noise = f64::from(window * 7919 % 41) / 1000.0 - 0.02;
+            governor.window(rates[number - 1] * (1.0 + noise));
+        }
+        had
+    }
+
+    #[test]
+    fn finds_the_best_number_wherever_it_is_and_seldom_tries_another() {
+        for rates in [
+            [321e3, 219e3, 200e3, 190e3],
+            [25e3, 52e3, 45e3, 40e3],
+            [100e3, 180e3, 250e3, 220e3],
+            [100e3, 180e3, 250e3, 300e3],
+        ] {
+            let mut governor = Governor::new(4);
+            run(&mut governor, &rates, 100);
+            let had = run(&mut governor, &rates, 1000);
+            let best = (0..4).max_by(|&a, &b| rates[a].total_cmp(&rates[b])).unwrap();
+            assert!(had[best] > 950, "{rates:?}: {had:?}");
+        }
+    }
+
+    #[test]
+    fn stays_where_nothing_is_to_be_gained() {
+        let mut governor = Governor::new(3);
+        let had = run(&mut governor, &[100e3, 102e3, 101e3], 1000);
+        assert!(had[1] > 950, "{had:?}");
+    }
+
+    #[test]
+    fn follows_a_load_that_becomes_another() {
+        let mut governor = Governor::new(2);
+        run(&mut governor, &[321e3, 219e3], 1000);
+        assert_eq!(governor.number(), 1);
+        run(&mut governor, &[25e3, 52e3], 50);
+        assert_eq!(governor.number(), 2);
+        run(&mut governor, &[321e3, 219e3], 50);
+        assert_eq!(governor.number(), 1);
+    }
+
+    #[test]
+    fn everybody_waits_when_it_is_quiet_and_one_thread_is_one() {
+        let mut governor = Governor::new(4);
+        assert_eq!(governor.number(), 4);
+        run(&mut governor, &[100e3; 4], 10);
+        assert!(governor.number() < 4);
+        governor.window(100.0);
+        assert_eq!(governor.number(), 4);
+        let mut one = Governor::new(1);
+        assert_eq!(run(&mut one, &[100e3], 1000), [1000]);
+    }
+
+    #[test]
+    fn a_load_that_grows_by_itself_is_not_taken_for_success() {
+        let mut governor = Governor::new(2);
+        let mut rate = 50e3;
+        for _ in 0..200 {
+            rate *= 1.01;
+            governor.window(rate);
+        }
+        assert_eq!(governor.best, 2);
+    }
+}
