@@ -56,6 +56,46 @@ pub fn become_storage_daemon() -> Vec<String> {
     flusher.into_iter().chain(score).collect()
 }
 
+/// Has the scheduler give the calling thread its share in short pieces, so that it runs soon after it is woken even where every processor
+/// is busy; its share is the same. For threads that hosts wait for while a hold is in place. Not handed on to threads started later.
+///
+/// # Errors
+/// Where the kernel cannot (before Linux 6.12 it ignores the wish).
+pub fn prefer_latency() -> io::Result<()> {
+    /// The shortest that the kernel takes.
+    const PIECE_NS: u64 = 100_000;
+    let attributes = SchedulerAttributes {
+        size: u32::try_from(size_of::<SchedulerAttributes>()).unwrap_or(u32::MAX),
+        policy: 0,
+        flags: 1,
+        nice: rustix::process::getpriority_process(None).unwrap_or(0),
+        priority: 0,
+        runtime_ns: PIECE_NS,
+        deadline_ns: 0,
+        period_ns: 0,
+    };
+    // SAFETY: the call reads one `struct sched_attr` of the size that it states, whose layout `SchedulerAttributes` has.
+    let answer = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// `struct sched_attr` of the kernel, in its first version. Policy 0 is the usual one, flag 1 takes all of it back in threads started later.
+#[repr(C)]
+struct SchedulerAttributes {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime_ns: u64,
+    deadline_ns: u64,
+    period_ns: u64,
+}
+
 /// Whether a call to the kernel answered 0.
 fn done(answer: libc::c_int) -> io::Result<()> {
     if answer == 0 {

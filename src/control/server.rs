@@ -134,9 +134,12 @@ impl Server {
         let bell = Arc::clone(&setup.bell);
         let (mut turn, stop) = (Turn::new(setup)?, Arc::clone(&ending));
         turn.core.run();
-        let thread = std::thread::Builder::new()
-            .name("control".into())
-            .spawn(move || turn.run(&stop));
+        let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
+            if let Err(why) = crate::sys::prefer_latency() {
+                log::debug!("the control thread runs as any other: {why}");
+            }
+            turn.run(&stop);
+        });
         let thread = thread.map_err(|why| Error::because("control thread", why))?;
         Ok(Self {
             thread: Some(thread),

@@ -12,7 +12,7 @@ use crate::pool::dir::PoolDir;
 use crate::pool::model::PoolHeader;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{ChangeState, Severity, Store};
-use crate::sys::boot_id;
+use crate::sys::{boot_id, prefer_latency};
 use crate::units::BootId;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -35,6 +35,9 @@ impl Controller {
             Wait::For(within) => within,
         };
         let arbitration = ArbitrationLock::take(&pool.run(), purpose, within)?;
+        if let Err(why) = prefer_latency() {
+            log::debug!("the controller runs as any other: {why}");
+        }
         hit(Point::ControllerLocked);
         let mut store: Box<dyn Store> = Box::new(SqliteStore::open(pool)?);
         let term = store.raise_term()?;
