@@ -3,6 +3,7 @@
 mod cells;
 mod fio;
 mod report;
+mod segments;
 mod targets;
 
 use cells::{CELLS, Cell};
@@ -30,6 +31,24 @@ struct Args {
 enum What {
     /// Everything in one run, several rounds, interleaved.
     Compare(Compare),
+    /// A volume of a million segments beside one of a single segment, and the memory for it.
+    Segments(Segments),
+}
+
+#[derive(clap::Args)]
+struct Segments {
+    /// A directory for the images, which are mostly holes: 4 KiB for each segment of two volumes are in use.
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
+    on: PathBuf,
+    /// Segments of the scattered volume.
+    #[arg(long, default_value_t = 1_000_000)]
+    segments: u64,
+    /// Seconds for each reading.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Readings of each volume.
+    #[arg(long, default_value_t = 5)]
+    rounds: u64,
 }
 
 #[derive(clap::Args)]
@@ -46,12 +65,18 @@ struct Compare {
     /// Readings of each target in each cell.
     #[arg(long, default_value_t = 3)]
     rounds: u64,
-    /// Only cells whose name contains this.
-    #[arg(long, default_value = "")]
-    cell: String,
+    /// One short reading of each target in each cell, on the first file system: shows that all works, and roughly how it stands.
+    #[arg(long, conflicts_with_all = ["seconds", "rounds"])]
+    quick: bool,
+    /// Only cells whose name contains one of these; all when not given.
+    #[arg(long)]
+    cell: Vec<String>,
     /// Only targets whose name contains one of these; all when not given.
     #[arg(long)]
     target: Vec<String>,
+    /// Only the files, without a loop device on each.
+    #[arg(long)]
+    no_loop: bool,
     /// Thread counts of the bare program.
     #[arg(long, value_delimiter = ',', default_value = "1,2,3")]
     bare: Vec<u32>,
@@ -60,12 +85,62 @@ struct Compare {
     out: PathBuf,
 }
 
+impl Compare {
+    fn quickened(mut self) -> Self {
+        if self.quick {
+            (self.seconds, self.rounds) = (0.4, 1);
+            self.bare.truncate(2);
+            if self.grounds.is_empty() {
+                self.grounds = default_grounds();
+                self.grounds.truncate(1);
+            }
+        }
+        self
+    }
+
+    /// Those that were asked for and mean something: a file system in memory has no cold cache.
+    fn cells(&self, file_system: &str) -> Vec<&'static Cell> {
+        CELLS
+            .iter()
+            .filter(|cell| wanted(&self.cell, cell.name) && !(cell.cold && file_system == "tmpfs"))
+            .collect()
+    }
+}
+
+/// Whether a name contains one of these; any does where there are none.
+fn wanted(parts: &[String], name: &str) -> bool {
+    parts.is_empty() || parts.iter().any(|part| name.contains(part.as_str()))
+}
+
 fn main() -> Outcome<()> {
-    let What::Compare(args) = Args::parse().what;
     if !targets::installed("fio") {
         return Err("fio is not installed: apt-get install fio (and nbdkit libnbd-bin qemu-system-common for the peers)".into());
     }
-    let programs = build()?;
+    match Args::parse().what {
+        What::Compare(args) => compare_all(&args.quickened(), &build()?),
+        What::Segments(args) => segments(&args, &build()?),
+    }
+}
+
+fn segments(args: &Segments, programs: &Path) -> Outcome<()> {
+    let scratch = tempfile::Builder::new()
+        .prefix("segments-")
+        .tempdir_in(&args.on)?;
+    let plan = segments::Plan {
+        segments: args.segments,
+        seconds: args.seconds,
+        rounds: args.rounds,
+    };
+    let ground = Ground {
+        dir: &scratch.path().canonicalize()?,
+        bytes: 0,
+        programs,
+    };
+    println!("{}", segments::measure(&plan, &ground)?);
+    Ok(())
+}
+
+fn compare_all(args: &Compare, programs: &Path) -> Outcome<()> {
     fs::create_dir_all(&args.out)?;
     let grounds = if args.grounds.is_empty() {
         default_grounds()
@@ -74,7 +149,7 @@ fn main() -> Outcome<()> {
     };
     let (mut text, mut all) = (String::new(), Vec::new());
     for dir in &grounds {
-        let report = compare(&args, dir, &programs)?;
+        let report = compare(args, dir, programs)?;
         text.push_str(&report.markdown());
         fs::write(
             args.out.join(format!("compare-{}.svg", report.ground)),
@@ -126,10 +201,7 @@ fn compare(args: &Compare, dir: &Path, programs: &Path) -> Outcome<Report> {
         programs,
     };
     let (mut targets, skipped) = start(args, &ground);
-    let cells: Vec<&Cell> = CELLS
-        .iter()
-        .filter(|cell| cell.name.contains(&args.cell))
-        .collect();
+    let cells = args.cells(&file_system(&dir)?);
     let measured = measure(args, &ground, &targets, &cells);
     // Loop devices go before what they stand on.
     while targets.pop().is_some() {}
@@ -166,15 +238,13 @@ fn start(args: &Compare, ground: &Ground<'_>) -> (Vec<Target>, Vec<String>) {
             makers.push((name.into(), Box::new(|| ground.qsd())));
         }
     }
-    let wanted =
-        |name: &str| args.target.is_empty() || args.target.iter().any(|part| name.contains(part.as_str()));
-    for (name, make) in makers.iter().filter(|(name, _)| wanted(name)) {
+    for (name, make) in makers.iter().filter(|(name, _)| wanted(&args.target, name)) {
         match make() {
             Ok(target) => targets.push(target),
             Err(why) => skipped.push(format!("{name}: {why}")),
         }
     }
-    let below = targets.len();
+    let below = if args.no_loop { 0 } else { targets.len() };
     for at in 0..below {
         match ground.looped(&targets[at]) {
             Ok(target) => targets.push(target),

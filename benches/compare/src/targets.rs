@@ -64,7 +64,7 @@ fn words(text: &[&str]) -> Vec<String> {
     text.iter().map(|&word| word.to_owned()).collect()
 }
 
-fn must(program: &Path, args: &[&str]) -> Outcome<String> {
+pub(crate) fn must(program: &Path, args: &[&str]) -> Outcome<String> {
     let output = Command::new(program)
         .args(args)
         .output()
@@ -147,7 +147,6 @@ impl Ground<'_> {
         let (pool_text, vctl) = (pool.display().to_string(), self.programs.join("vctl"));
         let v = |args: &[&str]| must(&vctl, &[&["--pool", &pool_text], args].concat());
         let image = self.dir.join("ours.img");
-        let mount = self.mountpoint("ours")?;
         v(&["pool", "create"])?;
         v(&[
             "disk",
@@ -157,23 +156,29 @@ impl Ground<'_> {
             &(self.bytes + (2 << 20)).to_string(),
         ])?;
         v(&["volume", "create", "image", &self.bytes.to_string()])?;
-        v(&["apparatus", "start", "bench", &mount.display().to_string()])?;
-        let stop = words(&[
-            &vctl.display().to_string(),
-            "--pool",
-            &pool_text,
-            "apparatus",
-            "stop",
-            "bench",
-        ]);
-        let path = mount.join("image");
-        fill(&path, self.bytes)?;
-        let shown: serde_json::Value = serde_json::from_str(&v(&["apparatus", "show", "bench", "--json"])?)?;
+        let mut served = self.served_pool(&pool)?;
+        served.path.push("image");
+        served.images.push(image);
+        fill(&served.path, self.bytes)?;
+        Ok(served)
+    }
+
+    /// One apparatus of this pool; the path is its mount.
+    ///
+    /// # Errors
+    /// What `vctl` says.
+    pub(crate) fn served_pool(&self, pool: &Path) -> Outcome<Target> {
+        let (mount, vctl) = (self.mountpoint("ours")?, self.programs.join("vctl"));
+        let (pool, at) = (pool.display().to_string(), mount.display().to_string());
+        must(&vctl, &["--pool", &pool, "apparatus", "start", "bench", &at])?;
+        let program = vctl.display().to_string();
+        let stop = words(&[&program, "--pool", &pool, "apparatus", "stop", "bench"]);
+        let shown = must(&vctl, &["--pool", &pool, "apparatus", "show", "bench", "--json"])?;
         Ok(Target {
             name: "apparatus".into(),
-            path,
-            images: vec![image],
-            server: find_pid(&shown),
+            path: mount,
+            images: Vec::new(),
+            server: find_pid(&serde_json::from_str(&shown)?),
             _keep: Keep::Command(Undo(stop)),
         })
     }

@@ -1,0 +1,69 @@
+//! The label at the head of every disk: as bytes, from bytes, and rewritten durably as when a layout is hardened.
+
+#![allow(missing_docs, reason = "criterion's macros make public items")]
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on should say so")]
+
+use apparatus::disk::label::Label;
+use apparatus::disk::{Candidate, Disk, create_image};
+use apparatus::pool::model::DiskRecord;
+use apparatus::pool::names::Name;
+use apparatus::units::{ByteCount, DiskId, ExtentSize};
+use criterion::{Criterion, criterion_group, criterion_main};
+use std::collections::BTreeSet;
+use std::hint::black_box;
+use uuid::Uuid;
+
+const UNIT: ExtentSize = ExtentSize::DEFAULT;
+
+fn bytes(c: &mut Criterion) {
+    let label = Label {
+        pool: Uuid::from_u128(1),
+        disk: Uuid::from_u128(2),
+        size: ByteCount(1 << 40),
+        extent_size: UNIT,
+        layout: 3,
+        sequence: 4,
+    };
+    let encoded = label.encode();
+    c.bench_function("label/encode", |b| b.iter(|| black_box(&label).encode()));
+    c.bench_function("label/decode", |b| {
+        b.iter(|| Label::decode(black_box(&encoded)).unwrap())
+    });
+}
+
+fn rewrite(c: &mut Criterion) {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("disk.img");
+    create_image(&path, ByteCount(8 * UNIT.bytes()), UNIT).unwrap();
+    let (pool, uuid) = (Uuid::new_v4(), Uuid::new_v4());
+    let candidate = Candidate::inspect(&path, pool, UNIT, &[]).unwrap();
+    let extents = candidate.extents();
+    candidate.write_label(pool, uuid, 0).unwrap();
+    let record = DiskRecord {
+        id: DiskId(1),
+        name: Name::new("disk", "d").unwrap(),
+        uuid,
+        path,
+        extents,
+        tags: BTreeSet::new(),
+        allocate: true,
+        reserve: 0,
+    };
+    c.bench_function("label/open a disk", |b| {
+        b.iter(|| Disk::open(&record, pool, UNIT).unwrap())
+    });
+    let (disk, mut layout) = (Disk::open(&record, pool, UNIT).unwrap(), 0);
+    c.bench_function("label/rewrite, durably", |b| {
+        b.iter(|| {
+            layout += 1;
+            disk.set_layout(layout).unwrap()
+        });
+    });
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20);
+    targets = bytes, rewrite
+}
+criterion_main!(benches);
