@@ -10,6 +10,7 @@ mod reply;
 mod turns;
 mod witness;
 
+pub use place::allows_others;
 pub use witness::set_logger;
 
 use crate::data::Apparatus;

@@ -115,6 +115,18 @@ fn ask_helper(arguments: &[&str], point: &Path) -> io::Result<()> {
 struct Mounted {
     source: String,
     kind: String,
+    options: String,
+}
+
+/// Whether users other than the one who mounted may look into the apparatus's mount at `point`. Does not touch the mount itself.
+///
+/// # Errors
+/// When the mount table cannot be read.
+pub fn allows_others(point: &Path) -> io::Result<bool> {
+    let mount = find_mount(point)?;
+    Ok(mount.is_some_and(|mount| {
+        mount.kind == TYPE && mount.options.split(',').any(|option| option == "allow_other")
+    }))
 }
 
 /// What is mounted exactly there, uppermost.
@@ -125,7 +137,7 @@ fn find_mount(point: &Path) -> io::Result<Option<Mounted>> {
     Ok(found.map(|(_, mount)| mount).next_back())
 }
 
-/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`: the fifth field is the place; type and source follow the dash.
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`: the fifth field is the place; type, source and the file system's own options follow the dash.
 fn parse(line: &[u8]) -> Option<(PathBuf, Mounted)> {
     let mut fields = line.split(|&byte| byte == b' ');
     let place = PathBuf::from(unescape(fields.nth(4)?));
@@ -133,7 +145,15 @@ fn parse(line: &[u8]) -> Option<(PathBuf, Mounted)> {
     let text = |field: &[u8]| unescape(field).to_string_lossy().into_owned();
     let kind = text(rest.next()?);
     let source = text(rest.next()?);
-    Some((place, Mounted { source, kind }))
+    let options = text(rest.next().unwrap_or_default());
+    Some((
+        place,
+        Mounted {
+            source,
+            kind,
+            options,
+        },
+    ))
 }
 
 /// Blanks and the like are written as `\040`.

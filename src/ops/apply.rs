@@ -1,17 +1,21 @@
 //! Making a pool what a description says: one action after the other, each found by looking at what is still different, so
 //! that a second time finds nothing to do and an interrupted time is gone on with. A rehearsal does the same on a copy of the database.
 
+mod serving;
+
+pub use serving::{to_start, unasked};
+
 use super::describe::{self, Description};
 use super::disk::{self, NewDisk};
 use super::plan::{DiskChange, NewVolume, Planned, VolumeChange};
 use super::pool::OptionsChange;
 use super::send::send;
-use super::{apparatus, backup, job, pool, select, volume};
+use super::{backup, job, pool, select, volume};
 use crate::change::driver::Controller;
 use crate::change::jobs::{self, Observer, Request};
 use crate::error::{Error, Kind, Result};
 use crate::pool::dir::PoolDir;
-use crate::pool::model::{Difference, Edit, Snapshot, VolumeRecord};
+use crate::pool::model::{Difference, Edit, Segment, Snapshot, VolumeRecord};
 use crate::pool::names::Name;
 use crate::pool::options::Options;
 use crate::store::{JobLimits, JobState, NewChange, Store};
@@ -36,6 +40,8 @@ pub enum Action {
     Move(String, Vec<String>, Request),
     /// A volume that is not described disappears.
     RemoveVolume(String),
+    /// A disk that is not described is emptied.
+    Evacuate(String, Request),
     /// A disk that is not described leaves.
     RemoveDisk(String),
 }
@@ -53,6 +59,7 @@ impl Action {
             Self::SetVolume(name, _) => format!("volume set {name}"),
             Self::Move(name, to, _) => format!("volume move {name} --to {}", to.join(" --to ")),
             Self::RemoveVolume(name) => format!("volume remove {name}"),
+            Self::Evacuate(name, _) => format!("disk evacuate {name}"),
             Self::RemoveDisk(name) => format!("disk remove {name}"),
         }
     }
@@ -200,37 +207,19 @@ fn to_prune(snapshot: &Snapshot, wanted: &Description) -> Option<Action> {
     }
     let kept = |name: &Name| wanted.disks.iter().any(|disk| disk.name == *name);
     let surplus = snapshot.disks.iter().find(|disk| !kept(&disk.name))?;
-    Some(Action::RemoveDisk(surplus.name.to_string()))
-}
-
-/// The apparatuses that are described and do not run.
-///
-/// # Errors
-/// When one runs elsewhere; the store's.
-pub fn to_start<'a>(
-    pool: &PoolDir,
-    store: &mut dyn Store,
-    wanted: &'a Description,
-) -> Result<Vec<&'a describe::Apparatus>> {
-    let running = apparatus::list(pool, store)?;
-    let mut missing = Vec::new();
-    for wanted in &wanted.apparatuses {
-        match running.iter().find(|view| view.member.name == wanted.name) {
-            Some(view) if view.state == apparatus::State::Dead => missing.push(wanted),
-            None => missing.push(wanted),
-            Some(view) if view.member.mount == wanted.mount => {}
-            Some(view) => {
-                let why = format!(
-                    "runs at {}, not at {}",
-                    view.member.mount.display(),
-                    wanted.mount.display()
-                );
-                return Err(Error::failed(format!("apparatus {}", wanted.name), why)
-                    .hint(format!("stop it: vctl apparatus stop {}", wanted.name)));
-            }
-        }
+    let name = surplus.name.to_string();
+    let in_use = |(_, segment): &(_, Segment)| segment.home.disk == surplus.id;
+    if !snapshot.segments.iter().any(in_use) {
+        return Some(Action::RemoveDisk(name));
     }
-    Ok(missing)
+    // Not to another one that is to leave.
+    let to = snapshot.disks.iter().filter(|disk| kept(&disk.name));
+    let request = Request::Evacuate {
+        disk: surplus.id,
+        to: to.map(|disk| disk.id).collect(),
+        use_reserve: false,
+    };
+    Some(Action::Evacuate(name, request))
 }
 
 /// Does an action. A move runs to its end here.
@@ -243,7 +232,7 @@ pub fn carry_out(controller: &mut Controller, action: &Action, observer: &mut dy
         Action::SetPool(change) => pool::set_options(controller, *change).map(drop),
         Action::AddDisk(new) => disk::add(controller, &title, new).map(drop),
         Action::RemoveDisk(name) => disk::remove(controller, &title, name).map(drop),
-        Action::Move(_, _, request) => {
+        Action::Move(_, _, request) | Action::Evacuate(_, request) => {
             let id = jobs::create(controller, request, &title, JobLimits::default())?;
             controller.set_purpose(&job::purpose(id))?;
             match jobs::run(controller, id, observer)? {
@@ -275,7 +264,7 @@ fn plan(store: &mut dyn Store, action: &Action) -> Result<Option<Planned>> {
         Action::ResizeVolume(name, size, on) => volume::plan_resize(store, name, &|_| Ok(*size), on, None),
         Action::SetVolume(name, change) => volume::plan_set(store, name, change),
         Action::RemoveVolume(name) => volume::plan_remove(store, name).map(Some),
-        Action::Move(_, _, request) => {
+        Action::Move(_, _, request) | Action::Evacuate(_, request) => {
             let steps = jobs::plan(store, request)?;
             let difference = job::difference(store.header()?.generation, &steps);
             Ok(Some(Planned::only(difference)))
@@ -334,7 +323,11 @@ fn commit(store: &mut dyn Store, term: Term, action: &Action, planned: &Planned)
     let id = store.prepare(term, &change)?;
     let (membership, _) = store.members()?;
     match store.commit(term, id, membership)? {
-        crate::store::Commit::Committed(_) => Ok(()),
+        // Nobody serves by the copy, so what was taken away is free at once.
+        crate::store::Commit::Committed(generation) => {
+            store.harden(&[id])?;
+            store.free_quarantine(generation).map(drop)
+        }
         other => Err(Error::failed(
             action.title(),
             format!("cannot be rehearsed: {other:?}"),

@@ -18,13 +18,14 @@
 //!
 //! Paths that do not begin at the root begin at the description's own directory.
 
+use super::apparatus::View;
 use super::view::PoolView;
 use crate::error::{Error, Result};
+use crate::fuse::allows_others;
 use crate::pool::alloc::Policy;
 use crate::pool::names::Name;
 use crate::pool::options::Options;
 use crate::pool::size::{self, Exact};
-use crate::store::Member;
 use crate::units::{ByteCount, ExtentSize};
 use ron::extensions::Extensions;
 use serde::{Deserialize, Serialize};
@@ -211,6 +212,18 @@ pub struct Apparatus {
     pub allow_other: bool,
 }
 
+impl Apparatus {
+    fn of(view: &View) -> Self {
+        let threads = view.figures.as_ref().map(|figures| figures.threads);
+        Self {
+            name: view.member.name.clone(),
+            mount: view.member.mount.clone(),
+            threads: threads.and_then(|threads| u16::try_from(threads).ok()),
+            allow_other: allows_others(&view.member.mount).unwrap_or(false),
+        }
+    }
+}
+
 fn ron_options() -> ron::Options {
     ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME)
 }
@@ -266,7 +279,7 @@ impl Description {
 
     /// What a pool is, as what it shall be. An image is to be made anew where it is missing; a device cannot be.
     #[must_use]
-    pub fn of(view: &PoolView, options: Options, members: &[Member]) -> Self {
+    pub fn of(view: &PoolView, options: Options, serving: &[View]) -> Self {
         let disk = |disk: &super::view::DiskView| Disk {
             name: disk.record.name.clone(),
             path: disk.record.path.clone(),
@@ -290,12 +303,6 @@ impl Description {
             }),
             read_only: volume.record.read_only,
         };
-        let apparatus = |member: &Member| Apparatus {
-            name: member.name.clone(),
-            mount: member.mount.clone(),
-            threads: None,
-            allow_other: false,
-        };
         Self {
             extent_size: Size(ByteCount(view.header.extent_size.bytes())),
             policy: Some(options.policy),
@@ -303,7 +310,7 @@ impl Description {
             full: Some(options.thresholds.full()),
             disks: view.disks.iter().map(disk).collect(),
             volumes: view.volumes.iter().map(volume).collect(),
-            apparatuses: members.iter().map(apparatus).collect(),
+            apparatuses: serving.iter().map(Apparatus::of).collect(),
         }
     }
 

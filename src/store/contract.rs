@@ -64,6 +64,7 @@ macro_rules! contract {
                 a_cancelled_job_gets_nothing_back,
                 joining_first_takes_back,
                 reservations_on_a_disk_that_goes_away_go_with_it,
+                options_survive,
             }
         }
     };

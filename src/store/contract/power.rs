@@ -1,5 +1,7 @@
 use super::world::{World, area, disk, map, name, seg, step, unmap, volume};
+use crate::pool::alloc::Policy;
 use crate::pool::model::{DiskRecord, Edit, VolumeRecord};
+use crate::pool::options::{Fullness, Options, Thresholds};
 use crate::store::{ChangeState, JobState, MemberState, Owner};
 use crate::units::{ByteCount, ChangeId, DiskId, Generation, VolumeId};
 
@@ -273,4 +275,18 @@ pub(super) fn reservations_on_a_disk_that_goes_away_go_with_it(world: World) {
     );
     assert_eq!(world.uses(2), [(50, 2, Owner::Job(id))]);
     world.assert_one_owner_each();
+}
+
+pub(super) fn options_survive(mut world: World) {
+    assert_eq!(world.store.options().unwrap(), Options::default());
+    assert_eq!(world.store.fullness().unwrap(), Fullness::Room);
+    let options = Options {
+        policy: Policy::Contiguous,
+        thresholds: Thresholds::new(50, 60).unwrap(),
+    };
+    world.store.set_options(&options).unwrap();
+    world.store.set_fullness(Fullness::Full).unwrap();
+    assert_eq!(world.store.fullness().unwrap(), Fullness::Full);
+    world.reboot();
+    assert_eq!(world.store.options().unwrap(), options);
 }

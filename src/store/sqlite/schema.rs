@@ -216,6 +216,24 @@ mod tests {
     }
 
     #[test]
+    fn the_first_format_gets_what_was_usual_then() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate(&mut connection, &[V1]).unwrap();
+        let rows = "INSERT INTO pool VALUES (1, 'u', 65536, 0, 0, 0, 0, 0, 1, 0, 0);
+                    INSERT INTO disks VALUES (1, 'd', 'u', '/d', 9, '[]', 1);";
+        connection.execute_batch(rows).unwrap();
+        migrate(&mut connection, MIGRATIONS).unwrap();
+        let row: (i64, String, i64, i64, String) = connection
+            .query_row(
+                "SELECT reserve, policy, nearfull, full, fullness FROM pool, disks",
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
+            )
+            .unwrap();
+        assert_eq!(row, (0, "order".into(), 85, 95, "room".into()));
+    }
+
+    #[test]
     fn a_failed_migration_leaves_the_older_database() {
         let mut connection = Connection::open_in_memory().unwrap();
         migrate(&mut connection, &["CREATE TABLE a (x INTEGER);"]).unwrap();

@@ -89,7 +89,8 @@ fn what_is_different_is_changed_and_what_destroys_is_asked_for() {
         &pool.path("pool.ron"),
         moved.replace(r#"(name: "w""#, r#"(name: "x""#).as_bytes(),
     );
-    pool.run(["pool", "apply", &file, "--yes"]).ok();
+    let told = pool.json(["pool", "apply", &file, "--yes"]);
+    assert_eq!(told["unasked"], serde_json::json!(["volume w"]));
     assert_eq!(
         pool.json(["volume", "list"])["volumes"].as_array().unwrap().len(),
         3,
@@ -121,6 +122,96 @@ fn a_dump_describes_the_pool_it_was_made_of() {
     assert_eq!(
         pool.json(["pool", "dump"])["description"]["volumes"][0]["name"],
         "v"
+    );
+}
+
+#[test]
+fn options_placement_and_reserves_are_applied_and_dumped() {
+    let text = r#"(
+        extent_size: "64KiB", policy: pack, nearfull: 70, full: 80,
+        disks: [
+            (name: "a", path: "a.img", create: "16MiB"),
+            (name: "b", path: "b.img", create: "8MiB", reserve: "4MiB", allocate: false),
+        ],
+        apparatuses: [(name: "x", mount: "mount-x", threads: 3)],
+    )"#;
+    let (pool, file) = described(text);
+    let plan = pool.run(["pool", "apply", &file, "--dry-run"]).ok().out;
+    assert!(plan.contains("// would pool set"), "{plan}");
+    pool.run(["pool", "apply", &file]).ok();
+    let shown = &pool.json(["pool", "show"])["pool"];
+    assert_eq!(
+        (&shown["policy"], &shown["nearfull"], &shown["full"]),
+        (&"pack".into(), &70.into(), &80.into())
+    );
+    assert_eq!(pool.json(["disk", "show", "b"])["disk"]["reserve"], 4 << 20);
+    let dump = pool.run(["pool", "dump"]).ok().out;
+    for part in [
+        "policy:pack",
+        "nearfull:70",
+        "reserve:\"4MiB\"",
+        "allocate:false",
+        "threads:3",
+    ] {
+        assert!(dump.replace(' ', "").contains(part), "{part} in {dump}");
+    }
+    write(&pool.path("dump.ron"), dump.as_bytes());
+    let again = pool.run(["pool", "apply", &pool.file("dump.ron"), "--prune"]);
+    assert_eq!(again.ok().out, "all is as described\n");
+}
+
+#[test]
+fn who_serves_otherwise_than_described_is_named_and_not_stopped() {
+    let (pool, _) = described(DESCRIPTION);
+    pool.run(["pool", "apply", &pool.file("pool.ron")]).ok();
+    for (mount, words) in [
+        (r#"mount: "mount-b""#, "runs at"),
+        (r#"mount: "mount-a", threads: 7"#, "threads, not 7"),
+        (r#"mount: "mount-a", allow_other: true"#, "allow_other"),
+    ] {
+        let text = DESCRIPTION.replace(r#"mount: "mount-a""#, mount);
+        write(&pool.path("other.ron"), text.as_bytes());
+        pool.run(["pool", "apply", &pool.file("other.ron")])
+            .ended(1)
+            .complains(&["apparatus a", words, "vctl apparatus stop a"]);
+    }
+    let none = DESCRIPTION.replace(r#"(name: "a", mount: "mount-a")"#, "");
+    write(&pool.path("none.ron"), none.as_bytes());
+    let told = pool
+        .run(["pool", "apply", &pool.file("none.ron"), "--prune"])
+        .ok();
+    assert!(
+        told.out.contains("apparatus a is not described, and stays"),
+        "{told:?}"
+    );
+    assert_eq!(
+        pool.json(["apparatus", "show", "a"])["apparatus"]["state"],
+        "serving"
+    );
+}
+
+#[test]
+fn disks_that_are_not_described_are_emptied_before_they_go() {
+    let (pool, file) = described(DESCRIPTION);
+    pool.run(["pool", "apply", &file]).ok();
+    let fewer = DESCRIPTION
+        .replace(
+            r#"(name: "fast", path: "fast.img", create: "16MiB", tags: ["ssd"]),"#,
+            "",
+        )
+        .replace(r#"on: ["@ssd"], "#, "");
+    write(&pool.path("pool.ron"), fewer.as_bytes());
+    let would = pool.json(["pool", "apply", &file, "--prune", "--dry-run"]);
+    let done = pool.json(["pool", "apply", &file, "--prune"]);
+    let titles = |told: &serde_json::Value| {
+        let steps = told["steps"].as_array().unwrap().iter();
+        steps.map(|step| step["title"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(titles(&done), ["disk evacuate fast", "disk remove fast"]);
+    assert_eq!(titles(&would), titles(&done));
+    assert_eq!(
+        pool.json(["volume", "show", "v"])["volume"]["disks"][0]["disk"],
+        "slow"
     );
 }
 

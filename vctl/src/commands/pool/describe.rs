@@ -54,6 +54,8 @@ struct Applied {
     created: bool,
     steps: Vec<Step>,
     started: Vec<Name>,
+    /// Is there, is not described, and stays.
+    unasked: Vec<String>,
     fenced: Vec<Name>,
 }
 
@@ -83,6 +85,7 @@ impl Apply {
             created,
             steps: Vec::new(),
             started: Vec::new(),
+            unasked: Vec::new(),
             fenced: Vec::new(),
         };
         if apply::next(&mut *context.store()?, &wanted, wish)?.is_some() {
@@ -91,6 +94,7 @@ impl Apply {
             applied.fenced = controller.fenced().to_vec();
         }
         applied.started = start_missing(context, &wanted)?;
+        applied.unasked = apply::unasked(&mut *context.store()?, &wanted, wish)?;
         tell(context, &applied)?;
         Ok(Done::WithFenced(applied.fenced))
     }
@@ -152,21 +156,21 @@ fn would_do(context: &mut Context, wanted: &Description, wish: Wish) -> Result<D
         title: action.title(),
         difference: Some(planned.difference.clone()),
     };
-    let started = if created {
-        wanted
-            .apparatuses
-            .iter()
-            .map(|apparatus| apparatus.name.clone())
-            .collect()
+    let name = |apparatus: &describe::Apparatus| apparatus.name.clone();
+    let (started, unasked) = if created {
+        (wanted.apparatuses.iter().map(name).collect(), Vec::new())
     } else {
-        let missing = apply::to_start(&context.pool, &mut *context.store()?, wanted)?;
-        missing.iter().map(|apparatus| apparatus.name.clone()).collect()
+        let mut store = context.store()?;
+        let missing = apply::to_start(&context.pool, &mut *store, wanted)?;
+        let started = missing.into_iter().map(name).collect();
+        (started, apply::unasked(&mut *store, wanted, wish)?)
     };
     let applied = Applied {
         dry_run: true,
         created,
         steps: steps.iter().map(step).collect(),
         started,
+        unasked,
         fenced: Vec::new(),
     };
     tell(context, &applied)?;
@@ -206,6 +210,14 @@ fn tell(context: &mut Context, applied: &Applied) -> Result<()> {
         for name in &applied.started {
             out.line(&format!("// {would}apparatus start {name}"));
         }
+        for what in &applied.unasked {
+            let way = if what.starts_with("apparatus") {
+                ""
+            } else {
+                ": --prune removes it"
+            };
+            out.line(&format!("// {what} is not described, and stays{way}"));
+        }
         if !applied.created && applied.steps.is_empty() && applied.started.is_empty() {
             out.line("all is as described");
         }
@@ -225,10 +237,10 @@ impl Dump {
             description: Description,
         }
         let mut store = context.store()?;
-        let (_, members) = store.members()?;
+        let serving = run::list(&context.pool, &mut *store)?;
         let options = store.options()?;
         let body = Dumped {
-            description: Description::of(&PoolView::load(&mut *store)?, options, &members),
+            description: Description::of(&PoolView::load(&mut *store)?, options, &serving),
         };
         context.out.say(&body, |out| {
             out.line(&body.description.as_ron()?);

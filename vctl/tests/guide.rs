@@ -1,0 +1,271 @@
+//! The documents' command blocks, run as they stand: the session of the README, and every procedure of the operating guide after the
+//! guide's first one. `/tmp` is a directory of its own for each, and the programs are those under test. As an ordinary user where the
+//! blocks allow it; blocks that need root, or programs that are not there, are passed over by name.
+
+// Helpers of tests may fail a test.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// No procedure takes longer, in seconds.
+const LONG: &str = "180";
+/// The ordinary user, where root runs this.
+const NOBODY: u32 = 65534;
+/// All others go on from its pool.
+const FIRST: &str = "First pool";
+
+fn document(path: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    fs::read_to_string(root.join(path)).unwrap()
+}
+
+/// A block of commands.
+#[derive(Clone, Debug)]
+struct Block {
+    root: bool,
+    text: String,
+}
+
+/// The sections with their blocks, in order.
+fn sections(text: &str) -> Vec<(String, Vec<Block>)> {
+    let mut sections: Vec<(String, Vec<Block>)> = Vec::new();
+    let mut inside: Option<Block> = None;
+    for line in text.lines() {
+        match (&mut inside, line) {
+            (Some(block), "```") => {
+                let block = block.clone();
+                sections.last_mut().unwrap().1.push(block);
+                inside = None;
+            }
+            (Some(block), line) => block.text.extend([line, "\n"]),
+            (None, "```sh" | "```sh root") => {
+                inside = Some(Block {
+                    root: line.ends_with("root"),
+                    text: String::new(),
+                });
+            }
+            (None, line) => {
+                if let Some(title) = line.strip_prefix("## ") {
+                    sections.push((title.to_owned(), Vec::new()));
+                }
+            }
+        }
+    }
+    sections.retain(|(_, blocks)| !blocks.is_empty());
+    sections
+}
+
+fn section(path: &str, title: &str) -> Vec<Block> {
+    let found = sections(&document(path))
+        .into_iter()
+        .find(|(name, _)| name == title);
+    found
+        .unwrap_or_else(|| panic!("{path} has no section {title:?} with commands"))
+        .1
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn has(program: &str) -> bool {
+    Command::new("sh")
+        .args(["-c", "command -v \"$0\"", program])
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+        .stdout(Stdio::null())
+        .status()
+        .unwrap()
+        .success()
+}
+
+/// A directory that stands for `/tmp`, with the programs under test in `bin`. What is left running in it is ended with it.
+struct Place {
+    dir: TempDir,
+    ordinary: bool,
+}
+
+impl Place {
+    fn new(ordinary: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let bin = dir.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_vctl"), bin.join("vctl")).unwrap();
+        let apparatus = bin.join("apparatus");
+        fs::write(
+            &apparatus,
+            "#!/bin/sh\nexec \"${0%/*}/vctl\" __apparatus \"$@\"\n",
+        )
+        .unwrap();
+        fs::set_permissions(&apparatus, fs::Permissions::from_mode(0o755)).unwrap();
+        if ordinary {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+            chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        Self { dir, ordinary }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn shell(&self, script: &str) -> Output {
+        let id = NOBODY.to_string();
+        let mut words = vec!["timeout", "-k", "5", LONG];
+        if self.ordinary {
+            words.extend(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"]);
+        }
+        words.extend(["sh", "-eux", "-c", script]);
+        let bin = self.path().join("bin");
+        Command::new(words[0])
+            .args(&words[1..])
+            .env_clear()
+            .env(
+                "PATH",
+                format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", bin.display()),
+            )
+            .env("HOME", self.path())
+            .current_dir(self.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    fn run(&self, blocks: &[Block]) {
+        let text: String = blocks.iter().map(|block| block.text.as_str()).collect();
+        let own = format!("{}/", self.path().display());
+        let output = self.shell(&text.replace("/tmp/", &own));
+        assert!(
+            output.status.success(),
+            "{}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let dir = self.path().display();
+        // What lies on a volume goes before the volume does.
+        let script = format!(
+            "set +e
+            export VCTL_POOL={dir}/pool
+            mounts() {{ awk -v d={dir}/ 'index($2, d) == 1 {{ print $2 }}' /proc/self/mounts | sort -r; }}
+            umount {dir}/mnt
+            losetup -l -n -O NAME,BACK-FILE | awk -v d={dir}/ 'index($2, d) == 1 {{ print $1 }}' |
+                while read -r l; do losetup -d \"$l\"; done
+            for a in $(vctl apparatus list --no-headings -o name); do vctl apparatus fence \"$a\"; done
+            mounts | while read -r m; do umount -l \"$m\" || fusermount3 -uz \"$m\"; done"
+        );
+        self.shell(&script);
+    }
+}
+
+/// Runs the blocks that may be run here, and says which may not.
+fn procedure(path: &str, title: &str, before: &[Block]) {
+    for program in ["mkfs.ext4", "e2fsck", "fusermount3", "setpriv"] {
+        if !has(program) {
+            return eprintln!("skipped: {title}: needs {program}");
+        }
+    }
+    let mine = section(path, title);
+    let ordinary: Vec<Block> = mine.iter().filter(|block| !block.root).cloned().collect();
+    let others_may = fs::metadata("/dev/fuse").is_ok_and(|meta| meta.permissions().mode() & 0o6 == 0o6);
+    if others_may || !is_root() {
+        Place::new(is_root()).run(&[before, &ordinary].concat());
+    } else {
+        eprintln!("skipped: {title}: only root may use /dev/fuse here");
+    }
+    if ordinary.len() == mine.len() {
+        return;
+    }
+    if is_root() && Path::new("/dev/loop-control").exists() {
+        Place::new(false).run(&[before, &mine].concat());
+    } else {
+        eprintln!("skipped: {title}: the block for root needs root and loop devices");
+    }
+}
+
+fn of_the_guide(title: &str) {
+    let first: Vec<Block> = section("docs/OPERATING.md", FIRST)
+        .into_iter()
+        .filter(|block| !block.root)
+        .collect();
+    procedure("docs/OPERATING.md", title, &first);
+}
+
+macro_rules! procedures {
+    ($($name:ident: $title:literal,)*) => {
+        const TITLES: &[&str] = &[$($title),*];
+        $(#[test]
+        fn $name() {
+            of_the_guide($title);
+        })*
+    };
+}
+
+procedures! {
+    a_pool_from_a_description: "A pool from a description",
+    replacing_a_failing_disk: "Replacing a failing disk",
+    moving_to_faster_disks: "Moving to faster disks",
+    backup_under_a_hold: "Backup under a hold",
+    upgrade: "Upgrade",
+    when_an_apparatus_is_fenced: "When an apparatus is fenced",
+    when_a_disk_dies: "When a disk dies",
+    when_the_pool_fills: "When the pool fills",
+}
+
+#[test]
+fn first_pool() {
+    procedure("docs/OPERATING.md", FIRST, &[]);
+}
+
+#[test]
+fn every_procedure_is_run() {
+    let written = sections(&document("docs/OPERATING.md"));
+    let titles: Vec<&str> = written.iter().map(|(title, _)| title.as_str()).collect();
+    let mut run = vec![FIRST];
+    run.extend(TITLES);
+    assert_eq!(titles, run);
+}
+
+/// What is built there is what is under test here.
+#[test]
+fn session_of_the_readme() {
+    let title = "A first session by hand";
+    let mut blocks = section("README.md", title);
+    let (build, rest) = blocks[0].text.split_once('\n').unwrap();
+    assert!(build.starts_with("cargo build"), "{build}");
+    blocks[0].text = rest.to_owned();
+    if !has("mkfs.ext4") || !has("fusermount3") {
+        return eprintln!("skipped: {title}: needs mkfs.ext4 and fusermount3");
+    }
+    Place::new(is_root()).run(&blocks);
+}
+
+/// The example of a description: made, found to be so already, dumped, and the dump found to be so too.
+#[test]
+fn the_example_of_a_description() {
+    let place = Place::new(false);
+    fs::write(place.path().join("pool.ron"), document("mounts/pool.ron")).unwrap();
+    let text = "export VCTL_POOL=/tmp/pool
+        vctl pool apply pool.ron
+        test \"$(vctl pool apply pool.ron)\" = 'all is as described'
+        vctl pool dump > dump.ron
+        test \"$(vctl pool apply dump.ron --prune)\" = 'all is as described'
+        test -f /tmp/a1/vm && test -f /tmp/a2/archive
+        vctl status";
+    place.run(&[Block {
+        root: false,
+        text: text.to_owned(),
+    }]);
+}
