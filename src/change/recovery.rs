@@ -47,7 +47,7 @@ impl Seen {
             state: member.state,
             generation: if begun { line.generation } else { member.joined_at },
             oldest: if begun { line.oldest } else { member.joined_at },
-            fenced: line.fenced == member.incarnation,
+            fenced: line.fenced >= member.incarnation,
             alive,
         }
     }
@@ -276,3 +276,6 @@ impl Recovery {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
