@@ -44,7 +44,12 @@ fn shown(seed: u64, fault: Fault) -> Option<String> {
     match std::panic::catch_unwind(move || sim::run::run(options)) {
         Ok(result) => result
             .err()
-            .map(|why| why.lines().next().unwrap_or_default().to_owned()),
+            .map(|why| why.lines().next().unwrap_or_default().to_owned())
+            .filter(|why| {
+                fault
+                    .breaks()
+                    .is_none_or(|promise| why.contains(&format!("{promise}:")))
+            }),
         Err(_) => Some(format!("seed {seed}: an illegal transition")),
     }
 }

@@ -22,7 +22,7 @@ use crate::units::{
     VolumeExtent, VolumeId,
 };
 use state::State;
-use std::hash::{Hash, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -39,6 +39,8 @@ struct Shared {
     durable: Arc<State>,
     /// The states since the durable one, the visible one last.
     unsynced: Vec<Arc<State>>,
+    /// Of the visible one, once somebody has asked.
+    print: Option<u64>,
 }
 
 impl MemoryStore {
@@ -51,6 +53,7 @@ impl MemoryStore {
             visible: Arc::clone(&state),
             durable: state,
             unsynced: Vec::new(),
+            print: None,
         };
         Self {
             shared: Arc::new(Mutex::new(shared)),
@@ -83,12 +86,20 @@ impl MemoryStore {
             visible: Arc::clone(&state),
             durable: state,
             unsynced: Vec::new(),
+            print: None,
         };
     }
 
-    /// Feeds what is visible to a hasher: stores that answer alike feed alike.
-    pub fn hash_visible(&self, hasher: &mut impl Hasher) {
-        self.lock().visible.hash(hasher);
+    /// A hash of what is visible: stores that answer alike have the same.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let mut shared = self.lock();
+        if let Some(print) = shared.print {
+            return print;
+        }
+        let mut hasher = DefaultHasher::new();
+        shared.visible.hash(&mut hasher);
+        *shared.print.insert(hasher.finish())
     }
 
     /// The visible table.
@@ -111,6 +122,7 @@ impl MemoryStore {
         let mut state = State::clone(&shared.visible);
         let answer = transaction(&mut state, shared.boot)?;
         shared.visible = Arc::new(state);
+        shared.print = None;
         let visible = Arc::clone(&shared.visible);
         shared.unsynced.push(visible);
         Ok(answer)
@@ -207,6 +219,7 @@ impl Store for MemoryStore {
                 visible: Arc::clone(&state),
                 durable: state,
                 unsynced: Vec::new(),
+                print: None,
             };
         }
         Ok(undone)

@@ -2,6 +2,8 @@
 
 use super::fault::Fault;
 use super::host::{Lane, What};
+use super::promise::Placed;
+use super::shared::Shared;
 use super::{Delay, LinkId, ProcId, ReqId, Task, World};
 use apparatus::change::participant::{Bounds, Event, Machine};
 use apparatus::change::recovery::{self, Seen};
@@ -51,8 +53,16 @@ pub struct App {
     /// Generations that the others are awaited at.
     pub awaited: BTreeSet<Generation>,
     pub looking: bool,
-    /// When each hold was placed, and how long it may last.
-    pub placed: BTreeMap<ChangeId, u64>,
+    /// The holds in place, as they were asked for.
+    pub placed: BTreeMap<ChangeId, Placed>,
+    /// Holds asked for: by which connection, and until when.
+    pub asked: BTreeMap<ChangeId, (Option<LinkId>, u64)>,
+    /// Everything is parked, until it has rejoined.
+    pub closed: bool,
+    /// It has not been stopped since.
+    pub awake: u64,
+    /// The store has failed: it is asked again at this time.
+    pub asks_again: u64,
     pub takeover: Option<ProcId>,
 }
 
@@ -92,7 +102,7 @@ impl World {
     fn start(&mut self, index: usize) {
         let proc = self.new_proc();
         let name = Name::new("apparatus", &format!("a{index}")).unwrap();
-        self.apps[index] = Some(App {
+        self.apps[index] = Some(Shared::new(App {
             proc,
             name,
             stage: Stage::Booting,
@@ -108,8 +118,12 @@ impl World {
             awaited: BTreeSet::new(),
             looking: false,
             placed: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            closed: false,
+            awake: 0,
+            asks_again: 0,
             takeover: None,
-        });
+        }));
         self.after(Some(proc), Delay::Store, Task::Start(index));
     }
 
@@ -236,6 +250,8 @@ impl World {
         app.holds.close();
         app.draining.clear();
         app.placed.clear();
+        app.asked.clear();
+        app.closed = true;
         app.awaited.clear();
         app.stage = Stage::Draining;
         self.look_at_rejoining(index);
@@ -314,8 +330,8 @@ impl World {
     }
 
     /// Everyone who has not left, as the store, the member table and the life locks show them.
-    pub fn see(&mut self) -> Vec<Seen> {
-        let (_, members) = self.store.members().unwrap_or_default();
+    pub fn see(&self) -> Vec<Seen> {
+        let (_, members) = self.store.clone().members().unwrap_or_default();
         let seen = members.iter().map(|member| {
             let row = self.rows.get(member.slot.0 as usize).copied().unwrap_or_default();
             Seen::new(member, &row.line(), self.lives(member))

@@ -112,6 +112,7 @@ impl World {
             .collect();
         for id in theirs {
             self.last_accesses(id);
+            self.spec_dies(id);
             if let Some(req) = self.reqs.remove(&id) {
                 self.clients[req.client].busy = None;
             }
@@ -124,10 +125,12 @@ impl World {
             .map(|ctl| ctl.id)
             .collect();
         hosted.into_iter().for_each(|id| self.kill_ctl(id));
-        if !self.options.explore {
-            let pause = self.rng.between(100, 6_000);
-            self.after(None, Delay::Exactly(pause), Task::Start(index));
-        }
+        let pause = if self.options.explore {
+            0
+        } else {
+            self.rng.between(100, 6_000)
+        };
+        self.after(None, Delay::Exactly(pause), Task::Start(index));
     }
 
     /// Now and then a process dies, or is stopped, right after a step of the protocol.
@@ -159,7 +162,12 @@ impl World {
             return;
         };
         for index in 0..req.pieces.len() {
-            if !self.options.explore && self.rng.permille(500) {
+            let lands = if self.options.explore {
+                self.options.lands
+            } else {
+                self.rng.permille(500)
+            };
+            if lands {
                 self.io(id, index);
             }
         }
@@ -234,6 +242,10 @@ impl World {
         if !self.stopped.remove(&proc) {
             return;
         }
+        let now = self.now;
+        if let Some(app) = self.apps.iter_mut().flatten().find(|app| app.proc == proc) {
+            app.awake = now;
+        }
         let mut rest = Vec::new();
         for entry in std::mem::take(&mut self.waiting) {
             if entry.owner == Some(proc) {
@@ -259,7 +271,7 @@ impl World {
     }
 
     fn host_of_job(&mut self) -> Option<usize> {
-        let serving = |index: &usize| self.apps[*index].as_ref().is_some_and(super::app::App::serves);
+        let serving = |index: &usize| self.apps[*index].as_ref().is_some_and(|app| app.serves());
         let apps: Vec<usize> = (0..self.apps.len()).filter(serving).collect();
         let background = !self.options.explore && self.rng.permille(300);
         let index = self.rng.pick(&apps).copied().filter(|_| background)?;
@@ -289,6 +301,7 @@ impl World {
         }
         self.store.power_loss(keep, self.boot());
         self.forget_everything();
+        self.forget_copied();
         self.check_survivors();
         for index in 0..self.apps.len() {
             let pause = self.rng.between(10, 3_000);

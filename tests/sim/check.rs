@@ -1,7 +1,9 @@
 //! What must hold at any time.
 
-use super::World;
 use super::app::{App, Stage};
+use super::history::Place;
+use super::host::What;
+use super::{ReqId, Tag, World};
 use apparatus::store::memory::Extent;
 use apparatus::store::{Owner, Store};
 use apparatus::units::{DiskExtent, DiskId};
@@ -26,7 +28,7 @@ impl World {
         }
         let mut wrong = None;
         // Drained, with its gate closed, and joined anew: it has the new table, and only lacks the time to load it.
-        let reloads = |app: &&App| matches!(app.stage, Stage::Reloading(_)) && app.lanes.is_empty();
+        let reloads = |app: &App| matches!(app.stage, Stage::Reloading(_)) && app.lanes.is_empty();
         for app in self
             .apps
             .iter()
@@ -57,8 +59,59 @@ impl World {
         }
     }
 
-    pub fn spec_read_begins(&mut self, _id: super::ReqId) {}
-    pub fn spec_read_ends(&mut self, _id: super::ReqId, _block: u64, _tag: super::Tag) {}
-    pub fn spec_write_begins(&mut self, _place: super::history::Place, _tag: super::Tag) {}
-    pub fn spec_write_ends(&mut self, _place: super::history::Place, _tag: super::Tag) {}
+    /// A host has begun to read: what is there from now on may be the answer.
+    pub fn spec_read_begins(&mut self, id: ReqId) {
+        let Some(ask) = self
+            .reqs
+            .get(&id)
+            .map(|req| req.ask)
+            .filter(|_| self.options.explore)
+        else {
+            return;
+        };
+        for block in ask.first..ask.first + ask.blocks {
+            self.spec_at((ask.volume, block), |spec| spec.read_begins((id.0, block)));
+        }
+    }
+
+    pub fn spec_read_ends(&mut self, id: ReqId, place: Place, tag: Tag) {
+        self.spec_at(place, |spec| spec.read_ends((id.0, place.1), tag));
+    }
+
+    pub fn spec_write_begins(&mut self, place: Place, tag: Tag) {
+        self.spec_at(place, |spec| spec.write_begins(tag));
+    }
+
+    pub fn spec_write_ends(&mut self, place: Place, tag: Tag) {
+        self.spec_at(place, |spec| spec.write_ends(tag));
+    }
+
+    /// The process that was to answer is no more.
+    pub fn spec_dies(&mut self, id: ReqId) {
+        let Some(ask) = self
+            .reqs
+            .get(&id)
+            .map(|req| req.ask)
+            .filter(|ask| ask.what == What::Read)
+        else {
+            return;
+        };
+        for block in ask.first..ask.first + ask.blocks {
+            self.spec_at((ask.volume, block), |spec| spec.read_dies((id.0, block)));
+        }
+    }
+
+    fn spec_at(&mut self, place: Place, change: impl FnOnce(&mut super::spec::Block)) {
+        if !self.options.explore {
+            return;
+        }
+        let Some(spec) = self.spec.get_mut(&place) else {
+            return;
+        };
+        change(spec);
+        let sound = spec.sound();
+        self.must(sound, || {
+            format!("not linearizable: volume {} block {}", place.0, place.1)
+        });
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::ctl::Goal;
 use super::fault::Fault;
+use super::promise::Placed;
 use super::{Delay, LinkId, Task, World};
 use apparatus::change::participant::{Effect, Event, Link, OWN, Timer};
 use apparatus::pool::model::{Difference, Span};
@@ -71,6 +72,9 @@ impl World {
             }
             Effect::TakeOver => self.take_over(index),
             Effect::Arm(change, timer, us) => {
+                if timer == Timer::Deadline {
+                    self.note_deadline(index, change, us);
+                }
                 self.after(owner, Delay::Exactly(us), Task::AppTimer(index, change, timer))
             }
             Effect::HoldWrites => self.hold_writes(index),
@@ -80,6 +84,7 @@ impl World {
                 let Some(app) = self.apps[index].as_mut() else {
                     return;
                 };
+                app.closed = false;
                 let freed = app.holds.open(self.now).items;
                 freed
                     .into_iter()
@@ -93,21 +98,48 @@ impl World {
     }
 
     fn place_hold(&mut self, index: usize, change: ChangeId, spans: Vec<Span>, mode: HoldMode) {
+        let wide = self.wrong(Fault::HoldTooWide);
+        let all = self.wrong(Fault::ReadsHeld);
         let Some(app) = self.apps[index].as_mut() else {
             return;
         };
-        app.holds.place(change, &spans, mode);
-        app.placed.insert(change, self.now);
+        let (link, over) = app.asked.remove(&change).unwrap_or((None, u64::MAX));
+        let asked = Placed {
+            spans: spans.clone(),
+            mode,
+            link,
+            over,
+        };
+        app.placed.insert(change, asked);
+        let whole: Vec<Span> = spans.iter().map(|span| Span::whole(span.volume)).collect();
+        let placed = if wide { &whole } else { &spans };
+        app.holds
+            .place(change, placed, if all { HoldMode::All } else { mode });
         app.draining.insert(change, (spans, mode));
         self.look_at_drains(index);
     }
 
+    fn note_deadline(&mut self, index: usize, change: ChangeId, us: u64) {
+        let over = self.now + us;
+        if let Some(app) = self.apps[index].as_mut() {
+            app.asked.entry(change).or_insert((None, 0)).1 = over;
+        }
+    }
+
+    /// Holds of the apparatus itself have no deadline and no controller.
     fn hold_writes(&mut self, index: usize) {
         let Some(app) = self.apps[index].as_mut() else {
             return;
         };
         let spans: Vec<Span> = app.homes.volumes().map(|volume| Span::whole(volume.id)).collect();
         app.holds.place(OWN, &spans, HoldMode::Writes);
+        let own = Placed {
+            spans,
+            mode: HoldMode::Writes,
+            link: None,
+            over: u64::MAX,
+        };
+        app.placed.insert(OWN, own);
     }
 
     fn apply(&mut self, index: usize, difference: &Difference) {
@@ -132,6 +164,8 @@ impl World {
         let freed = app.holds.release(change, self.now);
         app.draining.remove(&change);
         app.placed.remove(&change);
+        app.asked.remove(&change);
+        self.check_gate(index);
         freed
             .items
             .into_iter()
@@ -173,7 +207,9 @@ impl World {
                 self.count("holds past their deadline");
             }
         }
-        self.tell(index, Event::TimedOut(change, timer));
+        if timer != Timer::Deadline || !self.wrong(Fault::DeadlineIgnored) {
+            self.tell(index, Event::TimedOut(change, timer));
+        }
     }
 
     pub fn disks_open(&mut self, index: usize, change: ChangeId) {
@@ -193,6 +229,10 @@ impl World {
         }
         if !self.options.explore && self.rng.permille(self.options.chaos.store_fails) {
             self.count("store failed at a cancel");
+            let again = self.now + self.options.patience_us;
+            if let Some(app) = self.apps[index].as_mut() {
+                app.asks_again = again;
+            }
             return self.tell(index, Event::CancelFailed(change));
         }
         match self.store.cancel(change) {

@@ -41,10 +41,22 @@ pub enum Fault {
     HardenWithoutFlush,
     /// The next controller does not care for apparatuses that have not applied what is committed.
     RecoveryIgnoresBehind,
+    /// An apparatus parks requests of the whole volume for a hold of a part of it.
+    HoldTooWide,
+    /// An apparatus parks reads for a hold of writes.
+    ReadsHeld,
+    /// A hold goes on when its deadline has passed.
+    DeadlineIgnored,
+    /// A hold goes on when its connection is lost.
+    LossIgnored,
+    /// A chunk is copied in two passes.
+    CopyTwice,
+    /// A change is hardened as soon as it is committed, while everyone still holds.
+    HardenInHold,
 }
 
 impl Fault {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 25] = [
         Self::ReleaseEarly,
         Self::ReopenByClock,
         Self::ReopenAlone,
@@ -64,5 +76,22 @@ impl Fault {
         Self::ApplyBeforeCommit,
         Self::HardenWithoutFlush,
         Self::RecoveryIgnoresBehind,
+        Self::HoldTooWide,
+        Self::ReadsHeld,
+        Self::DeadlineIgnored,
+        Self::LossIgnored,
+        Self::CopyTwice,
+        Self::HardenInHold,
     ];
+
+    /// The promise that it breaks and by whose check it has to be caught, where there is one for just that.
+    pub fn breaks(self) -> Option<&'static str> {
+        match self {
+            Self::HoldTooWide | Self::ReadsHeld => Some("P3"),
+            Self::DeadlineIgnored | Self::LossIgnored => Some("P5"),
+            Self::CopyTwice => Some("P10"),
+            Self::HardenInHold => Some("P11"),
+            _ => None,
+        }
+    }
 }

@@ -35,6 +35,8 @@ pub struct Ask {
 pub struct Client {
     pub app: usize,
     pub busy: Option<ReqId>,
+    /// Requests it has made.
+    pub made: u64,
     /// What it is to ask next; otherwise it makes something up.
     pub script: VecDeque<Ask>,
 }
@@ -65,6 +67,8 @@ pub struct Req {
     pub proc: ProcId,
     pub ask: Ask,
     pub begin: u64,
+    /// How many times its accesses were begun.
+    pub runs: u64,
     pub pieces: Vec<Piece>,
     /// All writes have reached the disk, and the fence came before the reply.
     pub reached: bool,
@@ -130,7 +134,7 @@ impl World {
             return;
         }
         let Some(ask) = self.next_ask(client) else { return };
-        let id = self.new_req();
+        let id = self.new_req(client);
         let begin = self.history.tick();
         let (pieces, reached) = (Vec::new(), false);
         let req = Req {
@@ -139,6 +143,7 @@ impl World {
             proc,
             ask,
             begin,
+            runs: 0,
             pieces,
             reached,
             flush: Flush::Begin,
@@ -151,9 +156,10 @@ impl World {
         self.enter(id);
     }
 
-    fn new_req(&mut self) -> ReqId {
-        self.reqs_ever += 1;
-        ReqId(self.reqs_ever)
+    /// A client's nth request has the same number whatever else happened before.
+    fn new_req(&mut self, client: usize) -> ReqId {
+        self.clients[client].made += 1;
+        ReqId((client as u64 + 1) * 1_000_000 + self.clients[client].made)
     }
 
     fn next_ask(&mut self, client: usize) -> Option<Ask> {
@@ -200,7 +206,9 @@ impl World {
         let Some(app) = self.apps[index].as_mut() else {
             return;
         };
-        if app.holds.park(id, span, access, 1, self.now).is_none() {
+        let parked = app.holds.park(id, span, access, 1, self.now).is_none();
+        self.check_parked(id, parked);
+        if parked {
             self.count(if access == Access::Write {
                 "writes parked"
             } else {
@@ -208,6 +216,9 @@ impl World {
             });
             return;
         }
+        let Some(app) = self.apps[index].as_mut() else {
+            return;
+        };
         let generation = app.generation;
         app.lanes.insert(
             id,
@@ -236,7 +247,7 @@ impl World {
             return false;
         };
         let row = self.rows.get(app.slot.0 as usize).copied().unwrap_or_default();
-        row.fenced == app.incarnation && !self.wrong(Fault::NoFenceCheck)
+        row.fenced >= app.incarnation && !self.wrong(Fault::NoFenceCheck)
     }
 
     /// Found fenced: nothing more is done for it until the apparatus has rejoined.
@@ -265,10 +276,11 @@ impl World {
             return self.after(owner, Delay::Step, Task::Flush(id));
         }
         req.reached = false;
+        req.runs += 1;
         req.pieces = self.locate(&req);
         for (index, piece) in req.pieces.iter_mut().enumerate() {
             if req.ask.what == What::Write {
-                piece.tag = self.history.tag();
+                piece.tag = self.tag(id, req.runs, index);
                 self.history
                     .write((req.ask.volume, piece.block), piece.tag, req.begin);
                 self.spec_write_begins((req.ask.volume, piece.block), piece.tag);
@@ -276,6 +288,14 @@ impl World {
             self.after(None, Delay::Disk, Task::Io(id, index));
         }
         self.reqs.insert(id, req);
+    }
+
+    /// A tag for what a request writes.
+    fn tag(&mut self, id: ReqId, runs: u64, index: usize) -> Tag {
+        if self.options.explore {
+            return Tag((id.0 * 100 + runs * 10) as u32 + index as u32);
+        }
+        self.history.tag()
     }
 
     /// What an earlier run wrote may have taken effect, or not.
@@ -377,7 +397,7 @@ impl World {
                 for piece in &req.pieces {
                     self.history
                         .read((req.ask.volume, piece.block), piece.tag, req.begin, now);
-                    self.spec_read_ends(id, piece.block, piece.tag);
+                    self.spec_read_ends(id, (req.ask.volume, piece.block), piece.tag);
                 }
             }
         }

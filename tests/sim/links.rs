@@ -1,5 +1,6 @@
 //! Connections: messages arrive late, in any order, twice, or not at all; the end of a connection is noticed some time.
 
+use super::fault::Fault;
 use super::{Delay, LinkId, ProcId, Task, World};
 use apparatus::change::controller;
 use apparatus::change::participant::{Event, Link};
@@ -24,7 +25,7 @@ impl World {
         let index = self
             .apps
             .iter()
-            .position(|app| app.as_ref().is_some_and(serves))?;
+            .position(|app| app.as_ref().is_some_and(|app| serves(app)))?;
         let app_proc = self.apps[index].as_ref()?.proc;
         self.links += 1;
         let id = LinkId(self.links);
@@ -94,6 +95,11 @@ impl World {
         else {
             return;
         };
+        if let (Request::Hold { change, .. }, Some(app)) = (&request, self.apps[index].as_mut())
+            && !app.placed.contains_key(change)
+        {
+            app.asked.insert(*change, (Some(link), u64::MAX));
+        }
         self.tell(index, Event::Asked(Link(link.0), term, request));
     }
 
@@ -112,7 +118,18 @@ impl World {
         wire.app_open = false;
         let index = wire.app;
         self.close_if_unused(link);
-        self.tell(index, Event::Lost(Link(link.0)));
+        self.note_lost(index, link);
+        if !self.wrong(Fault::LossIgnored) {
+            self.tell(index, Event::Lost(Link(link.0)));
+        }
+    }
+
+    fn note_lost(&mut self, index: usize, link: LinkId) {
+        let now = self.now;
+        if let Some(app) = self.apps[index].as_mut() {
+            let theirs = app.placed.values_mut().filter(|hold| hold.link == Some(link));
+            theirs.for_each(|hold| hold.over = hold.over.min(now));
+        }
     }
 
     pub fn ctl_lost(&mut self, link: LinkId) {

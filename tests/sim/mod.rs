@@ -19,13 +19,19 @@ pub mod copy;
 pub mod ctl;
 pub mod disk;
 pub mod effects;
+pub mod explore;
 pub mod fault;
 pub mod history;
 pub mod host;
 pub mod links;
+pub mod print;
+pub mod promise;
 pub mod rng;
 pub mod run;
 pub mod setup;
+pub mod shared;
+pub mod small;
+pub mod spec;
 pub mod work;
 
 use app::App;
@@ -42,6 +48,7 @@ use history::{History, Tag};
 use host::{Client, Req};
 use links::Wire;
 use rng::Rng;
+use shared::Shared;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -116,6 +123,8 @@ pub struct Entry {
     /// The process that does it: nothing happens once that has ended, and it waits while that is stopped.
     pub owner: Option<ProcId>,
     pub task: Task,
+    /// The explorer's: it takes longer than any timer.
+    pub late: bool,
 }
 
 /// How long something takes, in microseconds.
@@ -172,19 +181,21 @@ pub struct World {
     pub alive: BTreeSet<ProcId>,
     pub boots: u128,
     pub store: MemoryStore,
-    pub disks: Vec<Disk>,
+    pub disks: Vec<Shared<Disk>>,
     pub rows: Vec<Row>,
     pub lock: Option<ProcId>,
-    pub apps: Vec<Option<App>>,
-    pub ctls: BTreeMap<ProcId, Ctl>,
+    pub apps: Vec<Option<Shared<App>>>,
+    pub ctls: BTreeMap<ProcId, Shared<Ctl>>,
     pub wires: BTreeMap<LinkId, Wire>,
     links: u64,
     pub clients: Vec<Client>,
     pub reqs: BTreeMap<ReqId, Req>,
-    reqs_ever: u64,
     pub history: History,
+    /// For the explorer, which compares states: the same as `history`, as one goes.
+    pub spec: BTreeMap<history::Place, spec::Block>,
     /// Volumes that hosts use: a scratch volume is not, before it is whole and once it is to be removed.
     pub usable: BTreeSet<VolumeId>,
+    pub copied: BTreeMap<promise::Copied, ChangeId>,
     pub coverage: Coverage,
     /// No more trouble and no new work: everything has to come to rest.
     pub ending: bool,
@@ -209,7 +220,9 @@ impl Clone for World {
             clients: self.clients.clone(),
             reqs: self.reqs.clone(),
             history: self.history.clone(),
+            spec: self.spec.clone(),
             usable: self.usable.clone(),
+            copied: self.copied.clone(),
             coverage: self.coverage.clone(),
             failure: self.failure.clone(),
             ..*self
@@ -241,7 +254,9 @@ impl World {
     }
 
     pub fn count(&mut self, what: &'static str) {
-        *self.coverage.entry(what).or_default() += 1;
+        if !self.options.explore {
+            *self.coverage.entry(what).or_default() += 1;
+        }
     }
 
     pub fn fail(&mut self, why: impl Into<String>) {
@@ -259,8 +274,12 @@ impl World {
     pub fn after(&mut self, owner: Option<ProcId>, delay: Delay, task: Task) {
         let us = self.time_for(delay);
         self.entries += 1;
-        self.queue
-            .insert((self.now + us, self.entries), Entry { owner, task });
+        let entry = Entry {
+            owner,
+            task,
+            late: false,
+        };
+        self.queue.insert((self.now + us, self.entries), entry);
     }
 
     fn time_for(&mut self, delay: Delay) -> u64 {
@@ -336,8 +355,7 @@ impl World {
 
     /// Whether the process of this member's name has not ended: its life lock.
     pub fn lives(&self, member: &Member) -> bool {
-        let named = |app: &&App| app.name == member.name;
-        self.apps.iter().flatten().any(|app| named(&app))
+        self.apps.iter().flatten().any(|app| app.name == member.name)
     }
 
     pub fn row(&mut self, slot: Slot) -> &mut Row {

@@ -46,6 +46,7 @@ impl World {
                 return Err(format!("nothing more happens\n{}", self.tell_state()));
             };
             self.happen(key);
+            self.check_holds();
             tasks += 1;
             if let Some(why) = self.failure.take() {
                 return Err(why);

@@ -7,6 +7,7 @@ use super::fault::Fault;
 use super::history::History;
 use super::host::Client;
 use super::rng::Rng;
+use super::shared::Shared;
 use super::work::volume_record;
 use super::{Delay, Task, World};
 use apparatus::change::controller::Patience;
@@ -42,6 +43,8 @@ pub struct Options {
     pub fault: Option<Fault>,
     /// Someone tries every order: no chance, no time.
     pub explore: bool,
+    /// The explorer's word on whether the last accesses of a killed process take place.
+    pub lands: bool,
     /// Every task is printed.
     pub trace: bool,
 }
@@ -75,6 +78,7 @@ impl Options {
             until: rng.between(20_000, 60_000),
             fault: None,
             explore: false,
+            lands: false,
             trace: std::env::var_os("TRACE").is_some(),
         }
     }
@@ -118,7 +122,11 @@ impl Options {
                 };
                 self.apps = 3;
             }
-            Fault::ReopenAlone | Fault::ReopenByClock | Fault::RecoveryIgnoresBehind => {
+            Fault::ReopenAlone
+            | Fault::ReopenByClock
+            | Fault::RecoveryIgnoresBehind
+            | Fault::DeadlineIgnored
+            | Fault::LossIgnored => {
                 *chaos = Chaos {
                     every_us,
                     kill_ctl: 4,
@@ -202,6 +210,7 @@ impl World {
             .map(|n| Client {
                 app: n % options.apps,
                 busy: None,
+                made: 0,
                 script: VecDeque::new(),
             })
             .collect();
@@ -216,7 +225,11 @@ impl World {
             alive: BTreeSet::new(),
             boots: 1,
             store: MemoryStore::new(header, BootId(Uuid::from_u128(1))),
-            disks: options.disks.iter().map(|&extents| Disk::new(extents)).collect(),
+            disks: options
+                .disks
+                .iter()
+                .map(|&extents| Shared::new(Disk::new(extents)))
+                .collect(),
             rows: Vec::new(),
             lock: None,
             apps: (0..options.apps).map(|_| None).collect(),
@@ -225,9 +238,11 @@ impl World {
             links: 0,
             clients,
             reqs: BTreeMap::new(),
-            reqs_ever: 0,
+
             history: History::default(),
+            spec: BTreeMap::new(),
             usable: BTreeSet::new(),
+            copied: BTreeMap::new(),
             coverage: BTreeMap::new(),
             ending: false,
             failure: None,

@@ -1,0 +1,276 @@
+//! A change's machine, fed and carried out.
+
+use super::{Change, Heard, Todo};
+use crate::sim::copy::{Copy, change_copies};
+use crate::sim::fault::Fault;
+use crate::sim::work::{Done, Job};
+use crate::sim::{Delay, ProcId, Task, World};
+use apparatus::change::controller::{Controller, Effect, Event, Outcome, Plan, State};
+use apparatus::store::Store;
+use apparatus::units::{ChangeId, MembershipVersion, Slot, Term};
+use apparatus::wire::message::{Answer, Request};
+
+impl World {
+    pub fn change_event(&mut self, id: ProcId, key: u64, event: Event) {
+        self.trace(|| format!("{id:?} {key} {event:?}"));
+        let spoilt = self.spoil(id, key, &event);
+        let Some(ctl) = self.ctls.get_mut(&id) else { return };
+        let Some(change) = ctl.changes.get_mut(&key) else {
+            return;
+        };
+        let mut effects = change.machine.on(event);
+        for event in spoilt {
+            effects.extend(change.machine.on(event));
+        }
+        // Messages and timers cost nothing; what takes time is done in order, and before anything is heard.
+        let follows = change.machine.state() == State::Releasing && !change.followed;
+        change.followed |= follows;
+        for effect in effects {
+            self.queue_effect(id, key, effect);
+        }
+        if follows && self.pipelines() {
+            self.count("pipelined");
+            self.do_last(id, Todo::Plan);
+        } else if follows
+            && let Some(change) = self.ctls.get_mut(&id).and_then(|ctl| ctl.changes.get_mut(&key))
+        {
+            change.followed = false;
+        }
+    }
+
+    pub fn pipelines(&mut self) -> bool {
+        !self.options.explore && !self.ending && self.rng.permille(500)
+    }
+
+    /// A fault that has the machine believe what has not been said.
+    pub fn spoil(&mut self, id: ProcId, key: u64, event: &Event) -> Vec<Event> {
+        let Event::Answered(
+            _,
+            Answer::Applied {
+                change,
+                generation,
+                oldest,
+            },
+        ) = event
+        else {
+            return Vec::new();
+        };
+        if !self.wrong(Fault::ReleaseEarly) {
+            return Vec::new();
+        }
+        let (change, generation, oldest) = (*change, *generation, *oldest);
+        let machine = self
+            .ctls
+            .get(&id)
+            .and_then(|ctl| ctl.changes.get(&key))
+            .map(|change| &change.machine);
+        let slots = machine.map(|machine| {
+            machine
+                .plan()
+                .participants
+                .iter()
+                .map(|who| who.slot)
+                .collect::<Vec<_>>()
+        });
+        let applied = |slot| {
+            Event::Answered(
+                slot,
+                Answer::Applied {
+                    change,
+                    generation,
+                    oldest,
+                },
+            )
+        };
+        slots.unwrap_or_default().into_iter().map(applied).collect()
+    }
+
+    pub fn queue_effect(&mut self, id: ProcId, key: u64, effect: Effect) {
+        match effect {
+            Effect::Send(slot, request) => self.send(id, key, slot, &request),
+            Effect::Arm(us) => {
+                let Some(epoch) = self.next_epoch(id, key) else {
+                    return;
+                };
+                self.after(Some(id), Delay::Exactly(us), Task::CtlTimer(id, key, epoch));
+            }
+            Effect::Disarm => _ = self.next_epoch(id, key),
+            effect => self.do_last(id, Todo::Change(key, effect)),
+        }
+    }
+
+    pub fn next_epoch(&mut self, id: ProcId, key: u64) -> Option<u64> {
+        let change = self.ctls.get_mut(&id)?.changes.get_mut(&key)?;
+        change.epoch += 1;
+        Some(change.epoch)
+    }
+
+    pub fn send(&mut self, id: ProcId, key: u64, slot: Slot, request: &Request) {
+        let Some(ctl) = self.ctls.get(&id) else { return };
+        let (term, known) = (ctl.term, ctl.links.get(&slot).copied());
+        match known.or_else(|| self.connect(id, slot)) {
+            Some(link) => {
+                if let Some(ctl) = self.ctls.get_mut(&id) {
+                    ctl.links.insert(slot, link);
+                }
+                self.send_to_app(link, term, request);
+            }
+            None => self.tell_later(id, Heard::Change(key, Event::Lost(slot))),
+        }
+    }
+
+    /// Starts a change.
+    pub fn begin(&mut self, id: ProcId, plan: Plan, job: Job, copies: Vec<Copy>) {
+        let (machine, effects) = Controller::new(plan);
+        let Some(ctl) = self.ctls.get_mut(&id) else { return };
+        ctl.keys += 1;
+        let key = ctl.keys;
+        ctl.changes.insert(
+            key,
+            Change {
+                machine,
+                job,
+                copies,
+                epoch: 0,
+                followed: false,
+            },
+        );
+        for effect in effects {
+            self.queue_effect(id, key, effect);
+        }
+    }
+
+    pub fn do_effect(&mut self, id: ProcId, key: u64, effect: Effect) {
+        let Some(ctl) = self.ctls.get(&id) else { return };
+        let Some(change) = ctl.changes.get(&key) else {
+            return;
+        };
+        let (term, machine) = (ctl.term, change.machine.clone());
+        match effect {
+            Effect::Prepare => {
+                let event = match self.store.prepare(term, &machine.plan().change) {
+                    Ok(change) => Event::Prepared(change),
+                    Err(why) => Event::PrepareFailed(why.to_string()),
+                };
+                self.change_event(id, key, event);
+            }
+            Effect::Work => {
+                self.spoil_apply(id, key);
+                let copies = change_copies(self, id, key);
+                let copies = if self.options.explore {
+                    copies.min(1)
+                } else {
+                    copies
+                };
+                let reads = (0..copies).map(|index| Todo::Read(key, index));
+                let writes = (0..copies).map(|index| Todo::Write(key, index));
+                let pass: Vec<Todo> = reads.chain(writes).collect();
+                let passes = if self.wrong(Fault::CopyTwice) { 2 } else { 1 };
+                let todos = (0..passes).flat_map(|_| pass.clone());
+                self.do_next(id, todos.chain([Todo::WorkDone(key)]).collect());
+            }
+            Effect::Commit(version) => self.commit(id, key, term, machine.id(), version),
+            Effect::Cancel => {
+                let event = match self.store.cancel(machine.id()) {
+                    Ok(answer) => Event::Cancelled(answer),
+                    Err(why) => Event::CancelFailed(why.to_string()),
+                };
+                self.change_event(id, key, event);
+            }
+            Effect::Fence(who) => self.fence(id, Some(key), who),
+            Effect::Finish(outcome) => {
+                let job = self
+                    .ctls
+                    .get_mut(&id)
+                    .and_then(|ctl| ctl.changes.remove(&key))
+                    .map(|change| (change.job, change.followed));
+                if let Some((job, followed)) = job {
+                    let pauses = self.options.explore && given_up(&outcome).is_some();
+                    self.do_next(id, vec![Todo::Ended(job, outcome)]);
+                    if pauses {
+                        self.do_last(id, Todo::Pause);
+                    }
+                    if !followed {
+                        self.what_next(id);
+                    }
+                }
+            }
+            Effect::Send(..) | Effect::Arm(_) | Effect::Disarm => {}
+        }
+    }
+
+    /// A fault: the difference is sent before it is committed.
+    pub fn spoil_apply(&mut self, id: ProcId, key: u64) {
+        let Some(change) = self.ctls.get(&id).and_then(|ctl| ctl.changes.get(&key)) else {
+            return;
+        };
+        if self.options.fault != Some(Fault::ApplyBeforeCommit) {
+            return;
+        }
+        let difference = change.machine.plan().change.difference.clone();
+        let request = Request::Apply {
+            change: change.machine.id(),
+            generation: difference.from.next(),
+            difference,
+        };
+        let slots: Vec<Slot> = change
+            .machine
+            .plan()
+            .participants
+            .iter()
+            .map(|who| who.slot)
+            .collect();
+        for slot in slots {
+            self.send(id, key, slot, &request);
+        }
+    }
+
+    pub fn commit(&mut self, id: ProcId, key: u64, term: Term, change: ChangeId, version: MembershipVersion) {
+        let unchecked = self.wrong(Fault::MembershipUnchecked);
+        let current = self
+            .store
+            .members()
+            .map(|(version, _)| version)
+            .unwrap_or_default();
+        let version = if unchecked { current } else { version };
+        let lost = !self.options.explore && self.rng.permille(self.options.chaos.store_fails);
+        let event = match self.store.commit(term, change, version) {
+            _ if lost => {
+                self.count("answers to a commit lost");
+                Event::CommitFailed("the answer was lost".into())
+            }
+            Ok(answer) => {
+                self.note_commit(&answer);
+                Event::Committed(answer)
+            }
+            Err(why) => Event::CommitFailed(why.to_string()),
+        };
+        if self.wrong(Fault::HardenInHold) {
+            self.do_next(id, vec![Todo::HardenList]);
+        }
+        if self.wrong(Fault::FreeAtOnce) {
+            self.free_at_once();
+        }
+        self.change_event(id, key, event);
+    }
+
+    pub fn note_commit(&mut self, answer: &apparatus::store::Commit) {
+        use apparatus::store::Commit;
+        self.count(match answer {
+            Commit::Committed(_) => "commits",
+            Commit::Cancelled => "commits too late: a hold had ended",
+            Commit::MembershipMoved(_) => "commits refused: membership moved",
+            Commit::GenerationMoved(_) => "commits refused: generation moved",
+            Commit::StaleTerm(_) => "commits refused: stale term",
+        });
+    }
+}
+
+/// What a finished piece of work leads to.
+pub fn given_up(outcome: &Outcome) -> Option<Done> {
+    match outcome {
+        Outcome::Finished { .. } => None,
+        Outcome::GaveUp { .. } => Some(Done::GaveUp),
+        Outcome::Unfinished { .. } => Some(Done::Unfinished),
+    }
+}

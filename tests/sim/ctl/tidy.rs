@@ -1,0 +1,66 @@
+//! Between changes: hardening, and freeing what nobody uses any more.
+
+use super::Todo;
+use crate::sim::fault::Fault;
+use crate::sim::{ProcId, World};
+use apparatus::change::recovery;
+use apparatus::store::{MemberState, Store};
+use apparatus::units::{ChangeId, Generation};
+
+impl World {
+    pub fn harden_list(&mut self, id: ProcId) {
+        let (disks, ids) = self.not_hardened();
+        if ids.is_empty() {
+            return;
+        }
+        let unflushed = self.wrong(Fault::HardenWithoutFlush);
+        let disks = disks.into_iter().filter(|_| !unflushed);
+        let begun = disks.map(|disk| (disk, self.disks[disk].begin_flush())).collect();
+        self.do_next(id, vec![Todo::HardenFlush(begun, ids)]);
+    }
+
+    pub fn harden_flush(&mut self, id: ProcId, begun: Vec<(usize, u64)>, ids: Vec<ChangeId>) {
+        for (disk, at) in begun {
+            self.disks[disk].end_flush(at);
+        }
+        self.do_next(id, vec![Todo::Harden(ids)]);
+    }
+
+    pub fn free_look(&mut self, id: ProcId) {
+        let current = self
+            .store
+            .header()
+            .map(|header| header.generation)
+            .unwrap_or_default();
+        let mut seen = self.see();
+        if self.wrong(Fault::NoQuarantine) {
+            seen.retain(|seen| seen.state == MemberState::Joined);
+        }
+        let oldest = recovery::oldest_in_use(&seen, current);
+        if oldest < current {
+            self.count("old tables still in use");
+        }
+        self.do_next(id, vec![Todo::Free(oldest)]);
+    }
+
+    pub fn free(&mut self, oldest: Generation) {
+        let freed = self.store.free_quarantine(oldest).unwrap_or_default();
+        if !freed.is_empty() {
+            self.count("extents freed");
+        }
+        self.check_ownership();
+    }
+
+    /// After a change, or when there was none: go on, tidy up, or stop.
+    pub fn what_next(&mut self, id: ProcId) {
+        let Some(ctl) = self.ctls.get_mut(&id) else { return };
+        ctl.chunks += 1;
+        let tidy = self.options.explore || self.rng.permille(350);
+        if tidy {
+            [Todo::HardenList, Todo::FreeLook]
+                .into_iter()
+                .for_each(|todo| self.do_last(id, todo));
+        }
+        self.do_last(id, Todo::Plan);
+    }
+}

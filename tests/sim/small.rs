@@ -1,0 +1,118 @@
+//! The explorer's pool: small, and what rest means in it.
+
+use super::app::App;
+use super::chaos::Chaos;
+use super::disk::BLOCKS;
+use super::explore::Wish;
+use super::fault::Fault;
+use super::history::{History, Place, Tag};
+use super::host::Ask;
+use super::setup::Options;
+use super::{Delay, Entry, Task, World, spec};
+use apparatus::change::participant::{Machine, Standing};
+use apparatus::pool::model::Area;
+use apparatus::store::{JobState, Step, Store};
+use apparatus::units::{DiskId, Term, VolumeId};
+
+impl World {
+    /// An apparatus for each host, a volume of two chunks that a job moves from one disk to another, and what the hosts do meanwhile.
+    pub fn small(wishes: &[&[Wish]], fault: Option<Fault>) -> Self {
+        let mut options = Options::random(0);
+        options.chaos = Chaos::default();
+        (options.apps, options.clients, options.explore) = (wishes.len(), 1, true);
+        (options.disks, options.volumes) = (vec![3, 3], vec![2]);
+        options.fault = fault;
+        let mut world = Self::new(options);
+        world.history = History::default();
+        world.history.off = true;
+        for (place, tag) in world.contents() {
+            world.spec.insert(place, spec::Block::new(tag));
+        }
+        let volume = VolumeId(1);
+        for (client, wishes) in wishes.iter().enumerate() {
+            let ask = |&(what, first, blocks)| Ask {
+                what,
+                volume,
+                first,
+                blocks,
+            };
+            world.clients[client].script = wishes.iter().map(ask).collect();
+        }
+        world.move_all(volume, DiskId(2));
+        world.serve_all();
+        world.after(None, Delay::Step, Task::Vctl);
+        world.eager();
+        world
+    }
+
+    fn move_all(&mut self, volume: VolumeId, disk: DiskId) {
+        let from = self.store.homes().segments(volume)[0];
+        let to = Area { disk, ..from.home };
+        let steps = [Step {
+            volume,
+            from,
+            to,
+            done: 0,
+        }];
+        self.store
+            .create_job(Term(0), &super::work::record(volume), &steps)
+            .unwrap();
+    }
+
+    /// What each block of each volume holds.
+    fn contents(&self) -> Vec<(Place, Tag)> {
+        let homes = self.store.homes();
+        let blocks = homes.iter().flat_map(|(volume, extent, (disk, at))| {
+            let place = move |into| (volume, extent.0 * BLOCKS + into);
+            (0..BLOCKS).map(move |into| (place(into), (disk.0 as usize - 1, at.0 * BLOCKS + into)))
+        });
+        blocks
+            .map(|(place, (disk, block))| (place, self.disks[disk].read(block)))
+            .collect()
+    }
+
+    /// Everyone has joined, and nobody waits for anybody.
+    fn serve_all(&mut self) {
+        let calm = |app: &App| app.serves() && app.awaited.is_empty();
+        let starts = |entry: &Entry| matches!(entry.task, Task::Start(_) | Task::Others(_));
+        while !self
+            .apps
+            .iter()
+            .all(|app| app.as_ref().is_some_and(|app| calm(app)))
+        {
+            let next = self.queue.iter().find(|(_, entry)| starts(entry));
+            let Some(key) = next.map(|(&key, _)| key) else {
+                return;
+            };
+            self.happen(key);
+        }
+    }
+
+    /// Nothing is left to happen: then everyone serves, everything asked is answered, and the volume is moved.
+    pub fn must_rest(&self) -> Result<(), String> {
+        let calm = |app: &App| {
+            let serving = |machine: &Machine| machine.standing() == Standing::Serving && machine.holds() == 0;
+            app.machine.as_ref().is_some_and(serving) && app.holds.holds() == 0
+        };
+        let apps = self
+            .apps
+            .iter()
+            .all(|app| app.as_ref().is_some_and(|app| calm(app)));
+        let asked = self.reqs.is_empty() && self.clients.iter().all(|client| client.script.is_empty());
+        let moved = self
+            .store
+            .clone()
+            .jobs()
+            .unwrap_or_default()
+            .iter()
+            .all(|job| job.state == JobState::Done);
+        let hardened = self.store.clone().unfinished().unwrap_or_default().is_empty();
+        let worked = self.ctls.is_empty() && self.lock.is_none();
+        if apps && asked && moved && hardened && worked {
+            return Ok(());
+        }
+        Err(format!(
+            "ends without rest: apparatuses {apps}, hosts {asked}, moved {moved}, hardened {hardened}, controllers {worked}"
+        ))
+    }
+}
