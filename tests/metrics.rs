@@ -166,6 +166,7 @@ fn an_apparatus_and_the_pool_are_told_in_full() {
         ("apparatus_disk_up", ("disk", "d"), 1.0),
         ("apparatus_disk_size_bytes", ("disk", "d"), 40.0 * 65536.0),
         ("apparatus_disk_free_bytes", ("disk", "d"), 31.0 * 65536.0),
+        ("apparatus_disk_reserve_bytes", ("disk", "d"), 0.0),
         ("apparatus_disk_quarantined_bytes", ("disk", "d"), 0.0),
         ("apparatus_volume_size_bytes", ("volume", "v"), 8.0 * 65536.0),
         ("apparatus_volume_placed_bytes", ("disk", "d"), 8.0 * 65536.0),
@@ -175,6 +176,8 @@ fn an_apparatus_and_the_pool_are_told_in_full() {
         let found = value(&all, name, &[labels]);
         assert!((found - expected).abs() < 0.5, "{name}: {found}");
     }
+    // 8 of 39 extents, in whole per cent.
+    assert!((value(&all, "apparatus_pool_used_ratio", &[]) - 0.20).abs() < 0.001);
     let over_http = get(address, "/metrics/pool?x");
     assert_eq!(families(&over_http), families(&text));
     assert_promtool(&text);

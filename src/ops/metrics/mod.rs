@@ -52,6 +52,13 @@ fn header(text: &mut Text, view: &PoolView) {
     text.add(term, &[], view.header.term);
     let extent = gauge("apparatus_pool_extent_bytes", "Unit of allocation.");
     text.add(extent, &[], view.header.extent_size.bytes());
+    if let Some(percent) = view.capacity().percent() {
+        let used = gauge(
+            "apparatus_pool_used_ratio",
+            "How much of what new volumes may be placed on is in use, 0 to 1.",
+        );
+        text.add(used, &[], format_args!("{}.{:02}", percent / 100, percent % 100));
+    }
 }
 
 fn of_disk(text: &mut Text, view: &PoolView, disk: &DiskView) {
@@ -95,6 +102,12 @@ fn of_disk(text: &mut Text, view: &PoolView, disk: &DiskView) {
     sizes
         .into_iter()
         .for_each(|(family, bytes)| text.add(family, &labels, bytes));
+    let reserve = gauge(
+        "apparatus_disk_reserve_bytes",
+        "Bytes that ordinary allocations leave free.",
+    );
+    let extent = view.header.extent_size.bytes();
+    text.add(reserve, &labels, disk.record.reserve.saturating_mul(extent));
     let allocate = gauge(
         "apparatus_disk_allocate",
         "1 if anything new is placed on the disk.",

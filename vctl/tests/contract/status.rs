@@ -79,3 +79,26 @@ fn a_disk_on_which_requests_failed_is_named() {
     image.set_len(64 << 20).unwrap();
     pool.run(["apparatus", "stop", "a"]).ok();
 }
+
+#[test]
+fn who_is_fenced_and_what_is_kept_for_it_is_named() {
+    let pool = Pool::with_volume();
+    let mounts = ["a", "b"].map(|name| pool.start(name));
+    let stuck = pool.pid_of("b");
+    kill_process(stuck, Signal::STOP).unwrap();
+    pool.run(["volume", "move", "v", "--to", "d2"]).ended(5);
+    let told = pool.run(["status"]).ended(7).out;
+    assert!(line(&told, "apparatus b: is fenced").ends_with("next: vctl apparatus rejoin b"));
+    let kept = line(&told, "8MiB in quarantine");
+    assert!(
+        kept.contains("disk d1: ") && kept.ends_with("next: vctl apparatus rejoin b"),
+        "{kept}"
+    );
+    kill_process(stuck, Signal::CONT).unwrap();
+    pool.run(["apparatus", "rejoin", "b"]).ok();
+    pool.run(["status"]).ok();
+    for name in ["a", "b"] {
+        pool.run(["apparatus", "stop", name]).ok();
+    }
+    mounts.iter().for_each(|mount| unmount(mount));
+}
