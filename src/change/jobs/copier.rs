@@ -1,15 +1,16 @@
 //! From disk to disk: making a run ready outside holds, and the copy under the hold.
 //!
 //! A copy leaves out what is a hole of the source and *clean* in the target, that is, known to read as zeroes. What is
-//! clean is found (and made) by [`stage`] ahead of the hold; what is a hole is asked again under the hold, so that data that a host
-//! writes into a hole, or a hole that a host punches, in between is seen. The target belongs to the job alone: what was clean stays clean.
+//! clean is found (and made) by [`stage`] ahead of the hold; whether a hole still is one is asked again under the hold, so that data that a
+//! host writes into it in between is seen. The target belongs to the job alone: what was clean stays clean. Where there was data ahead of the
+//! hold everything is copied: a hole that a host punches in between arrives as zeroes.
 //!
 //! Blocks of zeroes that the source keeps as data become holes too: what is found to be zero ahead of the hold is made clean, and left out
 //! if it is still zero under the hold, which costs less than to copy it. What is not zero costs a glance at its first bytes.
 
 use super::ranges::{both, clip, minus, rest, total};
 use crate::disk::{CopyError, Disk, is_zero};
-use crate::units::DiskOffset;
+use crate::units::{DiskId, DiskOffset};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -84,9 +85,38 @@ impl Route {
     }
 }
 
+/// The last run of data that was met: the next window mostly lies in it, and where data ends is dear to ask.
+#[derive(Default)]
+pub(super) struct Known {
+    run: Option<(DiskId, Range<u64>)>,
+}
+
+impl Known {
+    /// Data of a disk's range, counted from the start of the range. Holes punched since a run was met count as data.
+    fn data(&mut self, disk: &Disk, at: DiskOffset, len: u64) -> io::Result<Vec<Range<u64>>> {
+        let end = at.0 + len;
+        let mut found = Vec::new();
+        let mut from = at.0;
+        while from < end {
+            let known = |(id, run): &(DiskId, Range<u64>)| *id == disk.id() && run.contains(&from);
+            if !self.run.as_ref().is_some_and(known) {
+                let run = disk.data_run(DiskOffset(from), end - from)?;
+                self.run = run.map(|run| (disk.id(), run));
+            }
+            let Some((_, run)) = &self.run else { break };
+            let start = run.start.max(from);
+            from = run.end.min(end);
+            found.push(start - at.0..from - at.0);
+        }
+        Ok(found)
+    }
+}
+
 /// Makes a run ready: its data is in the page cache, and where it has holes or zeroes the target reads as zeroes.
-pub(super) fn stage(route: &Route) -> Result<Staged, Fault> {
-    let data = runs(&route.source, route.at, route.len).map_err(Fault::Source)?;
+pub(super) fn stage(route: &Route, known: &mut Known) -> Result<Staged, Fault> {
+    let data = known
+        .data(&route.source, route.at, route.len)
+        .map_err(Fault::Source)?;
     for run in &data {
         route
             .source
@@ -124,6 +154,9 @@ fn shares(route: &Route) -> Result<bool, Fault> {
 
 /// Makes these ranges of the target read as zeroes.
 fn clear(route: &Route, ranges: &[Range<u64>]) -> io::Result<()> {
+    if ranges.is_empty() {
+        return Ok(());
+    }
     let dirty = runs(&route.target, route.to, route.len)?;
     for run in both(ranges, &dirty) {
         let at = DiskOffset(route.to.0 + run.start);
@@ -163,17 +196,13 @@ fn still_zero(route: &Route, piece: &Range<u64>, scratch: &mut [u8]) -> io::Resu
 
 /// The copy, under the hold. Answers how many bytes it copied.
 pub(super) fn copy(route: &Route, staged: &Staged, scratch: &mut Scratch) -> Result<u64, Fault> {
-    let holes = rest(
-        route.len,
-        &runs(&route.source, route.at, route.len).map_err(Fault::Source)?,
-    );
-    let mut zero = Vec::new();
-    for piece in pieces(&minus(&staged.zeroes, &holes)) {
-        if still_zero(route, &piece, &mut scratch.0).map_err(Fault::Source)? {
-            zero.push(piece);
+    let mut same = still_clean(route, staged).map_err(Fault::Source)?;
+    for piece in pieces(&staged.zeroes) {
+        if !still_zero(route, &piece, &mut scratch.0).map_err(Fault::Source)? {
+            same = minus(&same, std::slice::from_ref(&piece));
         }
     }
-    let needed = minus(&rest(route.len, &both(&holes, &staged.clean)), &zero);
+    let needed = rest(route.len, &same);
     for run in &needed {
         let (at, to) = (
             DiskOffset(route.at.0 + run.start),
@@ -185,6 +214,26 @@ pub(super) fn copy(route: &Route, staged: &Staged, scratch: &mut Scratch) -> Res
             .map_err(Fault::from)?;
     }
     Ok(total(&needed))
+}
+
+/// What was a hole and still is, or was zero: clean, less the pieces of holes with data in them now. Asks where data begins and
+/// never where it ends.
+fn still_clean(route: &Route, staged: &Staged) -> io::Result<Vec<Range<u64>>> {
+    let mut written = Vec::new();
+    for hole in minus(&staged.clean, &staged.zeroes) {
+        let mut from = hole.start;
+        let next = |from| {
+            route
+                .source
+                .data_from(DiskOffset(route.at.0 + from), hole.end - from)
+        };
+        while let Some(data) = next(from)? {
+            let data = data - route.at.0;
+            from = ((data / PIECE_BYTES + 1) * PIECE_BYTES).min(hole.end);
+            written.push(data..from);
+        }
+    }
+    Ok(minus(&staged.clean, &written))
 }
 
 /// Memory for looking at a piece, so that none is asked for under a hold.
@@ -262,7 +311,7 @@ mod tests {
             .unwrap();
         images.files[1].write_all_at(&bytes(9, SIZE), 2 * LEN).unwrap();
         let route = route(&images);
-        let staged = stage(&route).unwrap();
+        let staged = stage(&route, &mut Known::default()).unwrap();
         assert_eq!(staged.data, vec![65536..65536 + 8192]);
         assert_eq!(copy(&route, &staged, &mut Scratch::new()).unwrap(), 8192);
         assert!(same(&images));
@@ -277,7 +326,7 @@ mod tests {
             .write_all_at(&vec![0; 3 * PIECE], LEN + 2 * PIECE_BYTES)
             .unwrap();
         let route = route(&images);
-        let staged = stage(&route).unwrap();
+        let staged = stage(&route, &mut Known::default()).unwrap();
         assert_eq!(total(&staged.zeroes), 3 * PIECE_BYTES);
         // Into a hole, into zeroes, and a hole where data was.
         images.files[0]
@@ -289,8 +338,8 @@ mod tests {
         route.source.zero(DiskOffset(LEN), 4096, true).unwrap();
         let copied = copy(&route, &staged, &mut Scratch::new()).unwrap();
         assert!(same(&images));
-        // The block of data that is left, the one in the hole, the piece that is not zero any more, and what was punched: it was not clean.
-        assert_eq!(copied, 4096 + 4096 + PIECE_BYTES + 4096);
+        // What was data, punched or not; the piece of the hole with a block in it; the piece that is not zero any more.
+        assert_eq!(copied, 8192 + PIECE_BYTES + PIECE_BYTES);
     }
 
     #[test]
@@ -298,10 +347,10 @@ mod tests {
         let images = Images::new();
         images.files[0].write_all_at(&bytes(1, SIZE), LEN).unwrap();
         let route = route(&images);
-        let staged = stage(&route).unwrap();
+        let staged = stage(&route, &mut Known::default()).unwrap();
         copy(&route, &staged, &mut Scratch::new()).unwrap();
         route.source.zero(route.at, LEN / 2, true).unwrap();
-        let staged = stage(&route).unwrap();
+        let staged = stage(&route, &mut Known::default()).unwrap();
         assert_eq!(copy(&route, &staged, &mut Scratch::new()).unwrap(), LEN / 2);
         assert!(same(&images));
     }
@@ -312,11 +361,17 @@ mod tests {
         images.files[0].write_all_at(&bytes(1, SIZE), LEN).unwrap();
         let route = route(&images);
         images.files[0].set_len(LEN + 4096).unwrap();
-        assert!(matches!(stage(&route), Err(Fault::Source(_))));
+        assert!(matches!(
+            stage(&route, &mut Known::default()),
+            Err(Fault::Source(_))
+        ));
         let images = Images::new();
         let route = self::route(&images);
         images.files[1].set_len(LEN).unwrap();
-        assert!(matches!(stage(&route), Err(Fault::Target(_))));
+        assert!(matches!(
+            stage(&route, &mut Known::default()),
+            Err(Fault::Target(_))
+        ));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The mover's helping thread: makes the next runs ready while the last ones are held and copied, and has what was copied
 //! written back, so that the mover itself meets neither a cold page nor a throttled write.
 
-use super::copier::{Fault, Route, Staged, stage};
+use super::copier::{Fault, Known, Route, Staged, stage};
 use super::steps::Chunk;
 use crate::disk::Disk;
 use crate::error::{Error, Kind, Result};
@@ -138,11 +138,12 @@ impl Drop for Stager {
 }
 
 fn serve(inbox: &Receiver<Task>, outbox: &Sender<Ready>, stop: &AtomicBool) {
+    let mut known = Known::default();
     for task in inbox {
         match task {
             _ if stop.load(Ordering::Relaxed) => return,
             Task::Stage(chunk, route) => {
-                let ready = match stage(&route) {
+                let ready = match stage(&route, &mut known) {
                     Ok(staged) => Ok(Window { chunk, route, staged }),
                     Err(fault) => Err((chunk, fault)),
                 };
