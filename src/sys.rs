@@ -148,6 +148,37 @@ pub fn clone_range(from: &File, from_at: u64, to: &File, to_at: u64, len: u64) -
     done(unsafe { libc::ioctl(to.as_raw_fd(), FICLONERANGE, &raw const range) })
 }
 
+/// Takes the exclusive lock of one byte, which need not exist, as [`try_lock`] takes that of a file.
+///
+/// # Errors
+/// Where the file system has no locks, or the descriptor is not writable.
+pub fn try_lock_byte(file: BorrowedFd<'_>, byte: u32) -> io::Result<bool> {
+    let mut lock = whole_file_lock();
+    (lock.l_start, lock.l_len) = (byte.into(), 1);
+    set_lock(file, &lock)
+}
+
+/// Gives the lock of a byte back.
+///
+/// # Errors
+/// The kernel's.
+pub fn unlock_byte(file: BorrowedFd<'_>, byte: u32) -> io::Result<()> {
+    let mut lock = whole_file_lock();
+    (lock.l_type, lock.l_start, lock.l_len) = (UNLOCK, byte.into(), 1);
+    set_lock(file, &lock).map(drop)
+}
+
+/// False when another description is in the way.
+fn set_lock(file: BorrowedFd<'_>, lock: &libc::flock) -> io::Result<bool> {
+    // SAFETY: the command reads one `struct flock`.
+    let answer = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const *lock) };
+    match done(answer) {
+        Ok(()) => Ok(true),
+        Err(why) if matches!(why.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(why) => Err(why),
+    }
+}
+
 fn whole_file_lock() -> libc::flock {
     // SAFETY: a structure of integers, for which zero is a value: from byte 0 to the end, whatever the length.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
@@ -164,14 +195,7 @@ const _: () = assert!(WRITE_LOCK as libc::c_int == libc::F_WRLCK && UNLOCK as li
 /// # Errors
 /// Where the file system has no locks, or the descriptor is not writable.
 pub fn try_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
-    let lock = whole_file_lock();
-    // SAFETY: the command reads one `struct flock`.
-    let answer = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
-    match done(answer) {
-        Ok(()) => Ok(true),
-        Err(why) if matches!(why.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
-        Err(why) => Err(why),
-    }
+    set_lock(file, &whole_file_lock())
 }
 
 /// Gives the lock back.
@@ -181,8 +205,7 @@ pub fn try_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
 pub fn unlock(file: BorrowedFd<'_>) -> io::Result<()> {
     let mut lock = whole_file_lock();
     lock.l_type = UNLOCK;
-    // SAFETY: the command reads one `struct flock`.
-    done(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) })
+    set_lock(file, &lock).map(drop)
 }
 
 /// Whether another open file description has the lock. Takes nothing, so it is in nobody's way.

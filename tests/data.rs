@@ -69,7 +69,7 @@ struct Hardening {
 }
 
 impl Harden for Hardening {
-    fn harden(&self, generation: Generation) -> Result<()> {
+    fn harden(&self, _: VolumeId, generation: Generation) -> Result<()> {
         self.asked.lock().unwrap().push(generation);
         self.then.lock().unwrap().as_ref().map_or(Ok(()), |then| then())
     }

@@ -11,6 +11,8 @@
 //! - W cannot have been written to a home later than g's: writes to it are released only when every apparatus in the control range has applied the
 //!   change, this one included, and W was acknowledged before the face was taken. Or else this one is fenced, and acknowledges nothing.
 //!
+//! Where not all up to `g` can be hardened, it is enough that no change that is left has to do with the volume: then its homes by h are those by g.
+//!
 //! The set of disks and `g` have to be of the same face: of two faces, a change between them could move r to a home that is flushed but not hardened.
 //!
 //! A flush touches no bytes, so no hold delays it. It is inside the gate all the same: a rejoin waits for it, so it is acknowledged in
@@ -18,10 +20,13 @@
 
 use super::figures::Kind;
 use super::way::Step;
-use super::{Answer, Apparatus, Failure, Reply, Request, Tools};
+use super::{Answer, Apparatus, Failure, Reply, Request, Tools, lock};
 use crate::error::Result;
 use crate::member::DiskMarks;
 use crate::units::{DiskId, Generation, VolumeId};
+use std::collections::HashMap;
+use std::io;
+use std::sync::Mutex;
 use std::time::Instant;
 
 impl Apparatus {
@@ -37,20 +42,29 @@ impl Apparatus {
         let taken = self.table.disks_of(&mut tools.reader, volume, &mut tools.found);
         let generation = taken.map_err(|_| Failure::NoVolume)?;
         for i in 0..tools.found.len() {
-            self.flush_disk(tools, tools.found[i])?;
+            self.flush_disk(tools, volume, tools.found[i])?;
         }
-        self.see_hardened(generation).map_err(|error| {
+        self.see_hardened(volume, generation).map_err(|error| {
             self.report.harden_failed(&error.to_string());
             Failure::NotHardened
         })
     }
 
-    fn flush_disk(&self, tools: &mut Tools, id: DiskId) -> Result<(), Failure> {
+    fn flush_disk(&self, tools: &mut Tools, volume: VolumeId, id: DiskId) -> Result<(), Failure> {
         let disk = self.open_disk(&self.disks.view(), id)?.clone();
+        let marks = self.marks(tools, id);
+        if disk.is_fresh() {
+            marks.doubt_others();
+        }
         let began = Instant::now();
-        let flushed = self.marks(tools, id).flush(|| disk.flush());
+        let flushed = marks.flush(|| disk.flush());
+        let news = self.losses.are_news(volume, id, marks.failures_here());
         let counters = tools.tally.disk(id);
-        match flushed {
+        let told = match (flushed, news) {
+            (Ok(()), true) => Err(io::Error::other("something written before was lost")),
+            (flushed, _) => flushed,
+        };
+        match told {
             Ok(()) => {
                 counters.finished(Kind::Flush, 0, began.elapsed());
                 Ok(())
@@ -62,11 +76,11 @@ impl Apparatus {
         }
     }
 
-    fn see_hardened(&self, generation: Generation) -> Result<()> {
+    fn see_hardened(&self, volume: VolumeId, generation: Generation) -> Result<()> {
         if generation <= self.members.hardened() {
             return Ok(());
         }
-        self.harden.harden(generation)
+        self.harden.harden(volume, generation)
     }
 
     /// The disk's marks, which this thread keeps at hand.
@@ -77,5 +91,23 @@ impl Apparatus {
             tools.marks.len() - 1
         });
         &tools.marks[at].1
+    }
+}
+
+/// How many failures of a disk each volume's hosts have been told of. The kernel tells whoever flushes first; the hosts of other volumes
+/// there, and those of other apparatuses, have lost as much, and the next flush of each says so.
+#[derive(Default)]
+pub(super) struct Losses {
+    told: Mutex<HashMap<(VolumeId, DiskId), u64>>,
+}
+
+impl Losses {
+    /// Whether there are failures that the volume's hosts have not been told of; from now on they have.
+    fn are_news(&self, volume: VolumeId, disk: DiskId, failures: u64) -> bool {
+        if failures == 0 {
+            return false;
+        }
+        let before = lock(&self.told).insert((volume, disk), failures);
+        before.unwrap_or(0) < failures
     }
 }

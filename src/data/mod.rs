@@ -41,6 +41,7 @@ use crate::units::{DiskId, Generation, VolumeId};
 use cold::ColdWatch;
 use crossbeam_channel::Sender;
 use figures::{Book, Tally};
+use flush::Losses;
 use keeper::Keeper;
 use space::Room;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -67,11 +68,12 @@ pub struct Limits {
 
 /// Makes the records of committed changes survive power loss, as a host's flush needs it.
 pub trait Harden: Send + Sync {
-    /// Flushes the disks that committed changes up to this generation map, and hardens those changes.
+    /// Flushes the disks that committed changes up to this generation map, and hardens those changes; at least those that have to do
+    /// with this volume.
     ///
     /// # Errors
     /// A disk's or the store's; the flush that asked for it is answered with an error.
-    fn harden(&self, generation: Generation) -> Result<()>;
+    fn harden(&self, volume: VolumeId, generation: Generation) -> Result<()>;
 }
 
 /// Tells the operator. Called on the way of requests: must not wait.
@@ -133,6 +135,7 @@ pub struct Apparatus {
     line: Arc<MyLine>,
     bell: Arc<Bell>,
     harden: Arc<dyn Harden>,
+    losses: Losses,
     report: Arc<dyn Report>,
     stop: Box<dyn Fn() + Send + Sync>,
     book: Arc<Book>,
@@ -198,6 +201,7 @@ impl Apparatus {
             line: parts.line,
             bell: parts.bell,
             harden: parts.harden,
+            losses: Losses::default(),
             report: parts.report,
             stop: parts.stop,
             book: Arc::default(),

@@ -4,6 +4,7 @@ use super::Disk;
 use super::faults::Operation;
 use super::label::Label;
 use super::labelled;
+use super::mapping::redirty;
 use super::open::{Kind, length};
 use crate::error::{Error, Result};
 use crate::sys;
@@ -130,6 +131,25 @@ impl Disk {
             synced
         };
         self.faults.noted(Operation::Flush, flushed)
+    }
+
+    /// Has the data of a range written to the disk again by the next flush, whether or not it has been, without a change of it: for when
+    /// nobody knows what became of an earlier flush. What the page cache has dropped is not written again: with its last opening a block device
+    /// drops everything.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn rewrite(&self, at: DiskOffset, len: u64) -> io::Result<()> {
+        let runs = self.data_runs(at, len)?;
+        let rewritten = runs
+            .into_iter()
+            .try_for_each(|run| redirty(&self.file, run.start, run.end - run.start));
+        self.faults.noted(Operation::Write, rewritten)
+    }
+
+    /// Whether this is asked for the first time: what was flushed through other openings before is not known to this one.
+    pub fn is_fresh(&self) -> bool {
+        !self.known.swap(true, Relaxed)
     }
 
     /// Remembers that a call which is not a flush has taken an error that the next flush has to report.

@@ -70,6 +70,16 @@ impl Mapping {
     }
 }
 
+/// Marks the pages of a range of a file or device as written, with the content that they have: a write at the same time is neither
+/// undone nor waited for. EFAULT where a page cannot be had.
+pub(super) fn redirty(file: &File, at: u64, len: u64) -> io::Result<()> {
+    let skipped = at % page() as u64;
+    let len = usize::try_from(len + skipped).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    // A mapping of its own: its pages are not writable yet, so that populating marks each of them.
+    let map = MmapOptions::new().offset(at - skipped).len(len).map_raw(file)?;
+    map.advise_range(Advice::PopulateWrite, 0, len)
+}
+
 fn page() -> usize {
     rustix::param::page_size()
 }

@@ -37,6 +37,8 @@ pub struct Disk {
     /// One flush at a time: whether an error was taken from the file descriptor that the next flush has to report.
     pub(super) owed: Mutex<bool>,
     pub(super) lacks: Lacks,
+    /// See [`Disk::is_fresh`].
+    pub(super) known: AtomicBool,
 }
 
 /// What a disk is, and with what its I/O has to be aligned.
@@ -144,6 +146,7 @@ impl Disk {
             faults: Faults::default(),
             owed: Mutex::new(false),
             lacks: Lacks::default(),
+            known: AtomicBool::new(false),
         })
     }
 

@@ -1,11 +1,13 @@
-//! Which disks were written since they were last flushed, by whatever process.
+//! Which disks were written since they were last flushed, by whatever process, and which have lost what was written.
 
 use super::table::MemberTable;
+use crate::error::{Error, Result};
 use crate::units::DiskId;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicU64, fence};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 /// Marks in the member table. Disks whose numbers are equal modulo this meet at one, and the first has it.
 pub(super) const MARKS: usize = 256;
@@ -13,10 +15,14 @@ pub(super) const MARKS: usize = 256;
 const DIRTY: usize = 0;
 const STARTED: usize = 8;
 const DONE: usize = 16;
-const FAILED: usize = 24;
+pub(super) const FAILED: usize = 24;
 const OWNER: usize = 32;
+const TRUSTED: usize = 40;
+const FLUSHING: [usize; 2] = [48, 56];
 
-/// Whether a disk was written since it was last flushed, by whatever process.
+/// Whether a disk was written since it was last flushed, by whatever process, and whether it has lost something.
+///
+/// # Skipped flushes
 ///
 /// A writer, after its write and before its acknowledgement, raises `dirty` to `started + 1`. A flusher reads `dirty`; if
 /// `done` is not lower, somebody's flush began after every such write and has finished: nothing to do. Otherwise it takes the next
@@ -27,7 +33,21 @@ const OWNER: usize = 32;
 /// succeeded. The barriers on both sides keep the hardware to it: either the writer sees the flush's number, or the flush sees
 /// the written pages. A failed flush raises nothing, so the disk stays dirty for the next one.
 ///
-/// A mark belongs to one disk for as long as the file lives. A disk that finds its mark taken by another is always flushed.
+/// # Lost writes
+///
+/// The kernel tells each open file description once that something written could not be brought to the disk, then forgets it; and a
+/// description that is opened after somebody was told is not told at all. The page may be gone from memory by then. So a flush that
+/// succeeds vouches only for what its own description could have been told of, and failures have to be remembered here:
+///
+/// - Each failed flush raises `failed`. `trusted` is the value of `failed` at a time when no data that has an old home elsewhere was on the disk;
+///   from then on, as long as the two are equal, nobody was told that such data was lost. See [`DiskMarks::has_lost`].
+/// - Who dies in the middle of a flush may have been told, and cannot say so. It leaves its bit in `flushing`. A process that opens the
+///   disk later finds the bit and is in *doubt*: its own flushes vouch for nothing that was written before, unless that is written again. One that
+///   had the disk open before is told by the kernel itself, has no doubt, and takes the bit away by its next flush. A bit of a flush that merely lasts
+///   goes away, and the doubt with it.
+///
+/// A mark belongs to one disk for as long as the file lives. A disk that finds its mark taken by another is always flushed, and shares the
+/// other's failures.
 pub struct DiskMarks {
     table: Arc<MemberTable>,
     index: usize,
@@ -37,7 +57,7 @@ pub struct DiskMarks {
 
 impl DiskMarks {
     pub(super) fn new(table: Arc<MemberTable>, disk: DiskId) -> Self {
-        let (index, owner) = (disk.0 as usize % MARKS, u64::from(disk.0) + 1);
+        let (index, owner) = (index(disk), u64::from(disk.0) + 1);
         let claimed = table
             .mark(index, OWNER)
             .compare_exchange(0, owner, SeqCst, SeqCst);
@@ -68,28 +88,94 @@ impl DiskMarks {
     /// # Errors
     /// Those of `flush`; the disk stays marked then.
     pub fn flush(&self, flush: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        if !self.owned {
-            return flush().inspect_err(|_| self.failed());
-        }
         let dirty = self.word(DIRTY).load(SeqCst);
-        if self.word(DONE).load(SeqCst) >= dirty {
+        let covered = || self.owned && self.word(DONE).load(SeqCst) >= dirty;
+        if covered() {
             return Ok(());
         }
-        let _alone = self.table.flushing[self.index]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if self.word(DONE).load(SeqCst) >= dirty {
+        let mut alone = self.alone();
+        if covered() {
             return Ok(());
         }
+        self.run(&mut alone, flush)
+    }
+
+    /// Runs `flush` whatever others have flushed: for what their word is not enough for.
+    ///
+    /// # Errors
+    /// Those of `flush`.
+    pub fn flush_here(&self, flush: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.run(&mut self.alone(), flush)
+    }
+
+    fn run(&self, doubts: &mut u128, flush: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let number = self.word(STARTED).fetch_add(1, SeqCst) + 1;
         fence(SeqCst);
-        flush().inspect_err(|_| self.failed())?;
-        self.word(DONE).fetch_max(number, SeqCst);
+        // What those were told who died before this flush, this process is told by it.
+        let settled = self.table.flushers.ended(self.flushing() & !*doubts)?;
+        let flushed = self.remembering(flush);
+        self.clear(settled);
+        flushed?;
+        *doubts &= self.flushing();
+        if *doubts == 0 {
+            self.word(DONE).fetch_max(number, SeqCst);
+        }
         Ok(())
     }
 
-    fn failed(&self) {
-        self.word(FAILED).fetch_add(1, SeqCst);
+    /// Runs something that the kernel may answer with an error of earlier writing, and remembers such an error, whatever becomes of
+    /// this process.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn watch<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let _alone = self.alone();
+        self.remembering(work)
+    }
+
+    fn remembering<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let mine = self.table.flushers.mine(|| self.table.all_flushing())?;
+        let [low, high] = halves(mine);
+        self.word(FLUSHING[0]).fetch_or(low, SeqCst);
+        self.word(FLUSHING[1]).fetch_or(high, SeqCst);
+        let done = work();
+        if done.is_err() {
+            self.word(FAILED).fetch_add(1, SeqCst);
+        }
+        self.clear(mine);
+        done
+    }
+
+    fn clear(&self, flushers: u128) {
+        for (field, bits) in FLUSHING.into_iter().zip(halves(flushers)) {
+            self.word(field).fetch_and(!bits, SeqCst);
+        }
+    }
+
+    fn alone(&self) -> MutexGuard<'_, u128> {
+        let flushing = &self.table.flushing[self.index];
+        flushing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who is flushing, or died doing so.
+    fn flushing(&self) -> u128 {
+        self.table.flushing_at(self.index)
+    }
+
+    /// To be called after the disk was opened, before the first flush through that opening: what others are flushing may be news that
+    /// this opening will not get.
+    pub fn doubt_others(&self) {
+        let mut doubts = self.alone();
+        *doubts |= self.flushing();
+    }
+
+    /// Whether a flush that began before this process opened the disk has not told how it ended. What was written before then is
+    /// vouched for by a flush only if it is written again first.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        let mut doubts = self.alone();
+        *doubts &= self.flushing();
+        *doubts != 0
     }
 
     /// Whether anything was written that no finished flush covers.
@@ -98,11 +184,65 @@ impl DiskMarks {
         !self.owned || self.word(DONE).load(SeqCst) < self.word(DIRTY).load(SeqCst)
     }
 
-    /// Flushes that failed in this boot. The kernel reports a lost write once and forgets it: after a failure a later flush can
-    /// succeed though data is lost. So nothing may be hardened, and no old home freed, on the word of a disk with failures.
+    /// Flushes that failed in this boot.
     #[must_use]
     pub fn failures(&self) -> u64 {
         self.word(FAILED).load(SeqCst)
+    }
+
+    /// Those of them that failed since this process came.
+    #[must_use]
+    pub fn failures_here(&self) -> u64 {
+        self.failures() - self.table.failed_before[self.index]
+    }
+
+    /// Whether the disk may have lost data that still has an old home elsewhere. No flush that succeeds makes up for it, so nothing
+    /// that rests on this disk may be hardened, and no such old home given away.
+    #[must_use]
+    pub fn has_lost(&self) -> bool {
+        self.failures() != self.word(TRUSTED).load(SeqCst)
+    }
+}
+
+fn index(disk: DiskId) -> usize {
+    disk.0 as usize % MARKS
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "halves are meant")]
+fn halves(bits: u128) -> [u64; 2] {
+    [bits as u64, (bits >> 64) as u64]
+}
+
+impl MemberTable {
+    fn flushing_at(&self, index: usize) -> u128 {
+        let [low, high] = FLUSHING.map(|field| u128::from(self.mark(index, field).load(SeqCst)));
+        low | high << 64
+    }
+
+    fn all_flushing(&self) -> u128 {
+        (0..MARKS).fold(0, |all, index| all | self.flushing_at(index))
+    }
+
+    /// Forgets the failures of all disks but those that `at_risk` answers: the disks with data that has an old home elsewhere. Only the holder of
+    /// the arbitration, before it writes to any disk: everything that anybody was told of until now was written by those before it.
+    ///
+    /// # Errors
+    /// Those of `at_risk`; or when it cannot be told who still lives.
+    pub fn trust_disks(&self, at_risk: impl FnOnce() -> Result<BTreeSet<DiskId>>) -> Result<()> {
+        let before: Vec<(u64, u128)> = (0..MARKS)
+            .map(|index| (self.mark(index, FAILED).load(SeqCst), self.flushing_at(index)))
+            .collect();
+        let at_risk: BTreeSet<usize> = at_risk()?.into_iter().map(index).collect();
+        let trusted = before.iter().enumerate();
+        for (index, &(failed, flushing)) in trusted.filter(|(index, _)| !at_risk.contains(index)) {
+            self.mark(index, TRUSTED).fetch_max(failed, SeqCst);
+            let ended = self.flushers.ended(flushing);
+            let ended = halves(ended.map_err(|why| Error::because("member table", why))?);
+            for (field, bits) in FLUSHING.into_iter().zip(ended) {
+                self.mark(index, field).fetch_and(!bits, SeqCst);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -251,5 +391,92 @@ mod tests {
             flushes > 0 && flushes < calls,
             "{flushes} of {calls}: nothing was decided"
         );
+    }
+
+    fn fails(marks: &DiskMarks) {
+        assert!(marks.flush_here(|| Err(io::ErrorKind::Other.into())).is_err());
+    }
+
+    #[test]
+    fn a_failure_is_remembered_until_nothing_is_at_risk() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, other] = tables(dir.path());
+        let (here, there) = (one.marks(DiskId(3)), other.marks(DiskId(3)));
+        fails(&here);
+        for _ in 0..2 {
+            there.written();
+            there.flush(|| Ok(())).unwrap();
+            assert!(here.has_lost() && there.has_lost());
+        }
+        assert!(!one.marks(DiskId(4)).has_lost());
+        other.trust_disks(|| Ok(BTreeSet::from([DiskId(3)]))).unwrap();
+        assert!(here.has_lost());
+        // What fails while somebody looks for what is at risk counts.
+        let during = || {
+            fails(&here);
+            Ok(BTreeSet::new())
+        };
+        other.trust_disks(during).unwrap();
+        assert!(here.has_lost());
+        one.trust_disks(|| Ok(BTreeSet::new())).unwrap();
+        assert!(!here.has_lost() && !there.has_lost());
+        assert_eq!((here.failures(), there.failures_here()), (2, 2));
+        assert_eq!(tables(dir.path())[0].marks(DiskId(3)).failures_here(), 0);
+    }
+
+    /// Ends in the middle of a flush, as a process that is killed does.
+    fn die_flushing(table: Arc<MemberTable>, disk: DiskId) {
+        let marks = table.marks(disk);
+        let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            marks.flush_here(|| panic!("killed")).unwrap();
+        }));
+        assert!(died.is_err());
+    }
+
+    #[test]
+    fn a_flush_whose_end_nobody_told_leaves_those_in_doubt_who_come_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let [before, dying] = tables(dir.path());
+        let disk = DiskId(3);
+        let before = before.marks(disk);
+        before.doubt_others();
+        die_flushing(dying, disk);
+        let [later, _] = tables(dir.path());
+        let marks = later.marks(disk);
+        marks.doubt_others();
+        assert!(marks.is_in_doubt() && !before.is_in_doubt());
+        // Its flushes cover nobody else's; those of the other do.
+        marks.written();
+        marks.flush(|| Ok(())).unwrap();
+        assert!(before.is_dirty() && marks.is_in_doubt());
+        // The bit goes when nothing is at risk.
+        later.trust_disks(|| Ok(BTreeSet::from([disk]))).unwrap();
+        assert!(marks.is_in_doubt());
+        later.trust_disks(|| Ok(BTreeSet::new())).unwrap();
+        assert!(!marks.is_in_doubt() && !marks.has_lost());
+        // Or by the word of one who had it open before.
+        let [dying, _] = tables(dir.path());
+        die_flushing(dying, disk);
+        marks.doubt_others();
+        assert!(marks.is_in_doubt());
+        before.flush(|| Ok(())).unwrap();
+        assert!(!marks.is_dirty() && !marks.is_in_doubt());
+        assert_eq!(marks.flushing(), 0);
+    }
+
+    #[test]
+    fn a_flush_that_lasts_is_in_doubt_no_longer_than_it_lasts() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, other] = tables(dir.path());
+        let (slow, marks) = (one.marks(DiskId(3)), other.marks(DiskId(3)));
+        let during = || {
+            marks.doubt_others();
+            assert!(marks.is_in_doubt());
+            other.trust_disks(|| Ok(BTreeSet::new())).unwrap();
+            assert!(marks.is_in_doubt(), "it lives");
+            Ok(())
+        };
+        slow.flush_here(during).unwrap();
+        assert!(!marks.is_in_doubt());
     }
 }

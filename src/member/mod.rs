@@ -13,7 +13,8 @@
 //! line         owner's half:  0 incarnation  8 generation in use  16 oldest generation in use
 //!                            24 heartbeat (µs of CLOCK_MONOTONIC)  32 pid
 //!              others' half: 64 fenced incarnation
-//! mark         0 dirty  8 flushes started  16 flushes done  24 flushes failed  32 disk id + 1  (see `DiskMarks`)
+//! mark         0 dirty  8 flushes started  16 flushes done  24 flushes failed  32 disk id + 1
+//!             40 flushes that had failed when nothing on the disk was at risk  48 who is flushing, a bit each (16)  (see `DiskMarks`)
 //! ```
 //!
 //! Apart from the two identities, which are 16 bytes as they come, all are 64-bit atomics in native order: the file never leaves
@@ -36,6 +37,7 @@
 //! holds it, because it is quarantined until the apparatus has rejoined or ended. A read that begins after the fence finds the word
 //! set when it comes to the look.
 
+mod flushers;
 mod lock;
 mod marks;
 mod shared;

@@ -1,6 +1,7 @@
 //! The member table: how the file is made and found again, and its lines.
 
-use super::marks::{DiskMarks, MARKS};
+use super::flushers::Flushers;
+use super::marks::{DiskMarks, FAILED, MARKS};
 use super::shared::Words;
 use super::{SLOTS, lock};
 use crate::error::{Error, Result};
@@ -19,7 +20,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 const MAGIC: [u8; 8] = *b"APPARMEM";
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 const HARDENED: usize = 48;
 const COMMITTED: usize = 56;
@@ -45,8 +46,12 @@ pub struct MemberTable {
     path: PathBuf,
     inode: (u64, u64),
     made: bool,
-    /// One flush of a disk at a time in this process, so that those who wait find it done.
-    pub(super) flushing: [Mutex<()>; MARKS],
+    /// One flush of a disk at a time in this process, so that those who wait find it done; and whose flushes of it are in doubt: those
+    /// that had begun, and had not told how they ended, when this process opened the disk.
+    pub(super) flushing: [Mutex<u128>; MARKS],
+    /// Flushes that had failed when this process came.
+    pub(super) failed_before: [u64; MARKS],
+    pub(super) flushers: Flushers,
 }
 
 /// An apparatus's own line.
@@ -98,13 +103,15 @@ impl MemberTable {
         drop(making);
         let meta = file.metadata().map_err(failed)?;
         let words = Words::new(&file, SIZE / 8).map_err(failed)?;
-        let flushing = std::array::from_fn(|_| Mutex::new(()));
+        let failures = |index| words.at(mark_of(index) + FAILED).load(Acquire);
         Ok(Arc::new(Self {
+            failed_before: std::array::from_fn(failures),
             words,
             path,
             inode: (meta.dev(), meta.ino()),
             made,
-            flushing,
+            flushing: std::array::from_fn(|_| Mutex::new(0)),
+            flushers: Flushers::new(file),
         }))
     }
 
@@ -189,8 +196,12 @@ impl MemberTable {
 
     /// A word of a disk's mark.
     pub(super) fn mark(&self, index: usize, field: usize) -> &AtomicU64 {
-        self.words.at(DISKS + index * MARK + field)
+        self.words.at(mark_of(index) + field)
     }
+}
+
+fn mark_of(index: usize) -> usize {
+    DISKS + index * MARK
 }
 
 /// Slots come from the store, which knows their number; a damaged one takes the last line instead of leaving the file.
@@ -386,7 +397,7 @@ mod tests {
         let bytes = fs::read(dir.path().join("members")).unwrap();
         let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
         assert_eq!(&bytes[..8], b"APPARMEM");
-        assert_eq!((word(8), word(48)), (1, 6));
+        assert_eq!((word(8), word(48)), (2, 6));
         assert_eq!(bytes[16..32], *Uuid::from_u128(0x22).as_bytes());
         assert_eq!(bytes[32..48], *Uuid::from_u128(0x11).as_bytes());
         assert_eq!((word(384), word(384 + 8), word(384 + 64)), (3, 4, 5));

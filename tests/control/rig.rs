@@ -260,7 +260,7 @@ pub(crate) struct Apparatus {
 
 impl Apparatus {
     pub(crate) fn harden(&self) -> Result<()> {
-        self.hardener.harden(self.path.generation())
+        self.hardener.harden(VolumeId(1), self.path.generation())
     }
 }
 

@@ -140,6 +140,31 @@ fn an_error_of_writing_back_is_told_by_the_flush() {
     disk.flush().unwrap();
 }
 
+/// What the flush of somebody who died has lost is written by the next one, if it is written again; else nobody notices.
+#[test]
+fn what_nobody_knows_to_be_written_is_written_again() {
+    let Some(mount) = small_tmpfs() else { return };
+    let path = mount.at.path().join("image");
+    empty_file(&path, 64 * MIB);
+    let Some(device) = Loop::over(&path) else { return };
+    let record = added(1, &device.path);
+    let bytes = pattern(24 * MIB);
+    let dying = opened(&record);
+    dying.write_at(&bytes, DiskOffset(MIB)).unwrap();
+    assert!(dying.flush().is_err());
+    let at = mount.at.path().to_str().unwrap();
+    run("mount", &["-o", "remount,size=64m", at]).unwrap();
+    let on_the_medium = || std::fs::read(&path).unwrap()[MIB as usize..25 * MIB as usize] == bytes;
+    let disk = opened(&record);
+    disk.flush().unwrap();
+    assert!(!on_the_medium(), "nothing was lost, so nothing is tested");
+    disk.rewrite(DiskOffset(MIB), 24 * MIB).unwrap();
+    disk.flush().unwrap();
+    assert!(on_the_medium());
+    // A device that nobody has open any more forgets, and there is nothing left to be written again.
+    drop(dying);
+}
+
 /// A block device that has lost its medium's end.
 #[test]
 fn a_read_error_of_a_device_is_an_error_and_no_signal() {

@@ -12,6 +12,8 @@
     reason = "each test that has this module uses a part of it"
 )]
 
+pub mod devices;
+
 use crate::history::load::{BLOCK_BYTES, Load, Plan, Report};
 use crate::history::{Op, check};
 use crate::support::{Daemon, TestPool};
@@ -72,6 +74,17 @@ impl Scene {
         let disks = [
             pool.adopt_disk("a", extents + 8).id,
             pool.add_disk("b", extents + 8).id,
+        ];
+        Self::with_disks(pool, disks, extents)
+    }
+
+    /// With this file or device as the second disk.
+    pub fn with_second_disk_at(place: &Path, extent_size: u64, extents: u64) -> Self {
+        let pool = TestPool::new(extent_size);
+        std::os::unix::fs::symlink(place, pool.image("b")).unwrap();
+        let disks = [
+            pool.add_disk("a", extents + 8).id,
+            pool.adopt_disk("b", extents + 8).id,
         ];
         Self::with_disks(pool, disks, extents)
     }

@@ -2,6 +2,7 @@
 
 use super::{Controller, PATIENCE, Wait};
 use crate::change::failpoint::{Point, hit};
+use crate::change::harden::disks_at_risk;
 use crate::change::recovery::{Did, Effect, Event, Recovery, View};
 use crate::change::survey::look_at;
 use crate::control::client::Links;
@@ -15,6 +16,7 @@ use crate::store::{ChangeState, Severity, Store};
 use crate::sys::{boot_id, prefer_latency};
 use crate::units::BootId;
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -61,6 +63,9 @@ impl Controller {
             arbitration,
         };
         controller.recover(boot)?;
+        controller
+            .members
+            .trust_disks(|| disks_at_risk(&mut *controller.store))?;
         controller.open_disks(&header)?;
         hit(Point::ControllerRecovered);
         controller.tell();
@@ -178,9 +183,14 @@ impl Controller {
 
     /// Writes the layout number to a label that is behind.
     pub(super) fn label(&mut self, disk: &Disk, layout: u64) {
-        if disk.label().layout < layout
-            && let Err(why) = disk.set_layout(layout)
-        {
+        if disk.label().layout >= layout {
+            return;
+        }
+        let written = self
+            .members
+            .marks(disk.id())
+            .watch(|| disk.set_layout(layout).map_err(io::Error::other));
+        if let Err(why) = written {
             self.notes.push((
                 Severity::Warning,
                 format!("disk {}", disk.name()),

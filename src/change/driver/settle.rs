@@ -3,13 +3,13 @@
 use super::Controller;
 use crate::change::controller::Reason;
 use crate::change::failpoint::{Point, hit};
-use crate::change::harden::{Who, harden};
+use crate::change::harden::{Who, disks_at_risk, harden};
 use crate::change::recovery::oldest_in_use;
 use crate::change::survey::see;
 use crate::control::client::Happening;
 use crate::error::{Error, Kind, Result};
 use crate::pool::names::Name;
-use crate::units::Slot;
+use crate::units::{DiskId, Slot};
 use crate::wire::message::{Answer, Request};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -32,6 +32,19 @@ impl Controller {
         self.store.checkpoint()?;
         self.tell();
         Ok(())
+    }
+
+    /// The disks that have lost something, or may have, with changes on them that are not hardened: those cannot be, until all of it lies elsewhere.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn losing(&mut self) -> Result<BTreeSet<DiskId>> {
+        let mut disks = disks_at_risk(&mut *self.store)?;
+        disks.retain(|disk| {
+            let marks = self.members.marks(*disk);
+            marks.has_lost() || marks.is_in_doubt()
+        });
+        Ok(disks)
     }
 
     /// Frees quarantined extents that nobody can use any more, after asking the apparatuses for the oldest table in use.

@@ -30,7 +30,7 @@ mod layout;
 mod mover;
 mod pace;
 mod plan;
-mod ranges;
+pub(super) mod ranges;
 mod stager;
 mod steps;
 #[cfg(test)]
@@ -153,5 +153,10 @@ fn close(controller: &mut Controller, disk: DiskId, title: &str) -> Result<()> {
         spans: Vec::new(),
         mode: HoldMode::Writes,
     };
-    controller.run(change, true, &mut || Ok(())).map(drop)
+    controller.run(change, false, &mut || Ok(()))?;
+    match controller.harden() {
+        // To move all off such a disk is what makes it durable.
+        Err(_) if !controller.losing()?.is_empty() => Ok(()),
+        hardened => hardened,
+    }
 }

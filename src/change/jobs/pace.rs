@@ -161,6 +161,11 @@ impl Cadence {
         self.since.is_some()
     }
 
+    /// It cannot be done now.
+    pub(super) fn put_off(&mut self, now: Instant) {
+        (self.bytes, self.since) = (0, Some(now));
+    }
+
     /// All is hardened.
     pub(super) fn hardened(&mut self) {
         *self = Self::new(self.most);

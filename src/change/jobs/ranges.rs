@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// What is in `a` and not in `b`.
-pub(super) fn minus(a: &[Range<u64>], b: &[Range<u64>]) -> Vec<Range<u64>> {
+pub(in crate::change) fn minus(a: &[Range<u64>], b: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut out = Vec::with_capacity(a.len());
     let mut holes = b.iter().peekable();
     for run in a {

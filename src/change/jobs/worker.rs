@@ -51,8 +51,6 @@ struct Worker<'a> {
     backoff: Backoff,
     not_before: Instant,
     saved: Instant,
-    /// A flush has failed: the kernel tells that once, so another flush that succeeds means nothing.
-    unsafe_to_harden: bool,
 }
 
 impl<'a> Worker<'a> {
@@ -72,7 +70,6 @@ impl<'a> Worker<'a> {
             backoff: Backoff::default(),
             not_before: now,
             saved: now,
-            unsafe_to_harden: false,
         })
     }
 
@@ -240,16 +237,27 @@ impl<'a> Worker<'a> {
             .set_job_state(self.job.id, self.job.state, to, why)
     }
 
-    /// Flushes the targets, makes the changes durable and gives the old extents back.
+    /// Flushes the targets, makes the changes durable and gives the old extents back. Nothing of it while a disk that this job has
+    /// nothing more to put on cannot be relied on: it may be what the job moves away from.
     fn harden(&mut self) -> Result<()> {
-        if let Err(error) = self.controller.harden() {
-            self.unsafe_to_harden = true;
-            let why = format!("what was moved cannot be made durable: {error}");
-            let hint = format!("`vctl job cancel {} --roll-back` moves it back", self.job.id);
-            return Err(self.fail(&why, &hint));
+        let Err(error) = self.controller.harden() else {
+            self.cadence.hardened();
+            return self.controller.free();
+        };
+        let losing = self.controller.losing()?;
+        let target = self
+            .mover
+            .steps()
+            .iter()
+            .find(|step| losing.contains(&step.to.disk));
+        if target.is_none() && !losing.is_empty() && !self.mover.finished() {
+            self.cadence.put_off(Instant::now());
+            return self.waits_for(&format!("goes on, and is not durable before it is done: {error}"));
         }
-        self.cadence.hardened();
-        self.controller.free()
+        let why = format!("what was moved cannot be made durable: {error}");
+        let roll_back = format!("`vctl job cancel {} --roll-back` moves it back", self.job.id);
+        let hint = error.way_out().map_or(roll_back, str::to_owned);
+        Err(self.fail(&why, &hint))
     }
 
     /// All steps are done.
@@ -313,7 +321,9 @@ impl<'a> Worker<'a> {
             return Ok(());
         }
         self.mover.settle()?;
-        self.harden()?;
+        if self.controller.losing()?.is_empty() {
+            self.harden()?;
+        }
         let steps = self.mover.steps().to_vec();
         match plan_back(self.controller.store(), &steps, &self.subject) {
             Ok(back) => {
@@ -343,7 +353,7 @@ impl<'a> Worker<'a> {
     fn leave(&mut self) -> Result<()> {
         self.mover.settle()?;
         self.save_figures(Duration::ZERO)?;
-        if self.cadence.pending() && !self.unsafe_to_harden {
+        if self.cadence.pending() && self.controller.losing()?.is_empty() {
             self.controller.harden()?;
             self.controller.free()?;
         }

@@ -1,0 +1,157 @@
+//! Disks that fail while something moves: nothing is taken for durable that is not, no old home is given away for it, and
+//! there is a way out that keeps all that hosts were told is written.
+//!
+//! Needs root and loop devices for disks that fail at writing back; says so and passes where they are missing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on fails"
+)]
+
+mod history;
+mod moving;
+mod support;
+
+use apparatus::change::jobs::Request;
+use apparatus::store::{ChangeState, JobLimits, JobState, Owner, Store};
+use moving::Scene;
+use moving::devices::{Loop, Mount};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use support::{Daemon, Random, read_up_to};
+
+const EXTENT: u64 = 64 << 10;
+const EXTENTS: u64 = 384;
+const MIB: u64 = 1 << 20;
+
+/// A device of 32 MiB that has room for far less: the page cache takes what is written, and writing back fails.
+struct Thin {
+    device: Loop,
+    _place: Mount,
+}
+
+impl Thin {
+    fn new() -> Option<Self> {
+        let place = Mount::tmpfs(8 * MIB)?;
+        let image = place.at.path().join("thin.img");
+        File::create(&image).unwrap().set_len(32 * MIB).unwrap();
+        Some(Self {
+            device: Loop::over(&image)?,
+            _place: place,
+        })
+    }
+
+    /// With a volume full of data on a disk that is sound.
+    fn scene(&self) -> (Scene, Daemon, Vec<u8>) {
+        let scene = Scene::with_second_disk_at(&self.device.path, EXTENT, EXTENTS);
+        let daemon = scene.pool.start("x");
+        let bytes = Random::new(11).bytes(scene.bytes() as usize);
+        let file = daemon.open("v");
+        file.write_all_at(&bytes, 0).unwrap();
+        file.sync_all().unwrap();
+        (scene, daemon, bytes)
+    }
+}
+
+/// Changes that are committed and not hardened.
+fn at_risk(scene: &Scene) -> usize {
+    let changes = scene.pool.store().unfinished().unwrap();
+    changes
+        .iter()
+        .filter(|change| change.state == ChangeState::Committed)
+        .count()
+}
+
+fn quarantined(scene: &Scene, disk: usize) -> u64 {
+    let uses = scene.pool.store().uses(scene.disks[disk]).unwrap();
+    let kept = uses
+        .iter()
+        .filter(|taken| matches!(taken.owner, Owner::Quarantine(_)));
+    kept.map(|taken| taken.area.len).sum()
+}
+
+/// The kernel tells of a lost write once. Whoever asks next hears that all is well; the old homes must be kept all the same.
+#[test]
+fn what_a_destination_has_lost_is_never_hardened_and_its_old_home_is_kept() {
+    let Some(thin) = Thin::new() else { return };
+    let (scene, daemon, bytes) = thin.scene();
+    let c = scene.pool.add_disk("c", EXTENTS + 8);
+    scene
+        .pool
+        .add_volume("w", 4 * EXTENT, &[(scene.disks[0], 1 + EXTENTS, 4)]);
+    let job = scene.create(&scene.to(1), JobLimits::default());
+    let failed = scene.run(job).unwrap_err();
+    assert!(failed.to_string().contains("disk b"), "{failed}");
+    assert_eq!(scene.job(job).state, JobState::Failed);
+    let (moved, left) = (scene.on_disk(1), at_risk(&scene));
+    assert!(
+        moved > 0 && left > 0,
+        "{moved} extents are on b, {left} changes at risk"
+    );
+    assert_eq!(quarantined(&scene, 0), moved);
+
+    // Others, and later ones, are not told by the kernel any more.
+    for _ in 0..3 {
+        let mut controller = scene.pool.controller();
+        let refused = controller.harden().unwrap_err();
+        assert!(refused.to_string().contains("disk b"), "{refused}");
+        controller.free().unwrap();
+    }
+    let file = daemon.open("v");
+    for _ in 0..3 {
+        assert_eq!(file.sync_all().unwrap_err().raw_os_error(), Some(libc::EIO));
+    }
+    assert_eq!((at_risk(&scene), quarantined(&scene, 0)), (left, moved));
+
+    // Another volume has nothing to do with it, nor have reads.
+    let other = daemon.open("w");
+    other.write_all_at(&bytes[..4096], 0).unwrap();
+    other.sync_all().unwrap();
+    assert_eq!(read_up_to(&file, bytes.len(), 0), bytes);
+
+    // The way out: off that disk.
+    let away = Request::Move {
+        volume: scene.volume,
+        range: None,
+        from: Some(scene.disks[1]),
+        to: vec![c.id],
+    };
+    let job = scene.create(&away, JobLimits::default());
+    assert_eq!(scene.run(job).unwrap(), JobState::Done);
+    assert_eq!((at_risk(&scene), scene.on_disk(1)), (0, 0));
+    file.sync_all().unwrap();
+    scene.pool.controller().free().unwrap();
+    assert_eq!(quarantined(&scene, 0), 0);
+    assert_eq!(read_up_to(&file, bytes.len(), 0), bytes);
+    drop((file, other));
+    daemon.stop();
+}
+
+/// Whoever flushes first is told by the kernel; the hosts of the other volumes, and those of the other apparatus, have lost as much.
+#[test]
+fn the_hosts_of_each_volume_are_told_once_at_each_apparatus() {
+    let Some(thin) = Thin::new() else { return };
+    let scene = Scene::with_second_disk_at(&thin.device.path, EXTENT, EXTENTS);
+    for (name, at) in [("p", 1), ("q", 181)] {
+        scene
+            .pool
+            .add_volume(name, 180 * EXTENT, &[(scene.disks[1], at, 180)]);
+    }
+    let daemons = ["x", "y"].map(|name| scene.pool.start(name));
+    let files = daemons
+        .each_ref()
+        .map(|daemon| ["p", "q"].map(|name| daemon.open(name)));
+    let bytes = Random::new(3).bytes(180 * EXTENT as usize);
+    files[0]
+        .iter()
+        .for_each(|file| file.write_all_at(&bytes, 0).unwrap());
+    for file in files.iter().flatten() {
+        assert_eq!(file.sync_all().unwrap_err().raw_os_error(), Some(libc::EIO));
+    }
+    // Nothing more was lost since.
+    files.iter().flatten().for_each(|file| file.sync_all().unwrap());
+    drop(files);
+    daemons.into_iter().for_each(Daemon::stop);
+}
