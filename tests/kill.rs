@@ -1,6 +1,6 @@
 //! Every process dies, and stops for a while, at every step of the protocol, while hosts work on two apparatuses and a volume moves.
 //! Afterwards: the move is ended by whoever comes next, every host goes on, what hosts saw is linearizable, nothing is lost, no extent is
-//! left over. Only hosts of an apparatus that was killed see errors. Not here: the step after a cancel (it takes a slow disk), and `pool check`.
+//! left over. Only hosts of an apparatus that was killed see errors. `pool check` finds nothing then.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,13 +13,17 @@ mod history;
 mod moving;
 mod support;
 
+use apparatus::change::controller::Patience;
+use apparatus::change::driver::{Controller, PATIENCE as PATIENT, Wait};
 use apparatus::change::failpoint::{Point, VARIABLE};
 use apparatus::change::jobs;
-use apparatus::store::{JobLimits, JobState, MemberState, Store};
+use apparatus::pool::dir::PoolDir;
+use apparatus::pool::model::{Difference, Span};
+use apparatus::store::{HoldMode, JobLimits, JobState, MemberState, NewChange, Store};
 use apparatus::units::{ByteCount, JobId};
 use history::load::{Load, Report};
 use moving::{PATIENCE, Scene, Worker, assert_linearizable, stopped};
-use rustix::process::Signal;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -175,8 +179,10 @@ impl Trial {
         // What was kept because an apparatus might use it is free once it cannot.
         scene.pool.controller().free().unwrap();
         scene.assert_all_on(1);
+        scene.assert_checked();
         x.unwrap().stop();
         y.unwrap().stop();
+        scene.assert_checked();
         report
     }
 }
@@ -369,8 +375,87 @@ fn everybody_is_killed_at_once_and_all_that_was_acknowledged_is_there() {
     let report = load.finish();
     assert_linearizable(&report.history);
     scene.assert_all_on(1);
+    scene.assert_checked();
     x.unwrap().stop();
     y.unwrap().stop();
+}
+
+const STOPPED_POOL: &str = "TEST_STOPPED_POOL";
+
+/// The controller of the test below: it holds a volume, begins to write to the database, and stops.
+#[test]
+fn a_controller_that_stops_while_it_writes() {
+    let Ok(pool) = std::env::var(STOPPED_POOL) else {
+        return;
+    };
+    let pool = PoolDir::new(pool);
+    let mut controller = Controller::acquire(&pool, "test", Wait::No).unwrap();
+    controller.set_patience(Patience {
+        hold_us: 2_000_000,
+        ..PATIENT
+    });
+    let volume = controller.store().volumes().unwrap()[0].id;
+    let change = NewChange {
+        title: "stops".into(),
+        job: None,
+        difference: Difference {
+            from: controller.store().header().unwrap().generation,
+            edits: vec![],
+        },
+        spans: vec![Span::whole(volume)],
+        mode: HoldMode::All,
+    };
+    let mut stop = || {
+        let database = rusqlite::Connection::open(pool.database()).unwrap();
+        database.execute_batch("BEGIN IMMEDIATE").unwrap();
+        rustix::process::kill_process(rustix::process::getpid(), Signal::STOP).unwrap();
+        database.execute_batch("ROLLBACK").unwrap();
+        Ok(())
+    };
+    // The hold has run out by the time it is continued.
+    assert!(controller.run(change, false, &mut stop).is_err());
+}
+
+/// P5: a hold does not outlive its deadline, though nobody can write to the database.
+#[test]
+fn a_controller_that_stops_in_the_middle_of_a_transaction_holds_nobody_for_ever() {
+    let scene = Scene::new(EXTENT, 8);
+    let x = scene.pool.start("x");
+    let mut controller = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "a_controller_that_stops_while_it_writes",
+            "--nocapture",
+        ])
+        .env(STOPPED_POOL, scene.pool.dir.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + PATIENCE;
+    while !stopped(controller.id()) {
+        assert!(Instant::now() < end, "it does not stop");
+        thread::sleep(Duration::from_millis(2));
+    }
+    let file = x.open("v");
+    let (done, host) = std::sync::mpsc::channel();
+    let writer = thread::spawn(move || {
+        file.write_all_at(&[7; 4096], 0).unwrap();
+        done.send(()).unwrap();
+    });
+    let answered = host.recv_timeout(PATIENCE / 3);
+    // It was stopped by somebody, and stays so.
+    let left_alone = stopped(controller.id());
+    let handle = pidfd_open(Pid::from_child(&controller), PidfdFlags::empty()).unwrap();
+    pidfd_send_signal(&handle, Signal::CONT).unwrap();
+    assert!(controller.wait().unwrap().success());
+    writer.join().unwrap();
+    assert!(
+        answered.is_ok(),
+        "the host waited for as long as the controller was stopped"
+    );
+    assert!(left_alone);
+    x.stop();
+    scene.assert_nothing_left_over();
 }
 
 /// A file system of its own on a loop device, which can be frozen: whoever writes to it waits.

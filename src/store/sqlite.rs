@@ -11,6 +11,7 @@ mod convert;
 mod edits;
 mod events;
 mod files;
+mod holder;
 mod job;
 mod members;
 mod options;

@@ -186,6 +186,11 @@ impl Scene {
         }
     }
 
+    /// `vctl pool check` finds nothing.
+    pub fn assert_checked(&self) {
+        assert_eq!(apparatus::ops::check::check(&self.pool.dir).unwrap(), vec![]);
+    }
+
     /// Waits until the job is so far, in extents.
     pub fn wait_for_progress(&self, job: JobId, extents: u64) {
         self.wait_until("the job goes on", |store| {

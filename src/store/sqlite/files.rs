@@ -4,6 +4,7 @@
 //! that SQLite has on it in this process.
 
 use super::convert::{DATABASE, Word};
+use super::holder::nudge;
 use super::schema::{APPLICATION_ID, MIGRATIONS, migrate};
 use crate::error::{Error, Kind, Result};
 use crate::pool::dir::PoolDir;
@@ -19,6 +20,8 @@ use uuid::Uuid;
 
 /// Longest wait for another process's transaction.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A transaction that lasts so long may be that of a process that was stopped.
+const SUSPICIOUS: Duration = Duration::from_millis(100);
 /// Statements kept prepared: more than there are.
 const STATEMENTS: usize = 256;
 
@@ -32,7 +35,7 @@ pub(super) fn open(dir: &PoolDir) -> Result<Connection> {
         return Err(no_pool(dir));
     }
     let opened = connect(&file).and_then(|mut connection| {
-        connection.busy_handler(Some(patience()))?;
+        connection.busy_handler(Some(patience(&file)))?;
         is_a_pools(&connection)?;
         settings(&connection)?;
         migrate(&mut connection, MIGRATIONS)?;
@@ -97,13 +100,18 @@ fn settings(connection: &Connection) -> Result<()> {
 }
 
 /// Transactions last microseconds, so the first tries follow at once; SQLite has no queue to wait in.
-fn patience() -> impl FnMut(i32) -> bool + Send + 'static {
-    let mut since = Instant::now();
+fn patience(database: &Path) -> impl FnMut(i32) -> bool + Send + 'static {
+    let database = database.to_owned();
+    let (mut since, mut nudges) = (Instant::now(), 0);
     move |tries| {
         if tries == 0 {
-            since = Instant::now();
+            (since, nudges) = (Instant::now(), 0);
         }
         let waited = since.elapsed();
+        if waited > SUSPICIOUS * (nudges + 1) {
+            nudges += 1;
+            nudge(&database);
+        }
         if waited < Duration::from_millis(1) {
             std::thread::yield_now();
         } else {
@@ -221,6 +229,11 @@ pub(super) fn log_of(database: &Path) -> PathBuf {
     side(database, "-wal")
 }
 
+/// The memory that SQLite's connections to a database share, and its locks.
+pub(super) fn shared_of(database: &Path) -> PathBuf {
+    side(database, "-shm")
+}
+
 /// A copy of the database in one file, from one transaction. Durable when it returns; refuses a file that is there.
 pub(super) fn backup(connection: &Connection, to: &Path) -> Result<()> {
     let what = format!("backup {}", to.display());
@@ -310,7 +323,7 @@ fn set_aside(database: &Path) -> io::Result<()> {
     if log.try_exists()? {
         fs::rename(&log, log_of(&old))?;
     }
-    remove_if_there(&side(database, "-shm"))
+    remove_if_there(&shared_of(database))
 }
 
 fn remove_if_there(file: &Path) -> io::Result<()> {
