@@ -14,10 +14,10 @@ mod history;
 mod moving;
 mod support;
 
-use apparatus::change::jobs::Request;
+use apparatus::change::jobs::{self, Request};
 use apparatus::store::{ChangeState, JobLimits, JobState, Owner, Store};
 use moving::Scene;
-use moving::devices::{Loop, Mount};
+use moving::devices::{Loop, Mount, run};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use support::{Daemon, Random, read_up_to};
@@ -154,4 +154,77 @@ fn the_hosts_of_each_volume_are_told_once_at_each_apparatus() {
     files.iter().flatten().for_each(|file| file.sync_all().unwrap());
     drop(files);
     daemons.into_iter().for_each(Daemon::stop);
+}
+
+/// A file system that is full below an image: the job fails where it stands, hosts go on, and it is resumed once there is room.
+#[test]
+fn a_destination_without_room_fails_the_job_which_goes_on_when_there_is_room() {
+    let Some(place) = Mount::tmpfs(8 * MIB) else {
+        return;
+    };
+    let image = place.at.path().join("b.img");
+    let created = File::create(&image).unwrap();
+    created.set_len((EXTENTS + 8) * EXTENT).unwrap();
+    let scene = Scene::with_second_disk_at(&image, EXTENT, EXTENTS);
+    let daemon = scene.pool.start("x");
+    let file = daemon.open("v");
+    let mut bytes = Random::new(4).bytes(scene.bytes() as usize);
+    file.write_all_at(&bytes, 0).unwrap();
+    let job = scene.create(&scene.to(1), JobLimits::default());
+    let failed = scene.run(job).unwrap_err();
+    assert!(
+        failed.to_string().contains("disk b") && failed.to_string().contains("No space left"),
+        "{failed}"
+    );
+    assert_eq!(scene.job(job).state, JobState::Failed);
+    let moved = scene.on_disk(1);
+    assert!((1..EXTENTS).contains(&moved), "{moved} extents were moved");
+    scene.assert_nothing_left_over();
+    scene.assert_checked();
+    for at in [0, scene.bytes() - 4096] {
+        file.write_all_at(&[9; 4096], at).unwrap();
+        bytes[at as usize..][..4096].fill(9);
+    }
+    file.sync_all().unwrap();
+    assert_eq!(read_up_to(&file, bytes.len(), 0), bytes);
+
+    let at = place.at.path().to_str().unwrap();
+    run("mount", &["-o", "remount,size=64m", at]).unwrap();
+    jobs::resume(&mut scene.pool.store(), job).unwrap();
+    assert_eq!(scene.run(job).unwrap(), JobState::Done);
+    scene.assert_all_on(1);
+    assert_eq!(read_up_to(&file, bytes.len(), 0), bytes);
+    drop(file);
+    daemon.stop();
+}
+
+/// The storage's own copy: an extent is shared, not written again.
+#[test]
+fn a_move_within_a_file_system_that_shares_storage_takes_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(place) = Mount::made_by(&["mkfs.xfs", "-q"], 400 * MIB, dir.path()) else {
+        return;
+    };
+    let scratch = tempfile::tempdir_in(place.at.path()).unwrap();
+    let scene = Scene::on(support::TestPool::in_dir(scratch, EXTENT), 2 * EXTENTS);
+    let daemon = scene.pool.start("x");
+    let file = daemon.open("v");
+    let bytes = Random::new(4).bytes(scene.bytes() as usize);
+    file.write_all_at(&bytes, 0).unwrap();
+    file.sync_all().unwrap();
+    let free = || {
+        let seen = rustix::fs::statvfs(place.at.path()).unwrap();
+        seen.f_bfree * seen.f_frsize
+    };
+    let before = free();
+    let job = scene.create(&scene.to(1), JobLimits::default());
+    assert_eq!(scene.run(job).unwrap(), JobState::Done);
+    let taken = before.saturating_sub(free());
+    assert!(taken < scene.bytes() / 4, "{taken} of {} bytes", scene.bytes());
+    file.write_all_at(&[9; 4096], 0).unwrap();
+    assert_eq!(read_up_to(&file, bytes.len(), 4096), bytes[4096..]);
+    assert_eq!(read_up_to(&file, 4096, 0), [9; 4096]);
+    drop(file);
+    daemon.stop();
+    drop(scene);
 }

@@ -308,6 +308,62 @@ fn an_evacuated_disk_is_free_and_takes_nothing_new() {
 }
 
 #[test]
+fn an_evacuation_that_is_rolled_back_leaves_the_disk_open_for_new_things() {
+    let scene = Scene::new(EXTENT, 64);
+    let request = Request::Evacuate {
+        disk: scene.disks[0],
+        to: vec![],
+    };
+    let daemon = scene.pool.start("x");
+    let load = scene.load(&[&daemon], 2, false);
+    load.wait_for(1000, PATIENCE);
+    let job = scene.create(&request, limits(16 * EXTENT));
+    let allocate = || scene.pool.store().disks().unwrap()[0].allocate;
+    assert!(!allocate());
+    thread::scope(|scope_| {
+        let worker = scope_.spawn(|| scene.run(job).unwrap());
+        scene.wait_for_progress(job, 5);
+        jobs::cancel(&mut scene.pool.store(), job, true).unwrap();
+        assert_eq!(worker.join().unwrap(), JobState::Cancelled);
+    });
+    assert!(allocate());
+    assert_eq!(scene.on_disk(0), 64);
+    assert_sound(load);
+    daemon.stop();
+}
+
+/// What another job has moved meanwhile is not copied from where it was.
+#[test]
+fn a_job_that_is_resumed_leaves_alone_what_others_have_moved() {
+    let scene = Scene::new(EXTENT, 64);
+    let c = scene.pool.add_disk("c", 72).id;
+    let daemon = scene.pool.start("x");
+    let load = scene.load(&[&daemon], 2, false);
+    load.wait_for(1000, PATIENCE);
+    let job = scene.create(&scene.to(1), JobLimits::default());
+    jobs::pause(&mut scene.pool.store(), job).unwrap();
+    let other = Request::Move {
+        volume: scene.volume,
+        range: Some(Span {
+            volume: scene.volume,
+            start: VolumeOffset(8 * EXTENT),
+            end: VolumeOffset(40 * EXTENT),
+        }),
+        from: None,
+        to: vec![c],
+    };
+    let between = scene.create(&other, JobLimits::default());
+    assert_eq!(scene.run(between).unwrap(), JobState::Done);
+    load.wait_for(500, PATIENCE);
+    jobs::resume(&mut scene.pool.store(), job).unwrap();
+    assert_eq!(scene.run(job).unwrap(), JobState::Done);
+    assert_eq!((scene.on_disk(0), scene.on_disk(1)), (0, 32));
+    scene.assert_nothing_left_over();
+    assert_sound(load);
+    daemon.stop();
+}
+
+#[test]
 fn an_evacuation_looks_again_before_it_says_that_the_disk_is_free() {
     let scene = Scene::new(EXTENT, 64);
     let request = Request::Evacuate {
@@ -379,7 +435,9 @@ fn a_source_that_fails_is_named_with_its_range() {
         });
         let failed = worker.join().unwrap().unwrap_err();
         assert!(
-            failed.why().contains("disk a") && failed.why().contains("volume v"),
+            failed
+                .why()
+                .contains("disk a, bytes 1769472 to 2097152 of volume v"),
             "{failed}"
         );
         assert!(failed.way_out().is_some_and(|hint| hint.contains("--roll-back")));

@@ -203,8 +203,13 @@ impl Controller {
     }
 
     fn finished(&mut self, outcome: Outcome, harden: bool) -> Result<Outcome> {
-        if harden {
-            self.harden()?;
+        if harden && let Err(error) = self.harden() {
+            let why = format!("it is done, but a power loss would undo it: {}", error.why());
+            let told = Error::new(error.kind(), error.what(), why);
+            return Err(match error.way_out() {
+                Some(hint) => told.hint(hint),
+                None => told,
+            });
         }
         Ok(outcome)
     }

@@ -56,8 +56,9 @@ impl Candidate {
         }
         let found = labelled::read(&file).map_err(failed)?;
         let content = match judge(found, &what, pool, known)? {
-            Some(content) => Some(content),
-            None => signature::content(&head(&file).map_err(failed)?),
+            Finding::Content(content) => Some(content),
+            Finding::Unused => None,
+            Finding::NoLabel => signature::content(&head(&file).map_err(failed)?),
         };
         Ok(Self {
             path,
@@ -230,13 +231,17 @@ fn user_of(device: u64) -> String {
     }
 }
 
-/// What a label that was found means for adding; `None` when there is none.
-fn judge(
-    found: Result<Label, Fault>,
-    what: &str,
-    pool: Uuid,
-    known: &[DiskRecord],
-) -> Result<Option<&'static str>> {
+/// What a label says that was found.
+enum Finding {
+    NoLabel,
+    /// A disk with this content.
+    Content(&'static str),
+    /// This pool was about to add it, or has never placed anything on it: a label is written again when something has been.
+    Unused,
+}
+
+/// What a label that was found means for adding.
+fn judge(found: Result<Label, Fault>, what: &str, pool: Uuid, known: &[DiskRecord]) -> Result<Finding> {
     let clear = format!(
         "if that pool is gone, clear the label: dd if=/dev/zero of={what} bs=8K count=1 conv=notrunc"
     );
@@ -254,14 +259,17 @@ fn judge(
                 );
                 Err(Error::usage(what, why).hint("a copy of a disk is no second disk: add an empty one"))
             }
-            None => Ok(Some("a disk of this pool that its database does not know")),
+            None if label.sequence == 1 => Ok(Finding::Unused),
+            None => Ok(Finding::Content(
+                "a disk of this pool that its database does not know",
+            )),
         },
-        Err(Fault::Absent) => Ok(None),
+        Err(Fault::Absent) => Ok(Finding::NoLabel),
         Err(fault @ Fault::Version(_)) => {
             Err(Error::usage(what, fault.to_string()).hint(format!("use the newer program; {clear}")))
         }
         Err(Fault::Checksum | Fault::Field(_) | Fault::Disagree) => {
-            Ok(Some("a disk of a pool, its label damaged"))
+            Ok(Finding::Content("a disk of a pool, its label damaged"))
         }
     }
 }

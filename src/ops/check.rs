@@ -1,13 +1,15 @@
 //! Looking for what is wrong with a pool, and putting right what can be without losing data.
 
 use crate::change::driver::Controller;
+use crate::change::harden::disks_at_risk;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::member::{ArbitrationLock, LifeLock};
+use crate::member::{ArbitrationLock, LifeLock, MemberTable};
 use crate::pool::dir::PoolDir;
-use crate::pool::model::Snapshot;
+use crate::pool::model::{DiskRecord, Snapshot};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{ChangeState, JobState, Member, MemberState, Store};
+use crate::sys::boot_id;
 use serde::Serialize;
 
 /// Something that is wrong.
@@ -56,7 +58,9 @@ impl Problem {
 pub fn check(pool: &PoolDir) -> Result<Vec<Problem>> {
     let mut store = SqliteStore::open(pool)?;
     let mut problems: Vec<Problem> = store.check()?.into_iter().map(of_database).collect();
-    problems.extend(of_disks(&store.snapshot()?));
+    let snapshot = store.snapshot()?;
+    problems.extend(of_disks(&snapshot));
+    problems.extend(of_losses(pool, &mut store, &snapshot)?);
     if ArbitrationLock::holder(&pool.run())?.is_none() {
         problems.extend(of_what_is_left(&mut store)?);
     }
@@ -84,6 +88,29 @@ fn of_disks(snapshot: &Snapshot) -> Vec<Problem> {
         .filter_map(fault)
         .map(|error| Problem::from_error(&error))
         .collect()
+}
+
+/// Disks that have failed to write what was moved to them, which therefore still has its old place.
+fn of_losses(pool: &PoolDir, store: &mut dyn Store, snapshot: &Snapshot) -> Result<Vec<Problem>> {
+    // Made by who changes something, not by who looks.
+    if !pool.run().join("members").exists() {
+        return Ok(Vec::new());
+    }
+    let members = MemberTable::open(&pool.run(), snapshot.header.uuid, boot_id()?)?;
+    let at_risk = disks_at_risk(store)?;
+    let lost = snapshot
+        .disks
+        .iter()
+        .filter(|disk| at_risk.contains(&disk.id) && members.marks(disk.id).has_lost());
+    let problem = |disk: &DiskRecord| {
+        let why = "has failed to write what was moved to it, which is not durable there";
+        let hint = format!(
+            "the old places are kept; move all off it: vctl disk evacuate {}",
+            disk.name
+        );
+        Problem::new(format!("disk {}", disk.name), why).hint(hint)
+    };
+    Ok(lost.map(problem).collect())
 }
 
 /// Changes that nobody finishes, and jobs that nobody works on. Asked only when no controller acts.

@@ -144,8 +144,8 @@ pub fn add(controller: &mut Controller, title: &str, new: &NewDisk) -> Result<(N
         create_image(&new.path, size, snapshot.header.extent_size)?;
     }
     let added = take_in(controller, &snapshot, title, new);
-    if added.is_err() && new.create.is_some() {
-        // It was made here a moment ago, and the pool does not know it.
+    if added.is_err() && new.create.is_some() && !is_known_at(controller, new) {
+        // It was made here a moment ago.
         let _ = std::fs::remove_file(&new.path);
     }
     added
@@ -180,6 +180,12 @@ fn take_in(
 fn is_known(controller: &mut Controller, id: DiskId) -> bool {
     let disks = controller.store().disks();
     disks.map_or(true, |disks| disks.iter().any(|disk| disk.id == id))
+}
+
+/// The table may have been changed before what came after failed.
+fn is_known_at(controller: &mut Controller, new: &NewDisk) -> bool {
+    let disks = controller.store().disks();
+    disks.map_or(true, |disks| disks.iter().any(|disk| disk.path == new.path))
 }
 
 /// The record changes. `None` when it is so already.

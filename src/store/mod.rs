@@ -194,6 +194,9 @@ pub enum JobKind {
         /// What the destinations keep free may be taken too.
         #[serde(default)]
         use_reserve: bool,
+        /// Things were placed on it before: so they are again once all is moved back.
+        #[serde(default)]
+        reopen: bool,
     },
 }
 

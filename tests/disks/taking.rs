@@ -131,6 +131,15 @@ fn a_disk_is_in_one_pool_and_once() {
     );
     assert!(hint.contains("remove it from that pool"), "{hint}");
 
+    // One that was only labelled is what an interrupted `disk add` leaves; one that was written to says so in its label.
+    let unused = inspect(&at("copy"), &[]).unwrap();
+    assert_eq!(unused.content(), None);
+    drop(unused);
+    let copy = DiskRecord {
+        path: at("copy"),
+        ..first
+    };
+    opened(&copy).set_layout(1).unwrap();
     let unknown = inspect(&at("copy"), &[]).unwrap();
     assert_eq!(
         unknown.content(),

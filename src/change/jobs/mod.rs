@@ -22,7 +22,8 @@
 //!   +--> Done                      |       \ no room to go back
 //!   |                 roll back    |        v
 //!   +----------------------------- Failed <-+
-//!       a disk fails
+//!       a disk fails                  |
+//!   Running, RollingBack <------------+  resume
 //! ```
 
 mod copier;
@@ -86,6 +87,7 @@ impl Request {
                 disk: *disk,
                 to: to.clone(),
                 use_reserve: *use_reserve,
+                reopen: false,
             },
         }
     }
@@ -109,14 +111,15 @@ pub fn create(
     limits: JobLimits,
 ) -> Result<JobId> {
     let mut steps = plan(controller.store(), request)?;
-    if let Request::Evacuate { disk, .. } = request {
-        close(controller, *disk, title)?;
+    let mut kind = request.kind();
+    if let JobKind::Evacuate { disk, reopen, .. } = &mut kind {
+        *reopen = set_allocate(controller, *disk, false, title)?;
         // What was placed there before it was closed is part of the job.
         steps = plan(controller.store(), request)?;
     }
     let job = JobRecord {
         id: JobId(0),
-        kind: request.kind(),
+        kind,
         state: JobState::Running,
         limits,
         back: false,
@@ -134,15 +137,15 @@ pub fn create(
     Ok(id)
 }
 
-/// Sets `no-allocate`.
-fn close(controller: &mut Controller, disk: DiskId, title: &str) -> Result<()> {
+/// Sets or takes away `no-allocate`. False when it was so already.
+fn set_allocate(controller: &mut Controller, disk: DiskId, allocate: bool, title: &str) -> Result<bool> {
     let store = controller.store();
     let found = store.disks()?.into_iter().find(|record| record.id == disk);
     let mut record = found.ok_or_else(|| Error::not_found("disk", &disk.to_string()))?;
-    if !record.allocate {
-        return Ok(());
+    if record.allocate == allocate {
+        return Ok(false);
     }
-    record.allocate = false;
+    record.allocate = allocate;
     let change = NewChange {
         title: title.to_owned(),
         job: None,
@@ -156,7 +159,7 @@ fn close(controller: &mut Controller, disk: DiskId, title: &str) -> Result<()> {
     controller.run(change, false, &mut || Ok(()))?;
     match controller.harden() {
         // To move all off such a disk is what makes it durable.
-        Err(_) if !controller.losing()?.is_empty() => Ok(()),
-        hardened => hardened,
+        Err(_) if !controller.losing()?.is_empty() => Ok(true),
+        hardened => hardened.map(|()| true),
     }
 }

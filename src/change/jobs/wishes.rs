@@ -18,14 +18,14 @@ pub fn pause(store: &mut dyn Store, id: JobId) -> Result<()> {
     })
 }
 
-/// Lets a paused job go on, in the direction it went. Idempotent.
+/// Lets a paused job go on, or one that failed, once its cause has been put right, in the direction it went. Idempotent.
 ///
 /// # Errors
-/// When it has ended.
+/// When it is done or cancelled.
 pub fn resume(store: &mut dyn Store, id: JobId) -> Result<()> {
     wish(store, id, "resumed", |job| match job.state {
-        JobState::Paused if job.back => Some(JobState::RollingBack),
-        JobState::Paused => Some(JobState::Running),
+        JobState::Paused | JobState::Failed if job.back => Some(JobState::RollingBack),
+        JobState::Paused | JobState::Failed => Some(JobState::Running),
         state @ (JobState::Running | JobState::RollingBack) => Some(state),
         _ => None,
     })

@@ -6,7 +6,7 @@ use super::pace::{Backoff, Cadence};
 use super::plan::{plan, plan_back};
 use super::steps::{Chunk, reconciled};
 use super::wishes::find;
-use super::{Observer, Request};
+use super::{Observer, Request, set_allocate};
 use crate::change::controller::Reason;
 use crate::change::driver::Controller;
 use crate::change::space;
@@ -273,6 +273,13 @@ impl<'a> Worker<'a> {
         } else {
             JobState::Done
         };
+        if let JobKind::Evacuate {
+            disk, reopen: true, ..
+        } = self.job.kind
+            && self.job.back
+        {
+            set_allocate(self.controller, disk, true, &self.job.title)?;
+        }
         if self.set_state(to, "")? {
             let text = match to {
                 JobState::Done => "done",
@@ -289,6 +296,7 @@ impl<'a> Worker<'a> {
             disk,
             to,
             use_reserve,
+            ..
         } = self.job.kind.clone()
         else {
             return Ok(false);
@@ -370,7 +378,11 @@ impl<'a> Worker<'a> {
             Fault::Source(_) => chunk.from.home.disk,
             Fault::Target(_) => chunk.to.disk,
         };
-        let span = chunk.span(self.size);
+        let exact = match fault {
+            Fault::Source(_) => self.unreadable(chunk),
+            Fault::Target(_) => None,
+        };
+        let span = exact.unwrap_or(*chunk).span(self.size);
         let volume = self.volume_name(chunk.volume);
         let why = format!(
             "disk {}, bytes {} to {} of volume {volume}: {fault}",
@@ -386,6 +398,21 @@ impl<'a> Worker<'a> {
             Fault::Target(_) => "all data is safe where it was; move to another disk, with what was moved too if this one is failing".into(),
         };
         self.fail(&why, &hint)
+    }
+
+    /// The first part of a chunk whose source cannot be read, to the extent. What was read already costs nothing.
+    fn unreadable(&mut self, chunk: &Chunk) -> Option<Chunk> {
+        let disk = self.controller.disks().get(chunk.from.home.disk)?;
+        let bad = |index: u64| {
+            let home = chunk.part(index, 1)?.from.home;
+            let at = self.size.disk_offset(home.start)?;
+            disk.populate(at, self.size.bytes()).is_err().then_some(())
+        };
+        let first = (0..chunk.len()).find(|index| bad(*index).is_some())?;
+        let len = (first..chunk.len())
+            .take_while(|index| bad(*index).is_some())
+            .count();
+        chunk.part(first, len as u64)
     }
 
     /// The job has failed: says so in the store and answers the error. What was moved stays moved.
@@ -440,8 +467,14 @@ fn up_to_date(controller: &mut Controller, job: &JobRecord) -> Result<Vec<Step>>
         }
     }
     let now = reconciled(&steps, |volume| segments.get(&volume).map_or(&[], Vec::as_slice));
-    if now != steps && !ended(job.state) {
-        store.replace_steps(term, job.id, &now, job.back)?;
+    // Reserved anew, too: a job that has failed has given back what it had. Who turns back asks for no place ahead.
+    let turns_back = job.state == JobState::RollingBack && !job.back;
+    if !ended(job.state)
+        && !turns_back
+        && let Err(why) = store.replace_steps(term, job.id, &now, job.back)
+    {
+        store.set_job_state(job.id, job.state, JobState::Failed, &why.to_string())?;
+        return Err(why.hint("its place is somebody else's by now: move anew"));
     }
     Ok(now)
 }

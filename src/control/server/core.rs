@@ -21,6 +21,9 @@ use std::time::Duration;
 /// How often an apparatus shows life, and looks at its fence word when nothing else happens.
 const BEAT: Duration = Duration::from_millis(100);
 
+/// How often disks are looked at that nobody asks anything of.
+const DISKS: Duration = Duration::from_secs(1);
+
 /// How often the member table is looked at for the others.
 const OTHERS: Duration = Duration::from_millis(2);
 
@@ -39,6 +42,8 @@ pub(super) enum Key {
     Rejoin,
     /// Look for connections that are overdue.
     Sweep,
+    /// Look at the disks.
+    Disks,
 }
 
 /// What is to be said on one connection.
@@ -83,6 +88,7 @@ impl Core {
         let (machine, first) = Machine::joined(incarnation, generation, Bounds { holds, patience_us });
         let mut timers = Timers::new();
         timers.arm(Key::Beat, Duration::ZERO);
+        timers.arm(Key::Disks, DISKS);
         timers.arm(Key::Sweep, setup.limits.partial / 2);
         Ok(Self {
             helpers: Helpers::start(&setup)?,
@@ -145,7 +151,15 @@ impl Core {
             Key::Beat => self.beat(),
             Key::Others => self.look_for_others(),
             Key::Rejoin => self.rejoin_again(),
+            Key::Disks => self.look_at_disks(),
             Key::Quiesce | Key::Sweep => {}
+        }
+    }
+
+    /// By the helper: a disk may hang.
+    fn look_at_disks(&mut self) {
+        if self.helpers.give_slow(Work::LookAtDisks).is_err() {
+            self.timers.arm(Key::Disks, DISKS);
         }
     }
 
@@ -390,6 +404,7 @@ impl Core {
                 self.looking = false;
                 self.timers.arm(Key::Others, OTHERS);
             }
+            Post::LookedAtDisks => self.timers.arm(Key::Disks, DISKS),
             Post::Opened(change, opened) => self.opened(change, opened),
             Post::Rejoined(answer) => self.rejoined(answer.map(|back| *back)),
         }

@@ -10,8 +10,8 @@ use crate::error::{Error, Kind, Result};
 use crate::member::MemberTable;
 use crate::pool::dir::PoolDir;
 use crate::pool::model::{DiskRecord, PoolHeader};
-use crate::store::{Cancel, Joined, Member, Store};
-use crate::units::{ChangeId, Generation, Incarnation};
+use crate::store::{Cancel, Joined, Member, Severity, Store};
+use crate::units::{ChangeId, DiskId, Generation, Incarnation};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,6 +28,8 @@ pub(super) enum Work {
     Others(BTreeSet<Generation>),
     /// Open these disks for a hold.
     Open(ChangeId, Vec<DiskRecord>),
+    /// See whether a disk has become shorter.
+    LookAtDisks,
     /// Get back into the control range from this life, with the disks of the new table open.
     Rejoin(Incarnation),
 }
@@ -40,6 +42,7 @@ pub(super) enum Post {
     /// The disks that were not open yet, or the name of one and why it cannot be.
     Opened(ChangeId, Result<Vec<Arc<Disk>>, (String, String)>),
     Rejoined(Result<Box<Back>>),
+    LookedAtDisks,
 }
 
 /// Back in the control range.
@@ -91,6 +94,8 @@ struct Helper {
     open_store: OpenStore,
     store: Box<dyn Store>,
     post: Sender<Post>,
+    /// Those that have been told to be shorter than they were.
+    shorter: BTreeSet<DiskId>,
 }
 
 impl Helper {
@@ -105,6 +110,7 @@ impl Helper {
             open_store: Arc::clone(&setup.open_store),
             store: (setup.open_store)()?,
             post,
+            shorter: BTreeSet::new(),
         })
     }
 
@@ -136,6 +142,10 @@ impl Helper {
                 Post::Reached(reached.unwrap_or_default())
             }
             Work::Open(change, records) => Post::Opened(change, self.open(&records)),
+            Work::LookAtDisks => {
+                self.look_at_disks();
+                Post::LookedAtDisks
+            }
             Work::Rejoin(incarnation) => {
                 let back = self.rejoin(incarnation);
                 self.renew(back.is_err());
@@ -168,6 +178,20 @@ impl Helper {
                 .map_err(|why| (record.name.to_string(), why.why().to_owned()))
         };
         missing.map(open).collect()
+    }
+
+    fn look_at_disks(&mut self) {
+        for disk in self.runtime.disks().all() {
+            let Some(left) = disk.lost() else { continue };
+            if !self.shorter.insert(disk.id()) {
+                continue;
+            }
+            let subject = format!("disk {}", disk.name());
+            let text = format!("was truncated: {left} bytes are left of it, and what lay behind is lost");
+            log::error!("{subject}: {text}");
+            let logged = self.store.log(Severity::Error, &subject, &text);
+            self.renew(logged.is_err());
+        }
     }
 
     fn rejoin(&mut self, incarnation: Incarnation) -> Result<Back> {

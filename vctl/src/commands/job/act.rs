@@ -79,7 +79,8 @@ impl Wait {
         let mut store = context.store()?;
         loop {
             let record = ops::job::find(&mut *store, self.job)?;
-            if !ops::job::wants_work(record.state) {
+            // Whoever worked on it has the arbitration for a moment longer, and the next command would find it busy.
+            if !ops::job::wants_work(record.state) && ops::job::worker(&context.pool, self.job)?.is_none() {
                 if record.state == JobState::Done || context.out.style().json {
                     tell(context, self.job)?;
                 }
@@ -89,7 +90,7 @@ impl Wait {
                     Done::Plainly,
                 );
             }
-            if ArbitrationLock::holder(&context.pool.run())?.is_none() {
+            if ops::job::wants_work(record.state) && ArbitrationLock::holder(&context.pool.run())?.is_none() {
                 let why = "nobody works on it";
                 let apparatuses = ops::apparatus::list(&context.pool, &mut *store)?;
                 let again = ops::job::find(&mut *store, self.job)?;
