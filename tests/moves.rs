@@ -313,6 +313,7 @@ fn an_evacuation_that_is_rolled_back_leaves_the_disk_open_for_new_things() {
     let request = Request::Evacuate {
         disk: scene.disks[0],
         to: vec![],
+        use_reserve: false,
     };
     let daemon = scene.pool.start("x");
     let load = scene.load(&[&daemon], 2, false);
