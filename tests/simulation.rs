@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// What ten thousand seeds have to have met; otherwise they prove less than they seem to.
-const MET: [&str; 38] = [
+const MET: [&str; 45] = [
     "answers to a commit lost",
     "apparatuses killed at a step",
     "apparatuses stopped",
@@ -47,6 +47,10 @@ const MET: [&str; 38] = [
     "holds ended as committed",
     "holds past their deadline",
     "jobs cancelled",
+    "jobs overtaken by another",
+    "jobs paused",
+    "jobs resumed",
+    "jobs rolled back",
     "late accesses after a copy",
     "late writes",
     "messages doubled",
@@ -55,7 +59,10 @@ const MET: [&str; 38] = [
     "parked writes acknowledged",
     "power losses that took changes back",
     "power losses with transactions lost",
+    "requests of what is cut away",
     "takeovers",
+    "volumes grown",
+    "volumes shrunk",
     "words set by the next controller",
     "writes run again",
 ];

@@ -344,6 +344,9 @@ impl World {
             }
         }
         self.history.begin_again(&holds);
-        self.usable = homes.volumes().map(|volume| volume.id).collect();
+        self.usable = homes
+            .volumes()
+            .map(|volume| (volume.id, volume.size.0 / super::host::BLOCK))
+            .collect();
     }
 }

@@ -53,10 +53,12 @@ pub enum Fault {
     CopyTwice,
     /// A change is hardened as soon as it is committed, while everyone still holds.
     HardenInHold,
+    /// A job goes on from where its range was when it was planned, though another has moved it since.
+    OvertakenGoesOn,
 }
 
 impl Fault {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::ReleaseEarly,
         Self::ReopenByClock,
         Self::ReopenAlone,
@@ -82,6 +84,7 @@ impl Fault {
         Self::LossIgnored,
         Self::CopyTwice,
         Self::HardenInHold,
+        Self::OvertakenGoesOn,
     ];
 
     /// The promise that it breaks and by whose check it has to be caught, where there is one for just that.

@@ -97,6 +97,13 @@ impl History {
         }
     }
 
+    /// The write under this tag, wherever it is, has taken place.
+    pub fn filled(&mut self, tag: Tag, end: u64) {
+        let writes = self.blocks.values_mut().flat_map(|block| &mut block.writes);
+        let these = writes.filter(|write| write.tag == tag);
+        these.for_each(|write| write.end = Some(end));
+    }
+
     fn find(&mut self, place: Place, tag: Tag) -> Option<&mut Write> {
         self.blocks
             .get_mut(&place)?

@@ -173,8 +173,8 @@ impl World {
         let known: Vec<(VolumeId, u64)> = app
             .homes
             .volumes()
-            .filter(|volume| self.usable.contains(&volume.id))
-            .map(|volume| (volume.id, volume.size.0 / BLOCK))
+            .filter_map(|volume| Some((volume.id, *self.usable.get(&volume.id)?, volume.size.0 / BLOCK)))
+            .map(|(volume, usable, size)| (volume, usable.min(size)))
             .collect();
         let Some(&(volume, size)) = self.rng.pick(&known) else {
             self.after(None, Delay::Exactly(500), Task::Issue(client));
@@ -202,7 +202,7 @@ impl World {
     /// A request comes to the gate.
     pub fn enter(&mut self, id: ReqId) {
         let Some(req) = self.reqs.get(&id) else { return };
-        let (index, span, access, volume) = (req.app, req.span(), req.access(), req.ask.volume);
+        let (index, span, access) = (req.app, req.span(), req.access());
         let Some(app) = self.apps[index].as_mut() else {
             return;
         };
@@ -228,17 +228,32 @@ impl World {
                 access,
             },
         );
-        let gone = !app.homes.volumes().any(|other| other.id == volume);
-        if gone {
-            self.must(!self.usable.contains(&volume), || {
-                format!("host error: volume {volume} is gone")
-            });
-            self.finish(id);
-        } else if self.fenced(index) {
+        if self.fenced(index) {
             self.stray(id);
+        } else if self.is_cut_away(id) {
+            self.count("requests of what is cut away");
+            self.finish(id);
         } else {
             self.begin_io(id);
         }
+    }
+
+    /// Whether its apparatus's table has no such place any more; hosts have known that it would go.
+    fn is_cut_away(&mut self, id: ReqId) -> bool {
+        let Some(ask) = self.reqs.get(&id).map(|req| (req.app, req.ask)) else {
+            return true;
+        };
+        let ((index, ask), Some(app)) = (ask, self.apps[ask.0].as_ref()) else {
+            return true;
+        };
+        let end = ask.first + ask.blocks;
+        let size = app.homes.volumes().find(|volume| volume.id == ask.volume);
+        let cut = size.is_none_or(|volume| volume.size.0 / BLOCK < end);
+        let known = self.usable.get(&ask.volume).is_none_or(|&usable| usable < end);
+        self.must(!cut || known, || {
+            format!("host error: {ask:?} on a{index} has no home")
+        });
+        cut
     }
 
     /// Whether the fence word names the life that this apparatus's data path is in.

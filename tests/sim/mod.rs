@@ -23,6 +23,7 @@ pub mod explore;
 pub mod fault;
 pub mod history;
 pub mod host;
+pub mod jobs;
 pub mod links;
 pub mod print;
 pub mod promise;
@@ -193,8 +194,8 @@ pub struct World {
     pub history: History,
     /// For the explorer, which compares states: the same as `history`, as one goes.
     pub spec: BTreeMap<history::Place, spec::Block>,
-    /// Volumes that hosts use: a scratch volume is not, before it is whole and once it is to be removed.
-    pub usable: BTreeSet<VolumeId>,
+    /// Volumes that hosts use, and how many blocks of each: not what is not whole yet, nor what is to be removed.
+    pub usable: BTreeMap<VolumeId, u64>,
     pub copied: BTreeMap<promise::Copied, ChangeId>,
     pub coverage: Coverage,
     /// No more trouble and no new work: everything has to come to rest.

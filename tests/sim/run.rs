@@ -122,7 +122,7 @@ impl World {
             .jobs()
             .unwrap_or_default()
             .iter()
-            .any(|job| job.state == JobState::Running);
+            .any(|job| matches!(job.state, JobState::Running | JobState::RollingBack));
         running || !store.unfinished().unwrap_or_default().is_empty()
     }
 

@@ -2,7 +2,7 @@
 
 use super::chaos::Chaos;
 use super::copy::blocks;
-use super::disk::Disk;
+use super::disk::{BLOCKS, Disk};
 use super::fault::Fault;
 use super::history::History;
 use super::host::Client;
@@ -36,6 +36,8 @@ pub struct Options {
     pub patience_us: u64,
     /// Most time between two runs of `vctl`.
     pub vctl_us: u64,
+    /// Of each chunk, in thousandths: the operator wishes something of its job.
+    pub wishes: u64,
     /// Of a recovery.
     pub poll_us: u64,
     /// When trouble and new work end, in microseconds.
@@ -74,6 +76,7 @@ impl Options {
             },
             patience_us: rng.between(800, 5_000),
             vctl_us: rng.between(1_000, 20_000),
+            wishes: rng.between(0, 1) * rng.between(10, 150),
             poll_us: 700,
             until: rng.between(20_000, 60_000),
             fault: None,
@@ -96,6 +99,7 @@ impl Options {
         let chaos = &mut self.chaos;
         let every_us = 3_000;
         match fault {
+            Fault::OvertakenGoesOn => self.wishes = 300,
             Fault::FlushBeforeHarden | Fault::BootIgnored | Fault::HardenWithoutFlush => {
                 *chaos = Chaos {
                     every_us,
@@ -241,7 +245,7 @@ impl World {
 
             history: History::default(),
             spec: BTreeMap::new(),
-            usable: BTreeSet::new(),
+            usable: BTreeMap::new(),
             copied: BTreeMap::new(),
             coverage: BTreeMap::new(),
             ending: false,
@@ -281,7 +285,7 @@ impl World {
                 volume: VolumeId(id),
                 segments,
             });
-            self.usable.insert(VolumeId(id));
+            self.usable.insert(VolumeId(id), extents * BLOCKS);
         }
         let difference = Difference {
             from: Generation(0),

@@ -55,7 +55,7 @@ impl World {
             done: 0,
         }];
         self.store
-            .create_job(Term(0), &super::work::record(volume), &steps)
+            .create_job(Term(0), &super::jobs::record(volume), &steps)
             .unwrap();
     }
 

@@ -1,6 +1,6 @@
-//! What controllers work on: moves chunk by chunk, and volumes that come and go.
+//! What controllers work on: chunks of jobs, and volumes that come, go, grow and shrink.
 
-use super::copy::{Copy, blocks, copies};
+use super::copy::{Copy, blocks};
 use super::ctl::{Todo, given_up};
 use super::disk::BLOCKS;
 use super::fault::Fault;
@@ -10,10 +10,8 @@ use apparatus::change::controller::{Outcome, Plan, Reason};
 use apparatus::change::recovery;
 use apparatus::pool::model::{Area, Difference, DiskRecord, Edit, Segment, Span, VolumeRecord};
 use apparatus::pool::names::Name;
-use apparatus::store::{HoldMode, JobKind, JobLimits, JobRecord, JobState, NewChange, Step, Store};
-use apparatus::units::{
-    ByteCount, DiskExtent, DiskId, JobId, Timestamp, VolumeExtent, VolumeId, VolumeOffset,
-};
+use apparatus::store::{HoldMode, NewChange, Store};
+use apparatus::units::{ByteCount, DiskExtent, DiskId, JobId, VolumeExtent, VolumeId, VolumeOffset};
 
 /// What a change is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +19,7 @@ pub enum Job {
     Chunk,
     Create(VolumeId),
     Remove(VolumeId),
+    Resize(VolumeId),
 }
 
 /// How it ended, if not well.
@@ -45,90 +44,8 @@ impl World {
         }
     }
 
-    /// The next chunk of a job that runs.
-    fn next_chunk(&mut self, id: ProcId) -> bool {
-        let jobs = self.store.jobs().unwrap_or_default();
-        let running = jobs.iter().filter(|job| job.state == JobState::Running);
-        running.map(|job| job.id).any(|job| self.chunk_of(id, job))
-    }
-
-    fn chunk_of(&mut self, id: ProcId, job: JobId) -> bool {
-        let steps = self.store.steps(job).unwrap_or_default();
-        let Some(step) = steps.iter().find(|step| step.done < step.to.len) else {
-            self.end_job(job, JobState::Done, "jobs done");
-            return false;
-        };
-        if !self.options.explore && self.rng.permille(15) {
-            self.end_job(job, JobState::Cancelled, "jobs cancelled");
-            return false;
-        }
-        // Another job may have moved the range since this one was planned: its old home is somebody else's by now.
-        let homes = self.store.homes();
-        let home = |into| (step.from.home.disk, DiskExtent(step.from.home.start.0 + into));
-        let extent = |into| VolumeExtent(step.from.start.0 + into);
-        let there = |into| homes.home(step.volume, extent(into)) == Some(home(into));
-        if !(step.done..step.to.len).all(there) {
-            self.end_job(job, JobState::Failed, "jobs overtaken by another");
-            return false;
-        }
-        let most = (step.to.len - step.done).min(2);
-        let len = if self.options.explore {
-            1
-        } else {
-            self.rng.between(1, most)
-        };
-        self.chunk(id, job, step, len);
-        true
-    }
-
-    fn end_job(&mut self, job: JobId, state: JobState, what: &'static str) {
-        self.count(what);
-        self.trace(|| format!("{what}: {job:?}"));
-        _ = self.store.set_job_state(job, JobState::Running, state, "");
-        _ = self.store.unreserve(job);
-    }
-
-    fn chunk(&mut self, id: ProcId, job: JobId, step: &Step, len: u64) {
-        let part = |area: Area| Area {
-            start: DiskExtent(area.start.0 + step.done),
-            len,
-            ..area
-        };
-        let (from, to) = (part(step.from.home), part(step.to));
-        let start = VolumeExtent(step.from.start.0 + step.done);
-        let segments = vec![Segment { start, home: to }];
-        let edits = vec![Edit::Map {
-            volume: step.volume,
-            segments,
-        }];
-        let byte = |extent: u64| VolumeOffset(extent * BLOCKS * BLOCK);
-        let span = Span {
-            volume: step.volume,
-            start: byte(start.0),
-            end: byte(start.0 + len),
-        };
-        let spans = if self.wrong(Fault::CopyWithoutHold) {
-            Vec::new()
-        } else {
-            vec![span]
-        };
-        let all = !self.options.explore && self.rng.permille(100);
-        let mode = if all { HoldMode::All } else { HoldMode::Writes };
-        let disk = Some(to.disk).filter(|_| !self.options.explore && self.rng.permille(300));
-        self.propose(
-            id,
-            Some(job),
-            edits,
-            spans,
-            mode,
-            disk,
-            Job::Chunk,
-            copies(from, to),
-        );
-    }
-
     #[allow(clippy::too_many_arguments)]
-    fn propose(
+    pub fn propose(
         &mut self,
         id: ProcId,
         job: Option<JobId>,
@@ -173,53 +90,13 @@ impl World {
         match self.rng.below(10) {
             0..6 => self.new_move(id) && self.next_chunk(id),
             6 | 7 => self.create(id) || self.remove(id),
+            8 => self.resize(id),
             _ => false,
         }
     }
 
-    /// Records a job that moves a part of a volume to another disk.
-    fn new_move(&mut self, id: ProcId) -> bool {
-        let Some(term) = self.ctls.get(&id).map(|ctl| ctl.term) else {
-            return false;
-        };
-        let volumes = self.store.volumes().unwrap_or_default();
-        let usable: Vec<_> = volumes
-            .iter()
-            .filter(|volume| self.usable.contains(&volume.id))
-            .collect();
-        let Some(volume) = self.rng.pick(&usable).map(|volume| volume.id) else {
-            return false;
-        };
-        let segments = self.store.homes().segments(volume);
-        let size = segments.last().map_or(0, |last| last.end().0);
-        let start = self.rng.below(size.max(1));
-        let end = self.rng.between(start + 1, size.max(start + 1));
-        let target = DiskId(self.rng.between(1, self.disks.len() as u64) as u32);
-        let mut taken = Vec::new();
-        let mut steps = Vec::new();
-        for segment in segments {
-            let Some(from) = segment.clip(VolumeExtent(start), VolumeExtent(end)) else {
-                continue;
-            };
-            let Some(to) = self.free_area(target, from.home.len, &taken) else {
-                return false;
-            };
-            taken.push(to);
-            steps.push(Step {
-                volume,
-                from,
-                to,
-                done: 0,
-            });
-        }
-        let created = self.store.create_job(term, &record(volume), &steps);
-        self.trace(|| format!("{created:?}: {steps:?}"));
-        self.count("jobs");
-        created.is_ok() && !steps.is_empty()
-    }
-
     /// A free run of so many extents.
-    fn free_area(&mut self, disk: DiskId, len: u64, taken: &[Area]) -> Option<Area> {
+    pub fn free_area(&mut self, disk: DiskId, len: u64, taken: &[Area]) -> Option<Area> {
         let uses = self.store.uses(disk).unwrap_or_default();
         let size = self
             .store
@@ -260,13 +137,7 @@ impl World {
                 }],
             },
         ];
-        let begin = self.history.tick();
-        let mut fills = Vec::new();
-        for (block, to) in blocks(area).enumerate() {
-            let tag = self.history.tag();
-            self.history.write((volume, block as u64), tag, begin);
-            fills.push(Copy { from: None, to, tag });
-        }
+        let fills = self.fills(volume, 0, area);
         self.propose(
             id,
             None,
@@ -281,7 +152,7 @@ impl World {
     }
 
     fn remove(&mut self, id: ProcId) -> bool {
-        let Some(volume) = self.usable.iter().copied().find(|&volume| volume >= SCRATCH) else {
+        let Some(volume) = self.usable.keys().copied().find(|&volume| volume >= SCRATCH) else {
             return false;
         };
         self.usable.remove(&volume);
@@ -300,6 +171,80 @@ impl World {
         true
     }
 
+    /// A volume that is there for good, or one that is not, gets another size.
+    fn resize(&mut self, id: ProcId) -> bool {
+        let volumes = self.store.volumes().unwrap_or_default();
+        let usable = |volume: &&VolumeRecord| self.usable.contains_key(&volume.id);
+        let volumes: Vec<VolumeRecord> = volumes.iter().filter(usable).cloned().collect();
+        let Some(volume) = self.rng.pick(&volumes).cloned() else {
+            return false;
+        };
+        let extents = volume.size.0 / (BLOCKS * BLOCK);
+        if extents < 2 || (extents < 4 && self.rng.permille(500)) {
+            self.grow(id, volume.id, extents)
+        } else {
+            self.shrink(id, volume.id, extents)
+        }
+    }
+
+    fn grow(&mut self, id: ProcId, volume: VolumeId, extents: u64) -> bool {
+        let disk = DiskId(self.rng.between(1, self.disks.len() as u64) as u32);
+        let Some(home) = self.free_area(disk, 1, &[]) else {
+            return false;
+        };
+        self.count("volumes grown");
+        let start = VolumeExtent(extents);
+        let segments = vec![Segment { start, home }];
+        let edits = vec![
+            Edit::SetVolume(volume_record(volume, extents + 1)),
+            Edit::Map { volume, segments },
+        ];
+        let fills = self.fills(volume, extents * BLOCKS, home);
+        let (purpose, mode) = (Job::Resize(volume), HoldMode::Writes);
+        self.propose(id, None, edits, Vec::new(), mode, None, purpose, fills);
+        true
+    }
+
+    /// What is cut away is held for everyone, and hosts ask for it no more.
+    fn shrink(&mut self, id: ProcId, volume: VolumeId, extents: u64) -> bool {
+        self.count("volumes shrunk");
+        let left = self.rng.between(1, extents - 1);
+        self.usable.insert(volume, left * BLOCKS);
+        let (start, end) = (VolumeExtent(left), VolumeExtent(extents));
+        let edits = vec![
+            Edit::Unmap { volume, start, end },
+            Edit::SetVolume(volume_record(volume, left)),
+        ];
+        let start = VolumeOffset(left * BLOCKS * BLOCK);
+        let spans = vec![Span {
+            start,
+            ..Span::whole(volume)
+        }];
+        let (purpose, mode) = (Job::Resize(volume), HoldMode::All);
+        self.propose(id, None, edits, spans, mode, None, purpose, Vec::new());
+        true
+    }
+
+    /// What new blocks are filled with, from this block of the volume on.
+    fn fills(&mut self, volume: VolumeId, first: u64, home: Area) -> Vec<Copy> {
+        let begin = self.history.tick();
+        let mut fills = Vec::new();
+        for (block, to) in (first..).zip(blocks(home)) {
+            let tag = self.history.tag();
+            self.history.write((volume, block), tag, begin);
+            fills.push(Copy { from: None, to, tag });
+        }
+        fills
+    }
+
+    /// The new blocks hold what they were filled with.
+    pub fn filled(&mut self, copies: &[Copy]) {
+        let now = self.history.tick();
+        for copy in copies.iter().filter(|copy| copy.from.is_none()) {
+            self.history.filled(copy.tag, now);
+        }
+    }
+
     /// A change is over.
     pub fn ended(&mut self, id: ProcId, job: Job, outcome: &Outcome) {
         match outcome {
@@ -316,7 +261,10 @@ impl World {
             (Job::Create(volume), None) | (Job::Remove(volume), Some(Done::GaveUp))
                 if self.store.homes().volumes().any(|other| other.id == volume) =>
             {
-                self.usable.insert(volume);
+                self.usable.insert(volume, self.blocks_of(volume));
+            }
+            (Job::Resize(volume), None | Some(Done::GaveUp)) => {
+                self.usable.insert(volume, self.blocks_of(volume));
             }
             _ => {}
         }
@@ -334,7 +282,15 @@ impl World {
 
     /// Whatever the last controller was about, it is decided now.
     pub fn after_recovery(&mut self) {
-        self.usable = self.store.homes().volumes().map(|volume| volume.id).collect();
+        let homes = self.store.homes();
+        let sizes = homes.volumes().map(|volume| (volume.id, volume.size.0 / BLOCK));
+        self.usable = sizes.collect();
+    }
+
+    fn blocks_of(&self, volume: VolumeId) -> u64 {
+        let homes = self.store.homes();
+        let size = homes.volumes().find(|other| other.id == volume);
+        size.map_or(0, |volume| volume.size.0 / BLOCK)
     }
 
     /// A fault: the old home is given away as soon as there is a new one.
@@ -363,23 +319,6 @@ pub fn volume_record(id: VolumeId, extents: u64) -> VolumeRecord {
         uid: 0,
         gid: 0,
         read_only: false,
-    }
-}
-
-pub fn record(volume: VolumeId) -> JobRecord {
-    JobRecord {
-        id: JobId(0),
-        kind: JobKind::Move { volume },
-        state: JobState::Running,
-        limits: JobLimits::default(),
-        back: false,
-        title: String::new(),
-        created: Timestamp(0),
-        ended: None,
-        copied: ByteCount(0),
-        longest_hold_us: 0,
-        held: 0,
-        why: String::new(),
     }
 }
 

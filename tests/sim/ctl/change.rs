@@ -25,10 +25,11 @@ impl World {
         // Messages and timers cost nothing; what takes time is done in order, and before anything is heard.
         let follows = change.machine.state() == State::Releasing && !change.followed;
         change.followed |= follows;
+        let resizes = matches!(change.job, Job::Resize(_));
         for effect in effects {
             self.queue_effect(id, key, effect);
         }
-        if follows && self.pipelines() {
+        if follows && !resizes && self.pipelines() {
             self.count("pipelined");
             self.do_last(id, Todo::Plan);
         } else if follows
@@ -183,8 +184,11 @@ impl World {
                     .ctls
                     .get_mut(&id)
                     .and_then(|ctl| ctl.changes.remove(&key))
-                    .map(|change| (change.job, change.followed));
-                if let Some((job, followed)) = job {
+                    .map(|change| (change.job, change.followed, change.copies.clone()));
+                if let Some((job, followed, copies)) = job {
+                    if given_up(&outcome).is_none() {
+                        self.filled(&copies);
+                    }
                     let pauses = self.options.explore && given_up(&outcome).is_some();
                     self.do_next(id, vec![Todo::Ended(job, outcome)]);
                     if pauses {
