@@ -6,19 +6,18 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    unreachable_pub,
     reason = "a test that cannot go on has failed"
 )]
 
-use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use tempfile::TempDir;
+mod place;
+mod scenario;
 
-/// No procedure takes longer, in seconds.
-const LONG: &str = "180";
-/// The ordinary user, where root runs this.
-const NOBODY: u32 = 65534;
+use place::{Place, has, is_root};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
 /// All others go on from its pool.
 const FIRST: &str = "First pool";
 
@@ -63,6 +62,10 @@ fn sections(text: &str) -> Vec<(String, Vec<Block>)> {
     sections
 }
 
+fn commands(blocks: &[Block]) -> String {
+    blocks.iter().map(|block| block.text.as_str()).collect()
+}
+
 fn section(path: &str, title: &str) -> Vec<Block> {
     let found = sections(&document(path))
         .into_iter()
@@ -70,104 +73,6 @@ fn section(path: &str, title: &str) -> Vec<Block> {
     found
         .unwrap_or_else(|| panic!("{path} has no section {title:?} with commands"))
         .1
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-fn has(program: &str) -> bool {
-    Command::new("sh")
-        .args(["-c", "command -v \"$0\"", program])
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
-        .stdout(Stdio::null())
-        .status()
-        .unwrap()
-        .success()
-}
-
-/// A directory that stands for `/tmp`, with the programs under test in `bin`. What is left running in it is ended with it.
-struct Place {
-    dir: TempDir,
-    ordinary: bool,
-}
-
-impl Place {
-    fn new(ordinary: bool) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let bin = dir.path().join("bin");
-        fs::create_dir(&bin).unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_vctl"), bin.join("vctl")).unwrap();
-        let apparatus = bin.join("apparatus");
-        fs::write(
-            &apparatus,
-            "#!/bin/sh\nexec \"${0%/*}/vctl\" __apparatus \"$@\"\n",
-        )
-        .unwrap();
-        fs::set_permissions(&apparatus, fs::Permissions::from_mode(0o755)).unwrap();
-        if ordinary {
-            fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-            chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
-        }
-        Self { dir, ordinary }
-    }
-
-    fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    fn shell(&self, script: &str) -> Output {
-        let id = NOBODY.to_string();
-        let mut words = vec!["timeout", "-k", "5", LONG];
-        if self.ordinary {
-            words.extend(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"]);
-        }
-        words.extend(["sh", "-eux", "-c", script]);
-        let bin = self.path().join("bin");
-        Command::new(words[0])
-            .args(&words[1..])
-            .env_clear()
-            .env(
-                "PATH",
-                format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", bin.display()),
-            )
-            .env("HOME", self.path())
-            .current_dir(self.path())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
-    }
-
-    fn run(&self, blocks: &[Block]) {
-        let text: String = blocks.iter().map(|block| block.text.as_str()).collect();
-        let own = format!("{}/", self.path().display());
-        let output = self.shell(&text.replace("/tmp/", &own));
-        assert!(
-            output.status.success(),
-            "{}\n{}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let dir = self.path().display();
-        // What lies on a volume goes before the volume does.
-        let script = format!(
-            "set +e
-            export VCTL_POOL={dir}/pool
-            mounts() {{ awk -v d={dir}/ 'index($2, d) == 1 {{ print $2 }}' /proc/self/mounts | sort -r; }}
-            umount {dir}/mnt
-            losetup -l -n -O NAME,BACK-FILE | awk -v d={dir}/ 'index($2, d) == 1 {{ print $1 }}' |
-                while read -r l; do losetup -d \"$l\"; done
-            for a in $(vctl apparatus list --no-headings -o name); do vctl apparatus fence \"$a\"; done
-            mounts | while read -r m; do umount -l \"$m\" || fusermount3 -uz \"$m\"; done"
-        );
-        self.shell(&script);
-    }
 }
 
 /// Runs the blocks that may be run here, and says which may not.
@@ -181,7 +86,7 @@ fn procedure(path: &str, title: &str, before: &[Block]) {
     let ordinary: Vec<Block> = mine.iter().filter(|block| !block.root).cloned().collect();
     let others_may = fs::metadata("/dev/fuse").is_ok_and(|meta| meta.permissions().mode() & 0o6 == 0o6);
     if others_may || !is_root() {
-        Place::new(is_root()).run(&[before, &ordinary].concat());
+        Place::new(is_root()).run(&commands(&[before, &ordinary].concat()));
     } else {
         eprintln!("skipped: {title}: only root may use /dev/fuse here");
     }
@@ -189,7 +94,7 @@ fn procedure(path: &str, title: &str, before: &[Block]) {
         return;
     }
     if is_root() && Path::new("/dev/loop-control").exists() {
-        Place::new(false).run(&[before, &mine].concat());
+        Place::new(false).run(&commands(&[before, &mine].concat()));
     } else {
         eprintln!("skipped: {title}: the block for root needs root and loop devices");
     }
@@ -249,7 +154,7 @@ fn session_of_the_readme() {
     if !has("mkfs.ext4") || !has("fusermount3") {
         return eprintln!("skipped: {title}: needs mkfs.ext4 and fusermount3");
     }
-    Place::new(is_root()).run(&blocks);
+    Place::new(is_root()).run(&commands(&blocks));
 }
 
 /// The example of a description: made, found to be so already, dumped, and the dump found to be so too.
@@ -264,8 +169,5 @@ fn the_example_of_a_description() {
         test \"$(vctl pool apply dump.ron --prune)\" = 'all is as described'
         test -f /tmp/a1/vm && test -f /tmp/a2/archive
         vctl status";
-    place.run(&[Block {
-        root: false,
-        text: text.to_owned(),
-    }]);
+    place.run(text);
 }

@@ -1,0 +1,110 @@
+//! A directory that stands for `/tmp`, and scripts that run in it.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// No script takes longer, in seconds.
+const LONG: &str = "180";
+/// The ordinary user, where root runs this.
+const NOBODY: u32 = 65534;
+
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+pub fn has(program: &str) -> bool {
+    Command::new("sh")
+        .args(["-c", "command -v \"$0\"", program])
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+        .stdout(Stdio::null())
+        .status()
+        .unwrap()
+        .success()
+}
+
+/// A directory that stands for `/tmp`, with the programs under test in `bin`. What is left running in it is ended with it.
+pub struct Place {
+    dir: TempDir,
+    ordinary: bool,
+}
+
+impl Place {
+    pub fn new(ordinary: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let bin = dir.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_vctl"), bin.join("vctl")).unwrap();
+        let apparatus = bin.join("apparatus");
+        fs::write(
+            &apparatus,
+            "#!/bin/sh\nexec \"${0%/*}/vctl\" __apparatus \"$@\"\n",
+        )
+        .unwrap();
+        fs::set_permissions(&apparatus, fs::Permissions::from_mode(0o755)).unwrap();
+        if ordinary {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+            chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        Self { dir, ordinary }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn shell(&self, script: &str) -> Output {
+        let id = NOBODY.to_string();
+        let mut words = vec!["timeout", "-k", "5", LONG];
+        if self.ordinary {
+            words.extend(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"]);
+        }
+        words.extend(["sh", "-eux", "-c", script]);
+        let bin = self.path().join("bin");
+        Command::new(words[0])
+            .args(&words[1..])
+            .env_clear()
+            .env(
+                "PATH",
+                format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", bin.display()),
+            )
+            .env("HOME", self.path())
+            .current_dir(self.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// Runs commands one after the other; all have to succeed. `/tmp/` is this directory.
+    pub fn run(&self, text: &str) {
+        let own = format!("{}/", self.path().display());
+        let output = self.shell(&text.replace("/tmp/", &own));
+        assert!(
+            output.status.success(),
+            "{}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let dir = self.path().display();
+        // What lies on a volume goes before the volume does.
+        let script = format!(
+            "set +e
+            export VCTL_POOL={dir}/pool
+            mounts() {{ awk -v d={dir}/ 'index($2, d) == 1 {{ print $2 }}' /proc/self/mounts | sort -r; }}
+            umount {dir}/mnt
+            losetup -l -n -O NAME,BACK-FILE | awk -v d={dir}/ 'index($2, d) == 1 {{ print $1 }}' |
+                while read -r l; do losetup -d \"$l\"; done
+            for a in $(vctl apparatus list --no-headings -o name); do vctl apparatus fence \"$a\"; done
+            mounts | while read -r m; do umount -l \"$m\" || fusermount3 -uz \"$m\"; done"
+        );
+        self.shell(&script);
+    }
+}
