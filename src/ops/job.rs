@@ -64,7 +64,11 @@ pub fn find(store: &mut dyn Store, id: JobId) -> Result<JobRecord> {
         .ok_or_else(|| Error::not_found("job", &id.to_string()).hint("vctl job list"))
 }
 
-fn view(store: &mut dyn Store, pool: &PoolView, record: JobRecord) -> Result<View> {
+/// A job of which the record is at hand, named as this view of the pool has it.
+///
+/// # Errors
+/// The store's.
+pub fn view(store: &mut dyn Store, pool: &PoolView, record: JobRecord) -> Result<View> {
     let steps = store.steps(record.id)?;
     let (done, total) = progress(&steps, pool.header.extent_size);
     let subject = match &record.kind {

@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Column, Style, TableOptions, Tone, printable, table};
 use apparatus::error::Result;
+use apparatus::ops;
 use apparatus::ops::watch::Watch;
 use apparatus::store::{Event, Severity, Store};
 use apparatus::units::Timestamp;
@@ -121,17 +122,8 @@ impl Events {
 
     /// The latest, and the number to go on after.
     fn read(&self, store: &mut dyn Store) -> Result<(Vec<Row>, u64)> {
-        let mut last = self.after.unwrap_or(0);
-        let mut latest = std::collections::VecDeque::new();
-        loop {
-            let batch = store.events(last, BATCH)?;
-            let Some(end) = batch.last() else { break };
-            last = end.seq;
-            latest.extend(batch.into_iter().map(Row::new));
-            let surplus = latest.len().saturating_sub(self.lines);
-            latest.drain(..surplus);
-        }
-        Ok((latest.into(), last))
+        let (events, last) = ops::events::latest(store, self.after.unwrap_or(0), self.lines)?;
+        Ok((events.into_iter().map(Row::new).collect(), last))
     }
 }
 

@@ -3,9 +3,8 @@
 use crate::commands::job::{JobOptions, begin};
 use crate::context::{Changing, Context};
 use crate::exit::Done;
-use apparatus::change::jobs::Request;
 use apparatus::error::Result;
-use apparatus::ops::select;
+use apparatus::ops::moving;
 use clap::Args;
 
 /// `vctl disk evacuate`
@@ -29,13 +28,7 @@ pub struct Evacuate {
 impl Evacuate {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        let disks = context.store()?.disks()?;
-        let disk = select::disk(&disks, &self.disk)?.id;
-        let request = Request::Evacuate {
-            disk,
-            to: select::disks(&disks, &self.to)?,
-            use_reserve: self.use_reserve,
-        };
+        let request = moving::of_disk(&mut *context.store()?, &self.disk, &self.to, self.use_reserve)?;
         let title = format!("disk evacuate {}", self.disk);
         begin(context, &self.changing, &self.job, &request, &title)
     }

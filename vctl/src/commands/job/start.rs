@@ -10,6 +10,7 @@ use apparatus::change::driver::Controller;
 use apparatus::change::jobs::{self, Request};
 use apparatus::error::{Error, Kind, Result};
 use apparatus::ops;
+use apparatus::ops::moving::{Outline, outline};
 use apparatus::pool::model::Difference;
 use apparatus::pool::names::Name;
 use apparatus::pool::size;
@@ -93,10 +94,11 @@ fn would_do(context: &mut Context, request: &Request) -> Result<Done> {
         difference: Difference,
     }
     let mut store = context.store()?;
-    let header = store.header()?;
-    let steps = jobs::plan(&mut *store, request)?;
-    let (_, bytes) = ops::job::progress(&steps, header.extent_size);
-    let difference = ops::job::difference(header.generation, &steps);
+    let Outline {
+        steps,
+        bytes,
+        difference,
+    } = outline(&mut *store, request)?;
     let view = ops::view::PoolView::load(&mut *store)?;
     context.out.say(
         &WouldDo {

@@ -6,8 +6,7 @@ use crate::context::{Changing, Context};
 use crate::exit::Done;
 use apparatus::change::jobs::Request;
 use apparatus::error::Result;
-use apparatus::ops;
-use apparatus::ops::select;
+use apparatus::ops::moving;
 use clap::Args;
 
 /// `vctl volume move`
@@ -40,21 +39,12 @@ impl Move {
     }
 
     fn request(&self, context: &Context) -> Result<Request> {
-        let mut store = context.store()?;
-        let disks = store.disks()?;
-        let volumes = store.volumes()?;
-        let volume = select::volume(&volumes, &self.volume)?;
-        let span = |range: ByteRange| ops::volume::span_of(volume, Some((range.start, range.end)));
-        Ok(Request::Move {
-            volume: volume.id,
-            range: self.range.map(span).transpose()?,
-            from: self
-                .from
-                .as_deref()
-                .map(|name| select::disk(&disks, name))
-                .transpose()?
-                .map(|disk| disk.id),
-            to: select::disks(&disks, &self.to)?,
-        })
+        let wish = moving::Wish {
+            volume: self.volume.clone(),
+            to: self.to.clone(),
+            from: self.from.clone(),
+            range: self.range.map(|range| (range.start, range.end)),
+        };
+        moving::of_volume(&mut *context.store()?, &wish)
     }
 }
