@@ -1,7 +1,7 @@
 //! The words of the command line, and what each leads to.
 
 use crate::commands::{
-    apparatus, completions, demo, disk, events, hidden, job, man, metrics, pool, status, volume,
+    apparatus, completions, console, demo, disk, events, hidden, job, man, metrics, pool, status, volume,
 };
 use crate::context::{Context, Global};
 use crate::exit::Done;
@@ -50,6 +50,8 @@ enum Noun {
     Job(job::Verb),
     /// Whether all is well, and what to do if not
     Status(status::Status),
+    /// A pool on a full screen, and what can be done with it
+    Console(console::Console),
     /// What happened
     Events(events::Events),
     /// Figures of everything, as Prometheus text
@@ -91,6 +93,7 @@ fn dispatch(noun: Noun, context: &mut Context) -> Result<Done> {
         Noun::Apparatus(verb) => verb.run(context),
         Noun::Job(verb) => verb.run(context),
         Noun::Status(status) => status.run(context),
+        Noun::Console(console) => console.run(context),
         Noun::Metrics(metrics) => metrics.run(context),
         Noun::Events(events) => events.run(context),
         Noun::Completions(completions) => completions.run(context),

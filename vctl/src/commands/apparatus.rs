@@ -3,6 +3,8 @@
 mod list;
 mod run;
 
+pub use list::word;
+
 use crate::context::Context;
 use crate::exit::Done;
 use ::apparatus::error::Result;

@@ -4,6 +4,7 @@ mod act;
 mod list;
 mod start;
 
+pub use list::{tone, word};
 pub use start::{JobOptions, begin};
 
 use crate::context::Context;

@@ -2,6 +2,7 @@
 
 pub mod apparatus;
 pub mod completions;
+pub mod console;
 pub mod demo;
 pub mod disk;
 pub mod events;

@@ -40,7 +40,8 @@ struct Row {
     next: Option<String>,
 }
 
-fn word(severity: Severity) -> (&'static str, Tone) {
+/// What a severity is called.
+pub fn word(severity: Severity) -> (&'static str, Tone) {
     match severity {
         Severity::Info => ("info", Tone::Good),
         Severity::Warning => ("warning", Tone::Warning),

@@ -4,6 +4,7 @@ mod attach;
 mod change;
 mod hold;
 mod list;
+pub mod map;
 mod moving;
 
 use crate::context::Context;
@@ -21,7 +22,7 @@ pub enum Verb {
     /// One volume
     Show(list::Show),
     /// Where each segment lies
-    Map(list::Map),
+    Map(map::Map),
     /// Change the size: `+S` for so much more; what a smaller size cuts off is gone
     Resize(change::Resize),
     /// Give another name

@@ -13,6 +13,7 @@ pub use table::{Column, TableOptions, details, table};
 use apparatus::error::{Error, Result};
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 
 /// Version of the JSON objects. Raised when a field changes its meaning; new fields leave it.
 pub const FORMAT: u32 = 1;
@@ -141,4 +142,10 @@ struct Envelope<'a, T> {
 /// Writes a line to standard error; nothing can be done if that fails.
 pub fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// How many columns a terminal has, within reason; 80 for what is none.
+pub fn width(terminal: impl AsFd) -> usize {
+    let size = rustix::termios::tcgetwinsize(terminal);
+    size.map_or(80, |size| usize::from(size.ws_col)).clamp(20, 200)
 }

@@ -1,7 +1,7 @@
 //! How far a job is, on standard error: a bar on a terminal, or a line a second.
 
 use super::cell::{duration, size};
-use super::note;
+use super::{note, width};
 use apparatus::change::jobs::Observer;
 use apparatus::store::JobRecord;
 use clap::ValueEnum;
@@ -133,7 +133,7 @@ impl Display {
             }
             Shape::Bar => {
                 self.drawn = true;
-                let _ = write!(io::stderr(), "\r\x1b[K{}", bar(state, width()));
+                let _ = write!(io::stderr(), "\r\x1b[K{}", bar(state, width(io::stderr())));
             }
         }
     }
@@ -148,11 +148,6 @@ impl Observer for Display {
         }
         !self.stop.load(Ordering::Relaxed)
     }
-}
-
-fn width() -> usize {
-    let size = rustix::termios::tcgetwinsize(io::stderr());
-    size.map_or(80, |size| usize::from(size.ws_col)).clamp(20, 200)
 }
 
 fn percent(state: State) -> u64 {

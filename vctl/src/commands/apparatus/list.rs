@@ -25,6 +25,16 @@ pub struct Row {
     joined: ::apparatus::units::Timestamp,
 }
 
+/// What an apparatus's state is called.
+pub fn word(state: State) -> (&'static str, Tone) {
+    match state {
+        State::Serving => ("serving", Tone::Good),
+        State::Silent => ("silent", Tone::Warning),
+        State::Fenced => ("fenced", Tone::Bad),
+        State::Dead => ("dead", Tone::Bad),
+    }
+}
+
 impl Row {
     /// From what is known of it.
     pub fn new(view: View) -> Self {
@@ -43,12 +53,8 @@ impl Row {
     }
 
     fn state(&self) -> Cell {
-        match self.state {
-            State::Serving => Cell::Word("serving", Tone::Good),
-            State::Silent => Cell::Word("silent", Tone::Warning),
-            State::Fenced => Cell::Word("fenced", Tone::Bad),
-            State::Dead => Cell::Word("dead", Tone::Bad),
-        }
+        let (word, tone) = word(self.state);
+        Cell::Word(word, tone)
     }
 
     fn figure(&self, figure: impl Fn(&Figures) -> Cell) -> Cell {

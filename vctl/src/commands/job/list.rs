@@ -49,6 +49,15 @@ pub fn word(state: JobState) -> &'static str {
     }
 }
 
+/// How good or bad a job's state is.
+pub fn tone(state: JobState) -> Tone {
+    match state {
+        JobState::Running | JobState::Done => Tone::Good,
+        JobState::Paused | JobState::Cancelled | JobState::RollingBack => Tone::Warning,
+        JobState::Failed => Tone::Bad,
+    }
+}
+
 impl Row {
     /// From what is known of it.
     pub fn new(view: View) -> Self {
@@ -91,12 +100,7 @@ impl Row {
     }
 
     fn state(&self) -> Cell {
-        let tone = match self.is {
-            JobState::Running | JobState::Done => Tone::Good,
-            JobState::Paused | JobState::Cancelled | JobState::RollingBack => Tone::Warning,
-            JobState::Failed => Tone::Bad,
-        };
-        Cell::Word(self.state, tone)
+        Cell::Word(self.state, tone(self.is))
     }
 
     fn percent(&self) -> Cell {

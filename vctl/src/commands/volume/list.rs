@@ -1,11 +1,10 @@
-//! `vctl volume list`, `show`, `map`.
+//! `vctl volume list`, `show`.
 
 use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Column, Style, TableOptions, details, table};
 use apparatus::error::Result;
 use apparatus::ops::view::{PoolView, VolumeView};
-use apparatus::pool::model::Segment;
 use apparatus::units::{ByteCount, VolumeId};
 use clap::Args;
 use serde::Serialize;
@@ -124,77 +123,4 @@ impl Show {
         })?;
         Ok(Done::Plainly)
     }
-}
-
-/// A segment as scripts see it, in bytes.
-#[derive(Serialize)]
-struct Piece {
-    start: u64,
-    end: u64,
-    length: u64,
-    disk: String,
-    disk_offset: u64,
-}
-
-const PIECES: &[Column<Piece>] = &[
-    Column::shown("START", |piece| Cell::Size(piece.start)),
-    Column::shown("END", |piece| Cell::Size(piece.end)),
-    Column::shown("LENGTH", |piece| Cell::Size(piece.length)),
-    Column::shown("DISK", |piece| Cell::text(&piece.disk)),
-    Column::shown("OFFSET", |piece| Cell::Size(piece.disk_offset)),
-];
-
-/// `vctl volume map`
-#[derive(Args, Debug)]
-pub struct Map {
-    /// Its name
-    #[arg(value_name = "VOLUME")]
-    volume: String,
-    #[command(flatten)]
-    table: TableOptions,
-}
-
-impl Map {
-    /// Does it.
-    pub fn run(self, context: &mut Context) -> Result<Done> {
-        #[derive(Serialize)]
-        struct Layout {
-            volume: String,
-            size: ByteCount,
-            extent_size: u64,
-            segments: Vec<Piece>,
-        }
-        let view = PoolView::load(&mut *context.store()?)?;
-        let volume = view.volume(&self.volume)?;
-        let mut segments = pieces(&view, volume);
-        self.table.sort(PIECES, &mut segments)?;
-        let size = volume.record.size;
-        let extent_size = view.header.extent_size.bytes();
-        let body = Layout {
-            volume: self.volume,
-            size,
-            extent_size,
-            segments,
-        };
-        context
-            .out
-            .say(&body, |out| table(out, &self.table, PIECES, &body.segments))?;
-        Ok(Done::Plainly)
-    }
-}
-
-fn pieces(view: &PoolView, volume: &VolumeView) -> Vec<Piece> {
-    let bytes = |extents: u64| extents.saturating_mul(view.header.extent_size.bytes());
-    let piece = |segment: &Segment| {
-        let start = bytes(segment.start.0);
-        let end = bytes(segment.end().0).min(volume.record.size.0);
-        Piece {
-            start,
-            end,
-            length: end.saturating_sub(start),
-            disk: view.disk_name(segment.home.disk),
-            disk_offset: bytes(segment.home.start.0),
-        }
-    };
-    volume.segments.iter().map(piece).collect()
 }

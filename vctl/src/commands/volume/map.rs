@@ -1,0 +1,246 @@
+//! `vctl volume map`: where a volume lies, as a table, as a picture in the terminal, as a drawing.
+
+pub mod picture;
+mod svg;
+
+use crate::context::Context;
+use crate::exit::Done;
+use crate::output::{Cell, Column, Output, TableOptions, size, table};
+use apparatus::error::{Error, Result};
+use apparatus::ops::job::{self, wants_work};
+use apparatus::ops::moving::{self, Wish};
+use apparatus::ops::view::{PoolView, VolumeView};
+use apparatus::pool::model::Segment;
+use apparatus::store::{JobState, Store};
+use apparatus::units::ByteCount;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use std::path::PathBuf;
+use svg::Strip;
+
+/// A segment as scripts see it, in bytes.
+#[derive(Serialize)]
+struct Piece {
+    start: u64,
+    end: u64,
+    length: u64,
+    disk: String,
+    disk_offset: u64,
+}
+
+const PIECES: &[Column<Piece>] = &[
+    Column::shown("START", |piece| Cell::Size(piece.start)),
+    Column::shown("END", |piece| Cell::Size(piece.end)),
+    Column::shown("LENGTH", |piece| Cell::Size(piece.length)),
+    Column::shown("DISK", |piece| Cell::text(&piece.disk)),
+    Column::shown("OFFSET", |piece| Cell::Size(piece.disk_offset)),
+];
+
+/// Whether a picture stands above the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Picture {
+    /// If standard output is a terminal
+    #[default]
+    Auto,
+    /// Wherever it goes
+    Always,
+    /// The table alone
+    Never,
+}
+
+/// `vctl volume map`
+#[derive(Args, Debug)]
+pub struct Map {
+    /// Its name
+    #[arg(value_name = "VOLUME")]
+    volume: String,
+    /// Show where it would lie after a move to this disk, or to those with this tag; nothing is moved
+    #[arg(long, value_name = "DISK|@TAG")]
+    to: Vec<String>,
+    /// Only what lies on this disk would be moved
+    #[arg(long, value_name = "DISK", requires = "to")]
+    from: Option<String>,
+    /// Draw the layout to this file, and that after the move that --to names or that is under way; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Whether to show the picture
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    picture: Picture,
+    #[command(flatten)]
+    table: TableOptions,
+}
+
+/// Where a volume will lie, and what brings it there.
+struct Outlook {
+    caption: String,
+    segments: Vec<Segment>,
+}
+
+impl Map {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct Layout {
+            volume: String,
+            size: ByteCount,
+            extent_size: u64,
+            segments: Vec<Piece>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            after: Option<Vec<Piece>>,
+        }
+        let mut store = context.store()?;
+        let view = PoolView::load(&mut *store)?;
+        let volume = view.volume(&self.volume)?;
+        let outlook = self.outlook(&mut *store, &view, volume)?;
+        if let Some(file) = &self.svg {
+            let drawing = drawing(&view, volume, outlook.as_ref());
+            if file.as_os_str() == "-" {
+                context.out.text(&drawing);
+                return Ok(Done::Plainly);
+            }
+            std::fs::write(file, drawing)
+                .map_err(|error| Error::because(format!("drawing {}", file.display()), error))?;
+        }
+        let mut segments = pieces(&view, volume, &volume.segments);
+        self.table.sort(PIECES, &mut segments)?;
+        let planned = outlook.as_ref().filter(|_| !self.to.is_empty());
+        let body = Layout {
+            volume: volume.record.name.to_string(),
+            size: volume.record.size,
+            extent_size: view.header.extent_size.bytes(),
+            segments,
+            after: planned.map(|outlook| pieces(&view, volume, &outlook.segments)),
+        };
+        let pictured = match self.picture {
+            Picture::Auto => std::io::IsTerminal::is_terminal(&std::io::stdout()),
+            Picture::Always => true,
+            Picture::Never => false,
+        };
+        context.out.say(&body, |out| {
+            if pictured {
+                show(out, &view, volume, outlook.as_ref());
+            }
+            table(out, &self.table, PIECES, &body.segments)
+        })?;
+        Ok(Done::Plainly)
+    }
+
+    /// After the move that was named, else after the job that moves it now.
+    fn outlook(
+        &self,
+        store: &mut dyn Store,
+        view: &PoolView,
+        volume: &VolumeView,
+    ) -> Result<Option<Outlook>> {
+        if self.to.is_empty() {
+            return under_way(store, view, volume);
+        }
+        let wish = Wish {
+            volume: self.volume.clone(),
+            to: self.to.clone(),
+            from: self.from.clone(),
+            range: None,
+        };
+        let request = moving::of_volume(store, &wish)?;
+        let steps = moving::outline(store, &request)?.steps;
+        Ok(Some(Outlook {
+            caption: format!("after a move to {}", self.to.join(", ")),
+            segments: picture::after(volume.record.id, &volume.segments, &steps),
+        }))
+    }
+}
+
+fn under_way(store: &mut dyn Store, view: &PoolView, volume: &VolumeView) -> Result<Option<Outlook>> {
+    for record in store.jobs()? {
+        if !wants_work(record.state) && record.state != JobState::Paused {
+            continue;
+        }
+        let job = job::view(store, view, record)?;
+        if job.steps.iter().any(|step| step.volume == volume.record.id) {
+            return Ok(Some(Outlook {
+                caption: format!("after job {}", job.record.id),
+                segments: picture::after(volume.record.id, &volume.segments, &job.steps),
+            }));
+        }
+    }
+    Ok(None)
+}
+
+fn drawing(view: &PoolView, volume: &VolumeView, outlook: Option<&Outlook>) -> String {
+    let mut strips = vec![Strip {
+        caption: "now".into(),
+        segments: &volume.segments,
+    }];
+    strips.extend(outlook.map(|outlook| Strip {
+        caption: outlook.caption.clone(),
+        segments: &outlook.segments,
+    }));
+    let title = format!("volume {}, {}", volume.record.name, size(volume.record.size.0));
+    svg::draw(view, &title, &strips)
+}
+
+/// A bar of letters, a disk each, and what the letters mean.
+fn show(out: &mut Output, view: &PoolView, volume: &VolumeView, outlook: Option<&Outlook>) {
+    let width = crate::output::width(std::io::stdout()).saturating_sub(2);
+    out.line(&painted(out.style().colour, view, &volume.segments, width));
+    if let Some(outlook) = outlook {
+        out.line(&format!("{}:", outlook.caption));
+        out.line(&painted(out.style().colour, view, &outlook.segments, width));
+    }
+    let bytes = view.header.extent_size.bytes();
+    let then = outlook.map_or(&[][..], |outlook| &outlook.segments);
+    let now = picture::shares(&volume.segments);
+    let new = picture::shares(then).into_iter();
+    let new = new.filter(|(disk, _)| now.iter().all(|(known, _)| known != disk));
+    let legend: Vec<String> = now
+        .iter()
+        .copied()
+        .chain(new.map(|(disk, _)| (disk, 0)))
+        .map(|(disk, extents)| {
+            let letter = picture::mark(view, disk).letter;
+            format!(
+                "{letter} {} {}",
+                view.disk_name(disk),
+                size(extents.saturating_mul(bytes))
+            )
+        })
+        .collect();
+    out.line(&legend.join("   "));
+    out.line("");
+}
+
+/// ANSI background colours of the marks; the letters on them are black.
+const GROUNDS: [u8; picture::COLOURS] = [44, 43, 42, 45, 46, 47];
+
+fn painted(colour: bool, view: &PoolView, segments: &[Segment], width: usize) -> String {
+    let mut line = String::from("[");
+    for disk in picture::bar(segments, picture::extents(segments), width) {
+        let mark = disk.map(|disk| picture::mark(view, disk));
+        match mark {
+            Some(mark) if colour => {
+                line.push_str(&format!("\x1b[30;{}m{}", GROUNDS[mark.colour], mark.letter));
+            }
+            Some(mark) => line.push(mark.letter),
+            None if colour => line.push_str("\x1b[0m "),
+            None => line.push(' '),
+        }
+    }
+    line.push_str(if colour { "\x1b[0m]" } else { "]" });
+    line
+}
+
+fn pieces(view: &PoolView, volume: &VolumeView, segments: &[Segment]) -> Vec<Piece> {
+    let bytes = |extents: u64| extents.saturating_mul(view.header.extent_size.bytes());
+    let piece = |segment: &Segment| {
+        let start = bytes(segment.start.0);
+        let end = bytes(segment.end().0).min(volume.record.size.0);
+        Piece {
+            start,
+            end,
+            length: end.saturating_sub(start),
+            disk: view.disk_name(segment.home.disk),
+            disk_offset: bytes(segment.home.start.0),
+        }
+    };
+    segments.iter().map(piece).collect()
+}

@@ -1,0 +1,138 @@
+//! A volume's layout as a drawing.
+
+use super::picture::{COLOURS, Mark, extents, mark, shares};
+use crate::output::size;
+use apparatus::ops::view::PoolView;
+use apparatus::pool::model::Segment;
+use std::fmt::Write;
+
+/// Told apart by people who see few colours too: the palette of Okabe and Ito.
+const PALETTE: [&str; COLOURS] = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"];
+const WIDTH: u64 = 900;
+const MARGIN: u64 = 30;
+const BAR: u64 = 44;
+/// Bar, its caption, and the space below it.
+const STRIP: u64 = 100;
+/// A rectangle narrower than this has no room for its letter.
+const LETTER: u64 = 14;
+
+/// A bar of the drawing.
+pub struct Strip<'a> {
+    /// What it shows: `now`, `after the move`.
+    pub caption: String,
+    /// What lies where.
+    pub segments: &'a [Segment],
+}
+
+/// The drawing, as the text of an SVG file.
+pub fn draw(view: &PoolView, title: &str, strips: &[Strip<'_>]) -> String {
+    let count = u64::try_from(strips.len()).unwrap_or(1);
+    let disks = disks_of(view, strips);
+    let rows = u64::try_from(disks.len()).unwrap_or(1);
+    let height = 60 + count * STRIP + rows * 22 + 20;
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write!(
+        text,
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{height}\" viewBox=\"0 0 {0} {height}\" \
+         font-family=\"sans-serif\" font-size=\"14\">\n<title>{1}</title>\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
+         <text x=\"{MARGIN}\" y=\"34\" font-size=\"18\">{1}</text>\n",
+        WIDTH + 2 * MARGIN,
+        escaped(title)
+    );
+    let mut y = 60;
+    for strip in strips {
+        draw_strip(&mut text, view, strip, y);
+        y += STRIP;
+    }
+    for (name, mark, held) in disks {
+        let _ = writeln!(
+            text,
+            "<rect x=\"{MARGIN}\" y=\"{y}\" width=\"16\" height=\"16\" fill=\"{}\"/>\
+             <text x=\"{}\" y=\"{}\">{} {}: {held}</text>",
+            PALETTE[mark.colour],
+            MARGIN + 24,
+            y + 13,
+            mark.letter,
+            escaped(&name)
+        );
+        y += 22;
+    }
+    text.push_str("</svg>\n");
+    text
+}
+
+/// Each disk in the drawing, its mark, and how much it has in each strip.
+fn disks_of(view: &PoolView, strips: &[Strip<'_>]) -> Vec<(String, Mark, String)> {
+    let bytes = view.header.extent_size.bytes();
+    let all: Vec<_> = strips.iter().map(|strip| shares(strip.segments)).collect();
+    let has = |id| {
+        all.iter()
+            .any(|shares| shares.iter().any(|(disk, _)| *disk == id))
+    };
+    let seen = view.disks.iter().filter(|disk| has(disk.record.id));
+    seen.map(|disk| {
+        let id = disk.record.id;
+        let held = all.iter().map(|shares| {
+            let share = shares.iter().find(|(disk, _)| *disk == id);
+            size(share.map_or(0, |(_, extents)| extents.saturating_mul(bytes)))
+        });
+        let held: Vec<String> = held.collect();
+        (disk.record.name.to_string(), mark(view, id), held.join(", then "))
+    })
+    .collect()
+}
+
+fn draw_strip(text: &mut String, view: &PoolView, strip: &Strip<'_>, y: u64) {
+    let all = extents(strip.segments).max(1);
+    let at = |extent: u64| {
+        let x = u128::from(extent) * u128::from(WIDTH) / u128::from(all);
+        MARGIN + u64::try_from(x).unwrap_or(WIDTH)
+    };
+    let _ = writeln!(
+        text,
+        "<text x=\"{MARGIN}\" y=\"{}\">{}</text>",
+        y + 12,
+        escaped(&strip.caption)
+    );
+    for segment in strip.segments {
+        let mark = mark(view, segment.home.disk);
+        let (from, to) = (at(segment.start.0), at(segment.end().0));
+        let width = (to - from).max(1);
+        let _ = writeln!(
+            text,
+            "<rect x=\"{from}\" y=\"{}\" width=\"{width}\" height=\"{BAR}\" fill=\"{}\" stroke=\"#ffffff\" \
+             stroke-width=\"0.5\"/>",
+            y + 20,
+            PALETTE[mark.colour]
+        );
+        if width >= LETTER {
+            let _ = writeln!(
+                text,
+                "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\" fill=\"#ffffff\">{}</text>",
+                from + width / 2,
+                y + 20 + BAR / 2 + 5,
+                mark.letter
+            );
+        }
+    }
+    for quarter in 0..=4 {
+        let extent = all * quarter / 4;
+        let label = size(extent.saturating_mul(view.header.extent_size.bytes()));
+        let anchor = ["start", "middle", "middle", "middle", "end"][usize::try_from(quarter).unwrap_or(0)];
+        let _ = writeln!(
+            text,
+            "<text x=\"{}\" y=\"{}\" font-size=\"11\" text-anchor=\"{anchor}\" fill=\"#555555\">{label}</text>",
+            at(extent),
+            y + 20 + BAR + 14
+        );
+    }
+}
+
+/// Text between tags.
+pub fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}

@@ -1,0 +1,201 @@
+//! The pictures in `docs/console`, from what the console really shows. `UPDATE_SCREENSHOTS=1 cargo test -p vctl --test console
+//! screenshots` draws them anew; otherwise it is only checked that they can be drawn.
+
+use crate::support::Pool;
+use crate::terminal::Terminal;
+use std::fmt::Write;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const CELL: (u32, u32) = (9, 18);
+const MARGIN: u32 = 10;
+const PAPER: &str = "#1b1d23";
+const INK: &str = "#d8dade";
+const PALETTE: [&str; 16] = [
+    "#2b2e36", "#e06c75", "#7bb662", "#d7a64a", "#5a9bd8", "#b681d0", "#4fb3bf", "#d8dade", "#7d828c",
+    "#f08a92", "#98d37f", "#f0c674", "#81b7ea", "#cfa0e6", "#7ad3dd", "#ffffff",
+];
+
+fn colour(colour: vt100::Color, otherwise: &'static str) -> String {
+    match colour {
+        vt100::Color::Default => otherwise.into(),
+        vt100::Color::Idx(at) => PALETTE.get(usize::from(at)).copied().unwrap_or(otherwise).into(),
+        vt100::Color::Rgb(r, g, b) => format!("#{r:02x}{g:02x}{b:02x}"),
+    }
+}
+
+/// Cells that look alike and stand side by side.
+struct Run {
+    column: u16,
+    text: String,
+    look: (String, String, bool),
+}
+
+fn runs(screen: &vt100::Screen, row: u16) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for column in 0..screen.size().1 {
+        let cell = screen.cell(row, column).unwrap();
+        let (mut ink, mut paper) = (colour(cell.fgcolor(), INK), colour(cell.bgcolor(), PAPER));
+        if cell.inverse() {
+            std::mem::swap(&mut ink, &mut paper);
+        }
+        let look = (ink, paper, cell.bold());
+        let text = if cell.contents().is_empty() {
+            " "
+        } else {
+            cell.contents()
+        };
+        match runs.last_mut().filter(|run| run.look == look) {
+            Some(run) => run.text.push_str(text),
+            None => runs.push(Run {
+                column,
+                text: text.to_owned(),
+                look,
+            }),
+        }
+    }
+    runs
+}
+
+/// A screen as a drawing, the text of it as text.
+fn drawing(screen: &vt100::Screen) -> String {
+    let (rows, columns) = screen.size();
+    let (width, height) = (
+        u32::from(columns) * CELL.0 + 2 * MARGIN,
+        u32::from(rows) * CELL.1 + 2 * MARGIN,
+    );
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
+         font-family=\"DejaVu Sans Mono, Menlo, Consolas, monospace\" font-size=\"14\">\n\
+         <rect width=\"100%\" height=\"100%\" rx=\"6\" fill=\"{PAPER}\"/>\n"
+    );
+    for row in 0..rows {
+        for run in runs(screen, row) {
+            let (ink, paper, bold) = &run.look;
+            let (x, y) = (
+                MARGIN + u32::from(run.column) * CELL.0,
+                MARGIN + u32::from(row) * CELL.1,
+            );
+            let long = u32::try_from(run.text.chars().count()).unwrap() * CELL.0;
+            if paper != PAPER {
+                writeln!(
+                    svg,
+                    "<rect x=\"{x}\" y=\"{y}\" width=\"{long}\" height=\"{}\" fill=\"{paper}\"/>",
+                    CELL.1
+                )
+                .unwrap();
+            }
+            if run.text.trim().is_empty() {
+                continue;
+            }
+            let weight = if *bold { " font-weight=\"bold\"" } else { "" };
+            let text = run
+                .text
+                .replace('&', "&amp;")
+                .replace('<', "&lt;")
+                .replace('>', "&gt;");
+            writeln!(
+                svg,
+                "<text x=\"{x}\" y=\"{}\" fill=\"{ink}\"{weight} textLength=\"{long}\" xml:space=\"preserve\">{text}</text>",
+                y + 14
+            )
+            .unwrap();
+        }
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+/// Draws what stands on the screen, the directory of this run left out.
+fn take(pool: &Pool, screen: &Terminal, name: &str) {
+    let svg = screen.with(drawing);
+    let shown = pool.path("").display().to_string();
+    let svg = svg.replace(shown.trim_end_matches('/'), "/srv/demo");
+    assert!(svg.contains("</text>"), "{name} is empty");
+    if std::env::var_os("UPDATE_SCREENSHOTS").is_some() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/console");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(format!("{name}.svg")), svg).unwrap();
+    }
+}
+
+#[test]
+fn screenshots_can_be_taken() {
+    let pool = Pool::empty();
+    for (name, tag) in [("d1", "old"), ("d2", "fast"), ("d3", "fast")] {
+        pool.run([
+            "disk",
+            "add",
+            &pool.file(&format!("{name}.img")),
+            "--create",
+            "128M",
+            "--tag",
+            tag,
+        ])
+        .ok();
+    }
+    pool.run(["volume", "create", "db", "32M", "--on", "d2"]).ok();
+    pool.run(["volume", "create", "vm", "64M", "--on", "d1"]).ok();
+    let mounts = [pool.start("a1"), pool.start("a2")];
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for (mount, volume) in [(&mounts[0], "vm"), (&mounts[1], "db")] {
+            let (file, stop) = (
+                OpenOptions::new().write(true).open(mount.join(volume)).unwrap(),
+                &stop,
+            );
+            scope.spawn(move || {
+                for at in (0..4096_u64).cycle() {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    file.write_all_at(&[at.to_le_bytes()[0]; 4096], at * 4096)
+                        .unwrap();
+                }
+            });
+        }
+        let _ended = Ended(&stop);
+        session(&pool);
+    });
+}
+
+/// Ends the load when the session ends, also when it fails.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn session(pool: &Pool) {
+    let screen = Terminal::open(pool, 80, 24, &[]);
+    let charted = |text: &str| text.matches(['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']).count() >= 150;
+    screen.keys_show("2", &["> a1", "serving"]);
+    screen.until("a chart", charted);
+    take(pool, &screen, "apparatuses");
+    screen.keys_show("3", &["> db"]);
+    screen.keys_show("j", &["> vm"]);
+    screen.keys_show("m", &["move volume vm"]);
+    screen.keys("\x1b[3~@fast\x1b[Z\x1b[3~");
+    take(pool, &screen, "form");
+    screen.keys_show("4M\r", &["moves 64M", "y does it"]);
+    take(pool, &screen, "preview");
+    screen.keys_show("y", &["after job 1, 2"]);
+    take(pool, &screen, "volumes");
+    screen.keys_show("5", &["running", "left"]);
+    take(pool, &screen, "jobs");
+    screen.keys_show("4", &["> A d1"]);
+    take(pool, &screen, "disks");
+    screen.keys_show("1", &["a1", "running"]);
+    take(pool, &screen, "overview");
+    screen.keys_show("?", &["any key goes on"]);
+    take(pool, &screen, "help");
+    screen.keys("\x1b");
+    screen.hides("any key goes on");
+    screen.keys("q");
+    assert_eq!(screen.ends().0, 0);
+    pool.run(["job", "cancel", "1"]).ok();
+}
