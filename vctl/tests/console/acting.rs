@@ -225,7 +225,7 @@ fn hosts_wait_while_a_volume_is_held_and_go_on_when_it_is_released() {
             "x releases it",
         ],
     );
-    screen.keys_show("y", &["release the hold", "under way: volume hold v"]);
+    screen.keys_show("y", &["release the hold", "acting: volume hold v"]);
     // The hold is in place once the store has its change: a second controller is told so.
     let told = pool.run(["volume", "create", "w", "1M"]).ended(4);
     assert!(told.err.contains("volume hold v"), "{told:?}");

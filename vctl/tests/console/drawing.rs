@@ -1,6 +1,8 @@
 //! `volume map` as a picture and as a drawing.
 
-use crate::support::{Pool, write};
+use crate::support::Pool;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
 
 #[test]
 fn a_picture_stands_above_the_table_on_terminals_only() {
@@ -73,7 +75,8 @@ fn a_running_job_is_drawn_too() {
     let pool = Pool::with_volume();
     let mount = pool.start("a");
     pool.run(["volume", "resize", "v", "40M", "--on", "d1"]).ok();
-    write(&mount.join("v"), &vec![1; 40 << 20]);
+    let file = OpenOptions::new().write(true).open(mount.join("v")).unwrap();
+    file.write_all_at(&vec![1; 40 << 20], 0).unwrap();
     pool.run([
         "volume",
         "move",

@@ -59,7 +59,7 @@ fn whoever_leaves_while_holding_is_asked_and_the_hold_ends() {
         screen.keys_show("3", &["> v"]);
         screen.keys_show("h", &["hold volume v"]);
         screen.keys_show("\r", &["holds all requests of volume v", "y does it"]);
-        screen.keys_show("y", &["release the hold"]);
+        screen.keys_show("y", &["release the hold", "acting: volume hold v"]);
         pool.run(["volume", "set", "v", "--mode", "0600"]).ended(4);
         if end == "q" {
             screen.keys_show("q", &["leave while this is under way?", "volume hold v"]);

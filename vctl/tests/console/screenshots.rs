@@ -108,17 +108,29 @@ fn drawing(screen: &vt100::Screen) -> String {
     svg
 }
 
-/// Draws what stands on the screen, the directory of this run left out.
+/// Draws what stands on the screen.
 fn take(pool: &Pool, screen: &Terminal, name: &str) {
     let svg = screen.with(drawing);
-    let shown = pool.path("").display().to_string();
-    let svg = svg.replace(shown.trim_end_matches('/'), "/srv/demo");
     assert!(svg.contains("</text>"), "{name} is empty");
-    if std::env::var_os("UPDATE_SCREENSHOTS").is_some() {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/console");
-        std::fs::create_dir_all(&dir).unwrap();
-        std::fs::write(dir.join(format!("{name}.svg")), svg).unwrap();
+    keep(pool, name, &svg);
+}
+
+/// Into `docs/console`, if that is wanted; the directory of this run is left out.
+fn keep(pool: &Pool, name: &str, svg: &str) {
+    if std::env::var_os("UPDATE_SCREENSHOTS").is_none() {
+        return;
     }
+    let shown = pool.path("").display().to_string();
+    let shown = shown.trim_end_matches('/');
+    // As long as what it stands for, so that the text behind it stays in its place.
+    let demo: String = "/srv/storage-01"
+        .chars()
+        .chain(std::iter::repeat('0'))
+        .take(shown.len())
+        .collect();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/console");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join(format!("{name}.svg")), svg.replace(shown, &demo)).unwrap();
 }
 
 #[test]
@@ -181,10 +193,13 @@ fn session(pool: &Pool) {
     screen.keys_show("m", &["move volume vm"]);
     screen.keys("\x1b[3~@fast\x1b[Z\x1b[3~");
     take(pool, &screen, "form");
-    screen.keys_show("4M\r", &["moves 64M", "y does it"]);
+    screen.keys_show("2M\r", &["moves 64M", "y does it"]);
     take(pool, &screen, "preview");
     screen.keys_show("y", &["after job 1, 2"]);
     take(pool, &screen, "volumes");
+    let map = pool.run(["volume", "map", "vm", "--svg", "-"]).ok().out;
+    assert!(map.contains("after job 1"), "{map}");
+    keep(pool, "map", &map);
     screen.keys_show("5", &["running", "left"]);
     take(pool, &screen, "jobs");
     screen.keys_show("4", &["> A d1"]);
@@ -197,5 +212,10 @@ fn session(pool: &Pool) {
     screen.hides("any key goes on");
     screen.keys("q");
     assert_eq!(screen.ends().0, 0);
-    pool.run(["job", "cancel", "1"]).ok();
+    let wide = Terminal::open(pool, 140, 40, &[]);
+    wide.keys_show("1", &["apparatus a2", "running"]);
+    wide.until("charts", |text| text.matches('█').count() >= 40);
+    take(pool, &wide, "wide");
+    // It may have come to its end by now.
+    pool.run(["job", "cancel", "1"]);
 }

@@ -39,6 +39,7 @@ impl Terminal {
             .args(["console", "--every", "200ms"])
             .env_remove("NO_COLOR")
             .env_remove("LC_ALL")
+            .env("RUST_BACKTRACE", "0")
             .env("TERM", "xterm-256color")
             .env("LANG", "C.UTF-8")
             .env("VCTL_POOL", pool.pool_dir())

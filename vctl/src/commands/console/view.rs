@@ -136,11 +136,13 @@ fn draw_notice(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme) {
         (None, None) => {
             let verbs: Vec<String> = model.under_way.iter().map(super::verb::Verb::command).collect();
             let acting = model.look.as_ref().and_then(|look| look.controller.as_deref());
-            match (verbs.is_empty(), acting) {
-                (false, _) => Line::raw(format!("under way: {}", verbs.join("; "))),
-                (true, Some(acting)) => Line::styled(format!("acting: {}", printable(acting)), theme.dim()),
-                (true, None) => Line::raw(""),
+            let mut spans = Vec::new();
+            if !verbs.is_empty() {
+                spans.push(Span::raw(format!("under way: {}   ", verbs.join("; "))));
             }
+            let acting = acting.map(|acting| format!("acting: {}", printable(acting)));
+            spans.extend(acting.map(|acting| Span::styled(acting, theme.dim())));
+            Line::from(spans)
         }
     };
     frame.render_widget(Paragraph::new(line), area);
