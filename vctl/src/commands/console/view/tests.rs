@@ -414,7 +414,7 @@ fn a_move_is_asked_for_previewed_and_sent() {
         press(&mut model, KeyCode::Char('y')),
         [Effect::Send(verb.clone(), None)]
     );
-    assert_eq!(model.under_way, [verb.clone()]);
+    assert_eq!(model.under_way, std::slice::from_ref(&verb));
     model.update(Event::Ended(verb, Ok("job 8: apparatus a1 works on it".into())));
     shows(&screen(&model, 80, 24), &["job 8: apparatus a1 works on it"]);
     assert!(model.under_way.is_empty());
