@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
-/// Reads from this size on are always asked about.
-const LARGE: u64 = 64 << 10;
+/// Reads from this size on are always asked about: it costs them nothing that shows.
+const LARGE: u64 = 512 << 10;
 /// A read that took longer than this, and than its bytes explain, has waited for something.
 const SLOW: Duration = Duration::from_micros(100);
 /// Slower than any copy from memory.
 const BYTES_PER_US: u64 = 1000;
-/// So many reads are asked about after one that waited.
+/// So many reads are asked about after one that was slow: it may have waited for a processor.
+const SUSPICION: u32 = 4;
+/// So many reads are asked about after one that was cold.
 const ALERT: u32 = 64;
 
 /// What one thread remembers of its recent reads.
@@ -32,7 +34,7 @@ impl ColdWatch {
     /// How long a read took, unasked.
     pub(super) fn took(&mut self, took: Duration, len: u64) {
         if took > SLOW + Duration::from_micros(len / BYTES_PER_US) {
-            self.alert = ALERT;
+            self.alert = self.alert.max(SUSPICION);
         }
     }
 }
@@ -42,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn asks_after_a_slow_read_until_many_were_not_cold() {
+    fn asks_after_a_slow_read_and_longer_after_a_cold_one() {
         let mut watch = ColdWatch::default();
         assert!(!watch.suspects(4096) && watch.suspects(LARGE));
         watch.took(Duration::from_micros(50), 4096);
@@ -50,12 +52,17 @@ mod tests {
         watch.took(Duration::from_millis(1), 2 << 20);
         assert!(!watch.suspects(4096), "a large copy is not a wait");
         watch.took(Duration::from_millis(1), 4096);
-        for _ in 0..ALERT {
+        for _ in 0..SUSPICION {
             assert!(watch.suspects(4096));
             watch.looked(false);
         }
         assert!(!watch.suspects(4096));
         watch.looked(true);
-        assert!(watch.suspects(4096));
+        watch.took(Duration::from_millis(1), 4096);
+        for _ in 0..ALERT {
+            assert!(watch.suspects(4096));
+            watch.looked(false);
+        }
+        assert!(!watch.suspects(4096));
     }
 }
