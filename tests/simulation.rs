@@ -96,7 +96,8 @@ fn many_seeds() {
     for start in (from..from + seeds).step_by(10_000) {
         let end = (start + 10_000).min(from + seeds);
         add(&mut total, sweep(start..end));
-        println!("seeds {from} to {end} in {:?}", begun.elapsed());
+        let rate = (end - from) as f64 / begun.elapsed().as_secs_f64();
+        println!("seeds {from} to {end}: {rate:.0} seeds a second");
     }
     tell(&total);
 }
