@@ -19,6 +19,7 @@ use apparatus::change::failpoint::{Point, VARIABLE};
 use apparatus::change::jobs;
 use apparatus::pool::dir::PoolDir;
 use apparatus::pool::model::{Difference, Span};
+use apparatus::store::sqlite::SqliteStore;
 use apparatus::store::{HoldMode, JobLimits, JobState, MemberState, NewChange, Store};
 use apparatus::units::{ByteCount, JobId};
 use history::load::{Load, Report};
@@ -410,9 +411,14 @@ fn a_controller_that_stops_while_it_writes() {
         database.execute_batch("BEGIN IMMEDIATE").unwrap();
         rustix::process::kill_process(rustix::process::getpid(), Signal::STOP).unwrap();
         database.execute_batch("ROLLBACK").unwrap();
+        // It is stopped again about here. The hold runs out meanwhile, so the apparatus cancels the change.
+        let end = Instant::now() + PATIENCE;
+        while !SqliteStore::open(&pool).unwrap().unfinished().unwrap().is_empty() {
+            assert!(Instant::now() < end, "nobody cancels the change");
+            thread::sleep(Duration::from_millis(2));
+        }
         Ok(())
     };
-    // The hold has run out by the time it is continued.
     assert!(controller.run(change, false, &mut stop).is_err());
 }
 
