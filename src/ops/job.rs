@@ -93,6 +93,15 @@ pub fn progress(steps: &[Step], extent_size: ExtentSize) -> (ByteCount, ByteCoun
     (bytes(done), bytes(total))
 }
 
+/// Carries a wish out on a copy of the database: what would be refused is refused, and nothing changes.
+///
+/// # Errors
+/// Those of the wish.
+pub fn rehearse(pool: &PoolDir, wish: impl FnOnce(&mut dyn Store) -> Result<()>) -> Result<()> {
+    let copy = super::backup::Copy::of_pool(pool)?;
+    wish(&mut copy.open()?)
+}
+
 /// Whether somebody has to work on a job in this state.
 #[must_use]
 pub fn wants_work(state: JobState) -> bool {

@@ -10,7 +10,7 @@ fn help(words: &[String]) -> Said {
 }
 
 /// The commands that a help text lists.
-fn listed(help: &str) -> Vec<String> {
+pub fn listed(help: &str) -> Vec<String> {
     let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let commands = lines.take_while(|line| !line.is_empty());
     let names = commands.filter(|line| line.starts_with("  ") && !line.starts_with("   "));

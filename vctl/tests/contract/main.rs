@@ -7,6 +7,7 @@
 mod bad_input;
 mod describe;
 mod dry_run;
+mod every_verb;
 mod help;
 mod json;
 mod live;

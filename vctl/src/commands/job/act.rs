@@ -12,7 +12,7 @@ use apparatus::member::ArbitrationLock;
 use apparatus::ops;
 use apparatus::ops::watch::Watch;
 use apparatus::pool::size;
-use apparatus::store::{JobLimits, JobState};
+use apparatus::store::{JobLimits, JobState, Store};
 use apparatus::units::{ByteCount, JobId};
 use clap::Args;
 use serde::Serialize;
@@ -35,8 +35,13 @@ fn tell(context: &mut Context, job: JobId) -> Result<Done> {
     Ok(Done::Plainly)
 }
 
-/// Says what would be done to a job.
-fn would(context: &mut Context, job: JobId, what: &str) -> Result<Done> {
+/// Says what would be done to a job, after doing it to a copy of the database: what would be refused is refused.
+fn would(
+    context: &mut Context,
+    job: JobId,
+    what: &str,
+    wish: impl FnOnce(&mut dyn Store) -> Result<()>,
+) -> Result<Done> {
     #[derive(Serialize)]
     struct Would<'a> {
         dry_run: bool,
@@ -44,6 +49,7 @@ fn would(context: &mut Context, job: JobId, what: &str) -> Result<Done> {
         job: Row,
     }
     let view = ops::job::show(&mut *context.store()?, job)?;
+    ops::job::rehearse(&context.pool, wish)?;
     let state = word(view.record.state);
     context.out.say(
         &Would {
@@ -75,8 +81,8 @@ impl Wait {
     pub fn run(self, context: &mut Context) -> Result<Done> {
         const EVER: Duration = Duration::from_secs(u32::MAX as u64);
         let deadline = Instant::now() + self.timeout.unwrap_or(EVER).min(EVER);
-        let mut watch = Watch::new(&context.pool)?;
         let mut store = context.store()?;
+        let mut watch = Watch::new(&context.pool)?;
         loop {
             let record = ops::job::find(&mut *store, self.job)?;
             // Whoever worked on it has the arbitration for a moment longer, and the next command would find it busy.
@@ -128,7 +134,7 @@ impl Pause {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         if self.dry_run {
-            return would(context, self.job, "pause");
+            return would(context, self.job, "pause", |store| jobs::pause(store, self.job));
         }
         let mut store = context.store()?;
         ops::job::find(&mut *store, self.job)?;
@@ -180,7 +186,7 @@ impl Resume {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         if self.running.changing.dry_run {
-            return would(context, self.job, "resume");
+            return would(context, self.job, "resume", |store| jobs::resume(store, self.job));
         }
         let mut store = context.store()?;
         ops::job::find(&mut *store, self.job)?;
@@ -211,6 +217,7 @@ impl Cancel {
                 context,
                 self.job,
                 if self.roll_back { "roll back" } else { "cancel" },
+                |store| jobs::cancel(store, self.job, self.roll_back),
             );
         }
         let mut store = context.store()?;
@@ -264,7 +271,11 @@ impl Set {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         if self.dry_run {
-            return would(context, self.job, "change the limits of");
+            let wish = |store: &mut dyn Store| {
+                let limits = ops::job::find(store, self.job)?.limits;
+                jobs::set_limits(store, self.job, limits)
+            };
+            return would(context, self.job, "change the limits of", wish);
         }
         let mut store = context.store()?;
         let old = ops::job::find(&mut *store, self.job)?.limits;
