@@ -1,6 +1,6 @@
 //! What is done from the console is done to the pool: each verb previewed, confirmed, and looked for where it took effect.
 
-use crate::support::Pool;
+use crate::support::{Pool, unmount};
 use crate::terminal::Terminal;
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
@@ -166,7 +166,7 @@ fn a_disk_is_evacuated_while_no_apparatus_runs_and_while_one_does() {
 #[test]
 fn an_apparatus_is_fenced() {
     let pool = Pool::with_volume();
-    pool.start("a");
+    let mount = pool.start("a");
     pool.start("b");
     let screen = Terminal::open(&pool, 80, 24, &[]);
     screen.keys_show("2", &["> a", "serving"]);
@@ -184,6 +184,8 @@ fn an_apparatus_is_fenced() {
         .ok()
         .out;
     assert_eq!(listed, "b  serving\n");
+    // Nobody lists it any more, and nobody else takes its mount away.
+    unmount(&mount);
 }
 
 #[test]
