@@ -21,12 +21,13 @@ use apparatus::store::{HoldMode, Store};
 use apparatus::sys::boot_id;
 use apparatus::table::Table;
 use apparatus::units::{ChangeId, DiskId, DiskOffset, Generation, Incarnation, Slot, VolumeId, VolumeOffset};
+use apparatus::wire::message::Figures;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::{TestPool, segments};
 
 const EXTENT: u64 = 64 << 10;
@@ -108,6 +109,20 @@ fn limits() -> Limits {
 }
 
 impl Rig {
+    /// The figures once so many requests of the volume are counted: that follows a request's answer.
+    fn counted(&self, requests: u64) -> Figures {
+        let end = Instant::now() + SOON;
+        loop {
+            let figures = self.apparatus.figures();
+            let volume = &figures.volumes["v"];
+            if volume.latency.iter().sum::<u64>() + volume.errors >= requests {
+                return figures;
+            }
+            assert!(Instant::now() < end, "not counted: {volume:?}");
+            thread::yield_now();
+        }
+    }
+
     fn new(limits: Limits) -> Self {
         let pool = TestPool::new(EXTENT);
         let disks = [pool.add_disk("a", 40).id, pool.add_disk("b", 40).id];
@@ -515,7 +530,7 @@ fn requests_are_counted_by_volume_and_disk() {
     rig.content(0, 500);
     rig.ask(2, Operation::Flush);
     assert_eq!(rig.answer(2), Heard::Done);
-    let figures = rig.apparatus.figures();
+    let figures = rig.counted(3);
     let volume = &figures.volumes["v"];
     assert_eq!((volume.reads, volume.read_bytes), (1, 500));
     assert_eq!(
@@ -530,5 +545,5 @@ fn requests_are_counted_by_volume_and_disk() {
     rig.apparatus.disks().remove(rig.disks[0]);
     rig.read(3, 0, 10);
     assert_eq!(rig.answer(3), Heard::Failed(Failure::Disk));
-    assert_eq!(rig.apparatus.figures().volumes["v"].errors, 1);
+    assert_eq!(rig.counted(4).volumes["v"].errors, 1);
 }

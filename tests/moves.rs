@@ -88,6 +88,9 @@ fn holding_reads_too_changes_nothing_for_hosts() {
 fn a_move_ends_however_fast_hosts_write_and_copies_each_byte_once() {
     let scene = Scene::new(MIB, 64);
     let daemons = ["x", "y"].map(|name| scene.pool.start(name));
+    // Without a hole, which would not be copied.
+    let full = Random::new(2).bytes(scene.bytes() as usize);
+    daemons[0].open("v").write_all_at(&full, 0).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let written = Arc::new(AtomicU64::new(0));
     let writers = daemons.each_ref().map(|daemon| {

@@ -49,18 +49,24 @@ pub(crate) fn fill(package: &Path, root: &Path, binaries: &Path) -> Result<()> {
     for (from, to) in FILES {
         copy(&root.join(from), &package.join(to), 0o644)?;
     }
-    for entry in fs::read_dir(root.join("docs"))? {
-        let from = entry?.path();
-        let name = from.file_name().unwrap_or_default();
-        copy(
-            &from,
-            &package.join("usr/share/doc/apparatus/docs").join(name),
-            0o644,
-        )?;
+    let docs = package.join("usr/share/doc/apparatus/docs");
+    for folder in ["", "console"] {
+        documents(&root.join("docs").join(folder), &docs.join(folder))?;
     }
     let vctl = binaries.join("vctl");
     completions(package, &vctl)?;
     manual(package, &vctl)
+}
+
+/// The files of a folder, without the folders in it.
+fn documents(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from)? {
+        let file = entry?.path();
+        if file.is_file() {
+            copy(&file, &to.join(file.file_name().unwrap_or_default()), 0o644)?;
+        }
+    }
+    Ok(())
 }
 
 fn completions(package: &Path, vctl: &Path) -> Result<()> {
