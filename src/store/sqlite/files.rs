@@ -95,7 +95,8 @@ fn settings(connection: &Connection) -> Result<()> {
     connection.pragma_update(None, "cell_size_check", true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-    // Else a prepared statement with a comparison in it is prepared anew for each value: more than half of the time of a commit.
+    // Else SQLite with statistics (STAT4) prepares a statement anew when a value in a comparison changes: 60 % of the time that a
+    // volume of many segments took to make.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(())
