@@ -183,7 +183,7 @@ impl Drop for Ended<'_> {
 }
 
 fn session(pool: &Pool) {
-    let screen = Terminal::open(pool, 80, 24, &[]);
+    let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
     let charted = |text: &str| text.matches(['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']).count() >= 150;
     screen.keys_show("2", &["> a1", "serving"]);
     screen.until("a chart", charted);
@@ -212,7 +212,7 @@ fn session(pool: &Pool) {
     screen.hides("any key goes on");
     screen.keys("q");
     assert_eq!(screen.ends().0, 0);
-    let wide = Terminal::open(pool, 140, 40, &[]);
+    let wide = Terminal::open(&pool.pool_dir(), 140, 40, &[]);
     wide.keys_show("1", &["apparatus a2", "running"]);
     wide.until("charts", |text| text.matches('█').count() >= 40);
     take(pool, &wide, "wide");

@@ -12,7 +12,7 @@ pub const PAGE: &[&str] = &[
     "1 to 6, Tab, arrows left and right: what is looked at",
     "arrows up and down, j k, PgUp PgDn, Home End: what is chosen; in Events, scroll",
     "Volumes      m move        h hold its requests      x release the hold",
-    "Disks        e evacuate: empty it and take nothing new",
+    "Disks        e evacuate: empty it and take nothing new      r remove it when empty",
     "Jobs         p pause   r resume   l rate   c cancel   b cancel and move back",
     "Apparatuses  f fence: kill it by force        r wait until it has rejoined",
     "Every verb shows what it would do; y does it, Esc leaves it.",
@@ -30,7 +30,7 @@ pub fn draw_keys(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme)
         Tab::Overview => &[],
         Tab::Apparatuses => &[("f", "fence"), ("r", "rejoin")],
         Tab::Volumes => &[("m", "move"), ("h", "hold")],
-        Tab::Disks => &[("e", "evacuate")],
+        Tab::Disks => &[("e", "evacuate"), ("r", "remove")],
         Tab::Jobs => &[
             ("p", "pause"),
             ("r", "resume"),
