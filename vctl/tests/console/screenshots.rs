@@ -155,7 +155,11 @@ fn screenshots_can_be_taken() {
     std::thread::scope(|scope| {
         for (mount, volume) in [(&mounts[0], "vm"), (&mounts[1], "db")] {
             let (file, stop) = (
-                OpenOptions::new().write(true).open(mount.join(volume)).unwrap(),
+                OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .open(mount.join(volume))
+                    .unwrap(),
                 &stop,
             );
             scope.spawn(move || {
@@ -163,8 +167,9 @@ fn screenshots_can_be_taken() {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    file.write_all_at(&[at.to_le_bytes()[0]; 4096], at * 4096)
-                        .unwrap();
+                    let mut block = [at.to_le_bytes()[0]; 4096];
+                    file.write_all_at(&block, at * 4096).unwrap();
+                    file.read_exact_at(&mut block, at * 4096).unwrap();
                 }
             });
         }

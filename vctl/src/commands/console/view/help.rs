@@ -20,8 +20,8 @@ pub const PAGE: &[&str] = &[
     "Ctrl-L draws anew, ? this page, q or Ctrl-C leaves.",
     "",
     "Maps: a letter (and colour) for each disk, as in the list of disks.",
-    "Disk: # used  r reserved by jobs  q quarantined: freed, perhaps still read  . free",
-    "P99: 99 of 100 requests took less. HELD: waits for a hold. QUAR: quarantined.",
+    "Disk: # used  r reserved by jobs  q quarantined (QUAR): freed, perhaps still read  . free",
+    "P99-R, P99-W: 99 of 100 reads, writes took less. HELD: wait for a hold.",
 ];
 
 /// The keys that do something here.

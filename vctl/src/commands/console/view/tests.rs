@@ -15,7 +15,7 @@ use apparatus::units::{
     ByteCount, DiskExtent, DiskId, ExtentSize, Generation, Incarnation, JobId, MembershipVersion, Slot, Term,
     Timestamp, VolumeExtent, VolumeId,
 };
-use apparatus::wire::message::{Figures, IoFigures};
+use apparatus::wire::message::{Figures, IoFigures, Latency};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -150,7 +150,10 @@ fn serving(uptime_us: u64, reads: u64) -> View {
     let io = IoFigures {
         reads,
         read_bytes: reads * 4096,
-        latency: vec![0, 0, reads],
+        read_latency: Latency {
+            sum_us: 0,
+            counts: vec![0, 0, reads],
+        },
         ..IoFigures::default()
     };
     View {
@@ -267,7 +270,9 @@ fn everything_has_its_place_at_80x24() {
     press(&mut model, KeyCode::Char('2'));
     shows(
         &screen(&model, 80, 24),
-        &["> a1", "/mnt/a1", "4242", "IOPS", "bytes", "p99", "most"],
+        &[
+            "> a1", "/mnt/a1", "4242", "IOPS", "bytes", "P99-R", "p99 r", "p99 w", "most",
+        ],
     );
     press(&mut model, KeyCode::Tab);
     shows(
