@@ -196,6 +196,7 @@ fn misplaced(snapshot: &Snapshot, volume: &VolumeRecord, on: Vec<String>) -> Res
         range: None,
         from: None,
         to: allowed,
+        policy: None,
     };
     Ok(out.then(|| Action::Move(volume.name.to_string(), on, request)))
 }

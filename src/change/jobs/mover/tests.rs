@@ -308,6 +308,7 @@ fn to_disk_2() -> Request {
         range: None,
         from: None,
         to: vec![DiskId(2)],
+        policy: None,
     }
 }
 
@@ -345,6 +346,7 @@ fn a_range_is_moved_and_moved_back() {
         range: Some(range),
         from: None,
         to: vec![DiskId(2)],
+        policy: None,
     };
     let forth = plan(&mut bench.store, &request).unwrap();
     assert_eq!(steps::progress(&forth), (0, 6));

@@ -130,6 +130,7 @@ mod tests {
             to: vec!["d2".into(), "@fast".into()],
             from: Some("d1".into()),
             range: Some((ByteCount(4096), None)),
+            policy: None,
         };
         let rate = Some(ByteCount(1 << 20));
         let cases = [

@@ -230,6 +230,7 @@ impl Form {
                     to,
                     from: self.text("from").map(str::to_owned),
                     range: self.range()?,
+                    policy: None,
                 };
                 Verb::Move {
                     wish,

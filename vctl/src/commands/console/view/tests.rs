@@ -393,6 +393,7 @@ fn a_move_is_asked_for_previewed_and_sent() {
             to: vec!["@fast".into()],
             from: None,
             range: None,
+            policy: None,
         },
         rate: Some(ByteCount(1 << 20)),
     };
