@@ -38,7 +38,7 @@ pub(super) fn disk(id: u32, tags: &[&str]) -> DiskRecord {
 
 pub(super) fn volume(id: u32, size: u64) -> VolumeRecord {
     VolumeRecord {
-        id: VolumeId(id),
+        id: VolumeId(id.into()),
         name: name(&format!("v{id}")),
         size: ByteCount(size),
         mode: 0o600,
