@@ -15,7 +15,8 @@ impl Comma {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut tool = Command::new("localedef");
-        tool.args(["-i", "de_DE", "-f", "UTF-8"]).arg(dir.path().join(NAME));
+        tool.args(["-i", "de_DE", "-f", "UTF-8"])
+            .arg(dir.path().join(NAME));
         let made = tool.output().is_ok_and(|output| output.status.success());
         let this = Self {
             made: made.then_some(dir),
