@@ -213,7 +213,7 @@ fn a_disk_does_not_become_smaller_than_what_it_keeps_free() {
     let error = set_disk(&snapshot, "d1", &to(30)).unwrap_err();
     assert_eq!(
         (error.why(), error.way_out()),
-        ("cannot keep 30M free", Some("29M is all it has"))
+        ("cannot keep 30MiB free", Some("29MiB is all it has"))
     );
 }
 

@@ -72,7 +72,7 @@ fn a_move_is_seen_before_and_while_it_happens() {
         "\r",
         &[
             "vctl volume move v --to d2",
-            "moves 8M in 1 runs",
+            "moves 8M in 1 run",
             "now ",
             "then ",
             "B d2 8M",

@@ -62,6 +62,10 @@ fn a_drawing_has_both_layouts_and_a_legend() {
     ] {
         assert!(drawn.contains(words), "{words} in {drawn}");
     }
+    pool.run(["volume", "create", "small", "1M"]).ok();
+    let small = pool.run(["volume", "map", "small", "--svg", "-"]).ok().out;
+    assert_eq!(small.matches("text-anchor=\"end\"").count(), 1, "{small}");
+    assert_eq!(small.matches(">0<").count(), 1, "one name for one place: {small}");
     let now = pool.run(["volume", "map", "v", "--svg", "-"]).ok().out;
     assert!(now.contains("A d1: 8M<") && !now.contains("then"), "{now}");
     pool.run(["volume", "map", "v", "--svg", &pool.file("none/v.svg")])

@@ -3,7 +3,7 @@
 use super::model::dialog::{Layouts, Preview};
 use super::verb::Verb;
 use crate::commands::volume::map::picture;
-use crate::output::{duration, size};
+use crate::output::{count, duration, size};
 use apparatus::change::driver::{Controller, Wait};
 use apparatus::change::jobs::{self, Observer, Request};
 use apparatus::error::{Error, Kind, Result};
@@ -401,9 +401,9 @@ fn of_request(store: &mut dyn Store, request: &Request) -> Result<Preview> {
     let outline = moving::outline(store, request)?;
     let view = PoolView::load(store)?;
     let mut summary = vec![format!(
-        "moves {} in {} runs, while hosts go on",
+        "moves {} in {}, while hosts go on",
         size(outline.bytes.0),
-        outline.steps.len()
+        count(outline.steps.len(), "run")
     )];
     if outline.steps.is_empty() {
         summary = vec!["nothing is to be moved: all lies there already".into()];

@@ -400,7 +400,7 @@ fn a_move_is_asked_for_previewed_and_sent() {
     assert_eq!(press(&mut model, KeyCode::Enter), [Effect::Preview(verb.clone())]);
     shows(&screen(&model, 80, 24), &["finding out"]);
     let preview = Preview {
-        summary: vec!["moves 24M in 1 runs".into()],
+        summary: vec!["moves 24M in 1 run".into()],
         difference: vec!["Difference(".into(); 99],
         ..Preview::default()
     };
