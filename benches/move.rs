@@ -1,4 +1,4 @@
-//! What a move costs: its rate beside `cp`, and what hosts feel of it. `cargo bench --bench move [-- MIB]`.
+//! What a move costs: its rate beside `cp`, and what hosts feel of it. `cargo bench --bench move [-- MIB] [rate] [holds] [latency]`.
 //!
 //! Every row is measured in one run on the same images, so the ratios mean something where the numbers alone do not. The images
 //! are in `$TMPDIR`; holds without a copy are the business of `--bench hold`, the switch of a table that of `--bench table`.
@@ -41,9 +41,20 @@ fn main() {
         .find_map(|text| text.parse().ok())
         .unwrap_or(2048);
     println!("| what | value | against | ratio |\n|---|---|---|---|");
-    rate_beside_cp(mib);
-    holds(mib.min(512));
-    latency(mib.min(1024));
+    let parts = [
+        ("rate", rate_beside_cp as fn(u64), mib),
+        ("holds", holds, mib.min(512)),
+        ("latency", latency, mib.min(1024)),
+    ];
+    let wanted: Vec<String> = std::env::args().collect();
+    let any = parts
+        .iter()
+        .any(|(name, ..)| wanted.iter().any(|word| word == name));
+    for (name, part, mib) in parts {
+        if !any || wanted.iter().any(|word| word == name) {
+            part(mib);
+        }
+    }
 }
 
 fn row(what: &str, value: &str, against: &str, ratio: Option<f64>) {

@@ -116,6 +116,25 @@ impl Disk {
         Ok(())
     }
 
+    /// Has the file system allocate what an image lacks in the range, so that writing there does not wait for it. What reads as
+    /// zeroes still does. Nothing to do for a device, nor where the file system cannot.
+    ///
+    /// # Errors
+    /// The disk's: above all that the file system is full.
+    pub fn allocate(&self, at: DiskOffset, len: u64) -> io::Result<()> {
+        if self.kind == Kind::Device || self.lacks.allocate.load(Relaxed) {
+            return Ok(());
+        }
+        let allocated = self.writable(at, len).and_then(|()| {
+            match fallocate(&self.file, FallocateFlags::KEEP_SIZE, at.0, len) {
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.lacks.allocate.store(true, Relaxed),
+                result => result?,
+            }
+            Ok(())
+        });
+        self.faults.noted(Operation::Write, allocated)
+    }
+
     /// Makes everything written through any file descriptor durable. The kernel reports an error of earlier writing once for
     /// each descriptor: flushes run one at a time, so that it is not lost between two.
     ///

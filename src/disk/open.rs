@@ -59,6 +59,7 @@ pub(super) struct Lacks {
     pub(super) punch: AtomicBool,
     pub(super) zero: AtomicBool,
     pub(super) clone: AtomicBool,
+    pub(super) allocate: AtomicBool,
 }
 
 impl Kind {

@@ -20,8 +20,6 @@ pub mod pool;
 pub mod select;
 pub mod send;
 pub mod status;
-#[cfg(test)]
-mod testing;
 pub mod view;
 pub mod volume;
 pub mod watch;

@@ -3,7 +3,6 @@
 use super::{job, select, volume};
 use crate::change::jobs::{self, Request};
 use crate::error::Result;
-use crate::pool::alloc::Policy;
 use crate::pool::model::Difference;
 use crate::store::{Step, Store};
 use crate::units::ByteCount;
@@ -19,8 +18,6 @@ pub struct Wish {
     pub from: Option<String>,
     /// Only this range, to the end where no end is given.
     pub range: Option<(ByteCount, Option<ByteCount>)>,
-    /// Which disk is taken first; as the pool has it, if not said.
-    pub policy: Option<Policy>,
 }
 
 /// A move as the planner takes it.
@@ -38,7 +35,6 @@ pub fn of_volume(store: &mut dyn Store, wish: &Wish) -> Result<Request> {
         range: span.transpose()?,
         from: from.transpose()?.map(|disk| disk.id),
         to: select::disks(&disks, &wish.to)?,
-        policy: wish.policy,
     })
 }
 

@@ -41,8 +41,6 @@ struct Shared {
     unsynced: Vec<Arc<State>>,
     /// Of the visible one, once somebody has asked.
     print: Option<u64>,
-    /// Of all that a power loss may leave, once somebody has asked.
-    risk: Option<u64>,
 }
 
 impl MemoryStore {
@@ -56,7 +54,6 @@ impl MemoryStore {
             durable: state,
             unsynced: Vec::new(),
             print: None,
-            risk: None,
         };
         Self {
             shared: Arc::new(Mutex::new(shared)),
@@ -90,7 +87,6 @@ impl MemoryStore {
             durable: state,
             unsynced: Vec::new(),
             print: None,
-            risk: None,
         };
     }
 
@@ -101,22 +97,9 @@ impl MemoryStore {
         if let Some(print) = shared.print {
             return print;
         }
-        let print = hash_of(&*shared.visible);
-        *shared.print.insert(print)
-    }
-
-    /// A hash of what a power loss may leave, in whatever order it came about.
-    #[must_use]
-    pub fn fingerprint_at_risk(&self) -> u64 {
-        let mut shared = self.lock();
-        if let Some(print) = shared.risk {
-            return print;
-        }
-        let kept = shared.unsynced.iter().chain([&shared.durable]);
-        let mut prints: Vec<u64> = kept.map(|state| hash_of(&**state)).collect();
-        prints.sort_unstable();
-        prints.dedup();
-        *shared.risk.insert(hash_of(&prints))
+        let mut hasher = DefaultHasher::new();
+        shared.visible.hash(&mut hasher);
+        *shared.print.insert(hasher.finish())
     }
 
     /// The visible table.
@@ -139,7 +122,7 @@ impl MemoryStore {
         let mut state = State::clone(&shared.visible);
         let answer = transaction(&mut state, shared.boot)?;
         shared.visible = Arc::new(state);
-        (shared.print, shared.risk) = (None, None);
+        shared.print = None;
         let visible = Arc::clone(&shared.visible);
         shared.unsynced.push(visible);
         Ok(answer)
@@ -149,14 +132,7 @@ impl MemoryStore {
         let mut shared = self.lock();
         shared.durable = Arc::clone(&shared.visible);
         shared.unsynced.clear();
-        shared.risk = None;
     }
-}
-
-fn hash_of(value: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }
 
 impl Store for MemoryStore {
@@ -244,7 +220,6 @@ impl Store for MemoryStore {
                 durable: state,
                 unsynced: Vec::new(),
                 print: None,
-                risk: None,
             };
         }
         Ok(undone)

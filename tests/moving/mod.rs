@@ -128,7 +128,6 @@ impl Scene {
             range: None,
             from: None,
             to: vec![self.disks[disk]],
-            policy: None,
         }
     }
 

@@ -8,7 +8,6 @@ mod tidy;
 pub use change::given_up;
 
 use super::copy::{Copy, change_copies};
-use super::disk::Begun;
 use super::shared::Shared;
 use super::work::Job;
 use super::{Delay, LinkId, ProcId, Task, World};
@@ -41,7 +40,7 @@ pub enum Todo {
     WorkDone(u64),
     Ended(Job, Outcome),
     HardenList,
-    HardenFlush(Vec<(usize, Begun)>, Vec<ChangeId>),
+    HardenFlush(Vec<(usize, u64)>, Vec<ChangeId>),
     Harden(Vec<ChangeId>),
     FreeLook,
     Free(Generation),
@@ -87,7 +86,7 @@ pub struct Ctl {
 
 impl World {
     pub fn new_ctl(&mut self, goal: Goal, host: Option<usize>) -> ProcId {
-        let id = self.new_proc(host, true);
+        let id = self.new_proc();
         let ctl = Ctl {
             id,
             host,

@@ -112,7 +112,8 @@ impl Known {
     }
 }
 
-/// Makes a run ready: its data is in the page cache, and where it has holes or zeroes the target reads as zeroes.
+/// Makes a run ready: its data is in the page cache, where it has holes or zeroes the target reads as zeroes, and what will be written
+/// there has storage and memory.
 pub(super) fn stage(route: &Route, known: &mut Known) -> Result<Staged, Fault> {
     let data = known
         .data(&route.source, route.at, route.len)
@@ -139,6 +140,9 @@ pub(super) fn stage(route: &Route, known: &mut Known) -> Result<Staged, Fault> {
     };
     let clean = rest(route.len, &minus(&data, &zeroes));
     clear(route, &clean).map_err(Fault::Target)?;
+    if !shared {
+        furnish(route, &rest(route.len, &clean)).map_err(Fault::Target)?;
+    }
     Ok(Staged { data, clean, zeroes })
 }
 
@@ -150,6 +154,22 @@ fn shares(route: &Route) -> Result<bool, Fault> {
             .copy_to(route.at, &route.target, route.to, route.len.min(4096))?;
     }
     Ok(route.source.shares_with(&route.target))
+}
+
+/// Has the target's file system allocate these ranges, and brings into memory what it knows to be zero there: under the hold the copy would
+/// wait for what is being written back, and for memory to be found. What has been written before is not read for that.
+fn furnish(route: &Route, ranges: &[Range<u64>]) -> io::Result<()> {
+    let at = |run: &Range<u64>| DiskOffset(route.to.0 + run.start);
+    for run in ranges {
+        route.target.allocate(at(run), run.end - run.start)?;
+    }
+    if ranges.is_empty() {
+        return Ok(());
+    }
+    let written = runs(&route.target, route.to, route.len)?;
+    minus(ranges, &written)
+        .iter()
+        .try_for_each(|run| route.target.populate(at(run), run.end - run.start))
 }
 
 /// Makes these ranges of the target read as zeroes.
@@ -316,6 +336,21 @@ mod tests {
         assert_eq!(copy(&route, &staged, &mut Scratch::new()).unwrap(), 8192);
         assert!(same(&images));
         assert_eq!(total(&runs(&route.target, route.to, LEN).unwrap()), 8192);
+    }
+
+    #[test]
+    fn what_will_be_written_is_allocated_and_reads_as_zeroes() {
+        use std::os::unix::fs::MetadataExt;
+        let images = Images::new();
+        images.files[0].write_all_at(&bytes(1, SIZE / 2), LEN).unwrap();
+        let before = images.files[1].metadata().unwrap().blocks();
+        stage(&route(&images), &mut Known::default()).unwrap();
+        let allocated = (images.files[1].metadata().unwrap().blocks() - before) * 512;
+        assert_eq!(allocated, LEN / 2);
+        // The first block may have been written to see whether the two share storage.
+        let mut there = vec![1; SIZE - 4096];
+        images.files[1].read_exact_at(&mut there, 2 * LEN + 4096).unwrap();
+        assert!(is_zero(&there));
     }
 
     #[test]

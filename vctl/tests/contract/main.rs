@@ -11,7 +11,6 @@ mod every_verb;
 mod help;
 mod json;
 mod live;
-mod locale;
 mod placement;
 mod status;
 mod style;

@@ -1,9 +1,8 @@
 //! `vctl apparatus list`, `show`.
 
-use crate::commands::told;
 use crate::context::Context;
 use crate::exit::Done;
-use crate::output::{Cell, Column, TableOptions, Tone};
+use crate::output::{Cell, Column, TableOptions, Tone, details, table};
 use ::apparatus::error::Result;
 use ::apparatus::ops::apparatus::{self, State, View};
 use ::apparatus::wire::message::Figures;
@@ -114,9 +113,18 @@ pub struct List {
 impl List {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct Apparatuses {
+            apparatuses: Vec<Row>,
+        }
         let views = apparatus::list(&context.pool, &mut *context.store()?)?;
-        let rows = views.into_iter().map(Row::new).collect();
-        told::list(context, &self.table, COLUMNS, "apparatuses", rows)
+        let mut apparatuses: Vec<Row> = views.into_iter().map(Row::new).collect();
+        self.table.sort(COLUMNS, &mut apparatuses)?;
+        let body = Apparatuses { apparatuses };
+        context
+            .out
+            .say(&body, |out| table(out, &self.table, COLUMNS, &body.apparatuses))?;
+        Ok(Done::Plainly)
     }
 }
 
@@ -131,7 +139,18 @@ pub struct Show {
 impl Show {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct Apparatus {
+            apparatus: Row,
+        }
         let view = apparatus::show(&context.pool, &mut *context.store()?, &self.name)?;
-        told::show(context, COLUMNS, "apparatus", &Row::new(view))
+        let body = Apparatus {
+            apparatus: Row::new(view),
+        };
+        context.out.say(&body, |out| {
+            details(out, COLUMNS, &body.apparatus);
+            Ok(())
+        })?;
+        Ok(Done::Plainly)
     }
 }

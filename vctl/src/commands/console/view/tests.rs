@@ -15,7 +15,7 @@ use apparatus::units::{
     ByteCount, DiskExtent, DiskId, ExtentSize, Generation, Incarnation, JobId, MembershipVersion, Slot, Term,
     Timestamp, VolumeExtent, VolumeId,
 };
-use apparatus::wire::message::{Figures, IoFigures, Latency};
+use apparatus::wire::message::{Figures, IoFigures};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -150,10 +150,7 @@ fn serving(uptime_us: u64, reads: u64) -> View {
     let io = IoFigures {
         reads,
         read_bytes: reads * 4096,
-        read_latency: Latency {
-            sum_us: 0,
-            counts: vec![0, 0, reads],
-        },
+        latency: vec![0, 0, reads],
         ..IoFigures::default()
     };
     View {
@@ -270,9 +267,7 @@ fn everything_has_its_place_at_80x24() {
     press(&mut model, KeyCode::Char('2'));
     shows(
         &screen(&model, 80, 24),
-        &[
-            "> a1", "/mnt/a1", "4242", "IOPS", "bytes", "P99-R", "p99 r", "p99 w", "most",
-        ],
+        &["> a1", "/mnt/a1", "4242", "IOPS", "bytes", "p99", "most"],
     );
     press(&mut model, KeyCode::Tab);
     shows(
@@ -393,14 +388,13 @@ fn a_move_is_asked_for_previewed_and_sent() {
             to: vec!["@fast".into()],
             from: None,
             range: None,
-            policy: None,
         },
         rate: Some(ByteCount(1 << 20)),
     };
     assert_eq!(press(&mut model, KeyCode::Enter), [Effect::Preview(verb.clone())]);
     shows(&screen(&model, 80, 24), &["finding out"]);
     let preview = Preview {
-        summary: vec!["moves 24M in 1 run".into()],
+        summary: vec!["moves 24M in 1 runs".into()],
         difference: vec!["Difference(".into(); 99],
         ..Preview::default()
     };
