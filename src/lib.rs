@@ -13,6 +13,7 @@ pub mod disk;
 pub mod error;
 pub mod fuse;
 pub mod gate;
+pub mod held;
 pub mod member;
 pub mod mount_helper;
 pub mod ops;

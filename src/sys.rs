@@ -47,13 +47,20 @@ fn micros(clock: ClockId) -> u64 {
 /// Answers what was not.
 #[must_use]
 pub fn become_storage_daemon() -> Vec<String> {
-    let flusher = rustix::process::configure_io_flusher_behavior(true)
-        .err()
-        .map(|why| format!("PR_SET_IO_FLUSHER: {why}"));
+    let flusher = reclaim_without_io().err();
+    let flusher = flusher.map(|why| format!("PR_SET_IO_FLUSHER: {why}"));
     let score = std::fs::write("/proc/self/oom_score_adj", "-900")
         .err()
         .map(|why| format!("oom_score_adj: {why}"));
     flusher.into_iter().chain(score).collect()
+}
+
+/// Memory for the calling thread, and for threads that it starts later, is not reclaimed by I/O that may wait for them.
+///
+/// # Errors
+/// Where it is not allowed: it takes `CAP_SYS_RESOURCE`.
+pub fn reclaim_without_io() -> io::Result<()> {
+    Ok(rustix::process::configure_io_flusher_behavior(true)?)
 }
 
 /// Has the scheduler give the calling thread its share in short pieces, so that it runs soon after it is woken even where every processor

@@ -7,6 +7,7 @@ use super::labelled;
 use super::mapping::redirty;
 use super::open::{Kind, length};
 use crate::error::{Error, Result};
+use crate::held::may_wait;
 use crate::sys;
 use crate::units::{ByteCount, DiskOffset};
 use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, seek};
@@ -141,6 +142,7 @@ impl Disk {
     /// # Errors
     /// The disk's.
     pub fn flush(&self) -> io::Result<()> {
+        may_wait("a flush");
         let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
         let synced = self.file.sync_data();
         let earlier = std::mem::take(&mut *owed);
@@ -191,6 +193,7 @@ impl Disk {
     /// # Errors
     /// The disk's; the next flush reports it again.
     pub fn settle(&self, at: DiskOffset, len: u64) -> io::Result<()> {
+        may_wait("writing back");
         self.owe(sys::sync_file_range(&self.file, at.0, len, true))
     }
 
@@ -205,6 +208,7 @@ impl Disk {
     /// # Errors
     /// The disk's.
     pub fn populate(&self, at: DiskOffset, len: u64) -> io::Result<()> {
+        may_wait("reading ahead");
         self.prefetch(at, len);
         let populated = self.inside(at, len).and_then(|len| self.map.populate(at.0, len));
         match populated {
@@ -324,6 +328,7 @@ impl Disk {
     }
 
     fn relabel(&self, change: impl FnOnce(&mut Label)) -> Result<Label> {
+        may_wait("a label");
         let mut known = self.label.lock().unwrap_or_else(PoisonError::into_inner);
         let written = self
             .owe(labelled::rewrite(&self.file, change))

@@ -5,6 +5,7 @@ use crate::change::controller::{self, Effect, Event, Outcome, Participant, Plan,
 use crate::change::failpoint::{Point, hit};
 use crate::control::client::Happening;
 use crate::error::{Error, Result};
+use crate::held::Held;
 use crate::member::LifeLock;
 use crate::store::{NewChange, Severity};
 use crate::units::{ChangeId, Slot};
@@ -28,6 +29,8 @@ pub(super) struct Flight {
     /// From the first request to hold until everyone was told to let go.
     held_since: Option<Instant>,
     pub(super) hold: Duration,
+    /// The same, if the change is a job's.
+    held: Option<Held>,
     /// Steps that are reached once what is queued has been sent.
     sent: Vec<Point>,
 }
@@ -46,6 +49,7 @@ impl Flight {
             error: None,
             held_since: None,
             hold: Duration::ZERO,
+            held: None,
             sent: Vec::new(),
         }
     }
@@ -89,8 +93,13 @@ impl Flight {
     pub(super) fn was_sent(&mut self) {
         for point in self.sent.drain(..) {
             match point {
-                Point::ControllerHoldSent => self.held_since = Some(Instant::now()),
+                Point::ControllerHoldSent => {
+                    self.held_since = Some(Instant::now());
+                    let moves = self.machine.plan().change.job.is_some();
+                    self.held = moves.then(Held::begin);
+                }
                 Point::ControllerReleaseSent => {
+                    self.held = None;
                     self.hold = self.held_since.map_or(Duration::ZERO, |since| since.elapsed());
                 }
                 _ => {}

@@ -7,6 +7,7 @@ use crate::change::survey::look_at;
 use crate::control::client::Happening;
 use crate::disk::Disk;
 use crate::error::{Error, Kind, Result};
+use crate::held::may_wait;
 use crate::pool::model::{DiskRecord, Edit};
 use crate::store::NewChange;
 use crate::units::{DiskId, MembershipVersion, Slot};
@@ -26,6 +27,7 @@ impl Controller {
     /// Reads who is in the control range, strikes out those whose process has ended, and sees to it that there is a connection
     /// to each of the others that answers. Who does not answer takes part all the same: the change will find it silent.
     pub(super) fn range(&mut self) -> Result<Range> {
+        may_wait("connecting");
         if !self.members.is_current() {
             let why = "was taken away while this controller acts, so it can fence nobody";
             return Err(Error::failed("member table", why)

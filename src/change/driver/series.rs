@@ -16,6 +16,7 @@ use super::{ATTEMPTS, Controller, Prepare, Series};
 use crate::change::controller::{Outcome, Plan, Reason};
 use crate::change::failpoint::{Point, hit};
 use crate::error::Result;
+use crate::held::may_wait;
 use crate::store::NewChange;
 use crate::units::ChangeId;
 use std::collections::VecDeque;
@@ -97,6 +98,7 @@ impl Controller {
 
     /// Announces them in the store, each from where the one before it leads.
     fn announce(&mut self, changes: &VecDeque<NewChange>, range: &Range) -> Result<Queue> {
+        may_wait("preparing");
         let mut from = self.store.header()?.generation;
         let mut queue = Queue::new();
         for change in changes {

@@ -1,0 +1,126 @@
+//! P11 of real moves: inside its holds the controller waits for no disk. It flushes, syncs, settles and labels nothing (that would panic here), and
+//! the kernel reads nothing for it, though the source is cold. And the check is not blind: what does wait inside a hold is caught.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on fails"
+)]
+
+mod history;
+mod moving;
+mod support;
+
+use apparatus::change::controller::Outcome;
+use apparatus::change::driver::Controller;
+use apparatus::error::Error;
+use apparatus::held::figures;
+use apparatus::pool::model::{Difference, Span};
+use apparatus::store::{HoldMode, JobLimits, NewChange};
+use apparatus::units::{Generation, JobId};
+use moving::Scene;
+use rustix::fs::{Advice, fadvise};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use support::Random;
+
+const EXTENT: u64 = 64 << 10;
+const EXTENTS: u64 = 512;
+
+/// A volume full of data on the first disk, none of it in memory.
+fn cold_scene() -> (Scene, support::Daemon) {
+    let scene = Scene::new(EXTENT, EXTENTS);
+    let daemon = scene.pool.start("x");
+    let file = daemon.open("v");
+    let bytes = Random::new(5).bytes(scene.bytes() as usize);
+    file.write_all_at(&bytes, 0).unwrap();
+    file.sync_all().unwrap();
+    evict(&scene);
+    (scene, daemon)
+}
+
+fn evict(scene: &Scene) {
+    let image = File::open(scene.pool.image("a")).unwrap();
+    image.sync_all().unwrap();
+    fadvise(&image, 0, None, Advice::DontNeed).unwrap();
+}
+
+/// Bytes that the kernel has read from disks for this whole process; `None` where it does not tell.
+fn read_so_far() -> Option<u64> {
+    let io = std::fs::read_to_string("/proc/self/io").ok()?;
+    let line = io.lines().find_map(|line| line.strip_prefix("read_bytes: "))?;
+    line.parse().ok()
+}
+
+#[test]
+fn the_holds_of_a_move_wait_for_no_disk_though_its_source_is_cold() {
+    let (scene, daemon) = cold_scene();
+    let (before, read) = (figures(), read_so_far());
+    scene.move_to(1);
+    let (after, read_now) = (figures(), read_so_far());
+    println!("{after:?}, and the process read {read:?} to {read_now:?}");
+    assert!(after.holds > before.holds);
+    assert_eq!((after.read, after.faults), (before.read, before.faults));
+    match read_now.zip(read) {
+        Some((now, before)) if now - before >= scene.bytes() / 2 => {}
+        _ => println!("skipped in part: this file system keeps the source in memory"),
+    }
+    scene.assert_all_on(1);
+    daemon.stop();
+}
+
+/// A change of a job that changes nothing, with this work.
+fn hold_and(
+    scene: &Scene,
+    controller: &mut Controller,
+    job: JobId,
+    work: &mut dyn FnMut(),
+) -> Result<Outcome, Error> {
+    let change = NewChange {
+        title: "test".into(),
+        job: Some(job),
+        difference: Difference {
+            from: Generation(0),
+            edits: Vec::new(),
+        },
+        spans: vec![Span::whole(scene.volume)],
+        mode: HoldMode::Writes,
+    };
+    controller.run(change, false, &mut || {
+        work();
+        Ok(())
+    })
+}
+
+#[test]
+fn what_waits_inside_a_hold_of_a_move_is_caught() {
+    let (scene, daemon) = cold_scene();
+    let job = scene.create(&scene.to(1), JobLimits::default());
+
+    let mut controller = scene.pool.controller();
+    let (before, image) = (figures(), File::open(scene.pool.image("a")).unwrap());
+    let mut read_cold = || {
+        let mut buffer = vec![0; 1 << 20];
+        image.read_exact_at(&mut buffer, 8 << 20).unwrap();
+    };
+    hold_and(&scene, &mut controller, job, &mut read_cold).unwrap();
+    let after = figures();
+    assert_eq!(after.holds, before.holds + 1);
+    match read_so_far() {
+        Some(read) if read > 0 => assert!(after.read > before.read, "{after:?}"),
+        _ => println!("skipped in part: the kernel does not tell what it reads here"),
+    }
+
+    let disk = controller.disks().get(scene.disks[0]).unwrap();
+    let mut flush = || disk.flush().unwrap();
+    let flushed = catch_unwind(AssertUnwindSafe(|| {
+        hold_and(&scene, &mut controller, job, &mut flush)
+    }));
+    let why = flushed.err().unwrap();
+    let why = why.downcast_ref::<String>().unwrap();
+    assert!(why.starts_with("P11: a flush inside a hold"), "{why}");
+    drop(controller);
+    disk.flush().unwrap();
+    daemon.stop();
+}
