@@ -24,6 +24,7 @@ const FORMAT: u64 = 2;
 
 const HARDENED: usize = 48;
 const COMMITTED: usize = 56;
+const VOUCHED: usize = 64;
 const LINES: usize = 128;
 const LINE: usize = 128;
 const DISKS: usize = LINES + SLOTS as usize * LINE;
@@ -115,11 +116,22 @@ impl MemberTable {
         }))
     }
 
-    /// Whether this opening made the file. If the store knows members of this very boot, somebody took the file away: their
-    /// processes, while they live, look at a word that nobody can set any more, so they can only be fenced by ending them.
+    /// Whether this opening made the file.
     #[must_use]
     pub fn made_anew(&self) -> bool {
         self.made
+    }
+
+    /// Whether a holder of the arbitration has seen since the file was made, by whomever, that every apparatus that lives has a line in it. One that
+    /// has none serves by a file that somebody took away: it looks at a word that nobody can set any more, so it can only be fenced by ending it.
+    #[must_use]
+    pub fn is_vouched(&self) -> bool {
+        self.words.at(VOUCHED).load(Acquire) != 0
+    }
+
+    /// A holder of the arbitration has seen it.
+    pub fn vouch(&self) {
+        self.words.at(VOUCHED).store(1, Release);
     }
 
     /// Whether the mapped file is the one that others find. An apparatus that sees it is not must act as if fenced.

@@ -3,7 +3,7 @@
 use super::{Controller, PATIENCE, Wait};
 use crate::change::failpoint::{Point, hit};
 use crate::change::harden::disks_at_risk;
-use crate::change::recovery::{Did, Effect, Event, Recovery, View};
+use crate::change::recovery::{Did, Effect, Event, Recovery, Seen, View};
 use crate::change::survey::look_at;
 use crate::control::client::Links;
 use crate::disk::{Disk, Disks};
@@ -12,8 +12,8 @@ use crate::member::{ArbitrationLock, MemberTable};
 use crate::pool::dir::PoolDir;
 use crate::pool::model::PoolHeader;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{ChangeState, Severity, Store};
-use crate::sys::{boot_id, prefer_latency};
+use crate::store::{ChangeState, Member, Severity, Store};
+use crate::sys::{boot_id, prefer_latency, reclaim_without_io};
 use crate::units::BootId;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 /// How often the member table is looked at for those who are behind, and how many times before they are fenced: a second.
 const POLL_US: u64 = 2_000;
 const POLLS: u32 = 500;
+/// How long an apparatus that lives may have no line in a new member table.
+const UNSEEN: Duration = Duration::from_secs(1);
 
 impl Controller {
     /// Takes the arbitration lock and the next term, then finishes or rolls back what the last holder left (sets fence words
@@ -39,6 +41,9 @@ impl Controller {
         let arbitration = ArbitrationLock::take(&pool.run(), purpose, within)?;
         if let Err(why) = prefer_latency() {
             log::debug!("the controller runs as any other: {why}");
+        }
+        if let Err(why) = reclaim_without_io() {
+            log::debug!("memory for the controller may wait for its own disks: {why}");
         }
         hit(Point::ControllerLocked);
         let mut store: Box<dyn Store> = Box::new(SqliteStore::open(pool)?);
@@ -130,23 +135,39 @@ impl Controller {
         // Added to those known: what is done to somebody is told after he is gone.
         self.names
             .extend(members.iter().map(|member| (member.slot, member.name.clone())));
-        let members: Vec<_> = members
-            .iter()
-            .map(|member| look_at(member, &self.members, &self.pool))
-            .collect::<Result<_>>()?;
-        if self.members.made_anew() && members.iter().any(|seen| seen.alive) {
-            return Err(Error::failed(
-                "member table",
-                "was removed while apparatuses run, so they cannot be fenced",
-            )
-            .hint("restart the apparatuses"));
-        }
+        let members = self.look_at_all(&members)?;
         self.members.set_committed(current);
         Ok(View {
             current,
             members,
             prepared,
         })
+    }
+
+    /// As all who live show themselves. Whoever made the table, and whoever looked since: while somebody serves by one that was removed,
+    /// nothing is changed. He leaves when he notices, and who joins has a line in a moment: both are waited for.
+    fn look_at_all(&mut self, members: &[Member]) -> Result<Vec<Seen>> {
+        let end = Instant::now() + UNSEEN;
+        loop {
+            let look = |member| look_at(member, &self.members, &self.pool);
+            let seen: Vec<Seen> = members.iter().map(look).collect::<Result<_>>()?;
+            if self.members.is_vouched() {
+                return Ok(seen);
+            }
+            let has_line = |seen: &Seen| self.members.line(seen.who.slot).incarnation == seen.who.incarnation;
+            let Some(without) = seen.iter().find(|seen| seen.alive && !has_line(seen)) else {
+                self.members.vouch();
+                return Ok(seen);
+            };
+            if Instant::now() > end {
+                let name = self.names.get(&without.who.slot);
+                let who = name.map_or_else(String::new, |name| format!(" (apparatus {name})"));
+                let why = format!("was removed while apparatuses run{who}, so they cannot be fenced");
+                return Err(Error::failed("member table", why).hint("restart the apparatuses"));
+            }
+            // There is no link yet, so nothing happens until the time is over.
+            self.links.wait(Instant::now() + Duration::from_micros(POLL_US));
+        }
     }
 
     fn in_words(&self, did: Did) -> String {
