@@ -8,6 +8,7 @@ use crate::member::ArbitrationLock;
 use crate::pool::dir::PoolDir;
 use crate::pool::options::{Fullness, Thresholds};
 use crate::pool::size::Human;
+use crate::store::sqlite::SqliteStore;
 use crate::store::{ChangeState, JobKind, JobState, Severity, Store};
 use crate::units::{DiskId, JobId, VolumeId};
 use std::collections::BTreeMap;
@@ -120,6 +121,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> 
     } = seen;
     let controller = ArbitrationLock::holder(&pool.run())?;
     let mut findings = of_disks(view);
+    findings.extend(of_log(pool)?);
     findings.extend(of_space(view, store.fullness()?, store.options()?.thresholds));
     findings.extend(of_closed_disks(view, jobs));
     findings.extend(of_quarantine(view, apparatuses));
@@ -171,6 +173,18 @@ fn of_disks(view: &PoolView) -> Vec<Finding> {
         findings.push(finding.next("vctl disk add PATH [--create SIZE]"));
     }
     findings
+}
+
+/// A failed sync of the database's log: the hint of whoever it stops names the rest of the way.
+fn of_log(pool: &PoolDir) -> Result<Option<Finding>> {
+    let finding = |why: String| {
+        let text = format!(
+            "could not be made durable ({why}): a power loss may take back what has changed, and flushes of hosts that rest on it fail; \
+             look at the disk of the pool's directory, and with a backup at hand and no apparatus running: vctl pool restore FILE"
+        );
+        Finding::new(Severity::Error, "database", text).next("vctl pool backup FILE")
+    };
+    Ok(SqliteStore::sync_failed(pool)?.map(finding))
 }
 
 /// By the same hysteresis as the events, so that the two never contradict each other.

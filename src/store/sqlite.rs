@@ -13,6 +13,7 @@ mod events;
 mod files;
 mod holder;
 mod job;
+mod log;
 mod members;
 mod options;
 mod recover;
@@ -24,7 +25,8 @@ use super::{
     Cancel, ChangeRecord, Commit, Event, JobLimits, JobRecord, JobState, Joined, Member, NewChange, Severity,
     Step, Store, Use,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::held::may_wait;
 use crate::pool::dir::PoolDir;
 use crate::pool::model::{Area, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
 use crate::pool::names::Name;
@@ -34,10 +36,9 @@ use crate::units::{
     BootId, ByteCount, ChangeId, DiskId, ExtentSize, Generation, Incarnation, JobId, MembershipVersion, Slot,
     Term, VolumeExtent, VolumeId,
 };
-use convert::DATABASE;
+use log::{Log, Mark};
 use rusqlite::{Connection, TransactionBehavior};
 use space::Claimant;
-use std::fs::File;
 use std::path::Path;
 
 /// A log shorter than this is not worth a checkpoint.
@@ -75,7 +76,7 @@ impl SqliteStore {
     /// Those of [`open`](Self::open).
     pub fn open_in_boot(dir: &PoolDir, boot: BootId) -> Result<Self> {
         let connection = files::open(dir)?;
-        let log = Log::of(&dir.database())?;
+        let log = Log::of(dir, boot)?;
         Ok(Self {
             connection,
             boot,
@@ -97,7 +98,16 @@ impl SqliteStore {
     /// # Errors
     /// When the backup is not one, or damaged; the pool is as it was then.
     pub fn restore(dir: &PoolDir, backup: &Path) -> Result<()> {
-        files::restore(dir, backup)
+        files::restore(dir, backup)?;
+        Mark::clear(dir)
+    }
+
+    /// Why the log could not be synced once in this boot, whoever tried: nothing is made durable any more then.
+    ///
+    /// # Errors
+    /// When the mark or the boot's identity cannot be read.
+    pub fn sync_failed(dir: &PoolDir) -> Result<Option<String>> {
+        Mark::of(dir, boot_id()?).why()
     }
 
     /// After a restore: the layout number becomes at least `layout` (the highest that a label has), so that the
@@ -140,37 +150,6 @@ impl SqliteStore {
         let answer = work(&tx)?;
         tx.commit()?;
         Ok(answer)
-    }
-}
-
-/// SQLite's write-ahead log, as a file that can be synced. It has no locks, so a descriptor of our own does no harm.
-struct Log {
-    file: File,
-    failed: bool,
-}
-
-impl Log {
-    /// The log is there as long as a connection is open: opening one has made it.
-    fn of(database: &Path) -> Result<Self> {
-        let path = files::log_of(database);
-        let file = File::open(&path).map_err(|error| Error::because(path.display().to_string(), error))?;
-        Ok(Self { file, failed: false })
-    }
-
-    /// All that was visible before is durable when this returns. After a failure the kernel may take lost pages for
-    /// written ones, so no later sync of this process is believed.
-    fn sync(&mut self) -> Result<()> {
-        if !self.failed {
-            let synced = self.file.sync_data();
-            self.failed = synced.is_err();
-            synced.map_err(|error| Error::failed(DATABASE, format!("cannot be made durable: {error}")))?;
-            return Ok(());
-        }
-        Err(Error::failed(
-            DATABASE,
-            "could not be made durable before, and is not trusted to be now",
-        )
-        .hint("look at the disk of the pool's directory, then start this process again"))
     }
 }
 
@@ -372,6 +351,7 @@ impl Store for SqliteStore {
     }
 
     fn checkpoint(&mut self) -> Result<()> {
+        may_wait("a checkpoint");
         let (frames, copied) = self.log_frames("noop")?;
         if frames - copied < CHECKPOINT_FRAMES {
             return Ok(());

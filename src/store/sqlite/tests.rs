@@ -396,3 +396,50 @@ fn another_processs_transaction_is_waited_for_and_named_when_it_lasts() {
     store.connection.execute_batch("COMMIT").unwrap();
     assert_eq!(waiting.join().unwrap(), Term(1));
 }
+
+/// The kernel tells of a lost page once. Whoever comes later hears that all is well, and must not believe it.
+#[test]
+fn a_failed_sync_of_the_log_is_known_to_all_until_the_database_is_written_anew() {
+    let (scratch, dir, mut store) = pool();
+    let mut other = SqliteStore::open(&dir).unwrap();
+    store.checkpoint().unwrap();
+    // Cannot be synced, as a log on a failing disk.
+    store.log.file = std::fs::File::open("/dev/null").unwrap();
+    let change = new_change(&mut store, vec![Edit::AddDisk(disk(1, 100))]);
+    let id = store.prepare(Term(0), &change).unwrap();
+    store.commit(Term(0), id, MembershipVersion(0)).unwrap();
+    let told = store.harden(&[id]).unwrap_err();
+    assert!(told.to_string().contains("cannot be made durable"), "{told}");
+    drop(store);
+
+    let mut later = SqliteStore::open(&dir).unwrap();
+    for store in [&mut other, &mut later] {
+        let refused = store.harden(&[id]).unwrap_err();
+        assert!(
+            refused.to_string().contains("could not be made durable before"),
+            "{refused}"
+        );
+        assert!(
+            refused.way_out().unwrap().contains("vctl pool restore"),
+            "{refused}"
+        );
+        let state = store.change(id).unwrap().unwrap().state;
+        assert_ne!(state, ChangeState::Hardened);
+    }
+    assert!(SqliteStore::sync_failed(&dir).unwrap().is_some());
+    let next_boot = BootId(Uuid::new_v4());
+    assert_eq!(
+        Mark::of(&dir, next_boot).why().unwrap(),
+        None,
+        "another boot reads what is on the disk"
+    );
+
+    let backup = scratch.path().join("backup");
+    later.backup_to(&backup).unwrap();
+    drop((other, later));
+    SqliteStore::restore(&dir, &backup).unwrap();
+    let mut anew = SqliteStore::open(&dir).unwrap();
+    assert_eq!(SqliteStore::sync_failed(&dir).unwrap(), None);
+    anew.harden(&[id]).unwrap();
+    assert_eq!(anew.change(id).unwrap().unwrap().state, ChangeState::Hardened);
+}

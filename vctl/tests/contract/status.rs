@@ -25,6 +25,27 @@ fn healthy_is_0_and_says_what_could_come_next() {
 }
 
 #[test]
+fn a_database_that_could_not_be_made_durable_is_told_with_the_way_out() {
+    let pool = Pool::with_volume();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let mark = pool.path("pool/run/log-failed");
+    std::fs::write(&mark, format!("{}\nInput/output error\n", boot.trim())).unwrap();
+    let told = pool.run(["status"]).ended(7).out;
+    let database = line(&told, "database: could not be made durable (Input/output error)");
+    assert!(database.starts_with("error"), "{database}");
+    assert!(database.ends_with("next: vctl pool backup FILE"), "{database}");
+    let refused = pool.run(["volume", "create", "w", "1M"]);
+    assert_ne!(refused.status, 0, "{refused:?}");
+    assert!(refused.err.contains("could not be made durable"), "{refused:?}");
+
+    pool.run(["pool", "backup", &pool.file("backup")]).ok();
+    pool.run(["pool", "restore", &pool.file("backup"), "--yes"]).ok();
+    assert!(!mark.exists());
+    pool.run(["volume", "create", "x", "1M"]).ok();
+    pool.run(["status"]).ok();
+}
+
+#[test]
 fn a_disk_that_takes_nothing_new_is_not_forgotten() {
     let pool = Pool::with_volume();
     pool.run(["disk", "set", "d1", "--no-allocate"]).ok();
