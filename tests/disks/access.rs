@@ -130,10 +130,19 @@ fn copies_between_images_are_exact() {
 
 #[test]
 fn images_on_xfs_share_storage() {
+    images_share_storage_on("mkfs.xfs");
+}
+
+#[test]
+fn images_on_btrfs_share_storage() {
+    images_share_storage_on("mkfs.btrfs");
+}
+
+fn images_share_storage_on(mkfs: &str) {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("xfs");
+    let path = dir.path().join("file-system");
     empty_file(&path, 400 * MIB);
-    if run("mkfs.xfs", &["-q", path.to_str().unwrap()]).is_none() {
+    if run(mkfs, &["-q", path.to_str().unwrap()]).is_none() {
         return;
     }
     let Some(device) = Loop::over(&path) else { return };

@@ -1,5 +1,5 @@
 //! Disks on real files and block devices: a disk is labelled and found again, is taken once and by one pool, refuses what it must by
-//! name; reads, writes, zeroes and copies land where they should on ext4, tmpfs, XFS and loop devices; an image that is
+//! name; reads, writes, zeroes and copies land where they should on ext4, tmpfs, XFS, btrfs and loop devices; an image that is
 //! truncated while it is open answers with errors, never with a signal.
 //!
 //! Loop devices need root; without it those tests say so and pass.

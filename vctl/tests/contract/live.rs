@@ -339,7 +339,8 @@ fn jobs_in_the_background_are_waited_for_paused_and_cancelled() {
         .complains(&["paused", "resume"]);
     let mut resumed = pool.command(["job", "resume", "1", "--background", "--wait=20s"]);
     finish(resumed.spawn().unwrap()).ok();
-    pool.run(["job", "set", "1", "--rate", "none"]).ok();
+    // A batch is begun before the rate is looked at again, so little volumes may be done by now.
+    pool.run(["job", "set", "1", "--rate", "none"]);
     pool.run(["job", "wait", "1"]).ok();
     assert_eq!(fs::read(mount.join("v")).unwrap(), data);
     assert_eq!(
@@ -368,6 +369,19 @@ fn jobs_in_the_background_are_waited_for_paused_and_cancelled() {
         "d2"
     );
     assert_eq!(fs::read(mount.join("v")).unwrap(), data);
+}
+
+/// A script types the next change right after it, and does not say `--wait`.
+#[test]
+fn after_a_job_has_been_waited_for_the_arbitration_is_free() {
+    let pool = Pool::with_volume();
+    pool.start("a");
+    for round in 1..=6_u64 {
+        let (job, to) = (round.to_string(), if round % 2 == 0 { "d1" } else { "d2" });
+        pool.run(["volume", "move", "v", "--to", to, "--background"]).ok();
+        pool.run(["job", "wait", &job]).ok();
+        pool.run(["volume", "create", &format!("w{round}"), "1M"]).ok();
+    }
 }
 
 #[test]
