@@ -175,10 +175,10 @@ impl Timestamp {
 }
 
 impl fmt::Display for Timestamp {
-    /// RFC 3339 in UTC.
+    /// RFC 3339 in UTC, with as many digits behind the seconds as are asked for, else microseconds.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match jiff::Timestamp::from_microsecond(self.0) {
-            Ok(time) => write!(f, "{time:.6}"),
+            Ok(time) => write!(f, "{time:.*}", f.precision().unwrap_or(6)),
             Err(_) => write!(f, "{}us", self.0),
         }
     }

@@ -118,6 +118,7 @@ fn what_a_destination_has_lost_is_never_hardened_and_its_old_home_is_kept() {
         range: None,
         from: Some(scene.disks[1]),
         to: vec![c.id],
+        policy: None,
     };
     let job = scene.create(&away, JobLimits::default());
     assert_eq!(scene.run(job).unwrap(), JobState::Done);

@@ -134,16 +134,29 @@ fn counted(samples: &[Sample]) {
     assert!(value(samples, "apparatus_disk_flushes_total", &[("disk", "d")]) > 0.5);
     assert!(value(samples, "apparatus_volume_errors_total", &volume) < 0.5);
     assert!(value(samples, "apparatus_disk_writes_total", &[("disk", "d")]) > 2.5);
+    for (operation, requests) in [("read", 0.0), ("write", 3.0), ("flush", 1.0)] {
+        took(samples, operation, requests);
+    }
+}
+
+/// The histogram of one kind of request to the volume.
+fn took(samples: &[Sample], operation: &str, requests: f64) {
     let duration = "apparatus_volume_request_duration_seconds";
+    let labels = [("volume", "v"), ("operation", operation)];
     let buckets = samples.iter().find_map(|sample| match &sample.value {
-        Value::Histogram(buckets) if sample.metric == duration => Some(buckets),
+        Value::Histogram(buckets)
+            if sample.metric == duration && sample.labels.get("operation") == Some(operation) =>
+        {
+            Some(buckets)
+        }
         _ => None,
     });
     let buckets = buckets.unwrap();
     assert!(buckets.is_sorted_by(|a, b| a.less_than < b.less_than && a.count <= b.count));
     let last = buckets.last().unwrap();
     assert!(last.less_than.is_infinite());
-    assert!((last.count - value(samples, &format!("{duration}_count"), &volume)).abs() < 0.5);
+    let count = value(samples, &format!("{duration}_count"), &labels);
+    assert_eq!((last.count, count), (requests, requests), "{operation}");
 }
 
 #[test]

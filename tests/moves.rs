@@ -138,6 +138,7 @@ fn holes_stay_holes_and_a_range_alone_is_moved() {
         range: Some(range),
         from: None,
         to: vec![scene.disks[1]],
+        policy: None,
     };
     let job = scene.create(&request, JobLimits::default());
     assert_eq!(scene.run(job).unwrap(), JobState::Done);
@@ -299,6 +300,7 @@ fn an_evacuated_disk_is_free_and_takes_nothing_new() {
         range: None,
         from: None,
         to: vec![scene.disks[0]],
+        policy: None,
     };
     let refused = jobs::plan(&mut scene.pool.store(), &back).unwrap_err();
     assert!(refused.why().contains("a: no-allocate is set"), "{refused}");
@@ -351,6 +353,7 @@ fn a_job_that_is_resumed_leaves_alone_what_others_have_moved() {
         }),
         from: None,
         to: vec![c],
+        policy: None,
     };
     let between = scene.create(&other, JobLimits::default());
     assert_eq!(scene.run(between).unwrap(), JobState::Done);

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// What ten thousand seeds have to have met; otherwise they prove less than they seem to.
-const MET: [&str; 45] = [
+const MET: [&str; 46] = [
     "answers to a commit lost",
     "apparatuses killed at a step",
     "apparatuses stopped",
@@ -57,6 +57,7 @@ const MET: [&str; 45] = [
     "messages lost",
     "old tables still in use",
     "parked writes acknowledged",
+    "power losses on a planned way back",
     "power losses that took changes back",
     "power losses with transactions lost",
     "requests of what is cut away",

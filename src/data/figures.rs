@@ -1,7 +1,7 @@
 //! Counters of I/O. Each serving thread has its own, which it alone writes; they are added up when somebody asks.
 
 use crate::units::{DiskId, VolumeId};
-use crate::wire::message::IoFigures;
+use crate::wire::message::{IoFigures, Latency};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,17 +18,41 @@ pub(super) enum Kind {
     Flush,
 }
 
+/// Requests of one kind. How many they are is what the buckets come to.
+#[derive(Debug, Default)]
+struct Requests {
+    bytes: AtomicU64,
+    took_us: AtomicU64,
+    took: [AtomicU64; BUCKETS],
+}
+
+impl Requests {
+    fn finished(&self, bytes: u64, took: Duration) {
+        add(&self.bytes, bytes);
+        add(&self.took_us, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        add(&self.took[bucket(took)], 1);
+    }
+
+    fn add_to(&self, requests: &mut u64, bytes: &mut u64, latency: &mut Latency) {
+        *bytes += self.bytes.load(Relaxed);
+        latency.sum_us = latency.sum_us.wrapping_add(self.took_us.load(Relaxed));
+        for (i, count) in self.took.iter().map(|count| count.load(Relaxed)).enumerate() {
+            if count > 0 {
+                *requests += count;
+                latency.counts.resize(latency.counts.len().max(i + 1), 0);
+                latency.counts[i] += count;
+            }
+        }
+    }
+}
+
 /// Counters of one volume or disk, of one thread. Read by any thread, written by that one.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    reads: AtomicU64,
-    read_bytes: AtomicU64,
-    writes: AtomicU64,
-    written_bytes: AtomicU64,
-    flushes: AtomicU64,
+    reads: Requests,
+    writes: Requests,
+    flushes: Requests,
     errors: AtomicU64,
-    latency_us: AtomicU64,
-    latency: [AtomicU64; BUCKETS],
     /// End of the last write, in microseconds since the apparatus began; 0 for none.
     written_at_us: AtomicU64,
 }
@@ -40,20 +64,12 @@ fn add(counter: &AtomicU64, by: u64) {
 
 impl Counters {
     pub(super) fn finished(&self, kind: Kind, bytes: u64, took: Duration) {
-        let (count, sum) = match kind {
-            Kind::Read => (&self.reads, Some(&self.read_bytes)),
-            Kind::Write => (&self.writes, Some(&self.written_bytes)),
-            Kind::Flush => (&self.flushes, None),
+        let requests = match kind {
+            Kind::Read => &self.reads,
+            Kind::Write => &self.writes,
+            Kind::Flush => &self.flushes,
         };
-        add(count, 1);
-        if let Some(sum) = sum {
-            add(sum, bytes);
-        }
-        add(
-            &self.latency_us,
-            u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-        );
-        add(&self.latency[bucket(took)], 1);
+        requests.finished(bytes, took);
     }
 
     pub(super) fn failed(&self) {
@@ -65,19 +81,13 @@ impl Counters {
     }
 
     fn add_to(&self, sum: &mut IoFigures) {
-        sum.reads += self.reads.load(Relaxed);
-        sum.read_bytes += self.read_bytes.load(Relaxed);
-        sum.writes += self.writes.load(Relaxed);
-        sum.written_bytes += self.written_bytes.load(Relaxed);
-        sum.flushes += self.flushes.load(Relaxed);
+        self.reads
+            .add_to(&mut sum.reads, &mut sum.read_bytes, &mut sum.read_latency);
+        self.writes
+            .add_to(&mut sum.writes, &mut sum.written_bytes, &mut sum.write_latency);
+        self.flushes
+            .add_to(&mut sum.flushes, &mut 0, &mut sum.flush_latency);
         sum.errors += self.errors.load(Relaxed);
-        sum.latency_us = sum.latency_us.wrapping_add(self.latency_us.load(Relaxed));
-        for (i, count) in self.latency.iter().map(|count| count.load(Relaxed)).enumerate() {
-            if count > 0 {
-                sum.latency.resize(sum.latency.len().max(i + 1), 0);
-                sum.latency[i] += count;
-            }
-        }
     }
 }
 
@@ -273,7 +283,13 @@ mod tests {
         let figures = &sums[&a];
         assert_eq!((figures.reads, figures.read_bytes), (2, 11));
         assert_eq!((figures.writes, figures.written_bytes), (1, 2));
-        assert_eq!(figures.latency, [1, 0, 0, 2]);
+        assert_eq!(figures.read_latency.counts, [0, 0, 0, 2]);
+        assert_eq!(figures.read_latency.sum_us, 10);
+        assert_eq!(figures.write_latency.counts, [1]);
+        assert_eq!(
+            (figures.flushes, &figures.flush_latency),
+            (0, &Latency::default())
+        );
         assert_eq!(book.disks()[&DiskId(1)].errors, 1);
         assert_eq!(book.written_at_us(b), 7);
         assert_eq!(book.written_at_us(VolumeId(77)), 0);

@@ -216,7 +216,7 @@ impl ArbitrationLock {
     /// When it cannot be written.
     pub fn set_purpose(&self, purpose: &str) -> io::Result<()> {
         let (pid, now) = (std::process::id(), Timestamp::now());
-        let text = format!("{} by pid {pid} since {now}\n", plain(purpose));
+        let text = format!("{} by pid {pid} since {now:.0}\n", plain(purpose));
         self.lock.file.set_len(0)?;
         self.lock.file.write_all_at(text.as_bytes(), 0)
     }

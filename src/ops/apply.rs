@@ -94,20 +94,24 @@ pub struct Wish {
 /// # Errors
 /// When the description names what is not there, or the store cannot be read.
 pub fn next(store: &mut dyn Store, wanted: &Description, wish: Wish) -> Result<Option<Action>> {
-    if let Some(action) = for_pool(store.options()?, wanted)? {
+    due(store.options()?, &store.snapshot()?, wanted, wish)
+}
+
+/// Options first, then disks, then volumes, which may need them; what goes goes last.
+fn due(options: Options, snapshot: &Snapshot, wanted: &Description, wish: Wish) -> Result<Option<Action>> {
+    if let Some(action) = for_pool(options, wanted)? {
         return Ok(Some(action));
     }
-    let snapshot = store.snapshot()?;
-    if let Some(action) = wanted.disks.iter().find_map(|disk| for_disk(&snapshot, disk)) {
+    if let Some(action) = wanted.disks.iter().find_map(|disk| for_disk(snapshot, disk)) {
         return Ok(Some(action));
     }
     for volume in &wanted.volumes {
-        if let Some(action) = for_volume(&snapshot, volume, wish)? {
+        if let Some(action) = for_volume(snapshot, volume, wish)? {
             return Ok(Some(action));
         }
     }
     Ok(if wish.prune {
-        to_prune(&snapshot, wanted)
+        to_prune(snapshot, wanted)
     } else {
         None
     })
@@ -196,6 +200,7 @@ fn misplaced(snapshot: &Snapshot, volume: &VolumeRecord, on: Vec<String>) -> Res
         range: None,
         from: None,
         to: allowed,
+        policy: None,
     };
     Ok(out.then(|| Action::Move(volume.name.to_string(), on, request)))
 }
@@ -334,3 +339,6 @@ fn commit(store: &mut dyn Store, term: Term, action: &Action, planned: &Planned)
         )),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -156,10 +156,23 @@ pub fn phase(pool: &PoolDir, job: &View) -> Result<String> {
                 Some(holder) if holder.starts_with(&format!("{} ", purpose(record.id))) => {
                     format!("{way}{why}, {holder}")
                 }
-                Some(holder) => format!("waits for the controller that acts: {holder}"),
+                Some(holder) => format!(
+                    "waits for the controller that acts: {holder}{}",
+                    way_past(&holder)
+                ),
                 None => format!("nobody works on it; vctl job resume {}", record.id),
             }
         }
+    })
+}
+
+/// How a job comes before the one that is worked on; others end soon.
+fn way_past(holder: &str) -> String {
+    let other = holder
+        .strip_prefix("job ")
+        .and_then(|rest| rest.split(' ').next());
+    other.map_or(String::new(), |id| {
+        format!("; vctl job pause {id} lets it go first")
     })
 }
 
@@ -214,5 +227,19 @@ pub fn difference(from: Generation, steps: &[Step]) -> Difference {
     Difference {
         from,
         edits: volumes.into_iter().map(edit).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_is_in_the_way_can_be_paused() {
+        assert_eq!(
+            way_past("job 7 by pid 123 since 10:02"),
+            "; vctl job pause 7 lets it go first"
+        );
+        assert_eq!(way_past("volume hold v by pid 123 since 10:02"), "");
     }
 }

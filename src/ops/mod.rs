@@ -20,6 +20,8 @@ pub mod pool;
 pub mod select;
 pub mod send;
 pub mod status;
+#[cfg(test)]
+mod testing;
 pub mod view;
 pub mod volume;
 pub mod watch;

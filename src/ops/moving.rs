@@ -3,6 +3,7 @@
 use super::{job, select, volume};
 use crate::change::jobs::{self, Request};
 use crate::error::Result;
+use crate::pool::alloc::Policy;
 use crate::pool::model::Difference;
 use crate::store::{Step, Store};
 use crate::units::ByteCount;
@@ -18,6 +19,8 @@ pub struct Wish {
     pub from: Option<String>,
     /// Only this range, to the end where no end is given.
     pub range: Option<(ByteCount, Option<ByteCount>)>,
+    /// Which disk is taken first; as the pool has it, if not said.
+    pub policy: Option<Policy>,
 }
 
 /// A move as the planner takes it.
@@ -35,6 +38,7 @@ pub fn of_volume(store: &mut dyn Store, wish: &Wish) -> Result<Request> {
         range: span.transpose()?,
         from: from.transpose()?.map(|disk| disk.id),
         to: select::disks(&disks, &wish.to)?,
+        policy: wish.policy,
     })
 }
 

@@ -370,9 +370,9 @@ pub fn set_disk(snapshot: &Snapshot, disk: &str, change: &DiskChange) -> Result<
     new.allocate = change.allocate.unwrap_or(old.allocate);
     new.path = change.path.clone().unwrap_or_else(|| old.path.clone());
     new.extents = change.extents.unwrap_or(old.extents);
-    if let Some(reserve) = change.reserve {
-        new.reserve = reserve_extents(snapshot.header.extent_size, &new, reserve)?;
-    }
+    let extent_size = snapshot.header.extent_size;
+    let kept = ByteCount(old.reserve.saturating_mul(extent_size.bytes()));
+    new.reserve = reserve_extents(extent_size, &new, change.reserve.unwrap_or(kept))?;
     Ok((new != *old).then(|| Planned::unheld(snapshot, vec![Edit::SetDisk(new)])))
 }
 
@@ -416,3 +416,6 @@ pub fn whole_extents(what: &str, bytes: ByteCount, extent_size: ExtentSize) -> R
     }
     Ok(extents)
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,6 +41,8 @@ struct Shared {
     unsynced: Vec<Arc<State>>,
     /// Of the visible one, once somebody has asked.
     print: Option<u64>,
+    /// Of all that a power loss may leave, once somebody has asked.
+    risk: Option<u64>,
 }
 
 impl MemoryStore {
@@ -54,6 +56,7 @@ impl MemoryStore {
             durable: state,
             unsynced: Vec::new(),
             print: None,
+            risk: None,
         };
         Self {
             shared: Arc::new(Mutex::new(shared)),
@@ -87,6 +90,7 @@ impl MemoryStore {
             durable: state,
             unsynced: Vec::new(),
             print: None,
+            risk: None,
         };
     }
 
@@ -97,9 +101,22 @@ impl MemoryStore {
         if let Some(print) = shared.print {
             return print;
         }
-        let mut hasher = DefaultHasher::new();
-        shared.visible.hash(&mut hasher);
-        *shared.print.insert(hasher.finish())
+        let print = hash_of(&*shared.visible);
+        *shared.print.insert(print)
+    }
+
+    /// A hash of what a power loss may leave, in whatever order it came about.
+    #[must_use]
+    pub fn fingerprint_at_risk(&self) -> u64 {
+        let mut shared = self.lock();
+        if let Some(print) = shared.risk {
+            return print;
+        }
+        let kept = shared.unsynced.iter().chain([&shared.durable]);
+        let mut prints: Vec<u64> = kept.map(|state| hash_of(&**state)).collect();
+        prints.sort_unstable();
+        prints.dedup();
+        *shared.risk.insert(hash_of(&prints))
     }
 
     /// The visible table.
@@ -122,7 +139,7 @@ impl MemoryStore {
         let mut state = State::clone(&shared.visible);
         let answer = transaction(&mut state, shared.boot)?;
         shared.visible = Arc::new(state);
-        shared.print = None;
+        (shared.print, shared.risk) = (None, None);
         let visible = Arc::clone(&shared.visible);
         shared.unsynced.push(visible);
         Ok(answer)
@@ -132,7 +149,14 @@ impl MemoryStore {
         let mut shared = self.lock();
         shared.durable = Arc::clone(&shared.visible);
         shared.unsynced.clear();
+        shared.risk = None;
     }
+}
+
+fn hash_of(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Store for MemoryStore {
@@ -220,6 +244,7 @@ impl Store for MemoryStore {
                 durable: state,
                 unsynced: Vec::new(),
                 print: None,
+                risk: None,
             };
         }
         Ok(undone)

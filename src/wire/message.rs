@@ -265,7 +265,7 @@ pub struct Figures {
     pub disks: BTreeMap<String, IoFigures>,
 }
 
-/// Counters of I/O; latencies as a histogram with power-of-two microsecond buckets.
+/// Counters of I/O.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IoFigures {
@@ -281,10 +281,22 @@ pub struct IoFigures {
     pub flushes: u64,
     /// Requests that ended in an I/O error.
     pub errors: u64,
-    /// How long all of them took together, in microseconds.
-    pub latency_us: u64,
+    /// How long reads took.
+    pub read_latency: Latency,
+    /// How long writes, punches and zeroings took.
+    pub write_latency: Latency,
+    /// How long flushes took.
+    pub flush_latency: Latency,
+}
+
+/// How long requests of one kind took: a histogram with power-of-two microsecond buckets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Latency {
+    /// All of them together, in microseconds.
+    pub sum_us: u64,
     /// Bucket i counts requests that took less than 2^i microseconds and not less than 2^(i-1).
-    pub latency: Vec<u64>,
+    pub counts: Vec<u64>,
 }
 
 /// Reads a list of at most [`MOST`]: a short text cannot ask for much memory.

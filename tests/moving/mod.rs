@@ -128,6 +128,7 @@ impl Scene {
             range: None,
             from: None,
             to: vec![self.disks[disk]],
+            policy: None,
         }
     }
 

@@ -100,7 +100,7 @@ impl World {
     }
 
     fn start(&mut self, index: usize) {
-        let proc = self.new_proc();
+        let proc = self.new_proc(Some(index), false);
         let name = Name::new("apparatus", &format!("a{index}")).unwrap();
         self.apps[index] = Some(Shared::new(App {
             proc,

@@ -1,11 +1,8 @@
 //! What goes wrong: processes are killed, stopped, cut off; power fails.
 
 use super::ctl::Goal;
-use super::history::{Place, Tag};
 use super::host::What;
-use super::{Delay, ProcId, Row, Task, World};
-use apparatus::store::Store;
-use std::collections::BTreeMap;
+use super::{Delay, ProcId, Task, World};
 
 /// How often, in thousandths of the occasions.
 #[derive(Clone, Debug, Default)]
@@ -279,74 +276,5 @@ impl World {
             .as_ref()
             .is_some_and(|app| self.stopped.contains(&app.proc));
         (!stopped).then_some(index)
-    }
-
-    /// The machine loses its memory: page cache, unsynced transactions, processes.
-    pub fn power_loss(&mut self) {
-        self.count("power losses");
-        self.check_history();
-        if self.failure.is_some() {
-            return;
-        }
-        let mut rng = self.rng.clone();
-        for disk in &mut self.disks {
-            disk.power_loss(|choices| rng.below(choices as u64) as usize);
-        }
-        self.rng = rng;
-        self.boots += 1;
-        let unsynced = self.store.unsynced() as u64;
-        let keep = self.rng.below(unsynced + 1) as usize;
-        if (keep as u64) < unsynced {
-            self.count("power losses with transactions lost");
-        }
-        self.store.power_loss(keep, self.boot());
-        self.forget_everything();
-        self.forget_copied();
-        self.check_survivors();
-        for index in 0..self.apps.len() {
-            let pause = self.rng.between(10, 3_000);
-            self.after(None, Delay::Exactly(pause), Task::Start(index));
-        }
-    }
-
-    fn forget_everything(&mut self) {
-        self.queue
-            .retain(|_, entry| matches!(entry.task, Task::Chaos | Task::Vctl));
-        self.waiting.clear();
-        self.stopped.clear();
-        self.alive.clear();
-        self.apps.iter_mut().for_each(|app| *app = None);
-        self.ctls.clear();
-        self.wires.clear();
-        self.reqs.clear();
-        self.clients.iter_mut().for_each(|client| client.busy = None);
-        self.rows.iter_mut().for_each(|row| *row = Row::default());
-        self.lock = None;
-    }
-
-    /// What the next boot will find has to be something that a disk may hold after power loss.
-    fn check_survivors(&mut self) {
-        let mut store = self.store.fork();
-        let undone = store.recover_boot(self.boot()).unwrap_or_default();
-        if !undone.is_empty() {
-            self.count("power losses that took changes back");
-        }
-        let homes = store.homes();
-        let mut holds: BTreeMap<Place, Tag> = BTreeMap::new();
-        for (volume, extent, (disk, at)) in homes.iter() {
-            for into in 0..super::disk::BLOCKS {
-                let place = (volume, extent.0 * super::disk::BLOCKS + into);
-                let tag = self.disks[disk.0 as usize - 1].read(at.0 * super::disk::BLOCKS + into);
-                if let Err(why) = self.history.survives(place, tag) {
-                    self.fail(format!("{why}\n{}", self.history.tell(place)));
-                }
-                holds.insert(place, tag);
-            }
-        }
-        self.history.begin_again(&holds);
-        self.usable = homes
-            .volumes()
-            .map(|volume| (volume.id, volume.size.0 / super::host::BLOCK))
-            .collect();
     }
 }

@@ -2,7 +2,7 @@
 
 use super::app::{App, Stage};
 use super::history::Place;
-use super::host::What;
+use super::host::{Ask, What};
 use super::{ReqId, Tag, World};
 use apparatus::store::memory::Extent;
 use apparatus::store::{Owner, Store};
@@ -59,8 +59,33 @@ impl World {
         }
     }
 
-    /// A host has begun to read: what is there from now on may be the answer.
-    pub fn spec_read_begins(&mut self, id: ReqId) {
+    /// A host has asked for something: from now on a read may be answered with what is there, and what is acknowledged before is older.
+    pub fn spec_asked(&mut self, id: ReqId) {
+        let Some(ask) = self.reqs.get(&id).map(|req| req.ask) else {
+            return;
+        };
+        match ask.what {
+            What::Read => self.spec_read_begins(id),
+            What::Write => self.past_of(ask, |past| past.asked_to_write(id.0)),
+            What::Flush => self.past_of(ask, |past| past.asked_to_flush(id.0)),
+        }
+    }
+
+    /// Of the blocks of a request; of all of its volume, for a flush.
+    fn past_of(&mut self, ask: Ask, change: impl Fn(&mut super::past::Block)) {
+        let blocks = ask.first..ask.first + ask.blocks;
+        let meant = |&(volume, block): &Place| {
+            volume == ask.volume && (ask.what == What::Flush || blocks.contains(&block))
+        };
+        let pasts = self.past.iter_mut().filter(|(place, _)| meant(place));
+        pasts.for_each(|(_, past)| change(past));
+    }
+
+    pub fn spec_flush_ends(&mut self, id: ReqId, ask: Ask) {
+        self.past_of(ask, |past| past.flush_acknowledged(id.0));
+    }
+
+    fn spec_read_begins(&mut self, id: ReqId) {
         let Some(ask) = self
             .reqs
             .get(&id)
@@ -80,14 +105,21 @@ impl World {
 
     pub fn spec_write_begins(&mut self, place: Place, tag: Tag) {
         self.spec_at(place, |spec| spec.write_begins(tag));
+        if let Some(past) = self.past.get_mut(&place) {
+            past.written(tag);
+        }
     }
 
-    pub fn spec_write_ends(&mut self, place: Place, tag: Tag) {
+    pub fn spec_write_ends(&mut self, id: ReqId, place: Place, tag: Tag) {
         self.spec_at(place, |spec| spec.write_ends(tag));
+        if let Some(past) = self.past.get_mut(&place) {
+            past.write_acknowledged(id.0, tag);
+        }
     }
 
     /// The process that was to answer is no more.
     pub fn spec_dies(&mut self, id: ReqId) {
+        self.past.values_mut().for_each(|past| past.dies(id.0));
         let Some(ask) = self
             .reqs
             .get(&id)

@@ -8,6 +8,7 @@ mod tidy;
 pub use change::given_up;
 
 use super::copy::{Copy, change_copies};
+use super::disk::Begun;
 use super::shared::Shared;
 use super::work::Job;
 use super::{Delay, LinkId, ProcId, Task, World};
@@ -40,7 +41,7 @@ pub enum Todo {
     WorkDone(u64),
     Ended(Job, Outcome),
     HardenList,
-    HardenFlush(Vec<(usize, u64)>, Vec<ChangeId>),
+    HardenFlush(Vec<(usize, Begun)>, Vec<ChangeId>),
     Harden(Vec<ChangeId>),
     FreeLook,
     Free(Generation),
@@ -86,7 +87,7 @@ pub struct Ctl {
 
 impl World {
     pub fn new_ctl(&mut self, goal: Goal, host: Option<usize>) -> ProcId {
-        let id = self.new_proc();
+        let id = self.new_proc(host, true);
         let ctl = Ctl {
             id,
             host,

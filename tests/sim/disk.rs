@@ -1,6 +1,7 @@
 //! A disk: what the page cache holds, and what may be on the platter when power fails.
 
 use super::history::Tag;
+use std::hash::{Hash, Hasher};
 
 /// Blocks per extent. A block is read and written in one piece.
 pub const BLOCKS: u64 = 2;
@@ -9,6 +10,15 @@ pub const BLOCKS: u64 = 2;
 struct Cell {
     /// Values since the last flush, with the time each was written; the first may be the only one, and is durable then.
     written: Vec<(u64, Tag)>,
+}
+
+/// When a flush began, in the disk's time. Numbers differ from one way to a state to the next; what a flush covers is told by
+/// [`Disk::at_risk`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Begun(u64);
+
+impl Hash for Begun {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
 #[derive(Clone, Debug)]
@@ -38,25 +48,62 @@ impl Disk {
     }
 
     /// A flush begins: what was written until now will be durable when it ends.
-    pub fn begin_flush(&self) -> u64 {
-        self.clock
+    pub fn begin_flush(&self) -> Begun {
+        Begun(self.clock)
     }
 
     /// The flush that began at `begun` ends.
-    pub fn end_flush(&mut self, begun: u64) {
+    pub fn end_flush(&mut self, begun: Begun) {
         for cell in &mut self.cells {
-            let durable = cell.written.iter().rposition(|&(at, _)| at <= begun).unwrap_or(0);
+            let durable = cell
+                .written
+                .iter()
+                .rposition(|&(at, _)| at <= begun.0)
+                .unwrap_or(0);
             cell.written.drain(..durable);
         }
     }
 
-    /// Power fails: each block holds its durable value, or any that was written after it.
-    pub fn power_loss(&mut self, mut choose: impl FnMut(usize) -> usize) {
-        for cell in &mut self.cells {
-            let kept = choose(cell.written.len());
-            cell.written = vec![(0, cell.written[kept].1)];
+    /// Power fails: each block holds its durable value, or any that was written after it. `choose` is given the block and how many there are.
+    pub fn power_loss(&mut self, mut choose: impl FnMut(u64, usize) -> Option<usize>) {
+        for (cell, block) in self.cells.iter_mut().zip(0..) {
+            let kept = choose(block, cell.written.len());
+            let tag = kept.map_or(Tag::GARBAGE, |kept| cell.written[kept].1);
+            cell.written = vec![(0, tag)];
         }
         self.clock = 0;
+    }
+
+    /// How many values a block may hold after power loss.
+    pub fn choices(&self, block: u64) -> usize {
+        self.cells[block as usize].written.len()
+    }
+
+    /// For the fingerprint of a state in which power may fail: what each block may hold, and which of these flushes cover it.
+    pub fn at_risk<'a>(&'a self, flushes: &'a [Begun]) -> impl Iterator<Item = (Tag, u64)> + 'a {
+        let covered = |at| {
+            flushes
+                .iter()
+                .fold(0, |bits, begun| bits << 1 | u64::from(at <= begun.0))
+        };
+        let told = move |cell: &'a Cell| {
+            let end = std::iter::once((Tag::GARBAGE, u64::MAX));
+            cell.written
+                .iter()
+                .map(move |&(at, tag)| (tag, covered(at)))
+                .chain(end)
+        };
+        self.cells.iter().flat_map(told)
+    }
+
+    /// Whether power loss would change nothing.
+    pub fn is_settled(&self) -> bool {
+        self.cells.iter().all(|cell| cell.written.len() == 1)
+    }
+
+    /// Power fails no more: nothing is known of but what is there.
+    pub fn settle(&mut self) {
+        self.power_loss(|_, choices| Some(choices - 1));
     }
 
     /// What a block holds, for the fingerprint of a state.

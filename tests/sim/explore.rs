@@ -2,7 +2,8 @@
 //!
 //! What a process does by itself between two waits happens at once. All else can come in any order: messages, disk accesses, store
 //! transactions, looks at fence words, hosts' requests. Timers run out when nothing else is under way. The budget is for messages that are
-//! lost, processes that are killed at that point, and tasks that are late: a message, a disk access, a step of a process that takes longer than any timer.
+//! lost or arrive twice, the second time whenever it likes; processes that are killed at that point; tasks that are late: a message, a disk access, a
+//! step of a process that takes longer than any timer; and power that fails, with what each block and the store keep in every way there is.
 
 use super::app::Stage;
 use super::ctl::Todo;
@@ -19,6 +20,8 @@ pub struct Budget {
     pub lost: u32,
     pub killed: u32,
     pub late: u32,
+    pub doubled: u32,
+    pub power: u32,
 }
 
 /// What a host asks for: what, from which block on, how many blocks.
@@ -32,6 +35,9 @@ enum Move {
     Lose((u64, u64)),
     KillApp(usize, bool),
     KillCtl(ProcId),
+    Double((u64, u64)),
+    /// With so many unsynced transactions kept, and the blocks in one of their ways.
+    LosePower(usize, usize),
 }
 
 /// What was found.
@@ -44,7 +50,10 @@ pub struct Found {
 }
 
 /// Looks at every state that can be reached. The first that breaks a promise is told, with the way there.
-pub fn explore(world: World, budget: Budget, most: u64) -> Result<Found, String> {
+pub fn explore(mut world: World, budget: Budget, most: u64) -> Result<Found, String> {
+    if budget.power > 0 {
+        world.may_lose_power();
+    }
     let mut found = Found::default();
     let first = world.fingerprint(budget);
     let mut seen = HashSet::new();
@@ -103,8 +112,13 @@ impl World {
             if ready {
                 moves.push(Move::Happen(key));
             }
-            if budget.lost > 0 && matches!(entry.task, Task::ToApp(..) | Task::ToCtl(..)) {
-                moves.push(Move::Lose(key));
+            if matches!(entry.task, Task::ToApp(..) | Task::ToCtl(..)) {
+                if budget.lost > 0 {
+                    moves.push(Move::Lose(key));
+                }
+                if budget.doubled > 0 {
+                    moves.push(Move::Double(key));
+                }
             }
             if budget.late > 0 && self.under_way(entry) {
                 moves.push(Move::Delay(key));
@@ -121,6 +135,12 @@ impl World {
             }
             moves.extend(self.ctls.keys().map(|&id| Move::KillCtl(id)));
         }
+        if budget.power > 0 {
+            for keep in 0..=self.store.unsynced() {
+                let ways = 0..self.ways_to_lose_power(keep);
+                moves.extend(ways.map(|way| Move::LosePower(keep, way)));
+            }
+        }
         moves
     }
 
@@ -132,6 +152,7 @@ impl World {
     }
 
     fn take(&mut self, step: Move, mut budget: Budget) -> Budget {
+        let before = self.store.fingerprint();
         match step {
             Move::Happen(key) => self.happen(key),
             Move::Delay(key) => {
@@ -155,11 +176,27 @@ impl World {
                 self.kill_ctl(id);
                 self.after(None, Delay::Step, Task::Vctl);
             }
+            Move::Double(key) => {
+                budget.doubled -= 1;
+                let again = self.queue.get(&key).cloned();
+                self.happen(key);
+                if let Some(entry) = again {
+                    self.put(Entry { late: true, ..entry });
+                }
+            }
+            Move::LosePower(keep, way) => {
+                budget.power -= 1;
+                self.lose_power_so(keep, way);
+            }
         }
         self.eager();
-        if self.store.unsynced() > 0 {
+        if self.store.fingerprint() != before {
             self.check_ownership();
+        }
+        if !self.options.power {
             _ = self.store.checkpoint();
+            let unsettled = self.disks.iter_mut().filter(|disk| !disk.is_settled());
+            unsettled.for_each(|disk| disk.settle());
         }
         budget
     }
@@ -191,7 +228,7 @@ impl World {
 
     fn describe(&self, step: Move) -> String {
         match step {
-            Move::Happen(key) | Move::Delay(key) | Move::Lose(key) => {
+            Move::Happen(key) | Move::Delay(key) | Move::Lose(key) | Move::Double(key) => {
                 format!(
                     "{} {:?}",
                     format!("{step:?}").split('(').next().unwrap_or(""),
@@ -234,8 +271,14 @@ impl World {
                 .as_ref()
                 .is_some_and(|app| matches!(app.stage, Stage::Booting)),
             Task::Step(id) => self.ctls.get(id).is_none_or(|ctl| {
+                let hardens =
+                    |todo: &Todo| matches!(todo, Todo::HardenList | Todo::HardenFlush(..) | Todo::Harden(_));
+                let front = ctl.todo.front();
+                if self.options.power && front.is_some_and(hardens) {
+                    return false;
+                }
                 matches!(
-                    ctl.todo.front(),
+                    front,
                     None | Some(
                         Todo::WorkDone(_)
                             | Todo::Ended(..)

@@ -1,6 +1,6 @@
 //! Hosts, and a request's way through an apparatus: gate, lookup, fence word, disk accesses, fence word, reply.
 
-use super::disk::BLOCKS;
+use super::disk::{BLOCKS, Begun};
 use super::fault::Fault;
 use super::history::Tag;
 use super::{Delay, ProcId, ReqId, Task, World};
@@ -79,7 +79,7 @@ pub struct Req {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Flush {
     Begin,
-    Disks(Vec<(usize, u64)>, Vec<ChangeId>),
+    Disks(Vec<(usize, Begun)>, Vec<ChangeId>),
     Harden(Vec<ChangeId>),
 }
 
@@ -150,9 +150,7 @@ impl World {
         };
         self.reqs.insert(id, req);
         self.clients[client].busy = Some(id);
-        if ask.what == What::Read {
-            self.spec_read_begins(id);
-        }
+        self.spec_asked(id);
         self.enter(id);
     }
 
@@ -398,13 +396,14 @@ impl World {
             What::Flush => {
                 self.count("flushes");
                 self.history.flush(req.ask.volume, req.begin, now);
+                self.spec_flush_ends(id, req.ask);
             }
             What::Write => {
                 self.count("writes");
                 for piece in &req.pieces {
                     self.history
                         .acknowledged((req.ask.volume, piece.block), piece.tag, now);
-                    self.spec_write_ends((req.ask.volume, piece.block), piece.tag);
+                    self.spec_write_ends(id, (req.ask.volume, piece.block), piece.tag);
                 }
             }
             What::Read => {

@@ -27,8 +27,7 @@ impl World {
             .iter()
             .position(|app| app.as_ref().is_some_and(|app| serves(app)))?;
         let app_proc = self.apps[index].as_ref()?.proc;
-        self.links += 1;
-        let id = LinkId(self.links);
+        let id = LinkId(self.number(ctl.0 * 100 + u64::from(slot.0)));
         self.wires.insert(
             id,
             Wire {

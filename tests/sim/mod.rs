@@ -25,6 +25,8 @@ pub mod history;
 pub mod host;
 pub mod jobs;
 pub mod links;
+pub mod past;
+pub mod power;
 pub mod print;
 pub mod promise;
 pub mod rng;
@@ -178,7 +180,8 @@ pub struct World {
     /// Tasks of stopped processes.
     pub waiting: Vec<Entry>,
     pub stopped: BTreeSet<ProcId>,
-    procs: u64,
+    /// By kind: how many there have been.
+    numbers: BTreeMap<u64, u64>,
     pub alive: BTreeSet<ProcId>,
     pub boots: u128,
     pub store: MemoryStore,
@@ -188,12 +191,13 @@ pub struct World {
     pub apps: Vec<Option<Shared<App>>>,
     pub ctls: BTreeMap<ProcId, Shared<Ctl>>,
     pub wires: BTreeMap<LinkId, Wire>,
-    links: u64,
     pub clients: Vec<Client>,
     pub reqs: BTreeMap<ReqId, Req>,
     pub history: History,
     /// For the explorer, which compares states: the same as `history`, as one goes.
     pub spec: BTreeMap<history::Place, spec::Block>,
+    /// And while power can fail: what it may leave.
+    pub past: BTreeMap<history::Place, past::Block>,
     /// Volumes that hosts use, and how many blocks of each: not what is not whole yet, nor what is to be removed.
     pub usable: BTreeMap<VolumeId, u64>,
     pub copied: BTreeMap<promise::Copied, ChangeId>,
@@ -211,6 +215,7 @@ impl Clone for World {
             queue: self.queue.clone(),
             waiting: self.waiting.clone(),
             stopped: self.stopped.clone(),
+            numbers: self.numbers.clone(),
             alive: self.alive.clone(),
             store: self.store.fork(),
             disks: self.disks.clone(),
@@ -222,6 +227,7 @@ impl Clone for World {
             reqs: self.reqs.clone(),
             history: self.history.clone(),
             spec: self.spec.clone(),
+            past: self.past.clone(),
             usable: self.usable.clone(),
             copied: self.copied.clone(),
             coverage: self.coverage.clone(),
@@ -233,12 +239,12 @@ impl Clone for World {
 
 impl World {
     pub fn boot(&self) -> BootId {
-        // A protocol that ignores the boot's identity sees the same one for ever.
-        let boot = if self.wrong(Fault::BootIgnored) {
-            1
-        } else {
-            self.boots
-        };
+        self.boot_of(self.boots)
+    }
+
+    /// A protocol that ignores the boot's identity sees the same one for ever.
+    fn boot_of(&self, boot: u128) -> BootId {
+        let boot = if self.wrong(Fault::BootIgnored) { 1 } else { boot };
         BootId(Uuid::from_u128(boot))
     }
 
@@ -274,13 +280,18 @@ impl World {
     /// Puts a task into the queue.
     pub fn after(&mut self, owner: Option<ProcId>, delay: Delay, task: Task) {
         let us = self.time_for(delay);
+        let late = false;
+        self.put_at(self.now + us, Entry { owner, task, late });
+    }
+
+    /// The same again: for the explorer, which knows no time.
+    pub fn put(&mut self, entry: Entry) {
+        self.put_at(self.now, entry);
+    }
+
+    fn put_at(&mut self, at: u64, entry: Entry) {
         self.entries += 1;
-        let entry = Entry {
-            owner,
-            task,
-            late: false,
-        };
-        self.queue.insert((self.now + us, self.entries), entry);
+        self.queue.insert((at, self.entries), entry);
     }
 
     fn time_for(&mut self, delay: Delay) -> u64 {
@@ -302,11 +313,20 @@ impl World {
         }
     }
 
-    pub fn new_proc(&mut self) -> ProcId {
-        self.procs += 1;
-        let id = ProcId(self.procs);
+    /// The process of an apparatus, or a controller in it or in none.
+    pub fn new_proc(&mut self, app: Option<usize>, controls: bool) -> ProcId {
+        let role = 2 * app.map_or(0, |index| index as u64 + 1) + u64::from(controls);
+        let id = ProcId(self.number(role));
         self.alive.insert(id);
         id
+    }
+
+    /// The next number of its kind. The explorer compares states: who has had as many lives has the same number, whatever others have had.
+    pub fn number(&mut self, kind: u64) -> u64 {
+        let kind = if self.options.explore { kind } else { 0 };
+        let last = self.numbers.entry(kind).or_default();
+        *last += 1;
+        kind * 100 + *last
     }
 
     /// Takes one task out of the queue and has it happen.

@@ -2,8 +2,10 @@
 
 use super::World;
 use super::app::{App, Stage};
-use super::ctl::Goal;
+use super::ctl::{Goal, Todo};
+use super::disk::Begun;
 use super::explore::Budget;
+use super::host::Flush;
 use std::hash::{Hash, Hasher};
 
 impl World {
@@ -18,6 +20,9 @@ impl World {
             .iter()
             .flat_map(|disk| disk.contents())
             .for_each(|tag| tag.hash(&mut hasher));
+        if self.options.power {
+            self.hash_what_power_may_take(&mut hasher);
+        }
         (
             &self.rows,
             self.lock,
@@ -43,6 +48,31 @@ impl World {
             (&ctl.todo, &ctl.heard, ctl.stepping, &ctl.links).hash(&mut hasher);
         }
         hasher.finish()
+    }
+
+    fn hash_what_power_may_take(&self, hasher: &mut impl Hasher) {
+        (self.store.fingerprint_at_risk(), &self.past).hash(hasher);
+        for (index, disk) in self.disks.iter().enumerate() {
+            let flushes = self.flushes_of(index);
+            disk.at_risk(&flushes).for_each(|at_risk| at_risk.hash(hasher));
+        }
+    }
+
+    /// The flushes of a disk that are under way.
+    fn flushes_of(&self, disk: usize) -> Vec<Begun> {
+        let hosts = self.reqs.values().filter_map(|req| match &req.flush {
+            Flush::Disks(begun, _) => Some(begun),
+            _ => None,
+        });
+        let todos = self.ctls.values().flat_map(|ctl| &ctl.todo);
+        let controllers = todos.filter_map(|todo| match todo {
+            Todo::HardenFlush(begun, _) => Some(begun),
+            _ => None,
+        });
+        let all = hosts.chain(controllers).flatten();
+        all.filter(|(on, _)| *on == disk)
+            .map(|&(_, begun)| begun)
+            .collect()
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Options {
     pub fault: Option<Fault>,
     /// Someone tries every order: no chance, no time.
     pub explore: bool,
+    /// The explorer's: power can fail yet, so what is durable counts.
+    pub power: bool,
     /// The explorer's word on whether the last accesses of a killed process take place.
     pub lands: bool,
     /// Every task is printed.
@@ -81,6 +83,7 @@ impl Options {
             until: rng.between(20_000, 60_000),
             fault: None,
             explore: false,
+            power: false,
             lands: false,
             trace: std::env::var_os("TRACE").is_some(),
         }
@@ -225,7 +228,7 @@ impl World {
             queue: BTreeMap::new(),
             waiting: Vec::new(),
             stopped: BTreeSet::new(),
-            procs: 0,
+            numbers: BTreeMap::new(),
             alive: BTreeSet::new(),
             boots: 1,
             store: MemoryStore::new(header, BootId(Uuid::from_u128(1))),
@@ -239,12 +242,12 @@ impl World {
             apps: (0..options.apps).map(|_| None).collect(),
             ctls: BTreeMap::new(),
             wires: BTreeMap::new(),
-            links: 0,
             clients,
             reqs: BTreeMap::new(),
 
             history: History::default(),
             spec: BTreeMap::new(),
+            past: BTreeMap::new(),
             usable: BTreeMap::new(),
             copied: BTreeMap::new(),
             coverage: BTreeMap::new(),

@@ -2,10 +2,9 @@
 
 use super::app::App;
 use super::chaos::Chaos;
-use super::disk::BLOCKS;
 use super::explore::Wish;
 use super::fault::Fault;
-use super::history::{History, Place, Tag};
+use super::history::History;
 use super::host::Ask;
 use super::setup::Options;
 use super::{Delay, Entry, Task, World, spec};
@@ -15,17 +14,17 @@ use apparatus::store::{JobState, Step, Store};
 use apparatus::units::{DiskId, Term, VolumeId};
 
 impl World {
-    /// An apparatus for each host, a volume of two chunks that a job moves from one disk to another, and what the hosts do meanwhile.
-    pub fn small(wishes: &[&[Wish]], fault: Option<Fault>) -> Self {
+    /// An apparatus for each host, a volume of so many chunks that a job moves from one disk to another, and what the hosts do meanwhile.
+    pub fn small(wishes: &[&[Wish]], chunks: u64, fault: Option<Fault>) -> Self {
         let mut options = Options::random(0);
         options.chaos = Chaos::default();
         (options.apps, options.clients, options.explore) = (wishes.len(), 1, true);
-        (options.disks, options.volumes) = (vec![3, 3], vec![2]);
+        (options.disks, options.volumes) = (vec![chunks + 1; 2], vec![chunks]);
         options.fault = fault;
         let mut world = Self::new(options);
         world.history = History::default();
         world.history.off = true;
-        for (place, tag) in world.contents() {
+        for (place, tag) in world.holds(&world.store.homes()) {
             world.spec.insert(place, spec::Block::new(tag));
         }
         let volume = VolumeId(1);
@@ -57,18 +56,6 @@ impl World {
         self.store
             .create_job(Term(0), &super::jobs::record(volume), &steps)
             .unwrap();
-    }
-
-    /// What each block of each volume holds.
-    fn contents(&self) -> Vec<(Place, Tag)> {
-        let homes = self.store.homes();
-        let blocks = homes.iter().flat_map(|(volume, extent, (disk, at))| {
-            let place = move |into| (volume, extent.0 * BLOCKS + into);
-            (0..BLOCKS).map(move |into| (place(into), (disk.0 as usize - 1, at.0 * BLOCKS + into)))
-        });
-        blocks
-            .map(|(place, (disk, block))| (place, self.disks[disk].read(block)))
-            .collect()
     }
 
     /// Everyone has joined, and nobody waits for anybody.

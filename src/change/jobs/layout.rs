@@ -18,30 +18,29 @@ pub(super) struct Source {
 }
 
 /// Destinations for all sources, which are in order of volume and address: on these disks in order of preference, wherever there is
-/// room if none are named. What is taken is taken from `spaces`.
+/// room if none are named. `Contiguous` wants one piece for each run of addresses. What is taken is taken from `spaces`.
 pub(super) fn lay_out(
     sources: &[Source],
     spaces: &mut [Space],
     on: &[DiskId],
     policy: Policy,
 ) -> Result<Vec<Step>, Shortage> {
-    // One piece is taken where there is one, and is no condition: what lies in pieces has to move too.
-    let policy = match policy {
-        Policy::Contiguous => Policy::Order,
-        other => other,
-    };
     let extents = |run: &[Source]| run.iter().map(|source| source.run.home.len).sum();
-    let wish = |run: &[Source]| Wish {
+    let wish = |run: &[Source], policy| Wish {
         extents: extents(run),
         on: on.to_vec(),
         after: run.first().and_then(|first| first.before),
         policy,
     };
-    // All together first: a shortage tells of everything that is asked for.
-    allocate(spaces, &wish(sources))?;
+    // All together first, in whatever pieces: a shortage tells of everything that is asked for.
+    let together = match policy {
+        Policy::Contiguous => Policy::Order,
+        other => other,
+    };
+    allocate(spaces, &wish(sources, together))?;
     let mut steps = Vec::new();
     for run in sources.chunk_by(|a, b| a.volume == b.volume && a.run.end() == b.run.start) {
-        let areas = allocate(spaces, &wish(run))?;
+        let areas = allocate(spaces, &wish(run, policy))?;
         areas.iter().for_each(|area| take(spaces, *area));
         pair(run, &areas, &mut steps);
     }
@@ -186,6 +185,17 @@ mod tests {
         assert_eq!(short.wanted, 4);
     }
 
+    #[test]
+    fn contiguous_wants_one_piece_for_each_run() {
+        let sources = [source(0, 50, 2), source(2, 60, 2), source(9, 70, 3)];
+        let mut spaces = [space(2, 8, &[(3, 1)]), space(3, 5, &[])];
+        let steps = lay_out(&sources, &mut spaces, &[], Policy::Contiguous).unwrap();
+        assert_eq!(to(&steps), [area(2, 4, 2), area(2, 6, 2), area(3, 1, 3)]);
+        let mut spaces = [space(2, 20, &[(4, 1), (8, 1), (12, 1), (16, 1)])];
+        let short = lay_out(&sources, &mut spaces, &[], Policy::Contiguous).unwrap_err();
+        assert_eq!(short.wanted, 4);
+    }
+
     /// Sources on disk 1, some of them adjacent in the volume, and targets with holes.
     fn case() -> impl Strategy<Value = (Vec<Source>, Vec<Space>)> {
         let runs = prop::collection::vec((0u64..3, 1u64..6, 0u64..4), 1..12);
@@ -254,7 +264,7 @@ mod tests {
             let wanted = each(sources.iter().map(|source| source.run));
             let on: Vec<DiskId> = spaces.iter().filter(|_| named).map(|space| space.disk).collect();
             let Ok(steps) = lay_out(&sources, &mut spaces, &on, policy) else {
-                prop_assert!(before.len() < wanted.len(), "there was room");
+                prop_assert!(before.len() < wanted.len() || policy == Policy::Contiguous, "there was room");
                 return Ok(());
             };
             prop_assert_eq!(each(steps.iter().map(|step| step.from)), wanted);

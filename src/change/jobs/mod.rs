@@ -46,6 +46,7 @@ pub use worker::run;
 use crate::change::driver::Controller;
 use crate::change::space;
 use crate::error::{Error, Result};
+use crate::pool::alloc::Policy;
 use crate::pool::model::{Difference, Edit, Span};
 use crate::store::{HoldMode, JobKind, JobLimits, JobRecord, JobState, NewChange};
 use crate::units::{ByteCount, DiskId, JobId, Timestamp, VolumeId};
@@ -63,6 +64,8 @@ pub enum Request {
         from: Option<DiskId>,
         /// To these disks, in order of preference; if `from` is given and this is empty, wherever there is room.
         to: Vec<DiskId>,
+        /// Which disk is taken first; as the pool has it, if not said.
+        policy: Option<Policy>,
     },
     /// Everything on a disk, to these disks or, if none are named, wherever there is room.
     Evacuate {

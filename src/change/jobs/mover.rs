@@ -55,6 +55,8 @@ struct Begun {
     chunk: Chunk,
     route: Route,
     staged: Staged,
+    /// The rate limit knows of so many bytes.
+    paid: u64,
     copied: u64,
     copying: Duration,
     /// Asked for again after its work: what is clean is not known any more.
@@ -187,6 +189,12 @@ impl Mover {
         self.limiter.wait(Instant::now())
     }
 
+    fn pay(&mut self, bytes: u64) {
+        if bytes > 0 {
+            self.limiter.spent(bytes, Instant::now());
+        }
+    }
+
     fn skip_done(&mut self) {
         while self
             .steps
@@ -259,10 +267,12 @@ impl Mover {
         let extents = fitting(&window, skip, budget, self.size);
         let chunk = window.chunk.part(skip, extents)?;
         let (at, len) = (skip * self.size.bytes(), chunk.len() * self.size.bytes());
+        let staged = window.staged.part(&(at..at + len));
         let begun = Begun {
             chunk,
             route: window.route.part(at, len),
-            staged: window.staged.part(&(at..at + len)),
+            paid: total(&staged.data).saturating_sub(total(&staged.zeroes)),
+            staged,
             copied: 0,
             copying: Duration::ZERO,
             again: false,
@@ -275,7 +285,7 @@ impl Mover {
 
     fn count(&mut self, begun: &Begun, hold: Duration, parked: u64) {
         self.chunk_size.learn(begun.copied, begun.copying, hold);
-        self.limiter.spent(begun.copied, Instant::now());
+        self.pay(begun.copied.saturating_sub(begun.paid));
         self.figures.chunks += 1;
         self.figures.copied += begun.copied;
         self.figures.longest = self.figures.longest.max(hold);
@@ -336,6 +346,7 @@ impl Series for Mover {
             spans: vec![begun.chunk.span(self.size)],
             mode: if all { HoldMode::All } else { HoldMode::Writes },
         };
+        self.pay(begun.paid);
         self.begun.push_back(begun);
         Ok(Some(change))
     }

@@ -75,7 +75,7 @@ fn whole(bytes: f64) -> u64 {
     bytes as u64
 }
 
-/// Keeps the copy below a rate: what was copied is paid for in time before the next chunk begins.
+/// Keeps the copy below a rate: a chunk that begins is paid for in time before the next one begins, so that never more than one goes ahead.
 #[derive(Clone, Debug)]
 pub(super) struct Limiter {
     rate: Option<u64>,
@@ -95,12 +95,13 @@ impl Limiter {
         }
     }
 
-    /// So many bytes were copied.
+    /// A chunk with so many bytes begins, or one that has begun turned out to have so many more.
     pub(super) fn spent(&mut self, bytes: u64, now: Instant) {
         if let Some(rate) = self.rate {
             let cost = float(bytes) / float(rate.max(1));
-            // Time that passed unused is not saved up.
-            self.paid_at = self.paid_at.max(now)
+            // Being late by a little is made up for; time that passed unused is not saved up.
+            let at_least = now.checked_sub(LATE).unwrap_or(now);
+            self.paid_at = self.paid_at.max(at_least)
                 + Duration::try_from_secs_f64(cost)
                     .unwrap_or(MOST_OWED)
                     .min(MOST_OWED);
@@ -118,6 +119,8 @@ impl Limiter {
     }
 }
 
+/// What waking up and beginning a round may take without making the copy slower than its rate.
+const LATE: Duration = Duration::from_millis(5);
 /// No chunk is paid for longer than this, however low the rate.
 const MOST_OWED: Duration = Duration::from_secs(3600);
 
@@ -257,13 +260,29 @@ mod tests {
     }
 
     #[test]
+    fn being_late_costs_nothing_and_idling_saves_nothing_up() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(Some(10 * MIB), start);
+        let mut now = start;
+        for _ in 0..100 {
+            now += limiter.wait(now) + LATE;
+            limiter.spent(MIB, now);
+        }
+        let took = now.duration_since(start).as_secs_f64();
+        assert!((took - 9.9).abs() < 0.01, "{took}");
+        now += Duration::from_secs(3600);
+        limiter.spent(MIB, now);
+        assert_eq!(limiter.wait(now), Duration::from_millis(100) - LATE);
+    }
+
+    #[test]
     fn a_new_rate_counts_at_once() {
         let start = Instant::now();
         let mut limiter = Limiter::new(Some(1), start);
         limiter.spent(u64::MAX, start);
         assert_eq!(limiter.wait(start), MOST_OWED);
         limiter.set_rate(Some(1), start);
-        assert_eq!(limiter.wait(start), MOST_OWED);
+        assert_eq!(limiter.wait(start), MOST_OWED, "the same rate forgives nothing");
         limiter.set_rate(None, start);
         assert_eq!(limiter.wait(start), Duration::ZERO);
         limiter.spent(u64::MAX, start);

@@ -5,7 +5,7 @@ use super::layout::{Source, lay_out};
 use super::steps::{moved, still_at};
 use crate::change::space::{Reserve, spaces};
 use crate::error::{Error, Kind, Result};
-use crate::pool::alloc::Policy;
+use crate::pool::alloc::{Policy, Space};
 use crate::pool::model::{Area, DiskRecord, Segment, Span, VolumeRecord};
 use crate::store::{Owner, Step, Store};
 use crate::units::{DiskId, ExtentSize, JobId, VolumeExtent, VolumeId};
@@ -23,6 +23,7 @@ pub fn plan(store: &mut dyn Store, request: &Request) -> Result<Vec<Step>> {
             range,
             from,
             to,
+            policy,
         } => {
             let volume = find_volume(store, *volume)?;
             let subject = format!("volume {}", volume.name);
@@ -33,7 +34,12 @@ pub fn plan(store: &mut dyn Store, request: &Request) -> Result<Vec<Step>> {
                 Some(disk) => segment.home.disk == *disk,
                 None => !to.contains(&segment.home.disk),
             })?;
-            steps(store, &subject, &sources, *from, to, Reserve::Kept)
+            let mut spaces = spaces_without(store, *from, Reserve::Kept)?;
+            let policy = match policy {
+                Some(policy) => *policy,
+                None => policy_of_pool(store)?,
+            };
+            steps(store, &subject, &sources, &mut spaces, to, policy)
         }
         Request::Evacuate {
             disk,
@@ -49,7 +55,9 @@ pub fn plan(store: &mut dyn Store, request: &Request) -> Result<Vec<Step>> {
             check_disks(&disks, &subject, Some(*disk), to)?;
             refuse_other_jobs(store, *disk, &subject)?;
             let sources = sources_on_disk(store, *disk)?;
-            steps(store, &subject, &sources, Some(*disk), to, reserve)
+            let mut spaces = spaces_without(store, Some(*disk), reserve)?;
+            let policy = policy_of_pool(store)?;
+            steps(store, &subject, &sources, &mut spaces, to, policy)
         }
     }
 }
@@ -102,15 +110,27 @@ fn steps(
     store: &mut dyn Store,
     subject: &str,
     sources: &[Source],
-    from: Option<DiskId>,
+    spaces: &mut [Space],
     to: &[DiskId],
-    reserve: Reserve,
+    policy: Policy,
 ) -> Result<Vec<Step>> {
-    let others = store.disks()?.into_iter().filter(|disk| Some(disk.id) != from);
-    let mut spaces = spaces(store, others, reserve)?;
     let size = store.header()?.extent_size;
-    let policy = store.options()?.policy;
-    lay_out(sources, &mut spaces, to, policy).map_err(|shortage| shortage.error(subject, size))
+    lay_out(sources, spaces, to, policy).map_err(|shortage| shortage.error(subject, size))
+}
+
+/// What is free on all disks but that which is left.
+fn spaces_without(store: &mut dyn Store, from: Option<DiskId>, reserve: Reserve) -> Result<Vec<Space>> {
+    let others = store.disks()?.into_iter().filter(|disk| Some(disk.id) != from);
+    spaces(store, others, reserve)
+}
+
+/// What holds where nothing else is said. One piece is taken then where there is one, and is no condition: what lies in pieces has to move
+/// too.
+fn policy_of_pool(store: &mut dyn Store) -> Result<Policy> {
+    Ok(match store.options()?.policy {
+        Policy::Contiguous => Policy::Order,
+        other => other,
+    })
 }
 
 fn find_volume(store: &mut dyn Store, id: VolumeId) -> Result<VolumeRecord> {

@@ -12,8 +12,8 @@ use crate::change::driver::Controller;
 use crate::change::space;
 use crate::error::{Error, Kind, Result};
 use crate::pool::model::Segment;
-use crate::store::{JobKind, JobRecord, JobState, Severity, Step};
-use crate::units::{DiskId, ExtentSize, JobId, VolumeExtent, VolumeId};
+use crate::store::{JobKind, JobRecord, JobState, Member, Severity, Step};
+use crate::units::{DiskId, ExtentSize, JobId, Slot, VolumeExtent, VolumeId};
 use std::collections::BTreeMap;
 use std::thread::park_timeout;
 use std::time::{Duration, Instant};
@@ -201,7 +201,8 @@ impl<'a> Worker<'a> {
             Reason::Store(why) | Reason::Work(why) => Err(Error::failed(&self.subject, why)),
             reason => {
                 self.not_before = Instant::now() + self.backoff.next();
-                self.waits_for(&waiting(&reason))
+                let members = self.controller.store().members()?.1;
+                self.waits_for(&waiting(&reason, &members))
             }
         }
     }
@@ -484,7 +485,12 @@ fn ended(state: JobState) -> bool {
 }
 
 /// What a job waits for when a change was given up for a reason that passes.
-fn waiting(reason: &Reason) -> String {
+/// What is waited for, and what would end that.
+fn waiting(reason: &Reason, members: &[Member]) -> String {
+    let name = |slot: Slot| {
+        let member = members.iter().find(|member| member.slot == slot);
+        member.map_or_else(|| slot.to_string(), |member| member.name.to_string())
+    };
     match reason {
         Reason::Draining {
             slot,
@@ -492,13 +498,18 @@ fn waiting(reason: &Reason) -> String {
             oldest_us,
             disk,
         } => format!(
-            "waits for {in_flight} requests in flight on apparatus {slot}, the oldest for {} ms on disk {disk}",
+            "waits for {in_flight} requests in flight on apparatus {}, the oldest for {} ms on disk {disk}; goes on when that disk answers: \
+             vctl disk show {disk}",
+            name(*slot),
             oldest_us / 1000
         ),
-        Reason::MembershipMoved => "an apparatus came or went".into(),
-        Reason::GenerationMoved => "the table has changed".into(),
-        Reason::HoldRanOut => "a hold ran out before the chunk was moved".into(),
-        Reason::Refused(slot, why) => format!("apparatus {slot} refuses: {why}"),
+        Reason::MembershipMoved => "an apparatus came or went; tries again by itself".into(),
+        Reason::GenerationMoved => "the table has changed; tries again by itself".into(),
+        Reason::HoldRanOut => "a hold ran out before the chunk was moved; tries again by itself".into(),
+        Reason::Refused(slot, why) => {
+            let name = name(*slot);
+            format!("apparatus {name} refuses: {why}; goes on when it does not: vctl apparatus show {name}")
+        }
         Reason::StaleTerm => "another controller has taken over".into(),
         Reason::Work(why) | Reason::Store(why) | Reason::Abandoned(why) => why.clone(),
     }
@@ -521,6 +532,9 @@ fn dirty_allowance() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::names::Name;
+    use crate::store::MemberState;
+    use crate::units::{Generation, Incarnation, Timestamp};
 
     #[test]
     fn what_may_wait_to_be_written_is_bounded() {
@@ -528,16 +542,35 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_disk_is_named() {
+    fn what_is_waited_for_is_named_with_what_ends_it() {
+        let member = Member {
+            slot: Slot(3),
+            name: Name::new("apparatus", "a1").unwrap(),
+            incarnation: Incarnation(1),
+            state: MemberState::Joined,
+            pid: 1,
+            mount: "/m".into(),
+            joined_at: Generation(1),
+            since: Timestamp(0),
+        };
+        let members = [member];
         let reason = Reason::Draining {
-            slot: crate::units::Slot(3),
+            slot: Slot(3),
             in_flight: 2,
             oldest_us: 2_500_000,
             disk: "d1".into(),
         };
         assert_eq!(
-            waiting(&reason),
-            "waits for 2 requests in flight on apparatus 3, the oldest for 2500 ms on disk d1"
+            waiting(&reason, &members),
+            "waits for 2 requests in flight on apparatus a1, the oldest for 2500 ms on disk d1; goes on when that disk answers: \
+             vctl disk show d1"
         );
+        let refused = waiting(&Reason::Refused(Slot(3), "too much".into()), &members);
+        assert!(
+            refused.starts_with("apparatus a1 refuses: too much; "),
+            "{refused}"
+        );
+        let gone = waiting(&Reason::Refused(Slot(9), "too much".into()), &members);
+        assert!(gone.starts_with("apparatus 9 refuses"), "{gone}");
     }
 }

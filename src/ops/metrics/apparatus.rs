@@ -1,7 +1,7 @@
 //! What one apparatus tells of itself, and of the volumes and disks that it serves.
 
 use super::text::{Family, Labels, Text, counter, gauge, histogram, seconds};
-use crate::wire::message::{Figures, IoFigures};
+use crate::wire::message::{Figures, IoFigures, Latency};
 
 /// Buckets end at 2^0 to 2^25 microseconds (34 s); the same ones from the first sample on, so that rates of them can be compared.
 const BOUNDS: u32 = 26;
@@ -119,7 +119,7 @@ const VOLUME: IoFamilies = IoFamilies {
     ),
     duration: histogram(
         "apparatus_volume_request_duration_seconds",
-        "How long requests to a volume took.",
+        "How long requests to a volume took, by operation.",
     ),
 };
 
@@ -135,7 +135,7 @@ const DISK: IoFamilies = IoFamilies {
     errors: counter("apparatus_disk_errors_total", "I/O errors of a disk."),
     duration: histogram(
         "apparatus_disk_request_duration_seconds",
-        "How long requests to a disk took.",
+        "How long requests to a disk took, by operation.",
     ),
 };
 
@@ -146,12 +146,19 @@ fn of_io(text: &mut Text, families: &IoFamilies, labels: Labels<'_>, io: &IoFigu
     text.add(families.written_bytes, labels, io.written_bytes);
     text.add(families.flushes, labels, io.flushes);
     text.add(families.errors, labels, io.errors);
-    latency(text, families.duration, labels, io);
+    for (operation, took) in [
+        ("read", &io.read_latency),
+        ("write", &io.write_latency),
+        ("flush", &io.flush_latency),
+    ] {
+        let labels: Vec<_> = labels.iter().copied().chain([("operation", operation)]).collect();
+        latency(text, families.duration, &labels, took);
+    }
 }
 
 /// Bucket i counts requests below 2^i microseconds; Prometheus wants each bucket to count all up to its bound.
-fn latency(text: &mut Text, family: Family, labels: Labels<'_>, io: &IoFigures) {
-    let mut counts = io.latency.iter();
+fn latency(text: &mut Text, family: Family, labels: Labels<'_>, took: &Latency) {
+    let mut counts = took.counts.iter();
     let mut below: u64 = 0;
     for power in 0..BOUNDS {
         below = below.saturating_add(counts.next().copied().unwrap_or(0));
@@ -162,7 +169,7 @@ fn latency(text: &mut Text, family: Family, labels: Labels<'_>, io: &IoFigures) 
     let all = counts.fold(below, |sum, count| sum.saturating_add(*count));
     let infinite: Vec<_> = labels.iter().copied().chain([("le", "+Inf")]).collect();
     text.sample(family, "_bucket", &infinite, all);
-    text.sample(family, "_sum", labels, seconds(io.latency_us));
+    text.sample(family, "_sum", labels, seconds(took.sum_us));
     text.sample(family, "_count", labels, all);
 }
 
@@ -171,16 +178,43 @@ mod tests {
     use super::*;
 
     #[test]
+    fn reads_writes_and_flushes_are_told_apart() {
+        let mut text = Text::default();
+        let took = |sum_us| Latency {
+            sum_us,
+            counts: vec![0, 1],
+        };
+        let io = IoFigures {
+            read_latency: took(1),
+            write_latency: took(2),
+            flush_latency: took(3),
+            ..IoFigures::default()
+        };
+        of_io(&mut text, &DISK, &[("disk", "d")], &io);
+        let told = text.finish();
+        for (operation, seconds) in [("read", "0.000001"), ("write", "0.000002"), ("flush", "0.000003")] {
+            let labels = format!("{{disk=\"d\",operation=\"{operation}\"");
+            for line in [
+                format!("_duration_seconds_sum{labels}}} {seconds}\n"),
+                format!("_duration_seconds_bucket{labels},le=\"0.000002\"}} 1\n"),
+            ] {
+                assert!(told.contains(&line), "{line} in {told}");
+            }
+        }
+        assert_eq!(
+            told.matches("# TYPE apparatus_disk_request_duration_seconds")
+                .count(),
+            1
+        );
+    }
+
+    #[test]
     fn buckets_add_up() {
         let mut text = Text::default();
         let mut counts = vec![0; 30];
         (counts[1], counts[2], counts[29]) = (2, 3, 7);
-        let io = IoFigures {
-            latency: counts,
-            latency_us: 12,
-            ..IoFigures::default()
-        };
-        latency(&mut text, VOLUME.duration, &[("volume", "v")], &io);
+        let took = Latency { counts, sum_us: 12 };
+        latency(&mut text, VOLUME.duration, &[("volume", "v")], &took);
         let told = text.finish();
         for line in [
             "_bucket{volume=\"v\",le=\"0.000001\"} 0\n",

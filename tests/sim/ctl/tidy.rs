@@ -1,6 +1,7 @@
 //! Between changes: hardening, and freeing what nobody uses any more.
 
 use super::Todo;
+use crate::sim::disk::Begun;
 use crate::sim::fault::Fault;
 use crate::sim::{ProcId, World};
 use apparatus::change::recovery;
@@ -19,7 +20,7 @@ impl World {
         self.do_next(id, vec![Todo::HardenFlush(begun, ids)]);
     }
 
-    pub fn harden_flush(&mut self, id: ProcId, begun: Vec<(usize, u64)>, ids: Vec<ChangeId>) {
+    pub fn harden_flush(&mut self, id: ProcId, begun: Vec<(usize, Begun)>, ids: Vec<ChangeId>) {
         for (disk, at) in begun {
             self.disks[disk].end_flush(at);
         }

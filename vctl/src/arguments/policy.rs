@@ -8,7 +8,7 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
-    /// In the order of --on; where most is free, if not said
+    /// In the order in which disks are named; where most is free, if none is
     Order,
     /// Where most is free
     Spread,

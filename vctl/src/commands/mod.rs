@@ -12,6 +12,7 @@ pub mod man;
 pub mod metrics;
 pub mod pool;
 pub mod status;
+pub mod told;
 pub mod volume;
 
 use crate::context::{Changing, Context};

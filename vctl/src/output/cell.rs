@@ -137,6 +137,13 @@ fn tenths(bytes: u64, unit: usize) -> u128 {
     (u128::from(bytes) * 10 + one / 2) / one
 }
 
+/// So many of something: `1 run`, `3 runs`.
+#[must_use]
+pub fn count(number: usize, noun: &str) -> String {
+    let more = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{more}")
+}
+
 /// A duration for people, in the unit that keeps it short.
 #[must_use]
 pub fn duration(micros: u64) -> String {
@@ -190,6 +197,12 @@ mod tests {
         for (micros, text) in cases {
             assert_eq!(duration(micros), text);
         }
+    }
+
+    #[test]
+    fn one_is_told_from_many() {
+        let all: Vec<String> = [0, 1, 2].map(|number| count(number, "run")).into();
+        assert_eq!(all, ["0 runs", "1 run", "2 runs"]);
     }
 
     #[test]

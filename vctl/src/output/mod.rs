@@ -6,7 +6,7 @@ mod cell;
 mod progress;
 mod table;
 
-pub use cell::{Cell, Tone, duration, printable, size};
+pub use cell::{Cell, Tone, count, duration, printable, size};
 pub use progress::{Display, Progress};
 pub use table::{Column, TableOptions, details, table};
 

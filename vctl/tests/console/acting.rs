@@ -64,7 +64,7 @@ fn a_move_is_seen_before_and_while_it_happens() {
     let pool = Pool::with_volume();
     let mount = pool.start("a");
     let data = fill(&mount);
-    let screen = Terminal::open(&pool, 100, 40, &[]);
+    let screen = Terminal::open(&pool.pool_dir(), 100, 40, &[]);
     screen.shows(&["healthy"]);
     screen.keys_show("3", &["> v", "A d1 8M"]);
     screen.keys_show("m", &["move volume v", "> to", "d2_", "arrows: d2"]);
@@ -72,7 +72,7 @@ fn a_move_is_seen_before_and_while_it_happens() {
         "\r",
         &[
             "vctl volume move v --to d2",
-            "moves 8M in 1 runs",
+            "moves 8M in 1 run",
             "now ",
             "then ",
             "B d2 8M",
@@ -93,7 +93,7 @@ fn a_move_is_seen_before_and_while_it_happens() {
 #[test]
 fn a_job_is_paused_resumed_slowed_and_let_go() {
     let (pool, _) = with_much_to_move();
-    let screen = Terminal::open(&pool, 100, 40, &[]);
+    let screen = Terminal::open(&pool.pool_dir(), 100, 40, &[]);
     start_move(&screen, "512K");
     screen.keys_show("5", &["running", "limit: 512K/s", "volume v"]);
     screen.keys_show("p", &["job 1, volume v: running", "stops at the end of a chunk"]);
@@ -111,7 +111,7 @@ fn a_job_is_paused_resumed_slowed_and_let_go() {
 fn a_job_is_cancelled_or_moves_back() {
     let (pool, mount) = with_much_to_move();
     let data = content(&mount);
-    let screen = Terminal::open(&pool, 100, 40, &[]);
+    let screen = Terminal::open(&pool.pool_dir(), 100, 40, &[]);
     start_move(&screen, "512K");
     screen.keys_show("5", &["running"]);
     screen.keys_show("c", &["ends; what was moved stays moved"]);
@@ -143,7 +143,7 @@ fn a_disk_is_evacuated_while_no_apparatus_runs_and_while_one_does() {
         if serving {
             pool.start("a");
         }
-        let screen = Terminal::open(&pool, 80, 24, &[]);
+        let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
         screen.keys_show("4", &["> A d1"]);
         screen.keys_show("e", &["evacuate disk d1", "arrows: d2"]);
         screen.keys_show(
@@ -164,11 +164,50 @@ fn a_disk_is_evacuated_while_no_apparatus_runs_and_while_one_does() {
 }
 
 #[test]
+fn an_empty_disk_is_removed_and_one_in_use_is_not() {
+    let pool = Pool::with_volume();
+    let before = pool.state();
+    let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
+    screen.keys_show("4", &["> A d1"]);
+    screen.keys_show(
+        "r",
+        &["disk remove d1: not done", "volume v", "hint: empty it first"],
+    );
+    screen.keys("\x1b");
+    screen.hides("any key goes on");
+    screen.keys_show("j", &["> B d2"]);
+    screen.keys_show("r", &["vctl disk remove d2", "its label is erased", "RemoveDisk"]);
+    assert_eq!(pool.state(), before, "a preview changes nothing");
+    screen.keys_show("y", &["disk d2 is removed", "> A d1"]);
+    screen.hides("B d2");
+    pool.run(["disk", "show", "d2"]).ended(3);
+}
+
+/// What the destinations keep free is taken only if that is asked for.
+#[test]
+fn an_evacuation_may_use_the_reserve() {
+    let pool = Pool::with_volume();
+    pool.run(["disk", "set", "d2", "--reserve", "60M"]).ok();
+    let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
+    screen.keys_show("4", &["> A d1"]);
+    screen.keys_show("e", &["evacuate disk d1"]);
+    screen.keys_show("\r", &["not done", "d2"]);
+    screen.keys("\x1b");
+    screen.hides("any key goes on");
+    screen.keys_show("e", &["evacuate disk d1"]);
+    screen.keys_show("\t\x1b[B", &["use_"]);
+    screen.keys_show("\r", &["vctl disk evacuate d1 --use-reserve", "moves 8M"]);
+    screen.keys_show("y", &["volumes: none"]);
+    screen.keys_show("5", &["done", "100%"]);
+    assert_eq!(disks_of(&pool, "v"), ["d2"]);
+}
+
+#[test]
 fn an_apparatus_is_fenced() {
     let pool = Pool::with_volume();
     let mount = pool.start("a");
     pool.start("b");
-    let screen = Terminal::open(&pool, 80, 24, &[]);
+    let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
     screen.keys_show("2", &["> a", "serving"]);
     screen.keys_show(
         "f",
@@ -193,7 +232,7 @@ fn a_fenced_apparatus_is_awaited() {
     let pool = Pool::with_volume();
     pool.start("a");
     let pid = pool.pid_of("a");
-    let screen = Terminal::open(&pool, 80, 24, &[]);
+    let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
     screen.keys_show("2", &["> a", "serving"]);
     kill_process(pid, Signal::STOP).unwrap();
     // A change goes on without whoever does not answer.
@@ -217,7 +256,7 @@ fn a_fenced_apparatus_is_awaited() {
 fn hosts_wait_while_a_volume_is_held_and_go_on_when_it_is_released() {
     let pool = Pool::with_volume();
     let mount = pool.start("a");
-    let screen = Terminal::open(&pool, 80, 24, &[]);
+    let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
     screen.keys_show("3", &["> v"]);
     screen.keys_show("h", &["hold volume v", "10s_"]);
     screen.keys_show(
@@ -251,7 +290,7 @@ fn hosts_wait_while_a_volume_is_held_and_go_on_when_it_is_released() {
 fn what_cannot_be_done_is_said_and_changes_nothing() {
     let pool = Pool::with_volume();
     let before = pool.state();
-    let screen = Terminal::open(&pool, 80, 24, &[]);
+    let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
     screen.keys_show("3", &["> v"]);
     screen.keys_show("m", &["move volume v"]);
     screen.keys_show(
@@ -273,7 +312,7 @@ fn what_cannot_be_done_is_said_and_changes_nothing() {
 #[test]
 fn a_plan_that_is_out_of_date_is_not_sent() {
     let pool = Pool::with_volume();
-    let screen = Terminal::open(&pool, 80, 24, &[]);
+    let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
     screen.keys_show("3", &["> v"]);
     screen.keys_show("m", &["move volume v"]);
     screen.keys_show("\r", &["moves 8M", "y does it"]);
@@ -287,7 +326,7 @@ fn a_plan_that_is_out_of_date_is_not_sent() {
 #[test]
 fn a_job_that_waits_says_for_what() {
     let (pool, _) = with_much_to_move();
-    let screen = Terminal::open(&pool, 80, 24, &[]);
+    let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
     start_move(&screen, "256K");
     screen.keys_show("5", &["running"]);
     screen.keys_show("p", &["y does it"]);

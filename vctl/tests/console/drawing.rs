@@ -62,11 +62,29 @@ fn a_drawing_has_both_layouts_and_a_legend() {
     ] {
         assert!(drawn.contains(words), "{words} in {drawn}");
     }
+    pool.run(["volume", "create", "small", "1M"]).ok();
+    let small = pool.run(["volume", "map", "small", "--svg", "-"]).ok().out;
+    assert_eq!(small.matches("text-anchor=\"end\"").count(), 1, "{small}");
+    assert_eq!(small.matches(">0<").count(), 1, "one name for one place: {small}");
     let now = pool.run(["volume", "map", "v", "--svg", "-"]).ok().out;
     assert!(now.contains("A d1: 8M<") && !now.contains("then"), "{now}");
     pool.run(["volume", "map", "v", "--svg", &pool.file("none/v.svg")])
         .ended(1)
         .complains(&["drawing", "none/v.svg"]);
+}
+
+#[test]
+fn a_drawing_and_an_object_do_not_share_standard_output() {
+    let pool = Pool::with_volume();
+    let told = pool
+        .run(["volume", "map", "v", "--svg", "-", "--json"])
+        .ended(2)
+        .complains(&["--svg -", "--json"]);
+    assert_eq!(told.out.lines().count(), 1, "{told:#?}");
+    let file = pool.file("v.svg");
+    let mapped = pool.json(["volume", "map", "v", "--svg", &file]);
+    assert_eq!(mapped["volume"], "v");
+    assert!(std::fs::read_to_string(&file).unwrap().ends_with("</svg>\n"));
 }
 
 /// While a job moves it, the drawing shows where it leads.

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 fn signals_end_it_with_the_terminal_given_back() {
     let pool = Pool::with_volume();
     for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
-        let screen = Terminal::open(&pool, 80, 24, &[]);
+        let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
         screen.shows(&["generation"]);
         screen.signal(signal);
         assert_eq!(screen.ends().0, 8, "{signal:?}");
@@ -18,11 +18,16 @@ fn signals_end_it_with_the_terminal_given_back() {
 #[test]
 fn a_panic_gives_the_terminal_back_before_it_is_told() {
     let pool = Pool::with_volume();
-    let screen = Terminal::open(&pool, 80, 24, &[("VCTL_CONSOLE_PANIC", "console")]);
+    let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[("VCTL_CONSOLE_PANIC", "console")]);
     let (status, said) = screen.ends();
     assert_eq!(status, 101, "{said}");
     assert!(said.contains("provoked in console"), "{said}");
-    let screen = Terminal::open(&pool, 80, 24, &[("VCTL_CONSOLE_PANIC", "console-hand")]);
+    let screen = Terminal::open(
+        &pool.pool_dir(),
+        80,
+        24,
+        &[("VCTL_CONSOLE_PANIC", "console-hand")],
+    );
     let (status, said) = screen.ends();
     assert_eq!(status, 1, "{said}");
     assert!(said.contains("its thread console-hand has died"), "{said}");
@@ -31,7 +36,7 @@ fn a_panic_gives_the_terminal_back_before_it_is_told() {
 #[test]
 fn control_c_leaves_as_q_does() {
     let pool = Pool::with_volume();
-    let screen = Terminal::open(&pool, 80, 24, &[]);
+    let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
     screen.shows(&["generation"]);
     screen.keys("\x03");
     assert_eq!(screen.ends().0, 0);
@@ -41,7 +46,7 @@ fn control_c_leaves_as_q_does() {
 #[test]
 fn it_draws_anew_after_a_stop() {
     let pool = Pool::with_volume();
-    let screen = Terminal::open(&pool, 80, 24, &[]);
+    let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
     screen.shows(&["generation", "q leave"]);
     screen.signal(Signal::STOP);
     screen.signal(Signal::CONT);
@@ -55,7 +60,7 @@ fn whoever_leaves_while_holding_is_asked_and_the_hold_ends() {
     let pool = Pool::with_volume();
     pool.start("a");
     for end in ["q", "signal"] {
-        let screen = Terminal::open(&pool, 80, 24, &[]);
+        let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
         screen.keys_show("3", &["> v"]);
         screen.keys_show("h", &["hold volume v"]);
         screen.keys_show("\r", &["holds all requests of volume v", "y does it"]);

@@ -11,7 +11,7 @@ fn all_of_a_pool_is_there() {
     let pool = Pool::with_volume();
     pool.start("a");
     pool.start("b");
-    let screen = Terminal::open(&pool, 80, 24, &[]);
+    let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
     screen.shows(&[
         "healthy",
         "generation",
@@ -49,7 +49,7 @@ fn all_of_a_pool_is_there() {
 fn rates_and_latency_follow_what_hosts_do() {
     let pool = Pool::with_volume();
     let mount = pool.start("a");
-    let screen = Terminal::open(&pool, 80, 24, &[]);
+    let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
     screen.keys_show("2", &["> a", "serving", "most 0"]);
     let file = OpenOptions::new().write(true).open(mount.join("v")).unwrap();
     let busy = |text: &str| {
@@ -76,7 +76,7 @@ fn rates_and_latency_follow_what_hosts_do() {
 fn it_fits_every_window() {
     let pool = Pool::with_volume();
     pool.start("a");
-    let screen = Terminal::open(&pool, 140, 45, &[]);
+    let screen = Terminal::open(&pool.pool_dir(), 140, 45, &[]);
     screen.shows(&["healthy", "apparatus a", "IOPS", "APPARATUS"]);
     for (columns, rows) in [(80, 24), (60, 16), (40, 12)] {
         screen.resize(columns, rows);
@@ -112,7 +112,7 @@ fn no_color_means_no_colour() {
     let pool = Pool::with_volume();
     pool.start("a");
     for (environment, coloured) in [(&[("NO_COLOR", "1")][..], false), (&[], true)] {
-        let screen = Terminal::open(&pool, 80, 24, environment);
+        let screen = Terminal::open(&pool.pool_dir(), 80, 24, environment);
         screen.shows(&["healthy"]);
         for (tab, words) in [("2", "> a"), ("3", "A d1 8M"), ("4", "> A d1"), ("1", "healthy")] {
             screen.keys_show(tab, &[words]);
@@ -126,7 +126,7 @@ fn no_color_means_no_colour() {
 #[test]
 fn a_plain_locale_gets_plain_signs() {
     let pool = Pool::with_volume();
-    let screen = Terminal::open(&pool, 80, 24, &[("LANG", "C")]);
+    let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[("LANG", "C")]);
     screen.shows(&["[1 Overview]", "-- events ---"]);
     assert!(screen.text().is_ascii(), "{}", screen.text());
     screen.keys_show("3", &["AAAA"]);
@@ -139,7 +139,7 @@ fn a_silent_apparatus_is_seen_as_silent_and_the_rest_goes_on() {
     let pool = Pool::with_volume();
     pool.start("a");
     let pid = pool.pid_of("a");
-    let screen = Terminal::open(&pool, 80, 24, &[]);
+    let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
     screen.shows(&["healthy", "serving"]);
     kill_process(pid, Signal::STOP).unwrap();
     screen.shows(&["silent", "warnings: 1"]);

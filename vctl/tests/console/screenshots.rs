@@ -9,8 +9,13 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-const CELL: (u32, u32) = (9, 18);
+/// Of a cell, in hundredths of a pixel: what a character of the usual fonts takes at this size, so that nothing is shifted where a
+/// viewer does not stretch text.
+const WIDE: u32 = 843;
+const HIGH: u32 = 18;
 const MARGIN: u32 = 10;
+/// From an eighth of a cell to all of it.
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const PAPER: &str = "#1b1d23";
 const INK: &str = "#d8dade";
 const PALETTE: [&str; 16] = [
@@ -59,53 +64,81 @@ fn runs(screen: &vt100::Screen, row: u16) -> Vec<Run> {
     runs
 }
 
+/// The width of so many cells.
+fn across(cells: usize) -> String {
+    let hundredths = u32::try_from(cells).unwrap() * WIDE;
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
+}
+
+/// Bars of charts reach from cell to cell, as no font's do. What is left is text.
+fn draw_bars(svg: &mut String, run: &Run, y: u32) -> String {
+    let height = |sign: char| BARS.iter().position(|bar| *bar == sign);
+    for (at, sign) in run.text.chars().enumerate() {
+        let Some(eighths) = height(sign).map(|at| u32::try_from(at).unwrap() + 1) else {
+            continue;
+        };
+        let high = HIGH * eighths / 8;
+        writeln!(
+            svg,
+            "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{high}\" fill=\"{}\"/>",
+            across(usize::from(run.column) + at),
+            y + HIGH - high,
+            across(1),
+            run.look.0
+        )
+        .unwrap();
+    }
+    run.text
+        .chars()
+        .map(|sign| if height(sign).is_some() { ' ' } else { sign })
+        .collect()
+}
+
 /// A screen as a drawing, the text of it as text.
 fn drawing(screen: &vt100::Screen) -> String {
     let (rows, columns) = screen.size();
-    let (width, height) = (
-        u32::from(columns) * CELL.0 + 2 * MARGIN,
-        u32::from(rows) * CELL.1 + 2 * MARGIN,
-    );
+    let width = u32::from(columns) * WIDE / 100 + 1 + 2 * MARGIN;
+    let height = u32::from(rows) * HIGH + 2 * MARGIN;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
          font-family=\"DejaVu Sans Mono, Menlo, Consolas, monospace\" font-size=\"14\">\n\
-         <rect width=\"100%\" height=\"100%\" rx=\"6\" fill=\"{PAPER}\"/>\n"
+         <rect width=\"100%\" height=\"100%\" rx=\"6\" fill=\"{PAPER}\"/>\n<g transform=\"translate({MARGIN} {MARGIN})\">\n"
     );
     for row in 0..rows {
         for run in runs(screen, row) {
-            let (ink, paper, bold) = &run.look;
-            let (x, y) = (
-                MARGIN + u32::from(run.column) * CELL.0,
-                MARGIN + u32::from(row) * CELL.1,
-            );
-            let long = u32::try_from(run.text.chars().count()).unwrap() * CELL.0;
-            if paper != PAPER {
-                writeln!(
-                    svg,
-                    "<rect x=\"{x}\" y=\"{y}\" width=\"{long}\" height=\"{}\" fill=\"{paper}\"/>",
-                    CELL.1
-                )
-                .unwrap();
-            }
-            if run.text.trim().is_empty() {
-                continue;
-            }
-            let weight = if *bold { " font-weight=\"bold\"" } else { "" };
-            let text = run
-                .text
-                .replace('&', "&amp;")
-                .replace('<', "&lt;")
-                .replace('>', "&gt;");
-            writeln!(
-                svg,
-                "<text x=\"{x}\" y=\"{}\" fill=\"{ink}\"{weight} textLength=\"{long}\" xml:space=\"preserve\">{text}</text>",
-                y + 14
-            )
-            .unwrap();
+            draw_run(&mut svg, &run, u32::from(row) * HIGH);
         }
     }
-    svg.push_str("</svg>\n");
+    svg.push_str("</g>\n</svg>\n");
     svg
+}
+
+fn draw_run(svg: &mut String, run: &Run, y: u32) {
+    let (ink, paper, bold) = &run.look;
+    let x = across(usize::from(run.column));
+    let long = across(run.text.chars().count());
+    if paper != PAPER {
+        writeln!(
+            svg,
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{long}\" height=\"{HIGH}\" fill=\"{paper}\"/>"
+        )
+        .unwrap();
+    }
+    let text = draw_bars(svg, run, y);
+    if text.trim().is_empty() {
+        return;
+    }
+    let weight = if *bold { " font-weight=\"bold\"" } else { "" };
+    let text = text
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;");
+    writeln!(
+        svg,
+        "<text x=\"{x}\" y=\"{}\" fill=\"{ink}\"{weight} textLength=\"{long}\" xml:space=\"preserve\">{text}</text>",
+        y + 14
+    )
+    .unwrap();
 }
 
 /// Draws what stands on the screen.
@@ -155,7 +188,11 @@ fn screenshots_can_be_taken() {
     std::thread::scope(|scope| {
         for (mount, volume) in [(&mounts[0], "vm"), (&mounts[1], "db")] {
             let (file, stop) = (
-                OpenOptions::new().write(true).open(mount.join(volume)).unwrap(),
+                OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .open(mount.join(volume))
+                    .unwrap(),
                 &stop,
             );
             scope.spawn(move || {
@@ -163,8 +200,9 @@ fn screenshots_can_be_taken() {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    file.write_all_at(&[at.to_le_bytes()[0]; 4096], at * 4096)
-                        .unwrap();
+                    let mut block = [at.to_le_bytes()[0]; 4096];
+                    file.write_all_at(&block, at * 4096).unwrap();
+                    file.read_exact_at(&mut block, at * 4096).unwrap();
                 }
             });
         }
@@ -183,8 +221,8 @@ impl Drop for Ended<'_> {
 }
 
 fn session(pool: &Pool) {
-    let screen = Terminal::open(pool, 80, 24, &[]);
-    let charted = |text: &str| text.matches(['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']).count() >= 150;
+    let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
+    let charted = |text: &str| text.matches(BARS).count() >= 150;
     screen.keys_show("2", &["> a1", "serving"]);
     screen.until("a chart", charted);
     take(pool, &screen, "apparatuses");
@@ -193,7 +231,7 @@ fn session(pool: &Pool) {
     screen.keys_show("m", &["move volume vm"]);
     screen.keys("\x1b[3~@fast\x1b[Z\x1b[3~");
     take(pool, &screen, "form");
-    screen.keys_show("2M\r", &["moves 64M", "y does it"]);
+    screen.keys_show("1M\r", &["moves 64M", "y does it", "┘"]);
     take(pool, &screen, "preview");
     screen.keys_show("y", &["after job 1, 2"]);
     take(pool, &screen, "volumes");
@@ -212,9 +250,9 @@ fn session(pool: &Pool) {
     screen.hides("any key goes on");
     screen.keys("q");
     assert_eq!(screen.ends().0, 0);
-    let wide = Terminal::open(pool, 140, 40, &[]);
+    let wide = Terminal::open(&pool.pool_dir(), 140, 40, &[]);
     wide.keys_show("1", &["apparatus a2", "running"]);
-    wide.until("charts", |text| text.matches('█').count() >= 40);
+    wide.until("charts", |text| text.matches(BARS).count() >= 400);
     take(pool, &wide, "wide");
     // It may have come to its end by now.
     pool.run(["job", "cancel", "1"]);

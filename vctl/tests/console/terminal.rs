@@ -1,11 +1,11 @@
 //! A terminal with the console in it: keys go in, and what stands on the screen can be waited for.
 
-use crate::support::Pool;
 use pty_process::Size;
 use pty_process::blocking::{Command, Pts, Pty};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::termios::{LocalModes, OutputModes, tcgetattr};
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::Child;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -30,8 +30,8 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// The console of a pool, `columns` by `rows`.
-    pub fn open(pool: &Pool, columns: u16, rows: u16, environment: &[(&str, &str)]) -> Self {
+    /// The console of the pool in this directory, `columns` by `rows`.
+    pub fn open(pool: &Path, columns: u16, rows: u16, environment: &[(&str, &str)]) -> Self {
         let (pty, pts) = pty_process::blocking::open().unwrap();
         pty.resize(Size::new(rows, columns)).unwrap();
         let modes_before = modes(&pts);
@@ -42,7 +42,7 @@ impl Terminal {
             .env("RUST_BACKTRACE", "0")
             .env("TERM", "xterm-256color")
             .env("LANG", "C.UTF-8")
-            .env("VCTL_POOL", pool.pool_dir())
+            .env("VCTL_POOL", pool)
             .envs(environment.iter().copied());
         let child = command.spawn_borrowed(&pts).unwrap();
         let (pty, shown) = (

@@ -1,5 +1,6 @@
 //! Every verb, one row each: what holds for all of them, checked for each of them. A verb without a row fails the first test.
 
+use crate::locale::Comma;
 use crate::support::{Pool, finish, vctl, write};
 use std::collections::BTreeSet;
 
@@ -45,6 +46,7 @@ const VERBS: &[(&str, Kind, i32)] = &[
     ("volume set v --mode 644", Changes, 0),
     ("volume remove v", Changes, 0),
     ("volume move v --to d2", Changes, 0),
+    ("volume move v --to @fast --to d2 --policy spread", Changes, 0),
     ("volume attach v", Changes, 1),
     ("volume detach v", Changes, 3),
     ("volume hold v", Changes, 0),
@@ -158,6 +160,7 @@ fn says_what_it_takes() {
 fn gives_one_object_and_a_rehearsal_changes_nothing() {
     let pool = scene();
     let before = pool.state();
+    let comma = Comma::new();
     for (verb, kind, status) in VERBS {
         let words = rehearsed(&pool, verb, *kind);
         let mut json = words.clone();
@@ -166,9 +169,7 @@ fn gives_one_object_and_a_rehearsal_changes_nothing() {
         plain.json();
         assert!(plain.err.is_empty() || *status != 0, "{plain:#?}");
         let mut german = pool.command(&json);
-        for variable in ["LC_ALL", "LC_NUMERIC", "LANG"] {
-            german.env(variable, "de_DE.UTF-8");
-        }
+        comma.set(&mut german);
         let german = finish(german.spawn().unwrap()).ended(*status);
         // Figures that grow from one look to the next.
         if *verb != "metrics" {

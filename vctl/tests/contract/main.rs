@@ -11,6 +11,7 @@ mod every_verb;
 mod help;
 mod json;
 mod live;
+mod locale;
 mod placement;
 mod status;
 mod style;

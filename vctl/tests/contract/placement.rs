@@ -43,6 +43,39 @@ fn policies_choose_the_disk() {
 }
 
 #[test]
+fn policies_choose_where_a_volume_moves() {
+    let pool = three();
+    create(&pool, "v", "2M", &["--on", "c"]);
+    create(&pool, "w", "3M", &["--on", "a"]);
+    let moved = |words: &[&str], volume: &str| {
+        pool.run(["volume", "move", volume].iter().chain(words)).ok();
+        homes(&pool, volume)
+    };
+    let ssd = ["--to", "@ssd", "--policy"];
+    let seen = pool.json(["volume", "map", "v", "--to", "@ssd", "--policy", "pack"]);
+    assert_eq!(seen["after"][0]["disk"], "a");
+    assert_eq!(moved(&[&ssd[..], &["pack"]].concat(), "v"), ["a"]);
+    moved(&["--to", "c"], "v");
+    assert_eq!(moved(&[&ssd[..], &["spread"]].concat(), "v"), ["b"]);
+    pool.run(["volume", "map", "v", "--policy", "pack"])
+        .ended(2)
+        .complains(&["--to"]);
+    // In one piece or not at all, where that is asked for; where it is only the pool's habit, in pieces too.
+    for (name, size) in [("x", "7M"), ("y", "1M"), ("z", "7M")] {
+        create(&pool, name, size, &["--on", "c"]);
+    }
+    pool.run(["volume", "remove", "x", "--yes"]).ok();
+    pool.run(["volume", "remove", "z", "--yes"]).ok();
+    create(&pool, "u", "8M", &["--on", "a"]);
+    pool.run(["volume", "move", "u", "--to", "c", "--policy", "contiguous"])
+        .ended(1)
+        .complains(&["volume u", "c: at most 7 extents in one piece"]);
+    assert_eq!(homes(&pool, "u"), ["a"]);
+    pool.run(["pool", "set", "--policy", "contiguous"]).ok();
+    assert_eq!(moved(&["--to", "c"], "u"), ["c", "c"]);
+}
+
+#[test]
 fn contiguous_is_one_piece_or_a_reason() {
     let pool = three();
     assert_eq!(create(&pool, "big", "20M", &[]).len(), 2);

@@ -1,5 +1,6 @@
 //! Output depends on neither locale nor terminal, except for colour; and a reader may go away.
 
+use crate::locale::Comma;
 use crate::support::{Pool, finish, vctl};
 use std::process::{Command, Stdio};
 
@@ -7,6 +8,7 @@ use std::process::{Command, Stdio};
 fn a_comma_locale_changes_nothing() {
     let pool = Pool::with_volume();
     pool.run(["volume", "create", "w", "1536K"]).ok();
+    let comma = Comma::new();
     for words in [
         &["volume", "list"][..],
         &["disk", "list", "--json"],
@@ -16,10 +18,7 @@ fn a_comma_locale_changes_nothing() {
     ] {
         let plain = pool.run(words).ok().out;
         let mut german = pool.command(words);
-        german
-            .env("LC_ALL", "de_DE.UTF-8")
-            .env("LANG", "de_DE.UTF-8")
-            .env("LC_NUMERIC", "de_DE.UTF-8");
+        comma.set(&mut german);
         assert_eq!(finish(german.spawn().unwrap()).ok().out, plain);
     }
     assert!(pool.run(["volume", "list"]).out.contains("1.5M"));

@@ -7,11 +7,14 @@
     clippy::unwrap_used,
     clippy::panic,
     unreachable_pub,
-    reason = "a test that cannot go on has failed"
+    dead_code,
+    reason = "a test that cannot go on has failed; the terminal is shared with other tests"
 )]
 
 mod place;
 mod scenario;
+#[path = "../console/terminal.rs"]
+mod terminal;
 
 use place::{Place, has, is_root};
 use std::fs;

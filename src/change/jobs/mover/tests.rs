@@ -308,6 +308,7 @@ fn to_disk_2() -> Request {
         range: None,
         from: None,
         to: vec![DiskId(2)],
+        policy: None,
     }
 }
 
@@ -331,6 +332,22 @@ fn a_plain_move_copies_only_data_and_leaves_one_segment() {
     assert_eq!(plan(&mut bench.store, &to_disk_2()).unwrap(), vec![]);
 }
 
+/// A change is under way while the next is asked for: the rate holds for both.
+#[test]
+fn a_rate_lets_one_chunk_go_ahead() {
+    let mut bench = Bench::new();
+    bench.host((0, EXTENTS * 1024, 7));
+    let steps = plan(&mut bench.store, &to_disk_2()).unwrap();
+    let mut job = bench.job(&steps);
+    job.limits.rate = Some(ByteCount(1));
+    let mut mover = Mover::new(&job, steps, ExtentSize::DEFAULT).unwrap();
+    mover.begin_round(Duration::from_secs(60));
+    let batch = bench.gather(&mut mover);
+    assert_eq!(batch.len(), 1);
+    assert_eq!(batch[0].spans[0].end.0 - batch[0].spans[0].start.0, EXTENT);
+    assert!(mover.wait() > Duration::from_secs(60));
+}
+
 #[test]
 fn a_range_is_moved_and_moved_back() {
     let mut bench = Bench::new();
@@ -345,6 +362,7 @@ fn a_range_is_moved_and_moved_back() {
         range: Some(range),
         from: None,
         to: vec![DiskId(2)],
+        policy: None,
     };
     let forth = plan(&mut bench.store, &request).unwrap();
     assert_eq!(steps::progress(&forth), (0, 6));

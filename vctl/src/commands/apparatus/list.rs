@@ -1,8 +1,9 @@
 //! `vctl apparatus list`, `show`.
 
+use crate::commands::told;
 use crate::context::Context;
 use crate::exit::Done;
-use crate::output::{Cell, Column, TableOptions, Tone, details, table};
+use crate::output::{Cell, Column, TableOptions, Tone};
 use ::apparatus::error::Result;
 use ::apparatus::ops::apparatus::{self, State, View};
 use ::apparatus::wire::message::Figures;
@@ -113,18 +114,9 @@ pub struct List {
 impl List {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        #[derive(Serialize)]
-        struct Apparatuses {
-            apparatuses: Vec<Row>,
-        }
         let views = apparatus::list(&context.pool, &mut *context.store()?)?;
-        let mut apparatuses: Vec<Row> = views.into_iter().map(Row::new).collect();
-        self.table.sort(COLUMNS, &mut apparatuses)?;
-        let body = Apparatuses { apparatuses };
-        context
-            .out
-            .say(&body, |out| table(out, &self.table, COLUMNS, &body.apparatuses))?;
-        Ok(Done::Plainly)
+        let rows = views.into_iter().map(Row::new).collect();
+        told::list(context, &self.table, COLUMNS, "apparatuses", rows)
     }
 }
 
@@ -139,18 +131,7 @@ pub struct Show {
 impl Show {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        #[derive(Serialize)]
-        struct Apparatus {
-            apparatus: Row,
-        }
         let view = apparatus::show(&context.pool, &mut *context.store()?, &self.name)?;
-        let body = Apparatus {
-            apparatus: Row::new(view),
-        };
-        context.out.say(&body, |out| {
-            details(out, COLUMNS, &body.apparatus);
-            Ok(())
-        })?;
-        Ok(Done::Plainly)
+        told::show(context, COLUMNS, "apparatus", &Row::new(view))
     }
 }

@@ -3,7 +3,7 @@
 use apparatus::ops::apparatus::View;
 use apparatus::ops::job;
 use apparatus::units::JobId;
-use apparatus::wire::message::{Figures, IoFigures};
+use apparatus::wire::message::{Figures, IoFigures, Latency};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Looks that a chart goes back.
@@ -18,8 +18,10 @@ pub struct Point {
     pub requests: u64,
     /// Bytes a second, read and written.
     pub bytes: u64,
-    /// 99 of 100 requests took less, in microseconds; `None` without requests.
-    pub p99_us: Option<u64>,
+    /// 99 of 100 reads took less, in microseconds; `None` without reads.
+    pub read_p99_us: Option<u64>,
+    /// The same of writes.
+    pub write_p99_us: Option<u64>,
 }
 
 /// One apparatus.
@@ -73,8 +75,6 @@ fn gain(before: &Figures, now: &Figures) -> (Point, BTreeMap<String, Point>) {
 
 /// What was gained; a counter that went down (a volume of that name was made anew) has gained nothing.
 fn difference(before: &IoFigures, now: &IoFigures) -> IoFigures {
-    let bucket = |at: usize| before.latency.get(at).copied().unwrap_or(0);
-    let latency = now.latency.iter().enumerate();
     IoFigures {
         reads: now.reads.saturating_sub(before.reads),
         read_bytes: now.read_bytes.saturating_sub(before.read_bytes),
@@ -82,8 +82,18 @@ fn difference(before: &IoFigures, now: &IoFigures) -> IoFigures {
         written_bytes: now.written_bytes.saturating_sub(before.written_bytes),
         flushes: now.flushes.saturating_sub(before.flushes),
         errors: now.errors.saturating_sub(before.errors),
-        latency_us: now.latency_us.saturating_sub(before.latency_us),
-        latency: latency
+        read_latency: longer(&before.read_latency, &now.read_latency),
+        write_latency: longer(&before.write_latency, &now.write_latency),
+        flush_latency: longer(&before.flush_latency, &now.flush_latency),
+    }
+}
+
+fn longer(before: &Latency, now: &Latency) -> Latency {
+    let bucket = |at: usize| before.counts.get(at).copied().unwrap_or(0);
+    let counts = now.counts.iter().enumerate();
+    Latency {
+        sum_us: now.sum_us.saturating_sub(before.sum_us),
+        counts: counts
             .map(|(at, count)| count.saturating_sub(bucket(at)))
             .collect(),
     }
@@ -95,8 +105,13 @@ fn add(all: &mut IoFigures, more: &IoFigures) {
     all.writes += more.writes;
     all.written_bytes += more.written_bytes;
     all.flushes += more.flushes;
-    all.latency.resize(all.latency.len().max(more.latency.len()), 0);
-    for (sum, count) in all.latency.iter_mut().zip(&more.latency) {
+    lengthen(&mut all.read_latency, &more.read_latency);
+    lengthen(&mut all.write_latency, &more.write_latency);
+}
+
+fn lengthen(all: &mut Latency, more: &Latency) {
+    all.counts.resize(all.counts.len().max(more.counts.len()), 0);
+    for (sum, count) in all.counts.iter_mut().zip(&more.counts) {
         *sum += count;
     }
 }
@@ -105,7 +120,8 @@ fn point(io: &IoFigures, micros: u64) -> Point {
     Point {
         requests: per_second(io.reads + io.writes + io.flushes, micros),
         bytes: per_second(io.read_bytes.saturating_add(io.written_bytes), micros),
-        p99_us: p99(&io.latency),
+        read_p99_us: p99(&io.read_latency.counts),
+        write_p99_us: p99(&io.write_latency.counts),
     }
 }
 
@@ -155,7 +171,8 @@ impl Traces {
         points.fold(Point::default(), |sum, each| Point {
             requests: sum.requests + each.requests,
             bytes: sum.bytes.saturating_add(each.bytes),
-            p99_us: sum.p99_us.max(each.p99_us),
+            read_p99_us: sum.read_p99_us.max(each.read_p99_us),
+            write_p99_us: sum.write_p99_us.max(each.write_p99_us),
         })
     }
 }
@@ -204,11 +221,14 @@ impl Paces {
 mod tests {
     use super::*;
 
-    fn figures(uptime_us: u64, reads: u64, latency: &[u64]) -> Figures {
+    fn figures(uptime_us: u64, reads: u64, took: &[u64]) -> Figures {
         let io = IoFigures {
             reads,
             read_bytes: reads * 4096,
-            latency: latency.to_vec(),
+            read_latency: Latency {
+                sum_us: 0,
+                counts: took.to_vec(),
+            },
             ..IoFigures::default()
         };
         Figures {
@@ -228,7 +248,8 @@ mod tests {
         let expected = Point {
             requests: 200,
             bytes: 200 * 4096,
-            p99_us: Some(4),
+            read_p99_us: Some(4),
+            write_p99_us: None,
         };
         assert_eq!(trace.now(), Some(expected));
         assert_eq!(trace.volumes["v"], expected);

@@ -21,9 +21,13 @@ pub enum Verb {
         disk: String,
         /// Where to; wherever there is room if empty.
         to: Vec<String>,
+        /// Take what the destinations keep free, too.
+        use_reserve: bool,
         /// At most so many bytes a second.
         rate: Option<ByteCount>,
     },
+    /// Take an empty disk out of the pool.
+    Remove(String),
     /// Stop a job until it is resumed.
     Pause(JobId),
     /// Let a job go on.
@@ -75,9 +79,16 @@ impl Verb {
                     limit(rate)
                 )
             }
-            Self::Evacuate { disk, to, rate } => {
-                format!("disk evacuate {disk}{}{}", many("--to", to), limit(rate))
+            Self::Evacuate {
+                disk,
+                to,
+                use_reserve,
+                rate,
+            } => {
+                let reserve = if *use_reserve { " --use-reserve" } else { "" };
+                format!("disk evacuate {disk}{}{reserve}{}", many("--to", to), limit(rate))
             }
+            Self::Remove(disk) => format!("disk remove {disk}"),
             Self::Pause(job) => format!("job pause {job}"),
             Self::Resume(job) => format!("job resume {job}"),
             Self::Cancel { job, back: false } => format!("job cancel {job}"),
@@ -119,12 +130,22 @@ mod tests {
             to: vec!["d2".into(), "@fast".into()],
             from: Some("d1".into()),
             range: Some((ByteCount(4096), None)),
+            policy: None,
         };
         let rate = Some(ByteCount(1 << 20));
         let cases = [
             (
                 Verb::Move { wish, rate },
                 "volume move v --to d2 --to @fast --from d1 --range 4096.. --rate 1M",
+            ),
+            (
+                Verb::Evacuate {
+                    disk: "d1".into(),
+                    to: vec!["d2".into()],
+                    use_reserve: true,
+                    rate: None,
+                },
+                "disk evacuate d1 --to d2 --use-reserve",
             ),
             (
                 Verb::Cancel {

@@ -3,7 +3,7 @@
 use super::model::dialog::{Layouts, Preview};
 use super::verb::Verb;
 use crate::commands::volume::map::picture;
-use crate::output::{duration, size};
+use crate::output::{count, duration, size};
 use apparatus::change::driver::{Controller, Wait};
 use apparatus::change::jobs::{self, Observer, Request};
 use apparatus::error::{Error, Kind, Result};
@@ -107,13 +107,19 @@ impl Hand<'_> {
                 let request = moving::of_volume(store, wish)?;
                 of_request(store, &request)
             }
-            Verb::Evacuate { disk, to, .. } => {
-                let request = moving::of_disk(store, disk, to, false)?;
+            Verb::Evacuate {
+                disk,
+                to,
+                use_reserve,
+                ..
+            } => {
+                let request = moving::of_disk(store, disk, to, *use_reserve)?;
                 let mut preview = of_request(store, &request)?;
                 let closed = format!("disk {disk} takes nothing new from then on");
                 preview.summary.push(closed);
                 Ok(preview)
             }
+            Verb::Remove(disk) => of_removal(store, disk),
             Verb::Pause(id) => of_job(
                 store,
                 *id,
@@ -189,10 +195,16 @@ impl Hand<'_> {
                 let request = moving::of_volume(&mut *self.store()?, wish)?;
                 self.begin(verb, &request, *rate, expected)
             }
-            Verb::Evacuate { disk, to, rate } => {
-                let request = moving::of_disk(&mut *self.store()?, disk, to, false)?;
+            Verb::Evacuate {
+                disk,
+                to,
+                use_reserve,
+                rate,
+            } => {
+                let request = moving::of_disk(&mut *self.store()?, disk, to, *use_reserve)?;
                 self.begin(verb, &request, *rate, expected)
             }
+            Verb::Remove(disk) => self.remove(verb, disk),
             Verb::Pause(id) => {
                 jobs::pause(&mut *self.store()?, *id)?;
                 Ok(format!("job {id} is paused"))
@@ -229,6 +241,19 @@ impl Hand<'_> {
             }
             Verb::Hold { wish, time } => self.hold(verb, wish, *time),
         }
+    }
+
+    fn remove(&self, verb: &Verb, disk: &str) -> Result<String> {
+        let title = verb.command();
+        let mut controller = self.controller(&title)?;
+        let (_, left) = ops::disk::remove(&mut controller, &title, disk)?;
+        let label = left.map_or(String::new(), |error| {
+            format!("; its label is still there: {error}")
+        });
+        Ok(format!(
+            "disk {disk} is removed{label}{}",
+            fenced(controller.fenced())
+        ))
     }
 
     /// A moment at a time, so that nobody who leaves has to wait for it.
@@ -344,6 +369,15 @@ fn summary<const N: usize>(lines: [String; N]) -> Preview {
     }
 }
 
+fn of_removal(store: &mut dyn Store, disk: &str) -> Result<Preview> {
+    let planned = ops::disk::plan_remove(store, disk)?;
+    Ok(Preview {
+        summary: vec!["leaves the pool; its label is erased, so that another pool can take it".into()],
+        difference: lines(&ops::plan::as_ron(&planned.difference)?),
+        ..Preview::default()
+    })
+}
+
 fn of_job(store: &mut dyn Store, id: JobId, what: &str) -> Result<Preview> {
     let View {
         record,
@@ -367,9 +401,9 @@ fn of_request(store: &mut dyn Store, request: &Request) -> Result<Preview> {
     let outline = moving::outline(store, request)?;
     let view = PoolView::load(store)?;
     let mut summary = vec![format!(
-        "moves {} in {} runs, while hosts go on",
+        "moves {} in {}, while hosts go on",
         size(outline.bytes.0),
-        outline.steps.len()
+        count(outline.steps.len(), "run")
     )];
     if outline.steps.is_empty() {
         summary = vec!["nothing is to be moved: all lies there already".into()];

@@ -2,7 +2,7 @@
 
 use super::list::Row;
 use crate::arguments;
-use crate::commands::{Effect, change};
+use crate::commands::{Effect, change, told};
 use crate::context::{Changing, Context};
 use crate::exit::Done;
 use crate::output::note;
@@ -15,7 +15,6 @@ use apparatus::pool::names::Name;
 use apparatus::pool::size;
 use apparatus::units::ByteCount;
 use clap::Args;
-use serde::Serialize;
 use std::path::PathBuf;
 
 /// `vctl disk add`
@@ -173,11 +172,6 @@ pub struct Remove {
 impl Remove {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        #[derive(Serialize)]
-        struct Removed<'a> {
-            removed: &'a str,
-            change: Effect,
-        }
         let title = format!("disk remove {}", self.disk);
         if self.changing.dry_run {
             let planned = ops::disk::plan_remove(&mut *context.store()?, &self.disk)?;
@@ -190,44 +184,17 @@ impl Remove {
             note(&format!("vctl: its label is still there: {error}"));
         }
         let change = Effect::of(sent, &controller);
-        let done = change.done();
-        context.out.say(
-            &Removed {
-                removed: &self.disk,
-                change,
-            },
-            |out| {
-                out.line(&format!("disk {}: removed", self.disk));
-                Ok(())
-            },
-        )?;
-        Ok(done)
+        told::removed(context, change, "disk", &self.disk)
     }
 }
 
 /// Says what a disk has become.
 fn tell(context: &mut Context, effect: Option<Effect>, name: &str, done: &str) -> Result<Done> {
-    #[derive(Serialize)]
-    struct Told {
-        disk: Row,
-        change: Effect,
-    }
     let Some(change) = effect else {
         return Ok(Done::Plainly);
     };
-    let ended = change.done();
     let view = PoolView::load(&mut *context.store()?)?;
-    let done = if change.changed() { done } else { "is so already" };
-    let body = Told {
-        disk: Row::new(&view, view.disk(name)?),
-        change,
-    };
-    context.out.say(&body, |out| {
-        out.line(&format!(
-            "disk {name}: {done}, {}",
-            body.disk.in_words(out.style())
-        ));
-        Ok(())
-    })?;
-    Ok(ended)
+    let row = Row::new(&view, view.disk(name)?);
+    let words = row.in_words(context.out.style());
+    told::became(context, change, ("disk", name), &row, (done, &words))
 }

@@ -1,8 +1,9 @@
 //! `vctl disk list`, `show`.
 
+use crate::commands::told;
 use crate::context::Context;
 use crate::exit::Done;
-use crate::output::{Cell, Column, Style, TableOptions, Tone, details, table};
+use crate::output::{Cell, Column, Style, TableOptions, Tone};
 use apparatus::error::Result;
 use apparatus::ops::view::{DiskView, PoolView};
 use apparatus::units::{ByteCount, DiskId};
@@ -99,18 +100,9 @@ pub struct List {
 impl List {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        #[derive(Serialize)]
-        struct Disks {
-            disks: Vec<Row>,
-        }
         let view = PoolView::load(&mut *context.store()?)?;
-        let mut disks: Vec<Row> = view.disks.iter().map(|disk| Row::new(&view, disk)).collect();
-        self.table.sort(COLUMNS, &mut disks)?;
-        let body = Disks { disks };
-        context
-            .out
-            .say(&body, |out| table(out, &self.table, COLUMNS, &body.disks))?;
-        Ok(Done::Plainly)
+        let disks = view.disks.iter().map(|disk| Row::new(&view, disk)).collect();
+        told::list(context, &self.table, COLUMNS, "disks", disks)
     }
 }
 
@@ -125,18 +117,8 @@ pub struct Show {
 impl Show {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        #[derive(Serialize)]
-        struct Disk {
-            disk: Row,
-        }
         let view = PoolView::load(&mut *context.store()?)?;
-        let body = Disk {
-            disk: Row::new(&view, view.disk(&self.disk)?),
-        };
-        context.out.say(&body, |out| {
-            details(out, COLUMNS, &body.disk);
-            Ok(())
-        })?;
-        Ok(Done::Plainly)
+        let row = Row::new(&view, view.disk(&self.disk)?);
+        told::show(context, COLUMNS, "disk", &row)
     }
 }

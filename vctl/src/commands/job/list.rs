@@ -1,5 +1,6 @@
 //! `vctl job list`, `show`.
 
+use crate::commands::told;
 use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Column, Style, TableOptions, Tone, details, size, table};
@@ -145,20 +146,9 @@ pub struct List {
 impl List {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        #[derive(Serialize)]
-        struct Jobs {
-            jobs: Vec<Row>,
-        }
-        let mut jobs: Vec<Row> = ops::job::list(&mut *context.store()?)?
-            .into_iter()
-            .map(Row::new)
-            .collect();
-        self.table.sort(COLUMNS, &mut jobs)?;
-        let body = Jobs { jobs };
-        context
-            .out
-            .say(&body, |out| table(out, &self.table, COLUMNS, &body.jobs))?;
-        Ok(Done::Plainly)
+        let jobs = ops::job::list(&mut *context.store()?)?;
+        let rows = jobs.into_iter().map(Row::new).collect();
+        told::list(context, &self.table, COLUMNS, "jobs", rows)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::list::Row;
 use crate::arguments::{self, NewSize, Owner, Policy};
-use crate::commands::{Effect, change};
+use crate::commands::{Effect, change, told};
 use crate::context::{Changing, Context};
 use crate::exit::Done;
 use crate::output::{Cell, note};
@@ -14,7 +14,6 @@ use apparatus::pool::names::Name;
 use apparatus::pool::size;
 use apparatus::units::ByteCount;
 use clap::Args;
-use serde::Serialize;
 
 /// `vctl volume create`
 #[derive(Args, Debug)]
@@ -214,11 +213,6 @@ pub struct Remove {
 impl Remove {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        #[derive(Serialize)]
-        struct Removed<'a> {
-            removed: &'a str,
-            change: Effect,
-        }
         if !self.changing.dry_run {
             ops::attach::check_detached(&mut *context.store()?, &self.volume)?;
             context.confirm(
@@ -231,47 +225,20 @@ impl Remove {
         let effect = change(context, &self.changing, &title, |store| {
             ops::volume::plan_remove(store, &self.volume).map(Some)
         })?;
-        let Some(change) = effect else {
-            return Ok(Done::Plainly);
-        };
-        let done = change.done();
-        context.out.say(
-            &Removed {
-                removed: &self.volume,
-                change,
-            },
-            |out| {
-                out.line(&format!("volume {}: removed", self.volume));
-                Ok(())
-            },
-        )?;
-        Ok(done)
+        match effect {
+            Some(change) => told::removed(context, change, "volume", &self.volume),
+            None => Ok(Done::Plainly),
+        }
     }
 }
 
 /// Says what a volume has become.
 fn tell(context: &mut Context, effect: Option<Effect>, name: &str, done: &str) -> Result<Done> {
-    #[derive(Serialize)]
-    struct Told {
-        volume: Row,
-        change: Effect,
-    }
     let Some(change) = effect else {
         return Ok(Done::Plainly);
     };
-    let ended = change.done();
     let view = PoolView::load(&mut *context.store()?)?;
-    let done = if change.changed() { done } else { "is so already" };
-    let body = Told {
-        volume: Row::new(view.volume(name)?),
-        change,
-    };
-    context.out.say(&body, |out| {
-        out.line(&format!(
-            "volume {name}: {done}, {}",
-            body.volume.in_words(out.style())
-        ));
-        Ok(())
-    })?;
-    Ok(ended)
+    let row = Row::new(view.volume(name)?);
+    let words = row.in_words(context.out.style());
+    told::became(context, change, ("volume", name), &row, (done, &words))
 }

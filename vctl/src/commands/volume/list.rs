@@ -1,8 +1,9 @@
 //! `vctl volume list`, `show`.
 
+use crate::commands::told;
 use crate::context::Context;
 use crate::exit::Done;
-use crate::output::{Cell, Column, Style, TableOptions, details, table};
+use crate::output::{Cell, Column, Style, TableOptions};
 use apparatus::error::Result;
 use apparatus::ops::view::{PoolView, VolumeView};
 use apparatus::units::{ByteCount, VolumeId};
@@ -83,18 +84,9 @@ pub struct List {
 impl List {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        #[derive(Serialize)]
-        struct Volumes {
-            volumes: Vec<Row>,
-        }
         let view = PoolView::load(&mut *context.store()?)?;
-        let mut volumes: Vec<Row> = view.volumes.iter().map(Row::new).collect();
-        self.table.sort(COLUMNS, &mut volumes)?;
-        let body = Volumes { volumes };
-        context
-            .out
-            .say(&body, |out| table(out, &self.table, COLUMNS, &body.volumes))?;
-        Ok(Done::Plainly)
+        let volumes = view.volumes.iter().map(Row::new).collect();
+        told::list(context, &self.table, COLUMNS, "volumes", volumes)
     }
 }
 
@@ -109,18 +101,8 @@ pub struct Show {
 impl Show {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        #[derive(Serialize)]
-        struct Volume {
-            volume: Row,
-        }
         let view = PoolView::load(&mut *context.store()?)?;
-        let body = Volume {
-            volume: Row::new(view.volume(&self.volume)?),
-        };
-        context.out.say(&body, |out| {
-            details(out, COLUMNS, &body.volume);
-            Ok(())
-        })?;
-        Ok(Done::Plainly)
+        let row = Row::new(view.volume(&self.volume)?);
+        told::show(context, COLUMNS, "volume", &row)
     }
 }

@@ -3,6 +3,7 @@
 pub mod picture;
 mod svg;
 
+use crate::arguments::Policy;
 use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Column, Output, TableOptions, size, table};
@@ -60,6 +61,9 @@ pub struct Map {
     /// Only what lies on this disk would be moved
     #[arg(long, value_name = "DISK", requires = "to")]
     from: Option<String>,
+    /// Which disk the move would take first; as the pool has it, if not said
+    #[arg(long, value_enum, requires = "to")]
+    policy: Option<Policy>,
     /// Draw the layout to this file, and that after the move that --to names or that is under way; `-` is standard output
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -88,13 +92,21 @@ impl Map {
             #[serde(skip_serializing_if = "Option::is_none")]
             after: Option<Vec<Piece>>,
         }
+        let to_output = self.svg.as_ref().is_some_and(|file| file.as_os_str() == "-");
+        if to_output && context.out.style().json {
+            return Err(Error::usage(
+                "--svg -",
+                "standard output takes one thing, and --json asks for another",
+            )
+            .hint("name a file for the drawing, or leave out --json"));
+        }
         let mut store = context.store()?;
         let view = PoolView::load(&mut *store)?;
         let volume = view.volume(&self.volume)?;
         let outlook = self.outlook(&mut *store, &view, volume)?;
         if let Some(file) = &self.svg {
             let drawing = drawing(&view, volume, outlook.as_ref());
-            if file.as_os_str() == "-" {
+            if to_output {
                 context.out.text(&drawing);
                 return Ok(Done::Plainly);
             }
@@ -140,6 +152,7 @@ impl Map {
             to: self.to.clone(),
             from: self.from.clone(),
             range: None,
+            policy: self.policy.map(Policy::into),
         };
         let request = moving::of_volume(store, &wish)?;
         let steps = moving::outline(store, &request)?.steps;

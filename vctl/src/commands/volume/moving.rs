@@ -1,6 +1,6 @@
 //! `vctl volume move`.
 
-use crate::arguments::{self, ByteRange};
+use crate::arguments::{self, ByteRange, Policy};
 use crate::commands::job::{JobOptions, begin};
 use crate::context::{Changing, Context};
 use crate::exit::Done;
@@ -24,6 +24,9 @@ pub struct Move {
     /// Only this range of the volume, like 1G..2G
     #[arg(long, value_name = "A..B", value_parser = arguments::byte_range)]
     range: Option<ByteRange>,
+    /// Which disk is taken first; as the pool has it, if not said
+    #[arg(long, value_enum)]
+    policy: Option<Policy>,
     #[command(flatten)]
     job: JobOptions,
     #[command(flatten)]
@@ -44,6 +47,7 @@ impl Move {
             to: self.to.clone(),
             from: self.from.clone(),
             range: self.range.map(|range| (range.start, range.end)),
+            policy: self.policy.map(Policy::into),
         };
         moving::of_volume(&mut *context.store()?, &wish)
     }

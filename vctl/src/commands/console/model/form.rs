@@ -91,7 +91,13 @@ impl Form {
             name == disk
         });
         to.text.clear();
-        Self::new(Subject::Evacuate(disk.into()), vec![to, rate()])
+        let reserve = Field {
+            name: "reserve",
+            help: "keep it free at the destinations, or use it",
+            text: "keep".into(),
+            offers: vec!["keep".into(), "use".into()],
+        };
+        Self::new(Subject::Evacuate(disk.into()), vec![to, reserve, rate()])
     }
 
     /// How fast a job may be.
@@ -186,6 +192,18 @@ impl Form {
         words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
     }
 
+    /// Whether the second of two words was put in; the first stands for nothing, too.
+    fn either(&self, name: &str, [first, second]: [&str; 2]) -> Result<bool> {
+        match self.text(name) {
+            None => Ok(false),
+            Some(text) if text == first || text == second => Ok(text == second),
+            Some(other) => Err(Error::usage(
+                format!("{name} {other:?}"),
+                format!("is neither {first} nor {second}"),
+            )),
+        }
+    }
+
     fn rate(&self) -> Result<Option<ByteCount>> {
         let text = self.text("rate").filter(|text| *text != "none");
         text.map(size::parse).transpose()
@@ -212,6 +230,7 @@ impl Form {
                     to,
                     from: self.text("from").map(str::to_owned),
                     range: self.range()?,
+                    policy: None,
                 };
                 Verb::Move {
                     wish,
@@ -221,6 +240,7 @@ impl Form {
             Subject::Evacuate(disk) => Verb::Evacuate {
                 disk: disk.clone(),
                 to: self.words("to"),
+                use_reserve: self.either("reserve", ["keep", "use"])?,
                 rate: self.rate()?,
             },
             Subject::Rate(job) => Verb::Rate {
@@ -232,20 +252,10 @@ impl Form {
     }
 
     fn hold(&self, volume: &str) -> Result<Verb> {
-        let writes_only = match self.text("requests").unwrap_or("all") {
-            "all" => false,
-            "writes" => true,
-            other => {
-                return Err(Error::usage(
-                    format!("requests {other:?}"),
-                    "is neither all nor writes",
-                ));
-            }
-        };
         let wish = hold::Wish {
             volumes: vec![volume.to_owned()],
             range: self.range()?,
-            writes_only,
+            writes_only: self.either("requests", ["all", "writes"])?,
         };
         let time = arguments::duration(self.text("for").unwrap_or("2s"))?;
         Ok(Verb::Hold { wish, time })

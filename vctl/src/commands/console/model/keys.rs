@@ -81,6 +81,7 @@ impl Model {
             (Tab::Apparatuses, 'r') => self
                 .apparatus()
                 .map(|view| Verb::Rejoin(view.member.name.to_string())),
+            (Tab::Disks, 'r') => self.disk().map(|disk| Verb::Remove(disk.record.name.to_string())),
             (Tab::Jobs, 'p') => self.job().map(|job| Verb::Pause(job.view.record.id)),
             (Tab::Jobs, 'r') => self.job().map(|job| Verb::Resume(job.view.record.id)),
             (Tab::Jobs, 'c' | 'b') => self.job().map(|job| Verb::Cancel {

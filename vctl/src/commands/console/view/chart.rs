@@ -1,4 +1,4 @@
-//! Live charts of an apparatus: requests, throughput, latency.
+//! Live charts of an apparatus: requests, throughput, latency of reads and of writes.
 
 use super::Theme;
 use super::tables::{below, per_second};
@@ -16,7 +16,7 @@ struct Chart {
     words: fn(u64) -> String,
 }
 
-const CHARTS: [Chart; 3] = [
+const CHARTS: [Chart; 4] = [
     Chart {
         name: "IOPS",
         value: |point| Some(point.requests),
@@ -28,17 +28,22 @@ const CHARTS: [Chart; 3] = [
         words: per_second,
     },
     Chart {
-        name: "p99",
-        value: |point| point.p99_us,
+        name: "p99 r",
+        value: |point| point.read_p99_us,
+        words: below,
+    },
+    Chart {
+        name: "p99 w",
+        value: |point| point.write_p99_us,
         words: below,
     },
 ];
 /// Columns of the words beside a chart.
 const WORDS: u16 = 22;
 
-/// Draws all three, one below the other, the latest at the right.
+/// Draws all of them, one below the other, the latest at the right.
 pub fn draw(frame: &mut Frame<'_>, area: Rect, theme: Theme, trace: Option<&Trace>) {
-    let rows = Layout::vertical([Constraint::Fill(1); 3]).split(area);
+    let rows = Layout::vertical([Constraint::Fill(1); CHARTS.len()]).split(area);
     for (chart, row) in CHARTS.iter().zip(rows.iter()) {
         draw_one(frame, *row, theme, trace, chart);
     }

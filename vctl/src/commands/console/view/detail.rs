@@ -4,7 +4,7 @@ use super::tables::{self, per_second};
 use super::{Theme, chart, map};
 use crate::commands::console::model::{JobLook, Model, Tab};
 use crate::commands::volume::map::picture;
-use crate::output::{Tone, duration, printable, size};
+use crate::output::{Tone, count, duration, printable, size};
 use apparatus::ops::apparatus::View;
 use apparatus::ops::job::wants_work;
 use apparatus::ops::view::{DiskView, PoolView, VolumeView};
@@ -104,10 +104,10 @@ fn of_volume(
     let access = if record.read_only { "read-only" } else { "writable" };
     let mut text = vec![
         Line::raw(format!(
-            "{}, {access}, mode {:04o}, {} segments; {} requests a second, {}",
+            "{}, {access}, mode {:04o}, {}; {} requests a second, {}",
             size(record.size.0),
             record.mode,
-            view.segments.len(),
+            count(view.segments.len(), "segment"),
             point.requests,
             per_second(point.bytes)
         )),
@@ -147,7 +147,7 @@ fn of_disk(
         Line::raw(format!("at {}", printable(&record.path.display().to_string()))),
         usage_bar(theme, view, usize::from(rest.width)),
         Line::raw(format!(
-            "# used {}   r reserved by jobs {}   q quarantined {}   . free {}, longest run {}",
+            "# used {}   r for jobs {}   q quarantined {}   . free {}, longest run {}",
             size(usage.used.0),
             size(usage.reserved.0),
             size(usage.quarantined.0),

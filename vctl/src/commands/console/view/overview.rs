@@ -87,7 +87,7 @@ fn draw_charts(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme) {
         width: area.width - 2,
         ..area
     };
-    let parts = Layout::vertical(views.iter().map(|_| Constraint::Max(10))).split(area);
+    let parts = Layout::vertical(views.iter().map(|_| Constraint::Max(13))).split(area);
     for (view, part) in views.iter().zip(parts.iter()) {
         let name = view.member.name.as_str();
         let rest = super::titled(frame, *part, theme, &format!("apparatus {name}"));

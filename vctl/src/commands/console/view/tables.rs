@@ -16,15 +16,15 @@ use ratatui::layout::Rect;
 use ratatui::text::Span;
 
 const APPARATUSES: &[Column] = &[
-    Column::words("APPARATUS", 12),
+    Column::words("APPARATUS", 11),
     Column::words("STATE", 8),
-    Column::number("GEN", 7),
+    Column::number("GEN", 6),
     Column::number("FLIGHT", 6),
     Column::number("HELD", 6),
     Column::number("IOPS", 8),
     Column::number("RATE", 9),
-    Column::number("P99", 8),
-    Column::rest(""),
+    Column::number("P99-R", 8),
+    Column::number("P99-W", 8),
 ];
 const VOLUMES: &[Column] = &[
     Column::words("VOLUME", 12),
@@ -103,7 +103,8 @@ fn of_apparatus(model: &Model, theme: Theme, view: &View) -> Vec<Value> {
         figure(|figures| figures.parked),
         Value::known(now.map(|point| point.requests.to_string())),
         Value::known(now.map(|point| per_second(point.bytes))),
-        Value::known(now.and_then(|point| point.p99_us).map(below)),
+        Value::known(now.and_then(|point| point.read_p99_us).map(below)),
+        Value::known(now.and_then(|point| point.write_p99_us).map(below)),
     ]
 }
 

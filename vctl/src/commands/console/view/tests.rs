@@ -15,7 +15,7 @@ use apparatus::units::{
     ByteCount, DiskExtent, DiskId, ExtentSize, Generation, Incarnation, JobId, MembershipVersion, Slot, Term,
     Timestamp, VolumeExtent, VolumeId,
 };
-use apparatus::wire::message::{Figures, IoFigures};
+use apparatus::wire::message::{Figures, IoFigures, Latency};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -150,7 +150,10 @@ fn serving(uptime_us: u64, reads: u64) -> View {
     let io = IoFigures {
         reads,
         read_bytes: reads * 4096,
-        latency: vec![0, 0, reads],
+        read_latency: Latency {
+            sum_us: 0,
+            counts: vec![0, 0, reads],
+        },
         ..IoFigures::default()
     };
     View {
@@ -267,7 +270,9 @@ fn everything_has_its_place_at_80x24() {
     press(&mut model, KeyCode::Char('2'));
     shows(
         &screen(&model, 80, 24),
-        &["> a1", "/mnt/a1", "4242", "IOPS", "bytes", "p99", "most"],
+        &[
+            "> a1", "/mnt/a1", "4242", "IOPS", "bytes", "P99-R", "p99 r", "p99 w", "most",
+        ],
     );
     press(&mut model, KeyCode::Tab);
     shows(
@@ -388,13 +393,14 @@ fn a_move_is_asked_for_previewed_and_sent() {
             to: vec!["@fast".into()],
             from: None,
             range: None,
+            policy: None,
         },
         rate: Some(ByteCount(1 << 20)),
     };
     assert_eq!(press(&mut model, KeyCode::Enter), [Effect::Preview(verb.clone())]);
     shows(&screen(&model, 80, 24), &["finding out"]);
     let preview = Preview {
-        summary: vec!["moves 24M in 1 runs".into()],
+        summary: vec!["moves 24M in 1 run".into()],
         difference: vec!["Difference(".into(); 99],
         ..Preview::default()
     };

@@ -6,8 +6,15 @@ use apparatus::ops::view::PoolView;
 use apparatus::pool::model::Segment;
 use std::fmt::Write;
 
-/// Told apart by people who see few colours too: the palette of Okabe and Ito.
-const PALETTE: [&str; COLOURS] = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"];
+/// Told apart by people who see few colours too: the palette of Okabe and Ito. Beside each, what can be read on it.
+const PALETTE: [(&str, &str); COLOURS] = [
+    ("#0072b2", "#ffffff"),
+    ("#e69f00", "#000000"),
+    ("#009e73", "#000000"),
+    ("#cc79a7", "#000000"),
+    ("#56b4e9", "#000000"),
+    ("#d55e00", "#000000"),
+];
 const WIDTH: u64 = 900;
 const MARGIN: u64 = 30;
 const BAR: u64 = 44;
@@ -51,7 +58,7 @@ pub fn draw(view: &PoolView, title: &str, strips: &[Strip<'_>]) -> String {
             text,
             "<rect x=\"{MARGIN}\" y=\"{y}\" width=\"16\" height=\"16\" fill=\"{}\"/>\
              <text x=\"{}\" y=\"{}\">{} {}: {held}</text>",
-            PALETTE[mark.colour],
+            PALETTE[mark.colour].0,
             MARGIN + 24,
             y + 13,
             mark.letter,
@@ -98,29 +105,35 @@ fn draw_strip(text: &mut String, view: &PoolView, strip: &Strip<'_>, y: u64) {
     );
     for segment in strip.segments {
         let mark = mark(view, segment.home.disk);
+        let (paper, ink) = PALETTE[mark.colour];
         let (from, to) = (at(segment.start.0), at(segment.end().0));
         let width = (to - from).max(1);
         let _ = writeln!(
             text,
-            "<rect x=\"{from}\" y=\"{}\" width=\"{width}\" height=\"{BAR}\" fill=\"{}\" stroke=\"#ffffff\" \
+            "<rect x=\"{from}\" y=\"{}\" width=\"{width}\" height=\"{BAR}\" fill=\"{paper}\" stroke=\"#ffffff\" \
              stroke-width=\"0.5\"/>",
-            y + 20,
-            PALETTE[mark.colour]
+            y + 20
         );
         if width >= LETTER {
             let _ = writeln!(
                 text,
-                "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\" fill=\"#ffffff\">{}</text>",
+                "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\" fill=\"{ink}\">{}</text>",
                 from + width / 2,
                 y + 20 + BAR / 2 + 5,
                 mark.letter
             );
         }
     }
-    for quarter in 0..=4 {
-        let extent = all * quarter / 4;
+    let mut quarters: Vec<u64> = (0..=4).map(|quarter| all * quarter / 4).collect();
+    // A small volume has fewer places to name.
+    quarters.dedup();
+    for extent in quarters {
         let label = size(extent.saturating_mul(view.header.extent_size.bytes()));
-        let anchor = ["start", "middle", "middle", "middle", "end"][usize::try_from(quarter).unwrap_or(0)];
+        let anchor = match extent {
+            0 => "start",
+            _ if extent == all => "end",
+            _ => "middle",
+        };
         let _ = writeln!(
             text,
             "<text x=\"{}\" y=\"{}\" font-size=\"11\" text-anchor=\"{anchor}\" fill=\"#555555\">{label}</text>",
