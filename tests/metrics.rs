@@ -176,6 +176,7 @@ fn an_apparatus_and_the_pool_are_told_in_full() {
         ("apparatus_up", ("apparatus", "x"), 1.0),
         ("apparatus_fenced", ("apparatus", "x"), 0.0),
         ("apparatus_requests_parked", ("apparatus", "x"), 0.0),
+        ("apparatus_volume_requests_parked", ("volume", "v"), 0.0),
         ("apparatus_disk_up", ("disk", "d"), 1.0),
         ("apparatus_disk_size_bytes", ("disk", "d"), 40.0 * 65536.0),
         ("apparatus_disk_free_bytes", ("disk", "d"), 31.0 * 65536.0),
@@ -189,6 +190,7 @@ fn an_apparatus_and_the_pool_are_told_in_full() {
         let found = value(&all, name, &[labels]);
         assert!((found - expected).abs() < 0.5, "{name}: {found}");
     }
+    assert!(value(&all, "apparatus_pool_membership_changes_total", &[]) > 0.5);
     // 8 of 39 extents, in whole per cent.
     assert!((value(&all, "apparatus_pool_used_ratio", &[]) - 0.20).abs() < 0.001);
     let over_http = get(address, "/metrics/pool?x");

@@ -96,6 +96,11 @@ impl Runtime for Apparatus {
         let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let disks = self.disks.view();
         let named = self.table.volumes(&mut lock(&self.eye));
+        let waiting = self.gate.parked_by_volume();
+        let waiting = named
+            .iter()
+            .filter_map(|volume| Some((volume.name.to_string(), *waiting.get(&volume.id)?)));
+        let parked_by_volume = waiting.collect();
         let mut volumes = self.book.volumes();
         let by_volume = named.into_iter().map(|volume| {
             (
@@ -119,6 +124,7 @@ impl Runtime for Apparatus {
             longest_parked_us: counts.longest_parked_us,
             threads: self.readers.load(std::sync::atomic::Ordering::Relaxed) as u64,
             volumes: by_volume.collect(),
+            parked_by_volume,
             disks: by_disk.collect(),
             ..Figures::default()
         }

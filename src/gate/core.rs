@@ -206,6 +206,11 @@ impl<T> Holds<T> {
         self.parked
     }
 
+    /// Requests parked, by volume; those without any may be left out.
+    pub fn parked_by_volume(&self) -> impl Iterator<Item = (VolumeId, usize)> {
+        self.queues.iter().map(|(volume, queue)| (*volume, queue.len()))
+    }
+
     /// Bytes of the requests parked.
     #[must_use]
     pub fn parked_bytes(&self) -> u64 {

@@ -18,7 +18,7 @@ pub use lanes::{Entry, Lane, OwnedPass, Pass};
 use self::core::{Cover, Freed, Holds};
 use crate::pool::model::Span;
 use crate::store::HoldMode;
-use crate::units::{ChangeId, Generation};
+use crate::units::{ChangeId, Generation, VolumeId};
 use barrier::Barrier;
 use lanes::{Inside, Lanes};
 use sights::Sights;
@@ -300,6 +300,16 @@ impl<T: Parkable> Gate<T> {
             ever_parked: control.ever_parked,
             longest_parked_us: control.longest_us,
         }
+    }
+
+    /// Requests parked now, by volume; without those of which there are none.
+    #[must_use]
+    pub fn parked_by_volume(&self) -> BTreeMap<VolumeId, u64> {
+        let control = self.control();
+        let parked = control.holds.parked_by_volume().filter(|(_, count)| *count > 0);
+        parked
+            .map(|(volume, count)| (volume, u64::try_from(count).unwrap_or(u64::MAX)))
+            .collect()
     }
 
     fn control(&self) -> MutexGuard<'_, Control<T>> {

@@ -218,6 +218,7 @@ fn parking_is_bounded_and_names_the_holds_that_must_end() {
         ),
         (3, 62, 2, 3)
     );
+    assert_eq!(gate.parked_by_volume(), [(request.volume, 3)].into());
     assert!(gate.release(ChangeId(1)).requests.is_empty());
     let freed: Vec<u32> = gate
         .release(ChangeId(2))

@@ -261,6 +261,8 @@ pub struct Figures {
     pub jobs: Vec<JobId>,
     /// By volume name.
     pub volumes: BTreeMap<String, IoFigures>,
+    /// Requests parked now, by volume name; volumes without any are left out.
+    pub parked_by_volume: BTreeMap<String, u64>,
     /// By disk name.
     pub disks: BTreeMap<String, IoFigures>,
 }

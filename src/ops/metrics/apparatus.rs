@@ -12,7 +12,14 @@ pub fn of_apparatus(text: &mut Text, figures: &Figures) {
     now(text, figures);
     so_far(text, figures);
     for (volume, io) in &figures.volumes {
-        of_io(text, &VOLUME, &[("apparatus", name), ("volume", volume)], io);
+        let labels = [("apparatus", name), ("volume", volume.as_str())];
+        of_io(text, &VOLUME, &labels, io);
+        let parked = gauge(
+            "apparatus_volume_requests_parked",
+            "Requests to a volume that wait for a hold or a fence to end.",
+        );
+        let count = figures.parked_by_volume.get(volume);
+        text.add(parked, &labels, count.copied().unwrap_or(0));
     }
     for (disk, io) in &figures.disks {
         of_io(text, &DISK, &[("apparatus", name), ("disk", disk)], io);

@@ -50,6 +50,11 @@ fn header(text: &mut Text, view: &PoolView) {
         "How often a controller has taken the arbitration.",
     );
     text.add(term, &[], view.header.term);
+    let membership = counter(
+        "apparatus_pool_membership_changes_total",
+        "How often an apparatus has joined, left, been fenced or rejoined.",
+    );
+    text.add(membership, &[], view.header.membership);
     let extent = gauge("apparatus_pool_extent_bytes", "Unit of allocation.");
     text.add(extent, &[], view.header.extent_size.bytes());
     if let Some(percent) = view.capacity().percent() {

@@ -279,6 +279,9 @@ fn hosts_wait_while_a_volume_is_held_and_go_on_when_it_is_released() {
         line.and_then(|line| line.split_whitespace().nth(5)) == Some("1")
     });
     assert_eq!(told.try_recv().map(drop), Err(mpsc::TryRecvError::Empty));
+    let metrics = pool.run(["metrics"]).ok().out;
+    let parked = "apparatus_volume_requests_parked{apparatus=\"a\",volume=\"v\"} 1\n";
+    assert!(metrics.contains(parked), "{metrics}");
     screen.keys_show("x", &["released v"]);
     told.recv_timeout(std::time::Duration::from_secs(60))
         .unwrap()
