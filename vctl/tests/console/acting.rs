@@ -304,6 +304,7 @@ fn what_cannot_be_done_is_said_and_changes_nothing() {
     screen.hides("any key goes on");
     screen.keys_show("m", &["move volume v"]);
     screen.keys_show("\t\t9x\r", &["range", "has no '..'"]);
+    screen.keys_show("\x1b[3~\tfar\r", &["policy \"far\": is none of order, spread"]);
     screen.keys("\x1b");
     screen.hides("Enter shows");
     screen.keys("q");

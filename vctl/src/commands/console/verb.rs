@@ -70,8 +70,11 @@ impl Verb {
         match self {
             Self::Move { wish, rate } => {
                 let from = wish.from.iter().cloned().collect::<Vec<_>>();
+                let policy = wish
+                    .policy
+                    .map_or(String::new(), |policy| format!(" --policy {}", policy.word()));
                 format!(
-                    "volume move {}{}{}{}{}",
+                    "volume move {}{}{}{}{policy}{}",
                     wish.volume,
                     many("--to", &wish.to),
                     many("--from", &from),
@@ -130,13 +133,13 @@ mod tests {
             to: vec!["d2".into(), "@fast".into()],
             from: Some("d1".into()),
             range: Some((ByteCount(4096), None)),
-            policy: None,
+            policy: Some(apparatus::pool::alloc::Policy::Spread),
         };
         let rate = Some(ByteCount(1 << 20));
         let cases = [
             (
                 Verb::Move { wish, rate },
-                "volume move v --to d2 --to @fast --from d1 --range 4096.. --rate 1M",
+                "volume move v --to d2 --to @fast --from d1 --range 4096.. --policy spread --rate 1M",
             ),
             (
                 Verb::Evacuate {

@@ -4,9 +4,12 @@ use super::{Model, Verb};
 use crate::arguments;
 use apparatus::error::{Error, Result};
 use apparatus::ops::{hold, moving};
+use apparatus::pool::alloc::Policy;
 use apparatus::pool::size;
 use apparatus::units::{ByteCount, JobId};
 use std::collections::BTreeSet;
+
+const POLICIES: [Policy; 4] = [Policy::Order, Policy::Spread, Policy::Pack, Policy::Contiguous];
 
 /// What is asked about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +81,12 @@ impl Form {
             Field {
                 name: "range",
                 help: "only this part, like 1G..2G; may stay empty",
+                ..Field::default()
+            },
+            Field {
+                name: "policy",
+                help: "which disk is taken first; empty: as the pool has it",
+                offers: POLICIES.map(|policy| policy.word().into()).into(),
                 ..Field::default()
             },
             rate(),
@@ -209,6 +218,17 @@ impl Form {
         text.map(size::parse).transpose()
     }
 
+    fn policy(&self) -> Result<Option<Policy>> {
+        let Some(text) = self.text("policy") else {
+            return Ok(None);
+        };
+        let found = POLICIES.into_iter().find(|policy| policy.word() == text);
+        let words = POLICIES.map(Policy::word).join(", ");
+        found
+            .map(Some)
+            .ok_or_else(|| Error::usage(format!("policy {text:?}"), format!("is none of {words}")))
+    }
+
     fn range(&self) -> Result<Option<(ByteCount, Option<ByteCount>)>> {
         let range = self.text("range").map(arguments::byte_range).transpose()?;
         Ok(range.map(|range| (range.start, range.end)))
@@ -230,7 +250,7 @@ impl Form {
                     to,
                     from: self.text("from").map(str::to_owned),
                     range: self.range()?,
-                    policy: None,
+                    policy: self.policy()?,
                 };
                 Verb::Move {
                     wish,
