@@ -63,19 +63,28 @@ pub fn reclaim_without_io() -> io::Result<()> {
     Ok(rustix::process::configure_io_flusher_behavior(true)?)
 }
 
-/// Has the scheduler give the calling thread its share in short pieces, so that it runs soon after it is woken even where every processor
-/// is busy; its share is the same. For threads that hosts wait for while a hold is in place. Not handed on to threads started later.
+/// Has the scheduler run the calling thread soon after it is woken even where every processor is busy: in short pieces, and, where the
+/// process may ask for it, before others. For threads that hosts wait for while a hold is in place. Not handed on to threads started later.
 ///
 /// # Errors
-/// Where the kernel cannot (before Linux 6.12 it ignores the wish).
+/// Where the kernel cannot (before Linux 6.12 it ignores the wish for short pieces).
 pub fn prefer_latency() -> io::Result<()> {
+    /// Ten steps up are ten times the weight of a usual thread: with that, four loaded apparatuses on two processors hold a range for less
+    /// than half as long.
+    const STEPS: i32 = 10;
+    let nice = rustix::process::getpriority_process(None)?;
+    schedule(nice - STEPS).or_else(|_| schedule(nice))
+}
+
+/// Short pieces for the calling thread, with this priority.
+fn schedule(nice: i32) -> io::Result<()> {
     /// The shortest that the kernel takes.
     const PIECE_NS: u64 = 100_000;
     let attributes = SchedulerAttributes {
         size: u32::try_from(size_of::<SchedulerAttributes>()).unwrap_or(u32::MAX),
         policy: 0,
         flags: 1,
-        nice: rustix::process::getpriority_process(None).unwrap_or(0),
+        nice,
         priority: 0,
         runtime_ns: PIECE_NS,
         deadline_ns: 0,
@@ -83,11 +92,7 @@ pub fn prefer_latency() -> io::Result<()> {
     };
     // SAFETY: the call reads one `struct sched_attr` of the size that it states, whose layout `SchedulerAttributes` has.
     let answer = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
-    if answer == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    done(libc::c_int::from(answer != 0))
 }
 
 /// `struct sched_attr` of the kernel, in its first version. Policy 0 is the usual one, flag 1 takes all of it back in threads started later.
