@@ -229,7 +229,7 @@ fn session(pool: &Pool) {
     screen.keys_show("3", &["> db"]);
     screen.keys_show("j", &["> vm"]);
     screen.keys_show("m", &["move volume vm"]);
-    screen.keys("\x1b[3~@fast\x1b[Z\x1b[3~");
+    screen.keys_show("\x1b[3~@fast\x1b[Z\x1b[3~", &["@fast", "> rate", "like 50M"]);
     take(pool, &screen, "form");
     screen.keys_show("1M\r", &["moves 64M", "y does it", "┘"]);
     take(pool, &screen, "preview");
