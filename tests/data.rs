@@ -6,6 +6,8 @@
     clippy::cast_possible_truncation
 )]
 
+#[path = "data/fences.rs"]
+mod fences;
 mod support;
 
 use apparatus::control::{Bell, Runtime};
@@ -324,123 +326,6 @@ fn after_a_change_the_new_home_is_used() {
 }
 
 #[test]
-fn a_fenced_apparatus_acknowledges_nothing_until_it_has_rejoined() {
-    let mut rig = Rig::new(limits());
-    rig.fence();
-    rig.write(1, 0, b"abc");
-    rig.read(2, 0, 3);
-    rig.read(3, 1 << 40, 3);
-    rig.ask(4, Operation::Flush);
-    rig.ask(
-        5,
-        Operation::Zero {
-            at: VolumeOffset(9),
-            len: 9,
-            punch: true,
-            clip: true,
-        },
-    );
-    assert_eq!(
-        rig.heard.recv_timeout(Duration::from_millis(200)),
-        Err(RecvTimeoutError::Timeout)
-    );
-    rig.rejoin();
-    assert_eq!(rig.answer(1), Heard::Written(3));
-    assert!(matches!(rig.answer(2), Heard::Data(bytes) if bytes.len() == 3));
-    assert_eq!(rig.answer(3), Heard::Data(vec![]));
-    assert_eq!((rig.answer(4), rig.answer(5)), (Heard::Done, Heard::Done));
-    assert_eq!(rig.content(0, 3), b"abc");
-}
-
-#[test]
-fn what_is_parked_by_a_fence_runs_by_the_table_of_the_next_life() {
-    let mut rig = Rig::new(limits());
-    rig.fence();
-    rig.write(1, EXTENT - 1, b"xy");
-    let map = Edit::Map {
-        volume: rig.volume,
-        segments: segments(0, &[(rig.disks[1], 3, 1)]),
-    };
-    rig.pool.change(vec![map], vec![]);
-    rig.rejoin();
-    assert_eq!(rig.answer(1), Heard::Written(2));
-    let image = std::fs::read(rig.pool.image("b")).unwrap();
-    assert_eq!(image[4 * EXTENT as usize - 1], b'x');
-}
-
-/// The fence falls at any moment of a large write: before it has begun, while it is on its way to the disk, or after it was acknowledged.
-#[test]
-fn a_write_that_is_fenced_on_its_way_is_finished_in_the_next_life() {
-    let mut rig = Rig::new(limits());
-    let len = 12 * EXTENT as usize;
-    let mut fenced_in_time = 0;
-    for round in 0..40_u32 {
-        let bytes = vec![u8::try_from(round + 1).unwrap(); len];
-        let operation = write(EXTENT, &bytes);
-        thread::scope(|scope| {
-            let (apparatus, mut desk) = (&rig.apparatus, rig.desk());
-            let request = Request::new(rig.volume, operation, Ear(round, rig.ear.clone()));
-            let writing = scope.spawn(move || apparatus.serve(&mut desk, request));
-            while rig.apparatus.in_flight() == 0 && !writing.is_finished() {
-                std::hint::spin_loop();
-            }
-            rig.fence();
-            writing.join().unwrap();
-        });
-        let acknowledged = rig.heard.try_recv().is_ok();
-        fenced_in_time += u32::from(!acknowledged);
-        // Every other time its range has moved before it goes on; what was acknowledged is copied then, as a move does.
-        let home = rig.disks[usize::try_from(round / 2 % 2).unwrap()];
-        if round % 2 == 0 {
-            move_volume(&rig, home);
-        }
-        rig.rejoin();
-        if !acknowledged {
-            assert_eq!(rig.answer(round), Heard::Written(len as u64));
-        }
-        assert!(rig.content(EXTENT, len as u64) == bytes, "round {round}");
-    }
-    println!("{fenced_in_time} of 40 writes were fenced before they were acknowledged");
-}
-
-/// Maps the volume to extents 1 to 16 of that disk, with its bytes copied.
-fn move_volume(rig: &Rig, to: DiskId) {
-    let snapshot = rig.pool.store().snapshot().unwrap();
-    let from = snapshot.segments[0].1.home.disk;
-    let disks = rig.apparatus.disks();
-    let (source, target) = (disks.get(from).unwrap(), disks.get(to).unwrap());
-    if from == to {
-        return;
-    }
-    let at = DiskOffset(EXTENT);
-    source.copy_to(at, &target, at, 16 * EXTENT).unwrap();
-    let map = Edit::Map {
-        volume: rig.volume,
-        segments: segments(0, &[(to, 1, 16)]),
-    };
-    rig.pool.change(vec![map], vec![]);
-    rig.pool.controller().free().unwrap();
-}
-
-#[test]
-fn a_fence_that_lasts_too_long_is_an_error_and_its_end_is_the_end_of_that() {
-    let mut rig = Rig::new(Limits {
-        fenced: Duration::from_millis(50),
-        ..limits()
-    });
-    rig.fence();
-    rig.write(1, 0, b"abc");
-    assert_eq!(rig.answer(1), Heard::Failed(Failure::Fenced));
-    rig.write(2, 0, b"abc");
-    rig.read(3, 0, 1);
-    assert_eq!(rig.answer(2), Heard::Failed(Failure::Fenced));
-    assert_eq!(rig.answer(3), Heard::Failed(Failure::Fenced));
-    rig.rejoin();
-    rig.write(4, 0, b"def");
-    assert_eq!(rig.answer(4), Heard::Written(3));
-}
-
-#[test]
 fn a_flush_sees_that_the_table_it_rests_on_is_hardened() {
     let mut rig = Rig::new(limits());
     let flush = |rig: &mut Rig, number| {
@@ -459,29 +344,6 @@ fn a_flush_sees_that_the_table_it_rests_on_is_hardened() {
     assert_eq!(flush(&mut rig, 3), Heard::Failed(Failure::NotHardened));
     rig.members.set_hardened(from.next());
     assert_eq!(flush(&mut rig, 4), Heard::Done);
-}
-
-#[test]
-fn a_flush_that_is_fenced_on_its_way_runs_again_in_the_next_life() {
-    let mut rig = Rig::new(limits());
-    let from = rig.apparatus.generation();
-    rig.apparatus.apply(&Difference { from, edits: vec![] }).unwrap();
-    let (members, incarnation) = (rig.members.clone(), rig.members.line(SLOT).incarnation);
-    let (flushing, flushed) = channel();
-    *rig.hardening.then.lock().unwrap() = Some(Box::new(move || {
-        members.fence(SLOT, incarnation);
-        flushing.send(()).unwrap();
-        Ok(())
-    }));
-    rig.ask(1, Operation::Flush);
-    flushed.recv_timeout(SOON).unwrap();
-    assert_eq!(
-        rig.heard.recv_timeout(Duration::from_millis(200)),
-        Err(RecvTimeoutError::Timeout)
-    );
-    *rig.hardening.then.lock().unwrap() = None;
-    rig.rejoin();
-    assert_eq!(rig.answer(1), Heard::Done);
 }
 
 #[test]

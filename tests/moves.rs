@@ -8,6 +8,10 @@
     reason = "a test that cannot go on fails"
 )]
 
+#[path = "moves/evacuations.rs"]
+mod evacuations;
+#[path = "moves/failures.rs"]
+mod failures;
 mod history;
 mod moving;
 mod support;
@@ -271,69 +275,6 @@ fn an_apparatus_works_on_a_job_in_the_background() {
     scene.assert_all_on(1);
 }
 
-#[test]
-fn an_evacuated_disk_is_free_and_takes_nothing_new() {
-    let scene = Scene::new(EXTENT, 64);
-    let other = scene.pool.add_volume("w", 4 * EXTENT, &[(scene.disks[0], 66, 4)]);
-    let daemon = scene.pool.start("x");
-    let bytes = Random::new(3).bytes(4 * EXTENT as usize);
-    daemon.open("w").write_all_at(&bytes, 0).unwrap();
-    let load = scene.load(&[&daemon], 2, false);
-    let request = Request::Evacuate {
-        disk: scene.disks[0],
-        to: vec![],
-        use_reserve: false,
-    };
-    let job = scene.create(&request, JobLimits::default());
-    assert_eq!(scene.run(job).unwrap(), JobState::Done);
-    assert_eq!(scene.pool.store().uses(scene.disks[0]).unwrap(), vec![]);
-    let disks = scene.pool.store().disks().unwrap();
-    assert!(
-        disks
-            .iter()
-            .all(|disk| disk.allocate != (disk.id == scene.disks[0]))
-    );
-    assert_eq!(support::read_up_to(&daemon.open("w"), bytes.len(), 0), bytes);
-    // Nothing can be moved there, and the reason is told.
-    let back = Request::Move {
-        volume: other.id,
-        range: None,
-        from: None,
-        to: vec![scene.disks[0]],
-        policy: None,
-    };
-    let refused = jobs::plan(&mut scene.pool.store(), &back).unwrap_err();
-    assert!(refused.why().contains("a: no-allocate is set"), "{refused}");
-    assert_sound(load);
-    daemon.stop();
-}
-
-#[test]
-fn an_evacuation_that_is_rolled_back_leaves_the_disk_open_for_new_things() {
-    let scene = Scene::new(EXTENT, 64);
-    let request = Request::Evacuate {
-        disk: scene.disks[0],
-        to: vec![],
-        use_reserve: false,
-    };
-    let daemon = scene.pool.start("x");
-    let load = scene.load(&[&daemon], 2, false);
-    load.wait_for(1000, PATIENCE);
-    let job = scene.create(&request, limits(16 * EXTENT));
-    let allocate = || scene.pool.store().disks().unwrap()[0].allocate;
-    assert!(!allocate());
-    thread::scope(|scope_| {
-        let worker = scope_.spawn(|| scene.run(job).unwrap());
-        scene.wait_for_progress(job, 5);
-        jobs::cancel(&mut scene.pool.store(), job, true).unwrap();
-        assert_eq!(worker.join().unwrap(), JobState::Cancelled);
-    });
-    assert!(allocate());
-    assert_eq!(scene.on_disk(0), 64);
-    assert_sound(load);
-    daemon.stop();
-}
-
 /// What another job has moved meanwhile is not copied from where it was.
 #[test]
 fn a_job_that_is_resumed_leaves_alone_what_others_have_moved() {
@@ -364,110 +305,6 @@ fn a_job_that_is_resumed_leaves_alone_what_others_have_moved() {
     scene.assert_nothing_left_over();
     assert_sound(load);
     daemon.stop();
-}
-
-#[test]
-fn an_evacuation_looks_again_before_it_says_that_the_disk_is_free() {
-    let scene = Scene::new(EXTENT, 64);
-    let request = Request::Evacuate {
-        disk: scene.disks[0],
-        to: vec![],
-        use_reserve: false,
-    };
-    let job = scene.create(&request, JobLimits::default());
-    // Placed there by somebody who named the extents, between the plan and the run.
-    scene
-        .pool
-        .add_volume("late", 4 * EXTENT, &[(scene.disks[0], 66, 4)]);
-    assert_eq!(scene.run(job).unwrap(), JobState::Done);
-    assert_eq!(scene.pool.store().uses(scene.disks[0]).unwrap(), vec![]);
-}
-
-#[test]
-fn a_destination_that_fails_ends_the_job_with_the_data_safe() {
-    let scene = Scene::new(EXTENT, 64);
-    let daemons = ["x", "y"].map(|name| scene.pool.start(name));
-    let load = scene.load(&daemons.each_ref(), 2, false);
-    load.wait_for(2000, PATIENCE);
-    let job = scene.create(&scene.to(1), JobLimits::default());
-    let image = OpenOptions::new()
-        .write(true)
-        .open(scene.pool.image("b"))
-        .unwrap();
-    image.set_len(EXTENT * 20).unwrap();
-    let failed = scene.run(job).unwrap_err();
-    assert!(failed.to_string().contains("disk b"), "{failed}");
-    assert!(failed.way_out().is_some());
-    let record = scene.job(job);
-    assert_eq!(record.state, JobState::Failed);
-    assert!(
-        record.why.contains("disk b") && record.ended.is_some(),
-        "{record:?}"
-    );
-    let events = scene.pool.store().events(0, 1000).unwrap();
-    assert!(
-        events
-            .iter()
-            .any(|event| event.severity == Severity::Error && event.text.contains("disk b")),
-        "{events:?}"
-    );
-    image.set_len(EXTENT * (64 + 8)).unwrap();
-    assert_sound(load);
-    daemons.into_iter().for_each(support::Daemon::stop);
-}
-
-#[test]
-fn a_source_that_fails_is_named_with_its_range() {
-    let scene = Scene::new(EXTENT, 64);
-    let daemon = scene.pool.start("x");
-    let bytes = Random::new(7).bytes(64 * EXTENT as usize);
-    daemon.open("v").write_all_at(&bytes, 0).unwrap();
-    daemon.open("v").sync_all().unwrap();
-    daemon.stop();
-    // The second half of the volume comes first on the disk; the end of the first half is lost.
-    let image = OpenOptions::new()
-        .write(true)
-        .open(scene.pool.image("a"))
-        .unwrap();
-    let job = scene.create(&scene.to(1), JobLimits::default());
-    thread::scope(|scope| {
-        let worker = scope.spawn(|| {
-            let mut controller = scene.pool.controller();
-            image.set_len(EXTENT * 60).unwrap();
-            jobs::run(&mut controller, job, &mut moving::Quiet)
-        });
-        let failed = worker.join().unwrap().unwrap_err();
-        assert!(
-            failed
-                .why()
-                .contains("disk a, bytes 1769472 to 2097152 of volume v"),
-            "{failed}"
-        );
-        assert!(failed.way_out().is_some_and(|hint| hint.contains("--roll-back")));
-    });
-    assert_eq!(scene.job(job).state, JobState::Failed);
-    scene.assert_nothing_left_over();
-}
-
-#[test]
-fn a_worker_that_was_killed_is_followed_by_another_that_goes_on() {
-    let scene = Scene::new(EXTENT, 128);
-    let daemons = ["x", "y"].map(|name| scene.pool.start(name));
-    let load = scene.load(&daemons.each_ref(), 2, false);
-    load.wait_for(2000, PATIENCE);
-    let job = scene.create(&scene.to(1), limits(32 * EXTENT));
-    let mut worker = Worker::start(&scene, job, None);
-    scene.wait_for_progress(job, 5);
-    worker.signal(rustix::process::Signal::KILL);
-    worker.wait();
-    let so_far = scene.on_disk(1);
-    let mut store = scene.pool.store();
-    jobs::set_limits(&mut store, job, JobLimits::default()).unwrap();
-    assert_eq!(scene.run(job).unwrap(), JobState::Done);
-    assert!(so_far >= 5 && scene.job(job).copied.0 <= scene.bytes());
-    scene.assert_all_on(1);
-    assert_sound(load);
-    daemons.into_iter().for_each(support::Daemon::stop);
 }
 
 #[test]
