@@ -17,7 +17,7 @@
 //!   lost something carries over what hosts read there, and then all of it is hardened at once.
 
 use crate::change::failpoint::{Point, hit};
-use crate::change::jobs::ranges::minus;
+use crate::change::jobs::ranges::{minus, union};
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, Result};
 use crate::member::{DiskMarks, MemberTable};
@@ -93,17 +93,20 @@ fn new_homes(records: &[ChangeRecord]) -> BTreeMap<DiskId, Vec<Area>> {
         match edit {
             Edit::Map { volume, segments } => {
                 let replaced = replaced.entry(*volume).or_default();
-                for segment in segments {
-                    let run = segment.start.0..segment.end().0;
-                    for left in minus(std::slice::from_ref(&run), replaced) {
+                let runs: Vec<_> = segments
+                    .iter()
+                    .map(|segment| segment.start.0..segment.end().0)
+                    .collect();
+                for (segment, run) in segments.iter().zip(&runs) {
+                    for left in minus(std::slice::from_ref(run), replaced) {
                         let kept = segment.clip(VolumeExtent(left.start), VolumeExtent(left.end));
                         homes
                             .entry(segment.home.disk)
                             .or_default()
                             .extend(kept.map(|kept| kept.home));
                     }
-                    add(replaced, run);
                 }
+                *replaced = union(replaced, &runs);
             }
             Edit::Unmap { volume, start, end } => add(replaced.entry(*volume).or_default(), start.0..end.0),
             Edit::RemoveVolume(volume) => add(replaced.entry(*volume).or_default(), 0..u64::MAX),
@@ -118,11 +121,8 @@ fn new_homes(records: &[ChangeRecord]) -> BTreeMap<DiskId, Vec<Area>> {
     homes
 }
 
-/// Adds a run to a set of runs.
 fn add(set: &mut Vec<Range<u64>>, run: Range<u64>) {
-    *set = minus(set, std::slice::from_ref(&run));
-    let at = set.partition_point(|other| other.start < run.start);
-    set.insert(at, run);
+    *set = union(set, std::slice::from_ref(&run));
 }
 
 /// Whether what hosts see of a volume rests on this change.

@@ -4,8 +4,10 @@ use std::ops::Range;
 
 /// What is in `a` and not in `b`.
 pub(in crate::change) fn minus(a: &[Range<u64>], b: &[Range<u64>]) -> Vec<Range<u64>> {
+    let from = a.first().map_or(0, |run| run.start);
     let mut out = Vec::with_capacity(a.len());
-    let mut holes = b.iter().peekable();
+    // The usual question is about little of a large set.
+    let mut holes = b[b.partition_point(|hole| hole.end <= from)..].iter().peekable();
     for run in a {
         let mut at = run.start;
         while holes.next_if(|hole| hole.end <= at).is_some() {}
@@ -15,6 +17,23 @@ pub(in crate::change) fn minus(a: &[Range<u64>], b: &[Range<u64>]) -> Vec<Range<
             at = at.max(hole.end);
         }
         push(&mut out, at..run.end);
+    }
+    out
+}
+
+/// What is in one of them, or both. The runs of `b` may touch.
+pub(in crate::change) fn union(a: &[Range<u64>], b: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut out: Vec<Range<u64>> = Vec::with_capacity(a.len() + b.len());
+    let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
+    while let Some(run) = match (a.peek(), b.peek()) {
+        (Some(left), Some(right)) if right.start < left.start => b.next(),
+        (Some(_), _) => a.next(),
+        (None, _) => b.next(),
+    } {
+        match out.last_mut() {
+            Some(last) if run.start <= last.end => last.end = last.end.max(run.end),
+            _ => out.push(run.clone()),
+        }
     }
     out
 }
@@ -75,6 +94,8 @@ mod tests {
             let expect = |f: fn(bool, bool) -> bool| a_bits.iter().zip(&b_bits).map(|(a, b)| f(*a, *b)).collect::<Vec<_>>();
             prop_assert_eq!(bits(&minus(&a, &b)), expect(|a, b| a && !b));
             prop_assert_eq!(bits(&both(&a, &b)), expect(|a, b| a && b));
+            prop_assert_eq!(bits(&union(&a, &b)), expect(|a, b| a || b));
+            prop_assert!(union(&a, &b).windows(2).all(|pair| pair[0].end < pair[1].start));
             prop_assert_eq!(bits(&rest(40, &a)), a_bits.iter().map(|bit| !bit).collect::<Vec<_>>());
             prop_assert!(minus(&a, &b).iter().chain(&both(&a, &b)).all(|run| run.start < run.end));
             let within = from..(from + len).min(40);
