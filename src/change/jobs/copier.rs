@@ -11,7 +11,7 @@
 use super::ranges::{both, clip, minus, rest, total};
 use crate::disk::{CopyError, Disk, is_zero};
 use crate::units::{DiskId, DiskOffset};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -157,11 +157,15 @@ fn shares(route: &Route) -> Result<bool, Fault> {
 }
 
 /// Has the target's file system allocate these ranges, and brings into memory what it knows to be zero there: under the hold the copy would
-/// wait for what is being written back, and for memory to be found. What has been written before is not read for that.
+/// wait for what is being written back, and for memory to be found. What has been written before is not read for that. Where the file system
+/// is full the copy goes as far as there is room.
 fn furnish(route: &Route, ranges: &[Range<u64>]) -> io::Result<()> {
     let at = |run: &Range<u64>| DiskOffset(route.to.0 + run.start);
     for run in ranges {
-        route.target.allocate(at(run), run.end - run.start)?;
+        match route.target.allocate(at(run), run.end - run.start) {
+            Err(full) if matches!(full.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => break,
+            allocated => allocated?,
+        }
     }
     if ranges.is_empty() {
         return Ok(());
