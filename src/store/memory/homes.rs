@@ -1,5 +1,6 @@
 //! A whole table, extent by extent: the slow and obvious way, against which faster ones are tested.
 
+use super::state::mapped;
 use crate::error::{Error, Result};
 use crate::pool::model::{Area, DiskRecord, Edit, Segment, VolumeRecord};
 use crate::units::{DiskExtent, DiskId, ExtentSize, VolumeExtent, VolumeId};
@@ -89,6 +90,7 @@ impl Homes {
             undo.splice(0..0, back);
         }
         self.sound(unit)?;
+        mapped(edits).try_for_each(|area| self.inside(area))?;
         let after: BTreeSet<Extent> = self.homes.values().copied().collect();
         let freed = before.difference(&after).copied().collect();
         Ok(Applied { freed, undo })
