@@ -8,8 +8,8 @@ use crate::pool::dir::PoolDir;
 use crate::store::JobRecord;
 use crate::units::JobId;
 use crate::wire::message::Refusal;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,52 @@ const ARBITRATION: Duration = Duration::from_secs(10);
 /// The threads.
 pub(super) struct Jobs {
     limits: Limits,
-    jobs: Vec<(JobId, JoinHandle<()>)>,
+    jobs: Vec<Job>,
     taking_over: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     stopping_since: Option<Instant>,
+}
+
+/// A job and the thread that works on it.
+struct Job {
+    id: JobId,
+    turn: Arc<Turn>,
+    thread: JoinHandle<()>,
+}
+
+/// Whether a thread has to look at its job once more: one that was paused and is about to leave it must not miss that it is to go on.
+#[derive(Default)]
+struct Turn(Mutex<Asked>);
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Asked {
+    /// Nothing since the thread last began with it.
+    #[default]
+    No,
+    /// For it.
+    Again,
+    /// The thread has left it: the next needs another.
+    Over,
+}
+
+impl Turn {
+    /// Asks the thread to look once more; false when it has left.
+    fn ask(&self) -> bool {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *asked == Asked::Over {
+            return false;
+        }
+        *asked = Asked::Again;
+        true
+    }
+
+    /// The thread has done what it could. Whether it may leave.
+    fn may_leave(&self) -> bool {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let again = *asked == Asked::Again;
+        *asked = if again { Asked::No } else { Asked::Over };
+        !again
+    }
 }
 
 impl Jobs {
@@ -41,29 +83,41 @@ impl Jobs {
     pub(super) fn running(&self) -> Vec<JobId> {
         self.jobs
             .iter()
-            .filter(|(_, thread)| !thread.is_finished())
-            .map(|(job, _)| *job)
+            .filter(|job| !job.thread.is_finished())
+            .map(|job| job.id)
             .collect()
     }
 
     /// Begins to work on a job; no harm when it is worked on already.
     pub(super) fn begin(&mut self, pool: &PoolDir, job: JobId) -> Result<(), Refusal> {
-        self.jobs.retain(|(_, thread)| !thread.is_finished());
-        if self.jobs.iter().any(|(running, _)| *running == job) {
+        self.jobs.retain(|job| !job.thread.is_finished());
+        if self
+            .jobs
+            .iter()
+            .any(|running| running.id == job && running.turn.ask())
+        {
             return Ok(());
         }
         if self.jobs.len() >= self.limits.jobs || self.stopping_since.is_some() {
             return Err(Refusal::TooMany);
         }
-        let (pool, stop) = (pool.clone(), Arc::clone(&self.stop));
-        let work = move || {
-            if let Err(why) = work_on(&pool, job, stop) {
+        let (pool, stop, turn) = (pool.clone(), Arc::clone(&self.stop), Arc::<Turn>::default());
+        let seen = Arc::clone(&turn);
+        let work = move || loop {
+            if let Err(why) = work_on(&pool, job, Arc::clone(&stop)) {
                 log::error!("job {job}: {why}");
+            }
+            if seen.may_leave() {
+                return;
             }
         };
         let thread = std::thread::Builder::new().name(format!("job-{job}")).spawn(work);
         let thread = thread.map_err(|why| Refusal::Failed(why.to_string()))?;
-        self.jobs.push((job, thread));
+        self.jobs.push(Job {
+            id: job,
+            turn,
+            thread,
+        });
         Ok(())
     }
 
@@ -107,5 +161,20 @@ struct UntilStopped(Arc<AtomicBool>);
 impl Observer for UntilStopped {
     fn progress(&mut self, _job: &JobRecord, _done: u64, _total: u64) -> bool {
         !self.0.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_asked_for_while_its_thread_leaves_is_looked_at_once_more() {
+        let turn = Turn::default();
+        assert!(turn.ask());
+        assert!(turn.ask());
+        assert!(!turn.may_leave());
+        assert!(turn.may_leave());
+        assert!(!turn.ask());
     }
 }
