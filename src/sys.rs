@@ -69,11 +69,11 @@ pub fn reclaim_without_io() -> io::Result<()> {
 /// # Errors
 /// Where the kernel cannot (before Linux 6.12 it ignores the wish for short pieces).
 pub fn prefer_latency() -> io::Result<()> {
-    /// Ten steps up are ten times the weight of a usual thread: with that, four loaded apparatuses on two processors hold a range for less
+    /// Ten steps above the usual are ten times the weight of a usual thread: with that, four loaded apparatuses on two processors hold a range for less
     /// than half as long.
-    const STEPS: i32 = 10;
+    const NICE: i32 = -10;
     let nice = rustix::process::getpriority_process(None)?;
-    schedule(nice - STEPS).or_else(|_| schedule(nice))
+    schedule(nice.min(NICE)).or_else(|_| schedule(nice))
 }
 
 /// Short pieces for the calling thread, with this priority.
