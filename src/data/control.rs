@@ -93,7 +93,6 @@ impl Runtime for Apparatus {
     fn figures(&self) -> Figures {
         let generation = self.table.generation();
         let counts = self.gate.counts();
-        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let disks = self.disks.view();
         let named = self.table.volumes(&mut lock(&self.eye));
         let waiting = self.gate.parked_by_volume();
@@ -113,7 +112,7 @@ impl Runtime for Apparatus {
         Figures {
             name: self.name.to_string(),
             pid: std::process::id(),
-            uptime_us: micros(self.began.0.elapsed()),
+            uptime_us: self.now_us(),
             generation,
             oldest: self.gate.oldest(generation),
             in_flight: counts.in_flight,

@@ -5,7 +5,6 @@ use crate::wire::message::{IoFigures, Latency};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 /// Latencies of more than 2^30 µs (18 minutes) share the last bucket.
 const BUCKETS: usize = 32;
@@ -27,10 +26,10 @@ struct Requests {
 }
 
 impl Requests {
-    fn finished(&self, bytes: u64, took: Duration) {
+    fn finished(&self, bytes: u64, took_us: u64) {
         add(&self.bytes, bytes);
-        add(&self.took_us, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
-        add(&self.took[bucket(took)], 1);
+        add(&self.took_us, took_us);
+        add(&self.took[bucket(took_us)], 1);
     }
 
     fn add_to(&self, requests: &mut u64, bytes: &mut u64, latency: &mut Latency) {
@@ -63,13 +62,13 @@ fn add(counter: &AtomicU64, by: u64) {
 }
 
 impl Counters {
-    pub(super) fn finished(&self, kind: Kind, bytes: u64, took: Duration) {
+    pub(super) fn finished(&self, kind: Kind, bytes: u64, took_us: u64) {
         let requests = match kind {
             Kind::Read => &self.reads,
             Kind::Write => &self.writes,
             Kind::Flush => &self.flushes,
         };
-        requests.finished(bytes, took);
+        requests.finished(bytes, took_us);
     }
 
     pub(super) fn failed(&self) {
@@ -92,9 +91,8 @@ impl Counters {
 }
 
 /// Bucket i is for less than 2^i microseconds and not less than 2^(i-1).
-fn bucket(took: Duration) -> usize {
-    let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    ((u64::BITS - us.leading_zeros()) as usize).min(BUCKETS - 1)
+fn bucket(took_us: u64) -> usize {
+    ((u64::BITS - took_us.leading_zeros()) as usize).min(BUCKETS - 1)
 }
 
 /// The counters of one thing after another, found by id.
@@ -251,14 +249,12 @@ mod tests {
 
     #[test]
     fn buckets_are_powers_of_two_of_a_microsecond() {
-        let of_ns = |ns| bucket(Duration::from_nanos(ns));
-        assert_eq!(of_ns(999), 0);
-        assert_eq!(of_ns(1_000), 1);
-        assert_eq!(of_ns(1_999), 1);
-        assert_eq!(of_ns(2_000), 2);
-        assert_eq!(of_ns(1_023_999), 10);
-        assert_eq!(of_ns(1_024_000), 11);
-        assert_eq!(bucket(Duration::MAX), BUCKETS - 1);
+        assert_eq!(bucket(0), 0);
+        assert_eq!(bucket(1), 1);
+        assert_eq!(bucket(2), 2);
+        assert_eq!(bucket(1_023), 10);
+        assert_eq!(bucket(1_024), 11);
+        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
     }
 
     #[test]
@@ -266,13 +262,13 @@ mod tests {
         let book = Arc::new(Book::default());
         let (a, b) = (VolumeId(9), VolumeId(2));
         let mut ended = book.tally();
-        ended.volume(a).finished(Kind::Read, 10, Duration::from_micros(5));
+        ended.volume(a).finished(Kind::Read, 10, 5);
         ended.volume(b).wrote(7);
         drop(ended);
         let mut first = book.tally();
         let mut second = book.tally();
-        first.volume(a).finished(Kind::Read, 1, Duration::from_micros(5));
-        second.volume(a).finished(Kind::Write, 2, Duration::ZERO);
+        first.volume(a).finished(Kind::Read, 1, 5);
+        second.volume(a).finished(Kind::Write, 2, 0);
         second.disk(DiskId(1)).failed();
         assert_eq!(
             lock(&book.shards).len(),

@@ -19,8 +19,9 @@
 //! the life, and by the table, that it began with.
 
 use super::figures::Kind;
-use super::way::Step;
-use super::{Answer, Apparatus, Failure, Reply, Request, Tools, lock};
+use super::io::micros;
+use super::way::{Ready, Verdict};
+use super::{Apparatus, Failure, Tools, lock};
 use crate::error::Result;
 use crate::member::DiskMarks;
 use crate::units::{DiskId, Generation, VolumeId};
@@ -30,11 +31,9 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 impl Apparatus {
-    pub(super) fn flush<'a, R: Reply>(&self, tools: &mut Tools, request: Request<'a, R>) -> Step<'a, R> {
-        match self.make_durable(tools, request.volume) {
-            Ok(()) => self.answer(tools, request, Answer::Done, 0),
-            Err(failure) => self.fail(tools, request, failure),
-        }
+    pub(super) fn flush<'d>(&self, tools: &mut Tools, volume: VolumeId) -> Result<Verdict<'d>, Failure> {
+        self.make_durable(tools, volume)?;
+        Ok(Verdict::Ready(Ready::Done(0)))
     }
 
     fn make_durable(&self, tools: &mut Tools, volume: VolumeId) -> Result<(), Failure> {
@@ -66,7 +65,7 @@ impl Apparatus {
         };
         match told {
             Ok(()) => {
-                counters.finished(Kind::Flush, 0, began.elapsed());
+                counters.finished(Kind::Flush, 0, micros(began.elapsed()));
                 Ok(())
             }
             Err(error) => {

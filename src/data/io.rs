@@ -2,10 +2,8 @@
 
 use super::figures::Kind;
 use super::request::{Progress, Summary};
-use super::way::Step;
-use super::{
-    Answer, Apparatus, BoxedReply, Delivery, Failure, Operation, Owned, Reply, Request, Role, Tools,
-};
+use super::way::{Ready, Verdict};
+use super::{Apparatus, Delivery, Failure, Operation, Reply, Request, Role, Tools};
 use crate::disk::{Disk, View};
 use crate::table::Missing;
 use crate::units::{DiskId, Generation, VolumeId, VolumeOffset};
@@ -16,55 +14,33 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 impl Apparatus {
-    pub(super) fn read<'a, R: Reply>(
-        &self,
+    pub(super) fn read<'d>(
+        &'d self,
         tools: &mut Tools,
+        disks: &'d View,
         role: Role,
-        request: Request<'a, R>,
+        volume: VolumeId,
         at: VolumeOffset,
         len: u64,
-    ) -> Step<'a, R> {
-        match self.locate(tools, request.volume, at, len) {
-            Err(failure) => return self.fail(tools, request, failure),
-            Ok(None) => return self.answer(tools, request, Answer::Data(&[]), 0),
-            Ok(Some(_)) => (),
+    ) -> Result<Verdict<'d>, Failure> {
+        if self.locate(tools, volume, at, len)?.is_none() {
+            return Ok(Verdict::Ready(Ready::Mapped(&[], None)));
         }
-        let disks = self.disks.view();
-        if role == Role::Reader && is_cold(tools, &disks) {
-            match self.one_reader_waits() {
-                Some(waiting) => {
-                    let step = self.reply(tools, &disks, request);
-                    drop(waiting);
-                    return step;
-                }
-                None => {
-                    return Step::Elsewhere(Request {
-                        fetched: true,
-                        ..request.own()
-                    });
-                }
+        let mut waiting = None;
+        if role == Role::Reader && is_cold(tools, disks) {
+            waiting = self.one_reader_waits();
+            if waiting.is_none() {
+                return Ok(Verdict::Cold);
             }
         }
-        self.reply(tools, &disks, request)
-    }
-
-    /// Answers a read from where it was located.
-    fn reply<'a, R: Reply>(&self, tools: &mut Tools, disks: &View, request: Request<'a, R>) -> Step<'a, R> {
         if let [piece] = tools.pieces[..]
             && let Some(disk) = disks.get(piece.disk)
             && let Some(bytes) = disk.mapped(piece.at, to_usize(piece.len))
         {
-            return self.answer(tools, request, Answer::Data(bytes), piece.len);
+            return Ok(Verdict::Ready(Ready::Mapped(bytes, waiting)));
         }
-        match self.gather(tools, disks) {
-            Err(failure) => self.fail(tools, request, failure),
-            Ok(len) => {
-                let buffer = std::mem::take(&mut tools.buffer);
-                let step = self.answer(tools, request, Answer::Data(&buffer[..len]), len as u64);
-                tools.buffer = buffer;
-                step
-            }
-        }
+        let gathered = self.gather(tools, disks)?;
+        Ok(Verdict::Ready(Ready::Gathered(gathered)))
     }
 
     /// Leave for a reader thread to wait for a disk itself, which is quicker than handing the request over: as long as another reader
@@ -76,6 +52,7 @@ impl Apparatus {
     }
 
     /// Reads all pieces into the buffer.
+    #[cold]
     fn gather(&self, tools: &mut Tools, disks: &View) -> Result<usize, Failure> {
         let total = to_usize(tools.pieces.iter().map(|piece| piece.len).sum());
         if tools.buffer.len() < total {
@@ -95,28 +72,42 @@ impl Apparatus {
     }
 
     /// A write or zeroing.
-    pub(super) fn change<'a, R: Reply>(&self, tools: &mut Tools, mut request: Request<'a, R>) -> Step<'a, R> {
-        if let Progress::Reached { generation, bytes } = request.progress
-            && self
-                .table
-                .unmoved(request.volume, request.span().start, bytes, generation)
-        {
-            tools.pieces.clear();
-            return self.changed(tools, request, bytes);
-        }
-        match self.put(tools, &request) {
-            Err(failure) => self.fail(tools, request, failure),
-            Ok((generation, bytes)) => {
-                request.progress = Progress::Reached { generation, bytes };
-                self.changed(tools, request, bytes)
+    pub(super) fn change<'d, R: Reply>(
+        &self,
+        tools: &mut Tools,
+        disks: &View,
+        request: &mut Request<'_, R>,
+    ) -> Result<Verdict<'d>, Failure> {
+        let bytes = match request.progress {
+            Progress::Reached { generation, bytes } if self.is_unmoved(request, generation, bytes) => {
+                tools.pieces.clear();
+                bytes
             }
-        }
+            _ => {
+                let (generation, bytes) = self.put(tools, disks, request)?;
+                request.progress = Progress::Reached { generation, bytes };
+                bytes
+            }
+        };
+        // Before the answer: whoever has it may ask for the time of modification at once.
+        tools.tally.volume(request.volume).wrote(self.now_us());
+        Ok(match request.operation {
+            Operation::Write { durable: true, .. } => Verdict::FlushFirst(bytes),
+            Operation::Write { .. } => Verdict::Ready(Ready::Written(bytes)),
+            _ => Verdict::Ready(Ready::Done(bytes)),
+        })
+    }
+
+    fn is_unmoved<R: Reply>(&self, request: &Request<'_, R>, since: Generation, bytes: u64) -> bool {
+        let start = request.span().start;
+        self.table.unmoved(request.volume, start, bytes, since)
     }
 
     /// Carries it out on the disks. Answers by which table, and how many bytes lay inside the volume.
     fn put<R: Reply>(
         &self,
         tools: &mut Tools,
+        disks: &View,
         request: &Request<'_, R>,
     ) -> Result<(Generation, u64), Failure> {
         let (at, len, partly) = match &request.operation {
@@ -132,11 +123,10 @@ impl Apparatus {
         if inside < len && !partly || inside == 0 && is_write && len > 0 {
             return Err(Failure::PastEnd);
         }
-        let disks = self.disks.view();
         let mut done = 0;
         for i in 0..tools.pieces.len() {
             let piece = tools.pieces[i];
-            let disk = self.open_disk(&disks, piece.disk)?;
+            let disk = self.open_disk(disks, piece.disk)?;
             let put = match &request.operation {
                 Operation::Write { data, .. } => disk.write_at(part(data, done, piece.len), piece.at),
                 Operation::Zero { punch, .. } => disk.zero(piece.at, piece.len, *punch),
@@ -151,22 +141,6 @@ impl Apparatus {
             done += piece.len;
         }
         Ok((generation, inside))
-    }
-
-    /// The end of a write or zeroing that has reached its disks.
-    fn changed<'a, R: Reply>(&self, tools: &mut Tools, request: Request<'a, R>, bytes: u64) -> Step<'a, R> {
-        // Before the answer: whoever has it may ask for the time of modification at once.
-        let at = self.began.0.elapsed();
-        tools.tally.volume(request.volume).wrote(micros(at));
-        match request.operation {
-            Operation::Write { durable: true, .. } if self.line.fenced() => Step::Fenced(request),
-            Operation::Write { durable: true, .. } => {
-                self.count(tools, &request.summary(), bytes, Delivery::Taken);
-                Step::Elsewhere(then_flush(request, bytes))
-            }
-            Operation::Write { .. } => self.answer(tools, request, Answer::Written(bytes), bytes),
-            _ => self.answer(tools, request, Answer::Done, bytes),
-        }
     }
 
     /// Where the part of the range lies that is inside the volume: by which table, and how long it is. `None`: no part is.
@@ -197,40 +171,6 @@ impl Apparatus {
         Ok(None)
     }
 
-    /// Answers, unless fenced.
-    pub(super) fn answer<'a, R: Reply>(
-        &self,
-        tools: &mut Tools,
-        request: Request<'a, R>,
-        answer: Answer<'_>,
-        bytes: u64,
-    ) -> Step<'a, R> {
-        if self.line.fenced() {
-            return Step::Fenced(request);
-        }
-        let summary = request.summary();
-        let delivery = request.reply.send(answer);
-        self.count(tools, &summary, bytes, delivery);
-        Step::Over
-    }
-
-    /// Answers that it cannot be done, unless fenced: a fenced apparatus's table may be old.
-    pub(super) fn fail<'a, R: Reply>(
-        &self,
-        tools: &mut Tools,
-        request: Request<'a, R>,
-        failure: Failure,
-    ) -> Step<'a, R> {
-        if self.line.fenced() {
-            return Step::Fenced(request);
-        }
-        if matches!(failure, Failure::Disk | Failure::NotHardened) {
-            tools.tally.volume(request.volume).failed();
-        }
-        request.reply.send(Answer::Failed(failure));
-        Step::Over
-    }
-
     pub(super) fn open_disk<'d>(&self, disks: &'d View, id: DiskId) -> Result<&'d Arc<Disk>, Failure> {
         // The operator was told when it could not be opened.
         disks.get(id).ok_or(Failure::Disk)
@@ -242,17 +182,15 @@ impl Apparatus {
     }
 
     /// Counts a request that was not refused, for its volume and for each disk that it used.
-    fn count(&self, tools: &mut Tools, summary: &Summary, bytes: u64, delivery: Delivery) {
+    pub(super) fn count(&self, tools: &mut Tools, summary: &Summary, bytes: u64, delivery: Delivery) {
         let Some(kind) = summary.kind else { return };
-        let took = summary.since.elapsed();
-        let counters = tools.tally.volume(summary.volume);
-        counters.finished(kind, bytes, took);
-        match kind {
-            Kind::Read => tools.cold.took(took, bytes),
-            Kind::Write | Kind::Flush => (),
+        let took_us = micros(summary.since.elapsed());
+        tools.tally.volume(summary.volume).finished(kind, bytes, took_us);
+        if kind == Kind::Read {
+            tools.cold.took(took_us, bytes);
         }
         for piece in &tools.pieces {
-            tools.tally.disk(piece.disk).finished(kind, piece.len, took);
+            tools.tally.disk(piece.disk).finished(kind, piece.len, took_us);
         }
         if delivery == Delivery::Unreadable {
             self.unreadable(tools, summary.volume);
@@ -274,7 +212,7 @@ impl Apparatus {
 }
 
 /// Counts a reader thread that waits for a disk.
-struct Waiting<'a>(&'a AtomicUsize);
+pub(super) struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
@@ -301,22 +239,11 @@ fn is_cold(tools: &mut Tools, disks: &View) -> bool {
     cold
 }
 
-/// A flush that ends as the write does that it belongs to. The write could be acknowledged now as any other, so what it wrote stays,
-/// whatever happens before the flush is done.
-fn then_flush<R: Reply>(request: Request<'_, R>, bytes: u64) -> Owned {
-    let (volume, reply) = (request.volume, request.reply);
-    let reply = BoxedReply::new(move |answer| match answer {
-        Answer::Failed(failure) => reply.send(Answer::Failed(failure)),
-        _ => reply.send(Answer::Written(bytes)),
-    });
-    Request::new(volume, Operation::Flush, reply)
-}
-
 fn part(data: &[u8], from: u64, len: u64) -> &[u8] {
     &data[to_usize(from)..to_usize(from + len)]
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 

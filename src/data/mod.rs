@@ -36,6 +36,7 @@ use crate::gate::{Bounds, Gate, Lane};
 use crate::member::{DiskMarks, MemberTable, MyLine};
 use crate::pool::model::{DiskRecord, VolumeRecord};
 use crate::pool::names::Name;
+use crate::sys;
 use crate::table::{Piece, Reader, Table};
 use crate::units::{DiskId, Generation, VolumeId};
 use cold::ColdWatch;
@@ -46,7 +47,7 @@ use keeper::Keeper;
 use space::Room;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use workers::Workers;
 
 /// Bounds of an apparatus's data path.
@@ -145,7 +146,8 @@ pub struct Apparatus {
     waiting_readers: AtomicUsize,
     notices: OnceLock<Sender<Notice>>,
     missed_notice: AtomicBool,
-    began: (Instant, SystemTime),
+    /// By [`sys::coarse_us`], and by the calendar.
+    began: (u64, SystemTime),
 }
 
 /// What a serving thread is for.
@@ -181,6 +183,8 @@ impl Apparatus {
     /// # Errors
     /// When a thread cannot be started.
     pub fn start(parts: Parts) -> Result<Arc<Self>> {
+        // The first look at this clock takes a millisecond to learn how fast the processor counts: hosts do not wait for that.
+        quanta::Instant::now();
         let limits = parts.limits;
         let bounds = Bounds {
             lanes: limits.readers + limits.workers,
@@ -211,7 +215,7 @@ impl Apparatus {
             waiting_readers: AtomicUsize::new(0),
             notices: OnceLock::new(),
             missed_notice: AtomicBool::new(false),
-            began: (Instant::now(), SystemTime::now()),
+            began: (sys::coarse_us(), SystemTime::now()),
         });
         let started = workers::start_first(&apparatus).and_then(|()| keeper::start(&apparatus));
         if let Err(error) = started {
@@ -301,6 +305,11 @@ impl Apparatus {
     pub fn end(&self) {
         self.keeper.end();
         self.workers.end();
+    }
+
+    /// Microseconds since it began, to within a tick of the kernel: as file systems tell times.
+    fn now_us(&self) -> u64 {
+        sys::coarse_us().saturating_sub(self.began.0)
     }
 
     fn tell_kernel(&self, notice: Notice) {

@@ -4,8 +4,8 @@ use super::figures::Kind;
 use crate::gate::{Access, Parkable};
 use crate::pool::model::Span;
 use crate::units::{Generation, VolumeId, VolumeOffset};
+use quanta::Instant;
 use std::borrow::Cow;
-use std::time::Instant;
 
 /// What a host asks for. `'a` is how long the data of a write is lent.
 #[derive(Debug)]
@@ -186,6 +186,7 @@ impl<'a, R: Reply> Request<'a, R> {
     }
 
     /// The same with its own copy of the data.
+    #[cold]
     pub(super) fn own(self) -> Owned {
         let operation = match self.operation {
             Operation::Read { at, len } => Operation::Read { at, len },
@@ -206,6 +207,27 @@ impl<'a, R: Reply> Request<'a, R> {
             since: self.since,
             fetched: self.fetched,
         }
+    }
+
+    /// The same, after its disk has been told to read what it asks for.
+    #[cold]
+    pub(super) fn fetched(self) -> Owned {
+        Request {
+            fetched: true,
+            ..self.own()
+        }
+    }
+
+    /// A flush that ends as this write does. The write could be acknowledged now as any other, so what it wrote stays, whatever
+    /// happens before the flush is done.
+    #[cold]
+    pub(super) fn then_flush(self, bytes: u64) -> Owned {
+        let (volume, reply) = (self.volume, self.reply);
+        let reply = BoxedReply::new(move |answer| match answer {
+            Answer::Failed(failure) => reply.send(Answer::Failed(failure)),
+            _ => reply.send(Answer::Written(bytes)),
+        });
+        Request::new(volume, Operation::Flush, reply)
     }
 
     /// The bytes that it touches. A flush touches none: it looks at no home of any byte, so no hold concerns it.

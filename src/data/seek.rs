@@ -1,7 +1,8 @@
 //! `SEEK_DATA` and `SEEK_HOLE`: what the disks say, put together along the volume.
 
-use super::way::Step;
-use super::{Answer, Apparatus, Failure, Reply, Request, Target, Tools};
+use super::way::{Ready, Verdict};
+use super::{Apparatus, Failure, Target, Tools};
+use crate::disk::View;
 use crate::units::{VolumeId, VolumeOffset};
 use std::ops::Range;
 
@@ -9,29 +10,29 @@ use std::ops::Range;
 const WINDOW: u64 = 256 << 20;
 
 impl Apparatus {
-    pub(super) fn seek<'a, R: Reply>(
+    pub(super) fn seek<'d>(
         &self,
         tools: &mut Tools,
-        request: Request<'a, R>,
+        disks: &View,
+        volume: VolumeId,
         at: VolumeOffset,
         to: Target,
-    ) -> Step<'a, R> {
-        match self.find(tools, request.volume, at, to) {
-            Ok(found) => self.answer(tools, request, Answer::Found(found), 0),
-            Err(failure) => self.fail(tools, request, failure),
-        }
+    ) -> Result<Verdict<'d>, Failure> {
+        let found = self.find(tools, disks, volume, at, to)?;
+        Ok(Verdict::Ready(Ready::Found(found)))
     }
 
     fn find(
         &self,
         tools: &mut Tools,
+        disks: &View,
         volume: VolumeId,
         at: VolumeOffset,
         to: Target,
     ) -> Result<VolumeOffset, Failure> {
         let mut from = at.0;
         while let Some((_, inside)) = self.locate(tools, volume, VolumeOffset(from), WINDOW)? {
-            if let Some(found) = self.find_in_pieces(tools, from, to)? {
+            if let Some(found) = self.find_in_pieces(tools, disks, from, to)? {
                 return Ok(VolumeOffset(found));
             }
             from += inside;
@@ -43,10 +44,15 @@ impl Apparatus {
     }
 
     /// Looks through the pieces, of which the first begins at `from` in the volume.
-    fn find_in_pieces(&self, tools: &mut Tools, mut from: u64, to: Target) -> Result<Option<u64>, Failure> {
-        let disks = self.disks.view();
+    fn find_in_pieces(
+        &self,
+        tools: &mut Tools,
+        disks: &View,
+        mut from: u64,
+        to: Target,
+    ) -> Result<Option<u64>, Failure> {
         for piece in &tools.pieces {
-            let disk = self.open_disk(&disks, piece.disk)?;
+            let disk = self.open_disk(disks, piece.disk)?;
             let runs = disk.data_runs(piece.at, piece.len);
             let runs = runs.map_err(|error| self.disk_failed(disk, "seek", &error))?;
             let place = piece.at.0..piece.at.0 + piece.len;

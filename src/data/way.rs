@@ -1,18 +1,40 @@
 //! The way itself: in at the gate, what happens inside, and where a request goes that cannot be finished now.
 
-use super::{Answer, Apparatus, Desk, Operation, Owned, Reply, Request, Role, Tools};
-use crate::gate::{Access, Entry, Parked};
+use super::io::Waiting;
+use super::request::Summary;
+use super::{Answer, Apparatus, Delivery, Desk, Failure, Operation, Owned, Reply, Request, Role, Tools};
+use crate::disk::View;
+use crate::gate::{Access, Entry, Parked, Pass};
 use crate::pool::model::Span;
-use crate::units::ChangeId;
+use crate::units::{ChangeId, VolumeOffset};
 
-/// What became of a request inside the gate.
-pub(super) enum Step<'a, R> {
-    /// It is answered.
-    Over,
-    /// The fence word was seen set before it was acknowledged.
-    Fenced(Request<'a, R>),
-    /// This goes on in its place, on a worker.
-    Elsewhere(Owned),
+/// What carrying a request out has come to. It has not been answered: the fence word is looked at first.
+pub(super) enum Verdict<'d> {
+    /// It can be answered.
+    Ready(Ready<'d>),
+    /// A read that would wait for its disk, which has been told to read: a worker is to wait.
+    Cold,
+    /// A write of so many bytes that is to be flushed before it is acknowledged.
+    FlushFirst(u64),
+}
+
+/// What is answered.
+pub(super) enum Ready<'d> {
+    /// A read, from one mapping. Whoever answers it may wait for the disk, and counts as waiting.
+    Mapped(
+        &'d [u8],
+        #[expect(dead_code, reason = "held only to be dropped")] Option<Waiting<'d>>,
+    ),
+    /// A read of so many bytes, which are in the desk's buffer.
+    Gathered(usize),
+    /// A write of so many bytes.
+    Written(u64),
+    /// A flush, or zeroing of so many bytes.
+    Done(u64),
+    /// A seek.
+    Found(VolumeOffset),
+    /// None of these.
+    Failed(Failure),
 }
 
 /// What is left to do once the gate has been left.
@@ -30,10 +52,19 @@ impl Apparatus {
     /// Serves a request: to its answer, or until a worker or the gate has it.
     pub fn serve<R: Reply>(&self, desk: &mut Desk, request: Request<'_, R>) {
         let role = desk.role;
-        let mut after = match role {
+        let after = match role {
             Role::Reader if request.may_wait() => self.delegate(request.own()),
             _ => self.attempt(desk, role, request),
         };
+        match after {
+            After::Nothing => (),
+            after => self.go_on(desk, after),
+        }
+    }
+
+    #[cold]
+    fn go_on(&self, desk: &mut Desk, mut after: After) {
+        let role = desk.role;
         loop {
             after = match after {
                 After::Nothing => return,
@@ -49,32 +80,83 @@ impl Apparatus {
         }
     }
 
-    fn attempt<R: Reply>(&self, desk: &mut Desk, role: Role, request: Request<'_, R>) -> After {
+    /// Once through the gate. The lane is left when this returns, after the answer.
+    fn attempt<R: Reply>(&self, desk: &mut Desk, role: Role, mut request: Request<'_, R>) -> After {
         let Desk { lane, tools, .. } = desk;
         let (span, access) = (request.span(), request.access());
-        match self.gate.enter(lane, span, access, self.table.generation()) {
-            Entry::Held => self.park(request.own(), span, access),
-            Entry::Open(pass) => match self.inside(tools, role, request) {
-                Step::Over => After::Nothing,
-                Step::Fenced(request) => {
-                    // Closed and parked before the lane is left: the gate opens again only when all lanes have been left, so
-                    // this cannot close it behind the back of a rejoin.
-                    self.saw_fence();
-                    let after = self.park(request.own(), span, access);
-                    drop(pass);
-                    after
-                }
-                Step::Elsewhere(request) => {
-                    drop(pass);
-                    match role {
-                        Role::Reader => self.delegate(request),
-                        Role::Worker => After::Again(request),
-                    }
-                }
-            },
+        let Entry::Open(pass) = self.gate.enter(lane, span, access, self.table.generation()) else {
+            return self.park(request.own(), span, access);
+        };
+        if self.line.fenced() {
+            return self.park_fenced(pass, request.own(), span, access);
+        }
+        let disks = self.disks.view();
+        let verdict = self.carry_out(tools, &disks, role, &mut request);
+        if self.line.fenced() {
+            return self.park_fenced(pass, request.own(), span, access);
+        }
+        match verdict {
+            Verdict::Ready(ready) => {
+                self.answer(tools, request, ready);
+                After::Nothing
+            }
+            Verdict::Cold => self.elsewhere(pass, role, request.fetched()),
+            Verdict::FlushFirst(bytes) => {
+                self.count(tools, &request.summary(), bytes, Delivery::Taken);
+                self.elsewhere(pass, role, request.then_flush(bytes))
+            }
         }
     }
 
+    fn carry_out<'d, R: Reply>(
+        &'d self,
+        tools: &mut Tools,
+        disks: &'d View,
+        role: Role,
+        request: &mut Request<'_, R>,
+    ) -> Verdict<'d> {
+        let verdict = match request.operation {
+            Operation::Read { at, len } => self.read(tools, disks, role, request.volume, at, len),
+            Operation::Write { .. } | Operation::Zero { .. } => self.change(tools, disks, request),
+            Operation::Flush => self.flush(tools, request.volume),
+            Operation::Seek { at, to } => self.seek(tools, disks, request.volume, at, to),
+        };
+        verdict.unwrap_or_else(|failure| Verdict::Ready(Ready::Failed(failure)))
+    }
+
+    fn answer<R: Reply>(&self, tools: &mut Tools, request: Request<'_, R>, ready: Ready<'_>) {
+        let summary = request.summary();
+        let (answer, bytes) = match &ready {
+            Ready::Mapped(bytes, _) => (Answer::Data(bytes), bytes.len() as u64),
+            Ready::Gathered(len) => (Answer::Data(&tools.buffer[..*len]), *len as u64),
+            Ready::Written(bytes) => (Answer::Written(*bytes), *bytes),
+            Ready::Done(bytes) => (Answer::Done, *bytes),
+            Ready::Found(at) => (Answer::Found(*at), 0),
+            Ready::Failed(failure) => return self.fail(tools, &summary, request.reply, *failure),
+        };
+        let delivery = request.reply.send(answer);
+        self.count(tools, &summary, bytes, delivery);
+    }
+
+    #[cold]
+    fn fail<R: Reply>(&self, tools: &mut Tools, summary: &Summary, reply: R, failure: Failure) {
+        if matches!(failure, Failure::Disk | Failure::NotHardened) {
+            tools.tally.volume(summary.volume).failed();
+        }
+        reply.send(Answer::Failed(failure));
+    }
+
+    /// This goes on in the place of a request that cannot be finished here.
+    #[cold]
+    fn elsewhere(&self, pass: Pass<'_>, role: Role, request: Owned) -> After {
+        drop(pass);
+        match role {
+            Role::Reader => self.delegate(request),
+            Role::Worker => After::Again(request),
+        }
+    }
+
+    #[cold]
     fn delegate(&self, request: Owned) -> After {
         match self.offer(request) {
             Ok(()) => After::Nothing,
@@ -82,6 +164,7 @@ impl Apparatus {
         }
     }
 
+    #[cold]
     fn park(&self, request: Owned, span: Span, access: Access) -> After {
         if let Some(failure) = self.keeper.given_up() {
             request.reply.send(Answer::Failed(failure));
@@ -94,22 +177,15 @@ impl Apparatus {
         }
     }
 
-    /// Fenced, as far as a request has seen: nothing goes in any more, and the control thread is to rejoin.
-    fn saw_fence(&self) {
+    /// Fenced, as far as a request has seen: nothing goes in any more, and the control thread is to rejoin. Closed and parked before the
+    /// lane is left: the gate opens again only when all lanes have been left, so this cannot close it behind the back of a rejoin.
+    #[cold]
+    fn park_fenced(&self, pass: Pass<'_>, request: Owned, span: Span, access: Access) -> After {
         self.gate.close();
         self.keeper.closed();
         self.bell.ring();
-    }
-
-    fn inside<'a, R: Reply>(&self, tools: &mut Tools, role: Role, request: Request<'a, R>) -> Step<'a, R> {
-        if self.line.fenced() {
-            return Step::Fenced(request);
-        }
-        match request.operation {
-            Operation::Read { at, len } => self.read(tools, role, request, at, len),
-            Operation::Write { .. } | Operation::Zero { .. } => self.change(tools, request),
-            Operation::Flush => self.flush(tools, request),
-            Operation::Seek { at, to } => self.seek(tools, request, at, to),
-        }
+        let after = self.park(request, span, access);
+        drop(pass);
+        after
     }
 }
