@@ -12,6 +12,8 @@ pub(crate) struct Reading {
     pub(crate) iops: f64,
     /// 99th percentile of the completion latency, in microseconds.
     pub(crate) p99_us: f64,
+    /// Requests in all.
+    pub(crate) requests: f64,
 }
 
 /// How long, and how much of the file.
@@ -36,10 +38,16 @@ pub(crate) fn run(path: &Path, cell: &Cell, load: Load) -> Result<Reading, Box<d
             "--name=cell",
             "--output-format=json",
             "--direct=1",
-            "--time_based",
             "--group_reporting",
+            "--randrepeat=1",
+            "--allow_file_create=0",
         ])
-        .args(["--norandommap", "--randrepeat=1", "--allow_file_create=0"])
+        // What is cold is read once: the second time it would not be.
+        .args(if cell.cold {
+            &[][..]
+        } else {
+            &["--time_based", "--norandommap"]
+        })
         .arg(format!("--filename={}", path.display()))
         .arg(format!("--rw={}", cell.pattern))
         .arg(format!("--bs={}", cell.block))
@@ -74,6 +82,7 @@ fn parse(json: &[u8], read: bool) -> Option<Reading> {
         .and_then(|all| all.get("99.000000"));
     Some(Reading {
         iops: side.get("iops")?.as_f64()?,
+        requests: side.get("total_ios")?.as_f64()?,
         p99_us: p99.and_then(serde_json::Value::as_f64).unwrap_or(f64::NAN) / 1000.0,
     })
 }
@@ -85,10 +94,11 @@ mod tests {
     #[test]
     fn reads_the_side_that_was_asked_for() {
         let json = br#"note: x
-            {"jobs":[{"read":{"iops":1.5,"clat_ns":{"percentile":{"99.000000":9000}}},
-                      "write":{"iops":7.0,"clat_ns":{"percentile":{"99.000000":4000}}}}]}"#;
+            {"jobs":[{"read":{"iops":1.5,"total_ios":3,"clat_ns":{"percentile":{"99.000000":9000}}},
+                      "write":{"iops":7.0,"total_ios":14,"clat_ns":{"percentile":{"99.000000":4000}}}}]}"#;
         let write = parse(json, false).unwrap();
         assert!((write.iops - 7.0).abs() < 1e-9 && (write.p99_us - 4.0).abs() < 1e-9);
+        assert!((write.requests - 14.0).abs() < 1e-9);
         assert!((parse(json, true).unwrap().iops - 1.5).abs() < 1e-9);
         assert!(parse(b"no figures", true).is_none());
     }

@@ -266,7 +266,10 @@ fn measure(
         .collect();
     for round in 0..args.rounds {
         for (at, cell) in cells.iter().enumerate() {
-            for (target, row) in targets.iter().zip(&mut rows) {
+            // Another one is first each time: what the one before leaves behind is for all.
+            let mut turns: Vec<_> = targets.iter().zip(&mut rows).collect();
+            turns.rotate_left(usize::try_from(round)? % targets.len().max(1));
+            for (target, row) in turns {
                 let load = fio::Load {
                     seconds: args.seconds,
                     bytes: ground.bytes,
@@ -289,9 +292,7 @@ fn reading(target: &Target, cell: &Cell, load: fio::Load, samples: &mut Samples)
     samples.iops.push(found.iops);
     samples.p99_us.push(found.p99_us);
     if let (Some(before), Some(after)) = (before, target.cpu()) {
-        samples
-            .cpu_us
-            .push((after - before) * 1e6 / (found.iops * load.seconds));
+        samples.cpu_us.push((after - before) * 1e6 / found.requests);
     }
     Ok(())
 }

@@ -48,19 +48,32 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    fn iops(&self, row: &str, cell: usize) -> Option<f64> {
+    fn readings(&self, row: &str, cell: usize) -> Option<&[f64]> {
         let found = self.rows.iter().find(|(name, _)| name == row)?;
-        let value = median(&found.1.get(cell)?.iops);
+        Some(&found.1.get(cell)?.iops)
+    }
+
+    fn iops(&self, row: &str, cell: usize) -> Option<f64> {
+        let value = median(self.readings(row, cell)?);
         value.is_finite().then_some(value)
     }
 
     /// The best of the rows whose name starts so.
-    fn best(&self, start: &str, cell: usize) -> Option<f64> {
-        self.rows
-            .iter()
-            .filter(|(name, _)| name.starts_with(start))
-            .filter_map(|(name, _)| self.iops(name, cell))
-            .max_by(f64::total_cmp)
+    fn best(&self, start: &str, cell: usize) -> Option<&str> {
+        let names = self.rows.iter().map(|(name, _)| name.as_str());
+        let rated = names
+            .filter(|name| name.starts_with(start))
+            .filter_map(|name| Some((name, self.iops(name, cell)?)));
+        rated.max_by(|a, b| a.1.total_cmp(&b.1)).map(|best| best.0)
+    }
+
+    /// How much faster one row is than another: the median over the rounds of the ratio in each, because a machine is faster in one
+    /// round than in the next.
+    fn ratio(&self, ours: &str, theirs: &str, cell: usize) -> Option<f64> {
+        let (ours, theirs) = (self.readings(ours, cell)?, self.readings(theirs, cell)?);
+        let ratios: Vec<_> = ours.iter().zip(theirs).map(|(us, them)| us / them).collect();
+        let value = median(&ratios);
+        value.is_finite().then_some(value)
     }
 
     /// The whole report for people.
@@ -84,7 +97,7 @@ impl Report {
             cpu if cpu.is_finite() => format!("{cpu:.1}"),
             _ => "".into(),
         });
-        text.push_str("\nRatios.\n\n");
+        text.push_str("\nRatios, median of those in each round.\n\n");
         self.ratios(&mut text);
         for line in &self.skipped {
             let _infallible = writeln!(text, "\nLeft out: {line}");
@@ -121,9 +134,11 @@ impl Report {
             ("loop on apparatus", "loop on qemu-storage-daemon"),
             ("loop on apparatus", "loop on image, O_DIRECT"),
         ] {
-            let ratio = |cell| match (self.iops(ours, cell), self.best(theirs, cell)) {
-                (Some(us), Some(them)) => format!("{:.2}", us / them),
-                _ => String::new(),
+            let ratio = |cell| {
+                let ratio = self
+                    .best(theirs, cell)
+                    .and_then(|best| self.ratio(ours, best, cell));
+                ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"))
             };
             let shown: Vec<_> = (0..self.cells.len()).map(ratio).collect();
             if shown.iter().any(|ratio| !ratio.is_empty()) {
@@ -218,9 +233,9 @@ mod tests {
     fn median_is_the_middle_and_ratios_use_the_best_rival() {
         assert!((median(&[3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
         assert!((median(&[4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
-        let row = |iops: f64| {
+        let row = |iops: [f64; 3]| {
             vec![Samples {
-                iops: vec![iops],
+                iops: iops.to_vec(),
                 ..Samples::default()
             }]
         };
@@ -228,9 +243,9 @@ mod tests {
             ground: "tmpfs".into(),
             cells: vec!["c".into()],
             rows: vec![
-                ("apparatus".into(), row(90.0)),
-                ("bare fuser, 1 threads".into(), row(50.0)),
-                ("bare fuser, 2 threads".into(), row(100.0)),
+                ("apparatus".into(), row([90.0, 180.0, 45.0])),
+                ("bare fuser, 1 threads".into(), row([50.0; 3])),
+                ("bare fuser, 2 threads".into(), row([100.0, 200.0, 40.0])),
             ],
             skipped: Vec::new(),
         };
