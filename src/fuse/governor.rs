@@ -26,7 +26,7 @@ const GROWTH: u32 = 3;
 const MOST_PATIENCE: u32 = 640;
 /// Below so many requests a second every thread waits for them: nothing is to be gained, and none must wait for a thread.
 const QUIET: f64 = 2000.0;
-/// What a load begins with.
+/// What the first load begins with.
 const FIRST: usize = 2;
 
 /// Decides. Fed with the rate of each window, in requests a second.
@@ -83,15 +83,14 @@ impl Governor {
     /// A window has ended in which so many requests a second were served.
     pub(super) fn window(&mut self, rate: f64) {
         if rate < QUIET {
-            *self = Self::new(self.most);
+            *self = self.at_rest();
             return;
         }
         if self.quiet || self.is_other_load(rate) {
             *self = Self {
                 quiet: false,
-                best: self.best,
                 rate,
-                ..Self::new(self.most)
+                ..self.at_rest()
             };
             return;
         }
@@ -110,6 +109,14 @@ impl Governor {
             let mean = self.counted / f64::from(COUNTED);
             (self.windows, self.counted) = (0, 0.0);
             self.stage = self.after(mean);
+        }
+    }
+
+    /// Knows nothing of a load but what was best last: hosts come and go, and mostly want the same again.
+    fn at_rest(&self) -> Self {
+        Self {
+            best: self.best,
+            ..Self::new(self.most)
         }
     }
 
@@ -235,6 +242,17 @@ mod tests {
         assert_eq!(governor.number(), 2);
         run(&mut governor, &[321e3, 219e3], 100);
         assert_eq!(governor.number(), 1);
+    }
+
+    #[test]
+    fn a_load_that_comes_again_finds_the_number_that_was_best() {
+        let mut governor = Governor::new(4);
+        let rates = [321e3, 219e3, 200e3, 190e3];
+        run(&mut governor, &rates, 200);
+        governor.window(0.0);
+        assert_eq!(governor.number(), 4, "everybody waits while there is nothing to do");
+        let had = run(&mut governor, &rates, 7);
+        assert_eq!(had, [6, 0, 0, 1], "one at once, and nothing tried yet");
     }
 
     #[test]
