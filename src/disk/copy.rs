@@ -2,6 +2,7 @@
 
 use super::Disk;
 use super::faults::Operation;
+use super::io::PIECE;
 use super::open::Kind;
 use crate::sys;
 use crate::units::DiskOffset;
@@ -34,9 +35,6 @@ impl std::error::Error for CopyError {}
 /// File systems whose servers copy for themselves: NFS, CIFS, SMB2, Ceph. Elsewhere `copy_file_range` is a loop in the
 /// kernel, and slower than writing from the mapping.
 const COPYING_FILE_SYSTEMS: [u32; 4] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400];
-
-/// Most bytes given to one call: below what the kernel takes at once.
-const LARGEST: usize = 1 << 30;
 
 /// Whether all bytes are zero.
 #[must_use]
@@ -108,7 +106,7 @@ impl Disk {
         let mut done = rest.start;
         while done < rest.end {
             let (from, into) = (DiskOffset(at.0 + done), DiskOffset(to_at.0 + done));
-            let part = usize::try_from(rest.end - done).map_or(LARGEST, |len| len.min(LARGEST));
+            let part = usize::try_from(rest.end - done).map_or(PIECE, |len| len.min(PIECE));
             let Some(bytes) = self.mapped(from, part) else {
                 return Err(CopyError::Read(io::ErrorKind::UnexpectedEof.into()));
             };

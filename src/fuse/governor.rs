@@ -250,7 +250,11 @@ mod tests {
         let rates = [321e3, 219e3, 200e3, 190e3];
         run(&mut governor, &rates, 200);
         governor.window(0.0);
-        assert_eq!(governor.number(), 4, "everybody waits while there is nothing to do");
+        assert_eq!(
+            governor.number(),
+            4,
+            "everybody waits while there is nothing to do"
+        );
         let had = run(&mut governor, &rates, 7);
         assert_eq!(had, [6, 0, 0, 1], "one at once, and nothing tried yet");
     }

@@ -276,13 +276,15 @@ impl Ground<'_> {
     }
 }
 
-/// `bytes` is a whole number of MiB.
+/// `bytes` is a whole number of MiB. Written in the pieces that an apparatus writes in: on ext4 an image's later 4 KiB writes depend on it, and what is
+/// compared is not how images were made.
 fn fill(path: &Path, bytes: u64) -> Outcome<()> {
+    const PIECE: u32 = 256 << 10;
     let mut file = File::options().write(true).open(path)?;
-    let block: Vec<u8> = (0..1 << 20)
+    let block: Vec<u8> = (0..PIECE)
         .map(|i: u32| i.wrapping_mul(2_654_435_761).to_le_bytes()[3] | 1)
         .collect();
-    for _ in 0..bytes >> 20 {
+    for _ in 0..bytes / u64::from(PIECE) {
         file.write_all(&block)?;
     }
     file.sync_all()?;
