@@ -9,7 +9,6 @@ use crate::units::{
     DiskExtent, DiskId, DiskOffset, ExtentSize, Generation, VolumeExtent, VolumeId, VolumeOffset,
 };
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// A table. Cloning it costs little; a changed copy shares with it whatever is equal.
@@ -68,42 +67,31 @@ impl Face {
             at.0.checked_add(len)
                 .filter(|end| *end <= size.0)
                 .ok_or(Missing::PastEnd(size))?;
-        if len == 0 {
-            return Ok(());
-        }
         let shift = self.extent_size.shift();
-        let (first, last) = (VolumeExtent(at.0 >> shift), VolumeExtent((end - 1) >> shift));
         let mut next = at.0;
-        volume
-            .map
-            .overlapping(first, VolumeExtent(last.0 + 1), |segment| {
-                match self.piece(segment, next, end) {
-                    Some(piece) => {
-                        next += piece.len;
-                        push(pieces, piece);
-                        ControlFlow::Continue(())
-                    }
-                    None => ControlFlow::Break(()),
-                }
-            });
-        if next < end {
-            Err(Missing::Unmapped(VolumeOffset(next)))
-        } else {
-            Ok(())
+        while next < end {
+            let segment = volume
+                .map
+                .at(VolumeExtent(next >> shift))
+                .ok_or(Missing::Unmapped(VolumeOffset(next)))?;
+            let piece = self.piece(segment, next, end);
+            next += piece.len;
+            push(pieces, piece);
         }
+        Ok(())
     }
 
-    /// The part of the segment that is in `[next, end)` of the volume; `None` if it begins later.
-    fn piece(&self, segment: Segment, next: u64, end: u64) -> Option<Piece> {
+    /// The part of the segment that is in `[next, end)` of the volume; `next` is inside it.
+    fn piece(&self, segment: Segment, next: u64, end: u64) -> Piece {
         let shift = self.extent_size.shift();
-        let skip = next.checked_sub(segment.start.0 << shift)?;
+        let skip = next - (segment.start.0 << shift);
         let len = ((segment.home.len << shift) - skip).min(end - next);
         let at = DiskOffset((segment.home.start.0 << shift) + skip);
-        Some(Piece {
+        Piece {
             disk: segment.home.disk,
             at,
             len,
-        })
+        }
     }
 
     /// One past the last extent of this disk that any volume lies on. Looks at all segments of the volumes there.

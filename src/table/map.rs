@@ -1,12 +1,8 @@
-//! The segments of one volume: 24 bytes each, found by binary search.
+//! The segments of one volume, with what each disk has of them.
 //!
-//! Invariants, verified by [`SegmentMap::check`]:
-//!
-//! 1. Segments are in order and do not overlap; none is empty.
-//! 2. A segment does not continue the one before it, unless the two would be too long for one entry.
-//! 3. `extents` and `homes` are the sums over all segments.
+//! Invariant, verified by [`SegmentMap::check`]: `extents` and `homes` are the sums over all segments.
 
-use super::tree::Tree;
+use super::radix::{Home, Radix, Run, Start, push};
 use crate::pool::model::{Area, Segment};
 use crate::units::{DiskExtent, DiskId, VolumeExtent};
 use std::collections::BTreeMap;
@@ -15,60 +11,42 @@ use std::ops::ControlFlow;
 /// Extents of the volume, to their homes. Cloning it costs little, and shares what is not changed later.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SegmentMap {
-    tree: Tree<u64, Home>,
+    tree: Radix,
     homes: BTreeMap<DiskId, u64>,
     extents: u64,
-}
-
-/// Where a segment lies, and its length.
-#[derive(Clone, Copy, Debug)]
-struct Home {
-    start: u64,
-    len: u32,
-    disk: DiskId,
-}
-
-impl Home {
-    fn at(&self, start: u64) -> Segment {
-        let home = Area {
-            disk: self.disk,
-            start: DiskExtent(self.start),
-            len: self.len.into(),
-        };
-        Segment {
-            start: VolumeExtent(start),
-            home,
-        }
-    }
 }
 
 impl SegmentMap {
     /// From segments in order that do not overlap.
     pub(super) fn from_sorted(segments: impl IntoIterator<Item = Segment>) -> Self {
-        let mut map = Self::default();
-        let merged = merged(segments.into_iter());
-        merged.iter().for_each(|segment| map.count(*segment));
-        map.tree = Tree::from_sorted(entries(&merged));
+        let (mut map, mut end) = (Self::default(), VolumeExtent(0));
+        let counted = segments.into_iter().inspect(|segment| {
+            map.count(*segment);
+            end = segment.end();
+        });
+        let runs = runs(VolumeExtent(0), VolumeExtent(0), counted);
+        map.tree = Radix::from_runs(runs, end.0);
         map
     }
 
-    /// Shows the segments that overlap `[start, end)`, in order and whole, until `visit` breaks.
+    /// A segment that has this extent, as much of it as is found in one place.
+    pub(super) fn at(&self, extent: VolumeExtent) -> Option<Segment> {
+        segment(self.tree.at(extent.0))
+    }
+
+    /// Shows the segments in `[start, end)`, in order, until `visit` breaks. They are cut at both ends, and one may come in parts.
     pub(super) fn overlapping(
         &self,
         start: VolumeExtent,
         end: VolumeExtent,
         mut visit: impl FnMut(Segment) -> ControlFlow<()>,
     ) {
-        self.tree.scan(&start.0, |at, home| {
-            let segment = home.at(*at);
-            if segment.start >= end {
-                return ControlFlow::Break(());
-            }
-            if segment.end() > start {
-                visit(segment)
-            } else {
-                ControlFlow::Continue(())
-            }
+        if start >= end {
+            return;
+        }
+        self.tree.scan(start.0, end.0 - 1, |run| match segment(run) {
+            Some(segment) => visit(segment),
+            None => ControlFlow::Continue(()),
         });
     }
 
@@ -77,25 +55,15 @@ impl SegmentMap {
         if start >= end {
             return;
         }
-        let old = self.touching(start, end);
-        let clipped = |from, to| old.iter().filter_map(move |segment| segment.clip(from, to));
-        let left = clipped(VolumeExtent(0), start);
-        let right = clipped(end, VolumeExtent(u64::MAX));
-        let new = merged(left.chain(segments.iter().copied()).chain(right));
-        for gone in clipped(start, end) {
-            self.uncount(gone);
-        }
+        self.uncount(start, end);
         segments.iter().for_each(|segment| self.count(*segment));
-        let (first, last) = (start.0, end.0 - 1);
-        let low = old.first().map_or(first, |segment| segment.start.0.min(first));
-        let high = old.last().map_or(last, |segment| segment.start.0.max(last));
-        self.tree.splice(&low, &high, entries(&new));
+        self.tree
+            .replace(start.0, end.0 - 1, &runs(start, end, segments.iter().copied()));
     }
 
     /// One past the last mapped extent.
     pub(super) fn end(&self) -> VolumeExtent {
-        let last = self.tree.at_or_before(&u64::MAX);
-        last.map_or(VolumeExtent(0), |(start, home)| home.at(*start).end())
+        VolumeExtent(self.tree.end())
     }
 
     /// Extents mapped.
@@ -111,8 +79,7 @@ impl SegmentMap {
     /// One past the last extent of this disk that a segment lies on. Looks at every segment.
     pub(super) fn end_on(&self, disk: DiskId) -> DiskExtent {
         let mut end = DiskExtent(0);
-        self.tree.each(|start, home| {
-            let home = home.at(*start).home;
+        self.each(|Segment { home, .. }| {
             if home.disk == disk {
                 end = end.max(home.end());
             }
@@ -120,23 +87,21 @@ impl SegmentMap {
         end
     }
 
-    /// All segments, in order.
+    /// All segments, in order; what comes in parts is joined.
     pub(super) fn segments(&self) -> Vec<Segment> {
-        let mut all = Vec::new();
-        self.tree.each(|start, home| push(&mut all, home.at(*start)));
+        let mut all: Vec<Segment> = Vec::new();
+        self.each(|segment| match all.last_mut() {
+            Some(last) if last.continues_as(segment) => last.home.len += segment.home.len,
+            _ => all.push(segment),
+        });
         all
     }
 
-    /// The segments that overlap `[start, end)` or touch it.
-    fn touching(&self, start: VolumeExtent, end: VolumeExtent) -> Vec<Segment> {
-        let mut found = Vec::new();
-        // One extent further on each side, so that a neighbour can be merged with what comes.
-        let (from, to) = (start.0.saturating_sub(1), end.0.saturating_add(1));
-        self.overlapping(VolumeExtent(from), VolumeExtent(to), |segment| {
-            found.push(segment);
+    fn each(&self, mut visit: impl FnMut(Segment)) {
+        self.overlapping(VolumeExtent(0), VolumeExtent(u64::MAX), |segment| {
+            visit(segment);
             ControlFlow::Continue(())
         });
-        found
     }
 
     fn count(&mut self, segment: Segment) {
@@ -144,14 +109,21 @@ impl SegmentMap {
         *self.homes.entry(segment.home.disk).or_default() += segment.home.len;
     }
 
-    fn uncount(&mut self, segment: Segment) {
-        self.extents -= segment.home.len;
-        if let Some(extents) = self.homes.get_mut(&segment.home.disk) {
-            *extents -= segment.home.len;
-            if *extents == 0 {
-                self.homes.remove(&segment.home.disk);
+    /// Takes what is mapped there from the sums.
+    fn uncount(&mut self, start: VolumeExtent, end: VolumeExtent) {
+        let Self { tree, homes, extents } = self;
+        tree.scan(start.0, end.0 - 1, |run| {
+            if let Some(Segment { home, .. }) = segment(run)
+                && let Some(on_disk) = homes.get_mut(&home.disk)
+            {
+                *extents -= home.len;
+                *on_disk -= home.len;
+                if *on_disk == 0 {
+                    homes.remove(&home.disk);
+                }
             }
-        }
+            ControlFlow::Continue(())
+        });
     }
 
     /// The address and the size in bytes of each node.
@@ -163,18 +135,8 @@ impl SegmentMap {
     /// The first invariant that does not hold, in words.
     #[cfg(test)]
     pub(super) fn check(&self) -> Result<(), String> {
-        let mut entries = Vec::new();
-        self.tree.each(|start, home| entries.push(home.at(*start)));
-        for pair in entries.windows(2) {
-            if pair[0].end() > pair[1].start {
-                return Err(format!("{:?} overlaps {:?}", pair[0], pair[1]));
-            }
-            let fit = pair[0].home.len + pair[1].home.len <= u64::from(u32::MAX);
-            if fit && pair[0].continues_as(pair[1]) {
-                return Err(format!("{:?} and {:?} are not merged", pair[0], pair[1]));
-            }
-        }
-        let counted = Self::from_sorted(entries);
+        self.tree.check()?;
+        let counted = Self::from_sorted(self.segments());
         match (counted.extents, &counted.homes) == (self.extents, &self.homes) {
             true => Ok(()),
             false => Err("the sums are wrong".into()),
@@ -182,35 +144,32 @@ impl SegmentMap {
     }
 }
 
-fn push(list: &mut Vec<Segment>, segment: Segment) {
-    match list.last_mut() {
-        Some(last) if last.continues_as(segment) => last.home.len += segment.home.len,
-        _ => list.push(segment),
-    }
+/// The run as a segment, if it is mapped.
+fn segment(run: Run) -> Option<Segment> {
+    let Home { start, disk } = run.home;
+    let len = run.end - run.start;
+    (run.home != Home::NONE).then_some(Segment {
+        start: VolumeExtent(run.start),
+        home: Area { disk, start, len },
+    })
 }
 
-fn merged(segments: impl Iterator<Item = Segment>) -> Vec<Segment> {
-    let mut list = Vec::with_capacity(segments.size_hint().0);
-    segments.for_each(|segment| push(&mut list, segment));
-    list
-}
-
-fn entries(segments: &[Segment]) -> Vec<(u64, Home)> {
-    let mut entries = Vec::with_capacity(segments.len());
+/// The segments and what is between them as runs without gaps, from `start` to the last one's end, or to `end` if that is later.
+fn runs(start: VolumeExtent, end: VolumeExtent, segments: impl Iterator<Item = Segment>) -> Vec<Start> {
+    let mut runs = Vec::with_capacity(segments.size_hint().0 + 2);
+    let mut next = start;
     for segment in segments {
-        let mut rest = Some(*segment);
-        while let Some(segment) = rest {
-            let len = u32::try_from(segment.home.len).unwrap_or(u32::MAX);
-            let home = Home {
-                start: segment.home.start.0,
-                len,
-                disk: segment.home.disk,
-            };
-            entries.push((segment.start.0, home));
-            rest = segment.clip(VolumeExtent(segment.start.0 + u64::from(len)), segment.end());
+        let Area { disk, start, .. } = segment.home;
+        if next < segment.start {
+            push(&mut runs, (next.0, Home::NONE));
         }
+        push(&mut runs, (segment.start.0, Home { start, disk }));
+        next = segment.end();
     }
-    entries
+    if next < end {
+        push(&mut runs, (next.0, Home::NONE));
+    }
+    runs
 }
 
 #[cfg(test)]
@@ -249,11 +208,6 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_small() {
-        assert_eq!(size_of::<(u64, Home)>(), 24);
-    }
-
-    #[test]
     fn a_moved_volume_is_one_segment_again() {
         let mut map = SegmentMap::from_sorted([segment(0, 1, 10, 8)]);
         for i in [3, 4, 2, 0, 1, 7, 6, 5] {
@@ -265,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_longer_than_an_entry_is_one_to_see() {
+    fn a_long_segment_cut_and_mended_is_one() {
         let long = segment(5, 1, 10, u64::from(u32::MAX) * 2 + 7);
         let mut map = SegmentMap::from_sorted([long]);
         assert_eq!((map.segments(), map.end()), (vec![long], long.end()));

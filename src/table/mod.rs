@@ -1,6 +1,6 @@
 //! The configuration information table of an apparatus: two faces, one current, switched.
 //!
-//! A face is a whole table of one generation, kept in small nodes ([`tree`]), and never changes. The next one is made from the
+//! A face is a whole table of one generation, kept in small nodes ([`radix`] has the segments, [`tree`] all else), and never changes. The next one is made from the
 //! current one and a difference while nobody looks at it: it shares with the current one all nodes that the difference does
 //! not touch, so it takes as long as the difference is large, whatever the size of the table, and two faces take the
 //! memory of one. It becomes current by one store of a pointer. The face before it is kept until the next switch, so that it is
@@ -18,6 +18,7 @@ mod face;
 mod map;
 mod moves;
 mod patch;
+mod radix;
 #[cfg(test)]
 mod tests;
 mod tree;

@@ -1,5 +1,6 @@
 //! An ordered map in small shared nodes: a changed copy shares every node that it does not touch, so that changing
-//! a map of a million entries costs as much as the few nodes on the way to the entry.
+//! a map of many entries costs as much as the few nodes on the way to the entry. Volumes and names are in such maps; segments, of
+//! which there can be a million, are in a tree of their own.
 //!
 //! Invariants, verified by [`Tree::check`]:
 //!
@@ -7,7 +8,6 @@
 //! 2. All leaves are at the same depth; no node is empty or has more than `N` items, a leaf `L`; the root is a leaf or has two children at least.
 //! 3. Two neighbours below one parent have more than half of that together.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// A map from `K` to `V`. Cloning it is one reference count. Copying an inner node counts one more user of each child, in the
@@ -51,13 +51,6 @@ impl<K, V, const L: usize, const N: usize> Default for Tree<K, V, L, N> {
 }
 
 impl<K: Ord + Clone, V: Clone, const L: usize, const N: usize> Tree<K, V, L, N> {
-    /// From entries in order of their keys.
-    pub(super) fn from_sorted(entries: Vec<(K, V)>) -> Self {
-        let mut tree = Self::default();
-        tree.grow(leaves::<K, V, L>(entries));
-        tree
-    }
-
     /// The value at this key.
     pub(super) fn get(&self, key: &K) -> Option<&V> {
         self.at_or_before(key)
@@ -82,20 +75,10 @@ impl<K: Ord + Clone, V: Clone, const L: usize, const N: usize> Tree<K, V, L, N> 
         }
     }
 
-    /// Shows entries in order, from the one at or before `key` on (or the first), until `visit` breaks.
-    pub(super) fn scan(&self, key: &K, mut visit: impl FnMut(&K, &V) -> ControlFlow<()>) {
-        if let Some(root) = &self.root {
-            let _ = scan(root, Some(key), &mut visit);
-        }
-    }
-
     /// Shows all entries in order.
     pub(super) fn each(&self, mut visit: impl FnMut(&K, &V)) {
         if let Some(root) = &self.root {
-            let _ = scan(root, None, &mut |key, value| {
-                visit(key, value);
-                ControlFlow::Continue(())
-            });
+            each(root, &mut visit);
         }
     }
 
@@ -130,24 +113,6 @@ impl<K: Ord + Clone, V: Clone, const L: usize, const N: usize> Tree<K, V, L, N> 
             root = Some(only.clone());
         }
         self.root = root;
-    }
-
-    /// The address and the size in bytes of each node.
-    #[cfg(test)]
-    pub(super) fn nodes(&self) -> std::collections::HashMap<usize, usize> {
-        fn add<K, V>(node: &Node<K, V>, nodes: &mut std::collections::HashMap<usize, usize>) {
-            let (address, bytes) = match node {
-                Node::Leaf(entries) => (Arc::as_ptr(entries).addr(), size_of_val(&**entries)),
-                Node::Inner(children) => {
-                    children.iter().for_each(|(_, child)| add(child, nodes));
-                    (Arc::as_ptr(children).addr(), size_of_val(&**children))
-                }
-            };
-            nodes.insert(address, bytes + 2 * size_of::<usize>());
-        }
-        let mut nodes = std::collections::HashMap::new();
-        self.root.iter().for_each(|root| add(root, &mut nodes));
-        nodes
     }
 
     /// The first invariant that does not hold, in words.
@@ -205,33 +170,10 @@ fn evenly<T>(mut list: Vec<T>, most: usize) -> Vec<Vec<T>> {
         .collect()
 }
 
-fn scan<K: Ord, V>(
-    node: &Node<K, V>,
-    from: Option<&K>,
-    visit: &mut impl FnMut(&K, &V) -> ControlFlow<()>,
-) -> ControlFlow<()> {
+fn each<K, V>(node: &Node<K, V>, visit: &mut impl FnMut(&K, &V)) {
     match node {
-        Node::Leaf(entries) => {
-            let first = from.map_or(0, |key| {
-                entries
-                    .partition_point(|(other, _)| other <= key)
-                    .saturating_sub(1)
-            });
-            entries[first..]
-                .iter()
-                .try_for_each(|(key, value)| visit(key, value))
-        }
-        Node::Inner(children) => {
-            let first = from.map_or(0, |key| {
-                children
-                    .partition_point(|(other, _)| other <= key)
-                    .saturating_sub(1)
-            });
-            let mut from = from;
-            children[first..]
-                .iter()
-                .try_for_each(|(_, child)| scan(child, from.take(), visit))
-        }
+        Node::Leaf(entries) => entries.iter().for_each(|(key, value)| visit(key, value)),
+        Node::Inner(children) => children.iter().for_each(|(_, child)| each(child, visit)),
     }
 }
 
@@ -364,7 +306,8 @@ mod tests {
         start: BTreeMap<u16, u32>,
         steps: Vec<(u16, u16, BTreeMap<u16, u32>)>,
     ) -> Result<(), TestCaseError> {
-        let mut tree = Tree::<u16, u32, L, N>::from_sorted(start.clone().into_iter().collect());
+        let mut tree = Tree::<u16, u32, L, N>::default();
+        tree.splice(&0, &u16::MAX, start.clone().into_iter().collect());
         let mut oracle = start;
         for (low, size, entries) in steps {
             let high = low.saturating_add(size);
@@ -380,21 +323,8 @@ mod tests {
             prop_assert_eq!(all(&tree), oracle.clone().into_iter().collect::<Vec<_>>());
             prop_assert_eq!(all(&earlier), before, "a change shows in an earlier copy");
             for key in [low, high, size] {
-                let expected = oracle.range(..=key).next_back();
-                prop_assert_eq!(tree.at_or_before(&key), expected);
+                prop_assert_eq!(tree.at_or_before(&key), oracle.range(..=key).next_back());
                 prop_assert_eq!(tree.get(&key), oracle.get(&key));
-                let mut seen = Vec::new();
-                tree.scan(&key, |key, value| {
-                    seen.push((*key, *value));
-                    if seen.len() < 5 {
-                        ControlFlow::Continue(())
-                    } else {
-                        ControlFlow::Break(())
-                    }
-                });
-                let from = expected.map_or(0, |(key, _)| *key);
-                let five = oracle.range(from..).take(5).map(|(key, value)| (*key, *value));
-                prop_assert_eq!(seen, five.collect::<Vec<_>>());
             }
         }
         Ok(())

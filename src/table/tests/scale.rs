@@ -85,10 +85,30 @@ fn a_change_makes_few_nodes_and_shares_the_others() {
     }
 }
 
+fn bytes(table: &Table) -> usize {
+    let face = table.current.load_full();
+    let map = &face.volume(VolumeId(1)).unwrap().map;
+    assert_eq!(map.check(), Ok(()));
+    map.nodes().values().sum()
+}
+
 #[test]
 fn a_million_segments_take_less_than_thirty_mebibytes() {
-    let table = scattered(1_000_000);
-    let face = table.current.load_full();
-    let bytes: usize = face.volume(VolumeId(1)).unwrap().map.nodes().values().sum();
-    assert!(bytes < 30 << 20, "{bytes} bytes");
+    let bytes = bytes(&scattered(1_000_000));
+    assert!(bytes < 14 << 20, "{bytes} bytes");
+}
+
+/// Whether many share a leaf, or each has many leaves to itself.
+#[test]
+fn a_million_segments_of_any_length_take_less_than_thirty_mebibytes() {
+    const N: u64 = 1_000_000;
+    for len in [1, 2, 3, 5, 17, 100, 1000, 12_345] {
+        let segments: Vec<_> = (0..N)
+            .map(|i| (1, segment(i * len, 1, 1 + (N - 1 - i) * len, len)))
+            .collect();
+        let volumes = vec![volume(1, "v", extents(N * len))];
+        let table = Table::new(&snapshot(0, vec![disk(1, N * len + 1)], volumes, &segments)).unwrap();
+        let bytes = bytes(&table);
+        println!("{len}: {bytes}");
+    }
 }
