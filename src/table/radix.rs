@@ -64,7 +64,7 @@ pub(super) struct Run {
 /// list is one run of memory. So inner nodes are small. A list is never larger than a leaf.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(PartialEq))]
-pub(super) struct Radix<const LEAF: u32 = 6, const FAN: u32 = 4, const LIST: usize = 32> {
+pub(super) struct Radix<const LEAF: u32 = 7, const FAN: u32 = 4, const LIST: usize = 64> {
     root: Node,
     bits: u32,
 }
