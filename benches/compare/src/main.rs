@@ -13,12 +13,14 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use targets::{Ground, Target};
+use targets::{Ground, Images, Target};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// Starts a target.
 type Maker<'a> = Box<dyn Fn() -> Outcome<Target> + 'a>;
+/// The samples of each target, by cell.
+type Rows = Vec<(String, Vec<Samples>)>;
 
 #[derive(Parser)]
 #[command(about = "Measures the mount against the image itself, the bare library and the peers")]
@@ -133,7 +135,6 @@ fn segments(args: &Segments, programs: &Path) -> Outcome<()> {
     };
     let ground = Ground {
         dir: &scratch.path().canonicalize()?,
-        bytes: 0,
         programs,
     };
     println!("{}", segments::measure(&plan, &ground)?);
@@ -195,37 +196,46 @@ fn compare(args: &Compare, dir: &Path, programs: &Path) -> Outcome<Report> {
     fs::create_dir_all(dir)?;
     let scratch = tempfile::Builder::new().prefix("compare-").tempdir_in(dir)?;
     let dir = scratch.path().canonicalize()?;
-    let ground = Ground {
-        dir: &dir,
-        bytes: args.size << 20,
-        programs,
-    };
-    let (mut targets, skipped) = start(args, &ground);
+    let ground = Ground { dir: &dir, programs };
+    let images = Images::make(&ground, args.size << 20)?;
     let cells = args.cells(&file_system(&dir)?);
-    let measured = measure(args, &ground, &targets, &cells);
+    let (makers, mut skipped) = makers(args, &ground, &images);
+    let (mut targets, failed) = start(args, &ground, &makers);
+    skipped.extend(failed);
+    let mut rows: Rows = targets
+        .iter()
+        .map(|target| (target.name.clone(), vec![Samples::default(); cells.len()]))
+        .collect();
+    let hot = measure_hot(args, &targets, &cells, &mut rows);
     // Loop devices go before what they stand on.
     while targets.pop().is_some() {}
-    let names = cells.iter().map(|cell| cell.name.to_owned()).collect();
+    hot?;
+    measure_cold(args, &makers, &cells, &mut rows)?;
     Ok(Report {
         ground: file_system(&dir)?,
-        cells: names,
-        rows: measured?,
+        cells: cells.iter().map(|cell| cell.name.to_owned()).collect(),
+        rows,
         skipped,
     })
 }
 
-fn start(args: &Compare, ground: &Ground<'_>) -> (Vec<Target>, Vec<String>) {
+/// How each target that was asked for is started, and those left out because their programs are not installed.
+fn makers<'a>(
+    args: &Compare,
+    ground: &'a Ground<'_>,
+    images: &'a Images,
+) -> (Vec<(String, Maker<'a>)>, Vec<String>) {
     let mut makers: Vec<(String, Maker<'_>)> = vec![
-        ("image, O_DIRECT".into(), Box::new(|| ground.plain())),
-        ("apparatus".into(), Box::new(|| ground.ours())),
+        ("image, O_DIRECT".into(), Box::new(|| Ok(ground.plain(images)))),
+        ("apparatus".into(), Box::new(|| ground.ours(images))),
     ];
     for &threads in &args.bare {
         makers.push((
             format!("bare fuser, {threads} threads"),
-            Box::new(move || ground.bare(threads)),
+            Box::new(move || ground.bare(images, threads)),
         ));
     }
-    let (mut targets, mut skipped) = (Vec::new(), Vec::new());
+    let mut skipped = Vec::new();
     for (program, name) in [
         ("qemu-storage-daemon", "qemu-storage-daemon"),
         ("nbdfuse", "nbdfuse over nbdkit"),
@@ -233,60 +243,84 @@ fn start(args: &Compare, ground: &Ground<'_>) -> (Vec<Target>, Vec<String>) {
         if !targets::installed(program) {
             skipped.push(format!("{name}: {program} is not installed"));
         } else if program == "nbdfuse" {
-            makers.push((name.into(), Box::new(|| ground.nbdfuse())));
+            makers.push((name.into(), Box::new(|| ground.nbdfuse(images))));
         } else {
-            makers.push((name.into(), Box::new(|| ground.qsd())));
+            makers.push((name.into(), Box::new(|| ground.qsd(images))));
         }
     }
-    for (name, make) in makers.iter().filter(|(name, _)| wanted(&args.target, name)) {
+    makers.retain(|(name, _)| wanted(&args.target, name));
+    (makers, skipped)
+}
+
+/// All of them, and a loop device on each where wanted; and those that did not start.
+fn start(args: &Compare, ground: &Ground<'_>, makers: &[(String, Maker<'_>)]) -> (Vec<Target>, Vec<String>) {
+    let (mut targets, mut failed) = (Vec::new(), Vec::new());
+    for (name, make) in makers {
         match make() {
             Ok(target) => targets.push(target),
-            Err(why) => skipped.push(format!("{name}: {why}")),
+            Err(why) => failed.push(format!("{name}: {why}")),
         }
     }
     let below = if args.no_loop { 0 } else { targets.len() };
     for at in 0..below {
         match ground.looped(&targets[at]) {
             Ok(target) => targets.push(target),
-            Err(why) => skipped.push(format!("loop on {}: {why}", targets[at].name)),
+            Err(why) => failed.push(format!("loop on {}: {why}", targets[at].name)),
         }
     }
-    (targets, skipped)
+    (targets, failed)
 }
 
-fn measure(
-    args: &Compare,
-    ground: &Ground<'_>,
-    targets: &[Target],
-    cells: &[&Cell],
-) -> Outcome<Vec<(String, Vec<Samples>)>> {
-    let mut rows: Vec<(String, Vec<Samples>)> = targets
-        .iter()
-        .map(|target| (target.name.clone(), vec![Samples::default(); cells.len()]))
-        .collect();
+impl Compare {
+    fn load(&self, round: u64) -> fio::Load {
+        fio::Load {
+            seconds: self.seconds,
+            bytes: self.size << 20,
+            seed: round + 1,
+        }
+    }
+}
+
+/// All targets are up, and take turns.
+fn measure_hot(args: &Compare, targets: &[Target], cells: &[&Cell], rows: &mut Rows) -> Outcome<()> {
     for round in 0..args.rounds {
-        for (at, cell) in cells.iter().enumerate() {
+        for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| !cell.cold) {
             // Another one is first each time: what the one before leaves behind is for all.
-            let mut turns: Vec<_> = targets.iter().zip(&mut rows).collect();
+            let mut turns: Vec<_> = targets.iter().zip(rows.iter_mut()).collect();
             turns.rotate_left(usize::try_from(round)? % targets.len().max(1));
             for (target, row) in turns {
-                let load = fio::Load {
-                    seconds: args.seconds,
-                    bytes: ground.bytes,
-                    seed: round + 1,
-                };
-                reading(target, cell, load, &mut row.1[at])?;
+                reading(target, cell, args.load(round), &mut row.1[at])?;
             }
             eprintln!("round {} of {}: {}", round + 1, args.rounds, cell.name);
         }
     }
-    Ok(rows)
+    Ok(())
+}
+
+/// Each target is started for each reading, and is the only one: nobody else has the image mapped.
+fn measure_cold(
+    args: &Compare,
+    makers: &[(String, Maker<'_>)],
+    cells: &[&Cell],
+    rows: &mut Rows,
+) -> Outcome<()> {
+    for round in 0..args.rounds {
+        for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| cell.cold) {
+            for (_, make) in makers {
+                // Who does not start has been left out already.
+                let Ok(target) = make() else { continue };
+                if let Some(row) = rows.iter_mut().find(|(name, _)| *name == target.name) {
+                    target.chill()?;
+                    reading(&target, cell, args.load(round), &mut row.1[at])?;
+                }
+            }
+            eprintln!("round {} of {}: {}", round + 1, args.rounds, cell.name);
+        }
+    }
+    Ok(())
 }
 
 fn reading(target: &Target, cell: &Cell, load: fio::Load, samples: &mut Samples) -> Outcome<()> {
-    if cell.cold {
-        target.chill()?;
-    }
     let before = target.cpu();
     let found = fio::run(&target.path, cell, load)?;
     samples.iops.push(found.iops);

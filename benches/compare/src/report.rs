@@ -34,6 +34,13 @@ pub(crate) fn spread(values: &[f64]) -> f64 {
     (high - low) / 2.0 / median(values)
 }
 
+/// The median over the rounds of the ratio in each, because a machine is faster in one round than in the next.
+#[must_use]
+pub(crate) fn ratio(ours: &[f64], theirs: &[f64]) -> f64 {
+    let ratios: Vec<_> = ours.iter().zip(theirs).map(|(us, them)| us / them).collect();
+    median(&ratios)
+}
+
 /// One run of the comparison on one file system.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -67,12 +74,9 @@ impl Report {
         rated.max_by(|a, b| a.1.total_cmp(&b.1)).map(|best| best.0)
     }
 
-    /// How much faster one row is than another: the median over the rounds of the ratio in each, because a machine is faster in one
-    /// round than in the next.
+    /// How much faster one row is than another.
     fn ratio(&self, ours: &str, theirs: &str, cell: usize) -> Option<f64> {
-        let (ours, theirs) = (self.readings(ours, cell)?, self.readings(theirs, cell)?);
-        let ratios: Vec<_> = ours.iter().zip(theirs).map(|(us, them)| us / them).collect();
-        let value = median(&ratios);
+        let value = ratio(self.readings(ours, cell)?, self.readings(theirs, cell)?);
         value.is_finite().then_some(value)
     }
 
@@ -83,15 +87,15 @@ impl Report {
             "### On {}\n\nRequests per second, median of the rounds (± half the range).\n\n",
             self.ground
         );
-        self.table(&mut text, |samples| {
-            format!(
-                "{} ±{:.0}%",
-                human(median(&samples.iops)),
-                spread(&samples.iops) * 100.0
-            )
+        self.table(&mut text, |samples| match median(&samples.iops) {
+            iops if iops.is_finite() => format!("{} ±{:.0}%", human(iops), spread(&samples.iops) * 100.0),
+            _ => "".into(),
         });
         text.push_str("\n99th percentile of the latency, µs.\n\n");
-        self.table(&mut text, |samples| format!("{:.0}", median(&samples.p99_us)));
+        self.table(&mut text, |samples| match median(&samples.p99_us) {
+            p99 if p99.is_finite() => format!("{p99:.0}"),
+            _ => "".into(),
+        });
         text.push_str("\nCPU time of the serving process for each request, µs.\n\n");
         self.table(&mut text, |samples| match median(&samples.cpu_us) {
             cpu if cpu.is_finite() => format!("{cpu:.1}"),
@@ -217,7 +221,6 @@ impl Report {
 
 fn human(value: f64) -> String {
     match value {
-        v if !v.is_finite() => "-".into(),
         v if v >= 1e6 => format!("{:.2}M", v / 1e6),
         v if v >= 1e4 => format!("{:.0}k", v / 1e3),
         v if v >= 1e3 => format!("{:.1}k", v / 1e3),

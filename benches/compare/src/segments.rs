@@ -3,7 +3,7 @@
 //! what it maps.
 
 use crate::Outcome;
-use crate::report::{median, spread};
+use crate::report::{median, ratio, spread};
 use crate::targets::Ground;
 use apparatus::change::driver::{Controller, Wait};
 use apparatus::disk::{Candidate, create_image};
@@ -66,6 +66,8 @@ pub(crate) fn measure(plan: &Plan, ground: &Ground<'_>) -> Outcome<String> {
         }
     }
     let busy = own_memory_kib(pid)?;
+    let [of_whole, of_scattered] = &found;
+    let ratio = ratio(of_scattered, of_whole);
     let [whole, scattered] = found.map(|rates| (median(&rates), spread(&rates) * 100.0));
     Ok(format!(
         "| what | 1 segment | {} segments | ratio |\n|---|---|---|---|\n\
@@ -76,7 +78,7 @@ pub(crate) fn measure(plan: &Plan, ground: &Ground<'_>) -> Outcome<String> {
         whole.1,
         scattered.0,
         scattered.1,
-        scattered.0 / whole.0,
+        ratio,
         idle / 1024.0,
         busy / 1024.0,
     ))

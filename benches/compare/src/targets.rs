@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,8 +18,8 @@ pub(crate) struct Target {
     pub(crate) name: String,
     /// What fio opens.
     pub(crate) path: PathBuf,
-    /// The image files behind it, whose page cache a cold cell empties.
-    pub(crate) images: Vec<PathBuf>,
+    /// The image behind it, whose page cache a cold cell empties.
+    pub(crate) image: Option<PathBuf>,
     /// The process whose CPU time is counted.
     pub(crate) server: Option<u32>,
     _keep: Keep,
@@ -88,78 +88,88 @@ pub(crate) fn installed(program: &str) -> bool {
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 
-/// Makes an image of `bytes` filled with bytes that do not compress to holes.
-///
-/// # Errors
-/// The file system's.
-pub(crate) fn make_image(path: &Path, bytes: u64) -> Outcome<()> {
-    File::create(path)?;
-    fill(path, bytes)
-}
-
 /// What the targets are made in, and from.
 pub(crate) struct Ground<'a> {
     /// A directory on the file system that is measured.
     pub(crate) dir: &'a Path,
-    /// Bytes of the image.
-    pub(crate) bytes: u64,
     /// Where `apparatus`, `vctl` and `bare` have been built.
     pub(crate) programs: &'a Path,
 }
 
-impl Ground<'_> {
-    fn image(&self, name: &str) -> Outcome<PathBuf> {
-        let path = self.dir.join(format!("{name}.img"));
-        if !path.exists() {
-            make_image(&path, self.bytes)?;
-        }
-        Ok(path)
-    }
+/// Where the bytes are that all targets give: in the one image, so that none has the better place in memory or on the disk. Only direct I/O
+/// has an image of its own, since it takes what it writes out of the page cache of the others.
+pub(crate) struct Images {
+    pool: PathBuf,
+    /// The only disk of the pool.
+    shared: PathBuf,
+    /// Where the volume begins on it.
+    offset: u64,
+    /// Bytes of the volume, a whole number of MiB.
+    pub(crate) bytes: u64,
+    /// As large, for direct I/O.
+    plain: PathBuf,
+}
 
+impl Images {
+    /// Makes them, filled with bytes that no file system takes for a hole.
+    ///
+    /// # Errors
+    /// What `vctl` says, or the file system.
+    pub(crate) fn make(ground: &Ground<'_>, bytes: u64) -> Outcome<Self> {
+        let (pool, shared) = (ground.dir.join("pool"), ground.dir.join("shared.img"));
+        let vctl = |args: &[&str]| ground.vctl(&pool, args);
+        vctl(&["pool", "create"])?;
+        let size = (bytes + (2 << 20)).to_string();
+        vctl(&["disk", "add", &shared.display().to_string(), "--create", &size])?;
+        vctl(&["volume", "create", "image", &bytes.to_string()])?;
+        let map: serde_json::Value = serde_json::from_str(&vctl(&["volume", "map", "image", "--json"])?)?;
+        let offset = map["segments"][0]["disk_offset"].as_u64();
+        let offset = offset.ok_or("vctl does not say where the volume lies")?;
+        let plain = ground.dir.join("plain.img");
+        File::create(&plain)?;
+        fill(&plain, 0, bytes)?;
+        fill(&shared, offset, bytes)?;
+        Ok(Self {
+            pool,
+            shared,
+            offset,
+            bytes,
+            plain,
+        })
+    }
+}
+
+impl Ground<'_> {
     fn mountpoint(&self, name: &str) -> Outcome<PathBuf> {
         let dir = self.dir.join(name);
         fs::create_dir_all(&dir)?;
         Ok(dir)
     }
 
-    /// The image file itself, opened with `O_DIRECT`.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub(crate) fn plain(&self) -> Outcome<Target> {
-        let image = self.image("plain")?;
-        let images = vec![image.clone()];
-        Ok(Target {
-            name: "image, O_DIRECT".into(),
-            path: image,
-            images,
-            server: None,
-            _keep: Keep::Nothing,
-        })
+    fn vctl(&self, pool: &Path, args: &[&str]) -> Outcome<String> {
+        let pool = pool.display().to_string();
+        must(&self.programs.join("vctl"), &[&["--pool", &pool], args].concat())
     }
 
-    /// A volume that fills one disk of a pool, in the mount of one apparatus.
+    /// An image file itself, opened with `O_DIRECT`.
+    pub(crate) fn plain(&self, images: &Images) -> Target {
+        Target {
+            name: "image, O_DIRECT".into(),
+            path: images.plain.clone(),
+            image: Some(images.plain.clone()),
+            server: None,
+            _keep: Keep::Nothing,
+        }
+    }
+
+    /// The volume, in the mount of one apparatus.
     ///
     /// # Errors
     /// What `vctl` says.
-    pub(crate) fn ours(&self) -> Outcome<Target> {
-        let pool = self.dir.join("pool");
-        let (pool_text, vctl) = (pool.display().to_string(), self.programs.join("vctl"));
-        let v = |args: &[&str]| must(&vctl, &[&["--pool", &pool_text], args].concat());
-        let image = self.dir.join("ours.img");
-        v(&["pool", "create"])?;
-        v(&[
-            "disk",
-            "add",
-            &image.display().to_string(),
-            "--create",
-            &(self.bytes + (2 << 20)).to_string(),
-        ])?;
-        v(&["volume", "create", "image", &self.bytes.to_string()])?;
-        let mut served = self.served_pool(&pool)?;
+    pub(crate) fn ours(&self, images: &Images) -> Outcome<Target> {
+        let mut served = self.served_pool(&images.pool)?;
         served.path.push("image");
-        served.images.push(image);
-        fill(&served.path, self.bytes)?;
+        served.image = Some(images.shared.clone());
         Ok(served)
     }
 
@@ -168,16 +178,19 @@ impl Ground<'_> {
     /// # Errors
     /// What `vctl` says.
     pub(crate) fn served_pool(&self, pool: &Path) -> Outcome<Target> {
-        let (mount, vctl) = (self.mountpoint("ours")?, self.programs.join("vctl"));
-        let (pool, at) = (pool.display().to_string(), mount.display().to_string());
-        must(&vctl, &["--pool", &pool, "apparatus", "start", "bench", &at])?;
-        let program = vctl.display().to_string();
-        let stop = words(&[&program, "--pool", &pool, "apparatus", "stop", "bench"]);
-        let shown = must(&vctl, &["--pool", &pool, "apparatus", "show", "bench", "--json"])?;
+        let mount = self.mountpoint("ours")?;
+        self.vctl(
+            pool,
+            &["apparatus", "start", "bench", &mount.display().to_string()],
+        )?;
+        let program = self.programs.join("vctl").display().to_string();
+        let pool_text = pool.display().to_string();
+        let stop = words(&[&program, "--pool", &pool_text, "apparatus", "stop", "bench"]);
+        let shown = self.vctl(pool, &["apparatus", "show", "bench", "--json"])?;
         Ok(Target {
             name: "apparatus".into(),
             path: mount,
-            images: Vec::new(),
+            image: None,
             server: find_pid(&serde_json::from_str(&shown)?),
             _keep: Keep::Command(Undo(stop)),
         })
@@ -187,53 +200,51 @@ impl Ground<'_> {
     ///
     /// # Errors
     /// When it does not mount.
-    pub(crate) fn bare(&self, threads: u32) -> Outcome<Target> {
-        let (image, mount) = (self.image("bare")?, self.mountpoint(&format!("bare-{threads}"))?);
+    pub(crate) fn bare(&self, images: &Images, threads: u32) -> Outcome<Target> {
+        let mount = self.mountpoint(&format!("bare-{threads}"))?;
         let mut command = Command::new(self.programs.join("bare"));
-        command.arg(&image).arg(&mount).arg(threads.to_string());
-        self.served(
-            &format!("bare fuser, {threads} threads"),
-            command,
-            mount.join("image"),
-            image,
-        )
+        command.arg(&images.shared).arg(&mount);
+        command.args([threads.into(), images.offset, images.bytes].map(|number: u64| number.to_string()));
+        let name = format!("bare fuser, {threads} threads");
+        self.served(&name, command, mount.join("image"), images)
     }
 
     /// qemu-storage-daemon's FUSE export.
     ///
     /// # Errors
     /// When it does not export.
-    pub(crate) fn qsd(&self) -> Outcome<Target> {
-        let image = self.image("qsd")?;
+    pub(crate) fn qsd(&self, images: &Images) -> Outcome<Target> {
         let path = self.dir.join("qsd-export");
         File::create(&path)?;
+        let (file, at) = (images.shared.display(), path.display());
+        let (offset, size) = (images.offset, images.bytes);
         let mut command = Command::new("qemu-storage-daemon");
         command
+            .arg(format!("--blockdev=driver=file,node-name=f,filename={file}"))
             .arg(format!(
-                "--blockdev=driver=file,node-name=f,filename={}",
-                image.display()
+                "--blockdev=driver=raw,node-name=r,file=f,offset={offset},size={size}"
             ))
-            .arg("--blockdev=driver=raw,node-name=r,file=f")
             .arg(format!(
-                "--export=type=fuse,id=e,node-name=r,mountpoint={},writable=on",
-                path.display()
+                "--export=type=fuse,id=e,node-name=r,mountpoint={at},writable=on"
             ));
-        self.served("qemu-storage-daemon", command, path, image)
+        self.served("qemu-storage-daemon", command, path, images)
     }
 
     /// nbdfuse over nbdkit's file plugin.
     ///
     /// # Errors
     /// When it does not mount.
-    pub(crate) fn nbdfuse(&self) -> Outcome<Target> {
-        let (image, mount) = (self.image("nbd")?, self.mountpoint("nbdfuse")?);
+    pub(crate) fn nbdfuse(&self, images: &Images) -> Outcome<Target> {
+        let mount = self.mountpoint("nbdfuse")?;
         let mut command = Command::new("nbdfuse");
         command
             .arg(&mount)
             .arg("--command")
-            .args(["nbdkit", "-s", "file"])
-            .arg(format!("file={}", image.display()));
-        self.served("nbdfuse over nbdkit", command, mount.join("nbd"), image)
+            .args(["nbdkit", "-s", "--filter=offset", "file"])
+            .arg(format!("file={}", images.shared.display()))
+            .arg(format!("offset={}", images.offset))
+            .arg(format!("range={}", images.bytes));
+        self.served("nbdfuse over nbdkit", command, mount.join("nbd"), images)
     }
 
     /// A loop device, direct I/O on, over another target.
@@ -249,17 +260,17 @@ impl Ground<'_> {
         Ok(Target {
             name: format!("loop on {}", below.name),
             path: PathBuf::from(&device),
-            images: below.images.clone(),
+            image: below.image.clone(),
             server: below.server,
             _keep: Keep::Command(Undo(words(&["losetup", "--detach", &device]))),
         })
     }
 
-    fn served(&self, name: &str, mut command: Command, path: PathBuf, image: PathBuf) -> Outcome<Target> {
+    fn served(&self, name: &str, mut command: Command, path: PathBuf, images: &Images) -> Outcome<Target> {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let mut server = Server(child);
         let begun = Instant::now();
-        while fs::metadata(&path).map_or(0, |found| found.len()) < self.bytes {
+        while fs::metadata(&path).map_or(0, |found| found.len()) < images.bytes {
             if server.0.try_wait()?.is_some() || begun.elapsed() > START {
                 return Err(format!("{name} does not serve {}", path.display()).into());
             }
@@ -269,18 +280,18 @@ impl Ground<'_> {
         Ok(Target {
             name: name.into(),
             path,
-            images: vec![image],
+            image: Some(images.shared.clone()),
             server: pid,
             _keep: Keep::Process(server),
         })
     }
 }
 
-/// `bytes` is a whole number of MiB. Written in the pieces that an apparatus writes in: on ext4 an image's later 4 KiB writes depend on it, and what is
-/// compared is not how images were made.
-fn fill(path: &Path, bytes: u64) -> Outcome<()> {
+/// Written in the pieces that an apparatus writes in: on ext4 an image's later 4 KiB writes depend on it.
+fn fill(path: &Path, offset: u64, bytes: u64) -> Outcome<()> {
     const PIECE: u32 = 256 << 10;
     let mut file = File::options().write(true).open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
     let block: Vec<u8> = (0..PIECE)
         .map(|i: u32| i.wrapping_mul(2_654_435_761).to_le_bytes()[3] | 1)
         .collect();
@@ -304,12 +315,13 @@ fn find_pid(shown: &serde_json::Value) -> Option<u32> {
 }
 
 impl Target {
-    /// Empties the page cache of the images behind it.
+    /// Empties the page cache of the image behind it. What a process has mapped and touched stays there, so this is for a server that has just
+    /// been started, and is the only one.
     ///
     /// # Errors
     /// The file system's.
     pub(crate) fn chill(&self) -> Outcome<()> {
-        for image in &self.images {
+        if let Some(image) = &self.image {
             let file = File::open(image)?;
             file.sync_all()?;
             rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;

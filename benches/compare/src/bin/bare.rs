@@ -1,4 +1,4 @@
-//! The limit of the library: a fuser program that serves one image as one file and does nothing else. Reads are answered from one mapping,
+//! The limit of the library: a fuser program that serves a part of one image as one file and does nothing else. Reads are answered from one mapping,
 //! writes are `pwrite`, with the same mount flags and limits as the apparatus.
 #![allow(unsafe_code)]
 
@@ -7,7 +7,7 @@ use fuser::{
     KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen,
     ReplyWrite, Request, Session, WriteFlags,
 };
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapOptions};
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -20,6 +20,7 @@ const IMAGE: INodeNo = INodeNo(2);
 struct Bare {
     file: File,
     map: Mmap,
+    offset: u64,
 }
 
 impl Bare {
@@ -104,7 +105,10 @@ impl Filesystem for Bare {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match (self.file.write_all_at(data, offset), u32::try_from(data.len())) {
+        match (
+            self.file.write_all_at(data, self.offset + offset),
+            u32::try_from(data.len()),
+        ) {
             (Ok(()), Ok(written)) => reply.written(written),
             _ => reply.error(Errno::EIO),
         }
@@ -120,12 +124,13 @@ impl Filesystem for Bare {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().collect();
-    let [_, image, mountpoint, threads] = args.as_slice() else {
-        return Err("usage: bare IMAGE MOUNTPOINT THREADS".into());
+    let [_, image, mountpoint, threads, offset, length] = args.as_slice() else {
+        return Err("usage: bare IMAGE MOUNTPOINT THREADS OFFSET LENGTH".into());
     };
+    let (offset, length) = (offset.parse()?, length.parse()?);
     let file = OpenOptions::new().read(true).write(true).open(image)?;
     // SAFETY: the mapping is only handed to writev(2); this program never reads through it.
-    let map = unsafe { Mmap::map(&file) }?;
+    let map = unsafe { MmapOptions::new().offset(offset).len(length).map(&file) }?;
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName("bare".into()),
@@ -133,7 +138,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ];
     config.n_threads = Some(threads.parse()?);
     config.clone_fd = true;
-    let mut session = Session::new(Bare { file, map }, mountpoint, &config)?;
+    let mut session = Session::new(Bare { file, map, offset }, mountpoint, &config)?;
     let mut unmount = session.unmount_callable();
     let mut signals = signal_hook::iterator::Signals::new([15, 2])?;
     std::thread::spawn(move || signals.forever().next().map(|_| unmount.unmount()));
