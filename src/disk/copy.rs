@@ -2,7 +2,6 @@
 
 use super::Disk;
 use super::faults::Operation;
-use super::io::PIECE;
 use super::open::Kind;
 use crate::sys;
 use crate::units::DiskOffset;
@@ -106,7 +105,7 @@ impl Disk {
         let mut done = rest.start;
         while done < rest.end {
             let (from, into) = (DiskOffset(at.0 + done), DiskOffset(to_at.0 + done));
-            let part = usize::try_from(rest.end - done).map_or(PIECE, |len| len.min(PIECE));
+            let part = usize::try_from(rest.end - done).map_or(to.piece, |len| len.min(to.piece));
             let Some(bytes) = self.mapped(from, part) else {
                 return Err(CopyError::Read(io::ErrorKind::UnexpectedEof.into()));
             };

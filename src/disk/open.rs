@@ -1,6 +1,7 @@
 //! Opening a disk: what its record says is held against what is there.
 
 use super::faults::{FaultCounts, Faults};
+use super::io::piece;
 use super::label::{Fault, Label};
 use super::labelled;
 use super::mapping::Mapping;
@@ -37,6 +38,8 @@ pub struct Disk {
     /// One flush at a time: whether an error was taken from the file descriptor that the next flush has to report.
     pub(super) owed: Mutex<bool>,
     pub(super) lacks: Lacks,
+    /// Most bytes that one call writes.
+    pub(super) piece: usize,
     /// See [`Disk::is_fresh`].
     pub(super) known: AtomicBool,
 }
@@ -140,6 +143,7 @@ impl Disk {
             extent_size,
             size,
             kind,
+            piece: piece(&file),
             file,
             map,
             available: AtomicU64::new(size),

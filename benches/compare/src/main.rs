@@ -13,6 +13,8 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use targets::{Ground, Images, Target};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -114,12 +116,33 @@ fn wanted(parts: &[String], name: &str) -> bool {
     parts.is_empty() || parts.iter().any(|part| name.contains(part.as_str()))
 }
 
+/// Whether the run has been told to end. What it has started is taken down on its way out.
+#[derive(Clone, Default)]
+struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    fn on_signals() -> Outcome<Self> {
+        let interrupt = Self::default();
+        for signal in [2, 15] {
+            signal_hook::flag::register(signal, interrupt.0.clone())?;
+        }
+        Ok(interrupt)
+    }
+
+    fn check(&self) -> Outcome<()> {
+        if self.0.load(Ordering::Relaxed) {
+            return Err("interrupted".into());
+        }
+        Ok(())
+    }
+}
+
 fn main() -> Outcome<()> {
     if !targets::installed("fio") {
         return Err("fio is not installed: apt-get install fio (and nbdkit libnbd-bin qemu-system-common for the peers)".into());
     }
     match Args::parse().what {
-        What::Compare(args) => compare_all(&args.quickened(), &build()?),
+        What::Compare(args) => compare_all(&args.quickened(), &build()?, &Interrupt::on_signals()?),
         What::Segments(args) => segments(&args, &build()?),
     }
 }
@@ -141,7 +164,7 @@ fn segments(args: &Segments, programs: &Path) -> Outcome<()> {
     Ok(())
 }
 
-fn compare_all(args: &Compare, programs: &Path) -> Outcome<()> {
+fn compare_all(args: &Compare, programs: &Path, interrupt: &Interrupt) -> Outcome<()> {
     fs::create_dir_all(&args.out)?;
     let grounds = if args.grounds.is_empty() {
         default_grounds()
@@ -150,7 +173,7 @@ fn compare_all(args: &Compare, programs: &Path) -> Outcome<()> {
     };
     let (mut text, mut all) = (String::new(), Vec::new());
     for dir in &grounds {
-        let report = compare(args, dir, programs)?;
+        let report = compare(args, dir, programs, interrupt)?;
         text.push_str(&report.markdown());
         fs::write(
             args.out.join(format!("compare-{}.svg", report.ground)),
@@ -192,7 +215,7 @@ fn build() -> Outcome<PathBuf> {
         .ok_or_else(|| "the program has no directory".into())
 }
 
-fn compare(args: &Compare, dir: &Path, programs: &Path) -> Outcome<Report> {
+fn compare(args: &Compare, dir: &Path, programs: &Path, interrupt: &Interrupt) -> Outcome<Report> {
     fs::create_dir_all(dir)?;
     let scratch = tempfile::Builder::new().prefix("compare-").tempdir_in(dir)?;
     let dir = scratch.path().canonicalize()?;
@@ -206,11 +229,11 @@ fn compare(args: &Compare, dir: &Path, programs: &Path) -> Outcome<Report> {
         .iter()
         .map(|target| (target.name.clone(), vec![Samples::default(); cells.len()]))
         .collect();
-    let hot = measure_hot(args, &targets, &cells, &mut rows);
+    let hot = measure_hot(args, &targets, &cells, &mut rows, interrupt);
     // Loop devices go before what they stand on.
     while targets.pop().is_some() {}
     hot?;
-    measure_cold(args, &makers, &cells, &mut rows)?;
+    measure_cold(args, &makers, &cells, &mut rows, interrupt)?;
     Ok(Report {
         ground: file_system(&dir)?,
         cells: cells.iter().map(|cell| cell.name.to_owned()).collect(),
@@ -282,13 +305,20 @@ impl Compare {
 }
 
 /// All targets are up, and take turns.
-fn measure_hot(args: &Compare, targets: &[Target], cells: &[&Cell], rows: &mut Rows) -> Outcome<()> {
+fn measure_hot(
+    args: &Compare,
+    targets: &[Target],
+    cells: &[&Cell],
+    rows: &mut Rows,
+    interrupt: &Interrupt,
+) -> Outcome<()> {
     for round in 0..args.rounds {
         for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| !cell.cold) {
             // Another one is first each time: what the one before leaves behind is for all.
             let mut turns: Vec<_> = targets.iter().zip(rows.iter_mut()).collect();
             turns.rotate_left(usize::try_from(round)? % targets.len().max(1));
             for (target, row) in turns {
+                interrupt.check()?;
                 reading(target, cell, args.load(round), &mut row.1[at])?;
             }
             eprintln!("round {} of {}: {}", round + 1, args.rounds, cell.name);
@@ -303,10 +333,12 @@ fn measure_cold(
     makers: &[(String, Maker<'_>)],
     cells: &[&Cell],
     rows: &mut Rows,
+    interrupt: &Interrupt,
 ) -> Outcome<()> {
     for round in 0..args.rounds {
         for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| cell.cold) {
             for (_, make) in makers {
+                interrupt.check()?;
                 // Who does not start has been left out already.
                 let Ok(target) = make() else { continue };
                 if let Some(row) = rows.iter_mut().find(|(name, _)| *name == target.name) {

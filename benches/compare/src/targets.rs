@@ -11,6 +11,9 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// How long a server may take until its file is there.
 const START: Duration = Duration::from_secs(20);
+/// And until it has ended.
+const END: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// One way to the image, ready to be measured.
 pub(crate) struct Target {
@@ -37,8 +40,16 @@ struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        let _gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        // More than once: a loop device that is being taken down may keep its mount busy for a moment.
+        for _ in 0..END.as_millis() / LOOK.as_millis() {
+            let pid = rustix::process::Pid::from_child(&self.0);
+            let _gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            std::thread::park_timeout(LOOK);
+            if !matches!(self.0.try_wait(), Ok(None)) {
+                return;
+            }
+        }
+        let _gone = self.0.kill();
         let _status = self.0.wait();
     }
 }

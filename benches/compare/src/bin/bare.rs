@@ -141,7 +141,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut session = Session::new(Bare { file, map, offset }, mountpoint, &config)?;
     let mut unmount = session.unmount_callable();
     let mut signals = signal_hook::iterator::Signals::new([15, 2])?;
-    std::thread::spawn(move || signals.forever().next().map(|_| unmount.unmount()));
+    std::thread::spawn(move || signals.forever().any(|_| unmount.unmount().is_ok()));
     session.run()?;
     Ok(())
 }
