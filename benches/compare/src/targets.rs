@@ -36,18 +36,21 @@ enum Keep {
     Command(Undo),
 }
 
-struct Server(Child);
+/// A process that serves a mount, and where that is.
+struct Server(Child, PathBuf);
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // More than once: a loop device that is being taken down may keep its mount busy for a moment.
+        let pid = rustix::process::Pid::from_child(&self.0);
         for _ in 0..END.as_millis() / LOOK.as_millis() {
-            let pid = rustix::process::Pid::from_child(&self.0);
             let _gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             std::thread::park_timeout(LOOK);
             if !matches!(self.0.try_wait(), Ok(None)) {
                 return;
             }
+            // A loop device that is still being taken down keeps it busy.
+            let mount = self.1.display().to_string();
+            let _status = quiet(&words(&["umount", "--lazy", &mount])).status();
         }
         let _gone = self.0.kill();
         let _status = self.0.wait();
@@ -217,7 +220,7 @@ impl Ground<'_> {
         command.arg(&images.shared).arg(&mount);
         command.args([threads.into(), images.offset, images.bytes].map(|number: u64| number.to_string()));
         let name = format!("bare fuser, {threads} threads");
-        self.served(&name, command, mount.join("image"), images)
+        self.served(&name, command, (&mount, mount.join("image")), images)
     }
 
     /// qemu-storage-daemon's FUSE export.
@@ -238,7 +241,7 @@ impl Ground<'_> {
             .arg(format!(
                 "--export=type=fuse,id=e,node-name=r,mountpoint={at},writable=on"
             ));
-        self.served("qemu-storage-daemon", command, path, images)
+        self.served("qemu-storage-daemon", command, (&path, path.clone()), images)
     }
 
     /// nbdfuse over nbdkit's file plugin.
@@ -255,7 +258,12 @@ impl Ground<'_> {
             .arg(format!("file={}", images.shared.display()))
             .arg(format!("offset={}", images.offset))
             .arg(format!("range={}", images.bytes));
-        self.served("nbdfuse over nbdkit", command, mount.join("nbd"), images)
+        self.served(
+            "nbdfuse over nbdkit",
+            command,
+            (&mount, mount.join("nbd")),
+            images,
+        )
     }
 
     /// A loop device, direct I/O on, over another target.
@@ -277,9 +285,16 @@ impl Ground<'_> {
         })
     }
 
-    fn served(&self, name: &str, mut command: Command, path: PathBuf, images: &Images) -> Outcome<Target> {
+    /// What this command serves at `mount`, whose file is `path`.
+    fn served(
+        &self,
+        name: &str,
+        mut command: Command,
+        (mount, path): (&Path, PathBuf),
+        images: &Images,
+    ) -> Outcome<Target> {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        let mut server = Server(child);
+        let mut server = Server(child, mount.to_owned());
         let begun = Instant::now();
         while fs::metadata(&path).map_or(0, |found| found.len()) < images.bytes {
             if server.0.try_wait()?.is_some() || begun.elapsed() > START {
