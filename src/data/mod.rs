@@ -36,18 +36,18 @@ use crate::gate::{Bounds, Gate, Lane};
 use crate::member::{DiskMarks, MemberTable, MyLine};
 use crate::pool::model::{DiskRecord, VolumeRecord};
 use crate::pool::names::Name;
-use crate::sys;
 use crate::table::{Piece, Reader, Table};
 use crate::units::{DiskId, Generation, VolumeId};
 use cold::ColdWatch;
 use crossbeam_channel::Sender;
 use figures::{Book, Tally};
 use flush::Losses;
+use io::micros;
 use keeper::Keeper;
 use space::Room;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use workers::Workers;
 
 /// Bounds of an apparatus's data path.
@@ -146,8 +146,8 @@ pub struct Apparatus {
     waiting_readers: AtomicUsize,
     notices: OnceLock<Sender<Notice>>,
     missed_notice: AtomicBool,
-    /// By [`sys::coarse_us`], and by the calendar.
-    began: (u64, SystemTime),
+    /// By a clock that keeps step with the calendar, and by the calendar.
+    began: (Instant, SystemTime),
 }
 
 /// What a serving thread is for.
@@ -215,7 +215,7 @@ impl Apparatus {
             waiting_readers: AtomicUsize::new(0),
             notices: OnceLock::new(),
             missed_notice: AtomicBool::new(false),
-            began: (sys::coarse_us(), SystemTime::now()),
+            began: (Instant::now(), SystemTime::now()),
         });
         let started = workers::start_first(&apparatus).and_then(|()| keeper::start(&apparatus));
         if let Err(error) = started {
@@ -307,9 +307,9 @@ impl Apparatus {
         self.workers.end();
     }
 
-    /// Microseconds since it began, to within a tick of the kernel: as file systems tell times.
+    /// Microseconds since it began.
     fn now_us(&self) -> u64 {
-        sys::coarse_us().saturating_sub(self.began.0)
+        micros(self.began.0.elapsed())
     }
 
     fn tell_kernel(&self, notice: Notice) {
