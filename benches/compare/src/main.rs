@@ -9,6 +9,7 @@ mod targets;
 use cells::{CELLS, Cell};
 use clap::{Parser, Subcommand};
 use report::{Report, Samples};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -117,13 +118,13 @@ fn wanted(parts: &[String], name: &str) -> bool {
 }
 
 /// Whether the run has been told to end. What it has started is taken down on its way out.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
     fn on_signals() -> Outcome<Self> {
         let interrupt = Self::default();
-        for signal in [2, 15] {
+        for signal in [SIGINT, SIGTERM] {
             signal_hook::flag::register(signal, interrupt.0.clone())?;
         }
         Ok(interrupt)
