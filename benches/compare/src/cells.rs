@@ -28,6 +28,16 @@ const fn hot(name: &'static str, pattern: &'static str, block: &'static str, dep
     }
 }
 
+/// Reads everything once, in order.
+pub(crate) const ONCE: Cell = Cell {
+    name: "once",
+    pattern: "read",
+    block: "1m",
+    depth: 4,
+    jobs: 1,
+    cold: true,
+};
+
 /// All cells, hot ones first.
 pub(crate) const CELLS: &[Cell] = &[
     hot("4K rr QD1", "randread", "4k", 1, 1),

@@ -65,10 +65,10 @@ struct Compare {
     #[arg(long, default_value_t = 1024)]
     size: u64,
     /// Seconds for each reading.
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 1.0)]
     seconds: f64,
-    /// Readings of each target in each cell.
-    #[arg(long, default_value_t = 3)]
+    /// Readings of each target in each cell. Servers are started anew for each.
+    #[arg(long, default_value_t = 7)]
     rounds: u64,
     /// One short reading of each target in each cell, on the first file system: shows that all works, and roughly how it stands.
     #[arg(long, conflicts_with_all = ["seconds", "rounds"])]
@@ -224,17 +224,20 @@ fn compare(args: &Compare, dir: &Path, programs: &Path, interrupt: &Interrupt) -
     let images = Images::make(&ground, args.size << 20)?;
     let cells = args.cells(&file_system(&dir)?);
     let (makers, mut skipped) = makers(args, &ground, &images);
-    let (mut targets, failed) = start(args, &ground, &makers);
-    skipped.extend(failed);
-    let mut rows: Rows = targets
-        .iter()
-        .map(|target| (target.name.clone(), vec![Samples::default(); cells.len()]))
-        .collect();
-    let hot = measure_hot(args, &targets, &cells, &mut rows, interrupt);
-    // Loop devices go before what they stand on.
-    while targets.pop().is_some() {}
-    hot?;
-    measure_cold(args, &makers, &cells, &mut rows, interrupt)?;
+    let mut rows = Rows::new();
+    for round in 0..args.rounds {
+        let (mut targets, failed) = start(args, &ground, &makers);
+        if round == 0 {
+            skipped.extend(failed);
+            let row = |target: &Target| (target.name.clone(), vec![Samples::default(); cells.len()]);
+            rows = targets.iter().map(row).collect();
+        }
+        let hot = measure_hot(args, round, &targets, &cells, &mut rows, interrupt);
+        // Loop devices go before what they stand on.
+        while targets.pop().is_some() {}
+        hot?;
+        measure_cold(args, round, &makers, &cells, &mut rows, interrupt)?;
+    }
     Ok(Report {
         ground: file_system(&dir)?,
         cells: cells.iter().map(|cell| cell.name.to_owned()).collect(),
@@ -280,7 +283,7 @@ fn makers<'a>(
 fn start(args: &Compare, ground: &Ground<'_>, makers: &[(String, Maker<'_>)]) -> (Vec<Target>, Vec<String>) {
     let (mut targets, mut failed) = (Vec::new(), Vec::new());
     for (name, make) in makers {
-        match make() {
+        match make().and_then(|target| target.warmed(args.size << 20)) {
             Ok(target) => targets.push(target),
             Err(why) => failed.push(format!("{name}: {why}")),
         }
@@ -305,25 +308,28 @@ impl Compare {
     }
 }
 
-/// All targets are up, and take turns.
+/// All targets have just been started, and take turns. Started anew in each round: where a process happens to have its memory makes it
+/// faster or slower than the next of the same program by a twentieth.
 fn measure_hot(
     args: &Compare,
+    round: u64,
     targets: &[Target],
     cells: &[&Cell],
     rows: &mut Rows,
     interrupt: &Interrupt,
 ) -> Outcome<()> {
-    for round in 0..args.rounds {
-        for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| !cell.cold) {
-            // Another one is first each time: what the one before leaves behind is for all.
-            let mut turns: Vec<_> = targets.iter().zip(rows.iter_mut()).collect();
-            turns.rotate_left(usize::try_from(round)? % targets.len().max(1));
-            for (target, row) in turns {
-                interrupt.check()?;
+    // The same in each run, another in each round and cell: what one leaves behind is not always for the same next.
+    let mut random = fastrand::Rng::with_seed(round);
+    for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| !cell.cold) {
+        let mut turns: Vec<_> = targets.iter().collect();
+        random.shuffle(&mut turns);
+        for target in turns {
+            interrupt.check()?;
+            if let Some(row) = rows.iter_mut().find(|(name, _)| *name == target.name) {
                 reading(target, cell, args.load(round), &mut row.1[at])?;
             }
-            eprintln!("round {} of {}: {}", round + 1, args.rounds, cell.name);
         }
+        eprintln!("round {} of {}: {}", round + 1, args.rounds, cell.name);
     }
     Ok(())
 }
@@ -331,24 +337,23 @@ fn measure_hot(
 /// Each target is started for each reading, and is the only one: nobody else has the image mapped.
 fn measure_cold(
     args: &Compare,
+    round: u64,
     makers: &[(String, Maker<'_>)],
     cells: &[&Cell],
     rows: &mut Rows,
     interrupt: &Interrupt,
 ) -> Outcome<()> {
-    for round in 0..args.rounds {
-        for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| cell.cold) {
-            for (_, make) in makers {
-                interrupt.check()?;
-                // Who does not start has been left out already.
-                let Ok(target) = make() else { continue };
-                if let Some(row) = rows.iter_mut().find(|(name, _)| *name == target.name) {
-                    target.chill()?;
-                    reading(&target, cell, args.load(round), &mut row.1[at])?;
-                }
+    for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| cell.cold) {
+        for (_, make) in makers {
+            interrupt.check()?;
+            // Who does not start has been left out already.
+            let Ok(target) = make() else { continue };
+            if let Some(row) = rows.iter_mut().find(|(name, _)| *name == target.name) {
+                target.chill()?;
+                reading(&target, cell, args.load(round), &mut row.1[at])?;
             }
-            eprintln!("round {} of {}: {}", round + 1, args.rounds, cell.name);
         }
+        eprintln!("round {} of {}: {}", round + 1, args.rounds, cell.name);
     }
     Ok(())
 }

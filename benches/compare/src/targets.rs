@@ -1,5 +1,7 @@
-//! The ways to one image: each is started once, measured in turn with the others, and taken down when dropped.
+//! The ways to one image: each is started, measured in turn with the others, and taken down when dropped.
 
+use crate::cells::ONCE;
+use crate::fio;
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
@@ -353,6 +355,22 @@ impl Target {
             rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
         }
         Ok(())
+    }
+
+    /// The same, after its server has read everything once and so has mapped what it maps.
+    ///
+    /// # Errors
+    /// fio's.
+    pub(crate) fn warmed(self, bytes: u64) -> Outcome<Self> {
+        if self.server.is_some() {
+            let load = fio::Load {
+                seconds: START.as_secs_f64(),
+                bytes,
+                seed: 0,
+            };
+            fio::run(&self.path, &ONCE, load)?;
+        }
+        Ok(self)
     }
 
     /// CPU time that the server has used, in seconds; `None` where there is no server.
