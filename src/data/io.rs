@@ -1,5 +1,6 @@
 //! What reads, writes and zeroing do inside the gate.
 
+use super::cold::AHEAD;
 use super::figures::Kind;
 use super::request::{Progress, Summary};
 use super::way::{Ready, Verdict};
@@ -231,7 +232,12 @@ fn is_cold(tools: &mut Tools, disks: &View) -> bool {
         if let Some(disk) = disks.get(piece.disk)
             && !disk.resident(piece.at, to_usize(piece.len))
         {
-            disk.prefetch(piece.at, piece.len);
+            let more = if tools.cold.goes_on(piece.disk, piece.at, piece.len) {
+                AHEAD
+            } else {
+                0
+            };
+            disk.prefetch(piece.at, piece.len + more);
             cold = true;
         }
     }

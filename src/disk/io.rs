@@ -26,15 +26,17 @@ static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 /// The number that `statfs` gives for ext2, ext3 and ext4.
 const EXT4: u32 = 0xef53;
 
-/// Most bytes that one call writes to a disk of this file system. File systems keep what a call writes in as large a piece of the page cache as they
-/// can, and ext4 walks over all of a piece's blocks for each later write into it: 4 KiB writes where 1 MiB had been written at once
-/// took twice as long as after 256 KiB (kernel 6.18). Elsewhere more calls would only hand the inode's lock to and fro.
-pub(super) fn piece(file: &File) -> usize {
+/// Whether writes are slow where the page cache has large pieces. File systems keep what a call writes, and what the kernel reads ahead, in as
+/// large pieces as they can, and ext4 walks over all of a piece's blocks for each later write into it: 4 KiB writes where 1 MiB had
+/// been written at once took twice as long as after 256 KiB, and where the kernel had read ahead four times as long (kernel 6.18).
+pub(super) fn suffers_from_large_pieces(file: &File) -> bool {
     let is_ext4 = |kind| u32::try_from(kind).is_ok_and(|kind| kind == EXT4);
-    match fstatfs(file) {
-        Ok(found) if is_ext4(found.f_type) => 256 << 10,
-        _ => 1 << 30,
-    }
+    fstatfs(file).is_ok_and(|found| is_ext4(found.f_type))
+}
+
+/// Most bytes that one call writes. More calls than needed only hand the inode's lock to and fro.
+pub(super) const fn piece(small: bool) -> usize {
+    if small { 256 << 10 } else { 1 << 30 }
 }
 
 /// Devices zero ranges aligned to this without dropping pages that are only half in the range.

@@ -22,6 +22,11 @@ impl Mapping {
         })
     }
 
+    /// A page that is missing is read alone, without what lies around it.
+    pub(super) fn read_no_more_than_is_touched(&self) -> io::Result<()> {
+        self.map.advise(Advice::Random)
+    }
+
     /// `None` where it would leave the mapping.
     pub(super) fn bytes(&self, at: u64, len: usize) -> Option<&[u8]> {
         let at = self.inside(at, len)?;

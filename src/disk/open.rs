@@ -1,7 +1,7 @@
 //! Opening a disk: what its record says is held against what is there.
 
 use super::faults::{FaultCounts, Faults};
-use super::io::piece;
+use super::io::{piece, suffers_from_large_pieces};
 use super::label::{Fault, Label};
 use super::labelled;
 use super::mapping::Mapping;
@@ -135,6 +135,11 @@ impl Disk {
         fits(&what, &label, record, pool, extent_size)?;
         let map = Mapping::new(&file, size)
             .map_err(|why| Error::because(format!("{what}: mapping it into memory"), why))?;
+        let small = suffers_from_large_pieces(&file);
+        if small {
+            // A hint, and only about speed.
+            let _ = map.read_no_more_than_is_touched();
+        }
         Ok(Self {
             id: record.id,
             name: record.name.clone(),
@@ -143,7 +148,7 @@ impl Disk {
             extent_size,
             size,
             kind,
-            piece: piece(&file),
+            piece: piece(small),
             file,
             map,
             available: AtomicU64::new(size),

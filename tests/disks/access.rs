@@ -138,6 +138,32 @@ fn images_on_btrfs_share_storage() {
     images_share_storage_on("mkfs.btrfs");
 }
 
+/// What the kernel reads ahead it keeps in large pieces, and later writes to those are slow on ext4.
+#[test]
+fn a_cold_read_of_an_image_on_ext4_fetches_no_more_than_it_touches() {
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = scratch.path().join("fs.img");
+    empty_file(&path, 64 * MIB);
+    if run("mkfs.ext4", &["-q", "-F", path.to_str().unwrap()]).is_none() {
+        return;
+    }
+    let Some(device) = Loop::over(&path) else { return };
+    let Some(mount) = Mount::of(&device.path) else {
+        return;
+    };
+    let record = image(mount.at.path(), 1, 8);
+    let disk = opened(&record);
+    disk.write_at(&pattern(4 * MIB), DiskOffset(MIB)).unwrap();
+    disk.flush().unwrap();
+    let file = File::open(&record.path).unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    let (touched, beside) = (DiskOffset(2 * MIB), DiskOffset(2 * MIB + (16 << 10)));
+    assert!(!disk.resident(touched, 4096));
+    through_mapping(&disk, touched.0, 4096).unwrap();
+    assert!(disk.resident(touched, 4096));
+    assert!(!disk.resident(beside, 4096));
+}
+
 fn images_share_storage_on(mkfs: &str) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file-system");
