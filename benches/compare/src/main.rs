@@ -232,7 +232,11 @@ fn compare(args: &Compare, dir: &Path, programs: &Path, interrupt: &Interrupt) -
             let row = |target: &Target| (target.name.clone(), vec![Samples::default(); cells.len()]);
             rows = targets.iter().map(row).collect();
         }
-        let hot = measure_hot(args, round, &targets, &cells, &mut rows, interrupt);
+        // Ratios are of the same round, so none may lack a target.
+        let hot = match targets.len() == rows.len() {
+            true => measure_hot(args, round, &targets, &cells, &mut rows, interrupt),
+            false => Err(format!("round {}: not all targets started again", round + 1).into()),
+        };
         // Loop devices go before what they stand on.
         while targets.pop().is_some() {}
         hot?;
@@ -312,7 +316,7 @@ impl Compare {
 }
 
 /// All targets have just been started, and take turns. Started anew in each round: where a process happens to have its memory makes it
-/// faster or slower than the next of the same program by a twentieth.
+/// faster or slower than the next of the same program by up to a tenth.
 fn measure_hot(
     args: &Compare,
     round: u64,
@@ -347,11 +351,11 @@ fn measure_cold(
     interrupt: &Interrupt,
 ) -> Outcome<()> {
     for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| cell.cold) {
-        for (_, make) in makers {
+        for (name, make) in makers {
             interrupt.check()?;
             // Who does not start has been left out already.
-            let Ok(target) = make() else { continue };
-            if let Some(row) = rows.iter_mut().find(|(name, _)| *name == target.name) {
+            if let Some(row) = rows.iter_mut().find(|row| row.0 == *name) {
+                let target = make()?;
                 target.chill()?;
                 reading(&target, cell, args.load(round), &mut row.1[at])?;
             }
