@@ -103,9 +103,11 @@ impl Disk {
         rest: Range<u64>,
     ) -> Result<(), CopyError> {
         let mut done = rest.start;
+        let length = |done| usize::try_from(rest.end - done).unwrap_or(usize::MAX);
+        let most = to.piece_at(DiskOffset(to_at.0 + done), length(done));
         while done < rest.end {
             let (from, into) = (DiskOffset(at.0 + done), DiskOffset(to_at.0 + done));
-            let part = usize::try_from(rest.end - done).map_or(to.piece, |len| len.min(to.piece));
+            let part = length(done).min(most);
             let Some(bytes) = self.mapped(from, part) else {
                 return Err(CopyError::Read(io::ErrorKind::UnexpectedEof.into()));
             };

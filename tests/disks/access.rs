@@ -141,6 +141,53 @@ fn images_on_btrfs_share_storage() {
 /// What the kernel reads ahead it keeps in large pieces, and later writes to those are slow on ext4.
 #[test]
 fn a_cold_read_of_an_image_on_ext4_fetches_no_more_than_it_touches() {
+    on_ext4(|disk, drop_cache| {
+        disk.write_at(&pattern(4 * MIB), DiskOffset(MIB)).unwrap();
+        disk.flush().unwrap();
+        drop_cache();
+        let (touched, beside) = (DiskOffset(2 * MIB), DiskOffset(2 * MIB + (16 << 10)));
+        assert!(!disk.resident(touched, 4096));
+        through_mapping(disk, touched.0, 4096).unwrap();
+        assert!(disk.resident(touched, 4096));
+        assert!(!disk.resident(beside, 4096));
+    });
+}
+
+/// As large as the calls are the pieces that the page cache gets, once and for all.
+#[test]
+fn an_image_on_ext4_is_written_in_small_calls_only_where_the_page_cache_has_nothing_yet() {
+    on_ext4(|disk, drop_cache| {
+        let (at, bytes) = (DiskOffset(2 * MIB), pattern(MIB));
+        let calls = || {
+            let before = write_calls();
+            disk.write_at(&bytes, at).unwrap();
+            write_calls() - before
+        };
+        assert_eq!([calls(), calls()], [16, 1]);
+        disk.flush().unwrap();
+        drop_cache();
+        assert_eq!(calls(), 16);
+        assert!(read(disk, at.0, MIB) == bytes);
+
+        let to = DiskOffset(4 * MIB);
+        let before = write_calls();
+        disk.copy_to(at, disk, to, MIB).unwrap();
+        disk.copy_to(at, disk, to, MIB).unwrap();
+        assert_eq!(write_calls() - before, 16 + 1);
+        assert!(read(disk, to.0, MIB) == bytes);
+    });
+}
+
+/// Calls that write which this thread has made.
+fn write_calls() -> u64 {
+    let counts = fs::read_to_string("/proc/thread-self/io").unwrap();
+    let count = counts.lines().find_map(|line| line.strip_prefix("syscw: "));
+    count.unwrap().parse().unwrap()
+}
+
+/// Runs it on a new image of 8 MiB, and with what empties the image's page cache as far as nobody has it mapped and touched. Nothing where
+/// there is no ext4 or no loop device to be had.
+fn on_ext4(test: impl FnOnce(&Disk, &dyn Fn())) {
     let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = scratch.path().join("fs.img");
     empty_file(&path, 64 * MIB);
@@ -153,15 +200,10 @@ fn a_cold_read_of_an_image_on_ext4_fetches_no_more_than_it_touches() {
     };
     let record = image(mount.at.path(), 1, 8);
     let disk = opened(&record);
-    disk.write_at(&pattern(4 * MIB), DiskOffset(MIB)).unwrap();
-    disk.flush().unwrap();
     let file = File::open(&record.path).unwrap();
-    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
-    let (touched, beside) = (DiskOffset(2 * MIB), DiskOffset(2 * MIB + (16 << 10)));
-    assert!(!disk.resident(touched, 4096));
-    through_mapping(&disk, touched.0, 4096).unwrap();
-    assert!(disk.resident(touched, 4096));
-    assert!(!disk.resident(beside, 4096));
+    test(&disk, &|| {
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    });
 }
 
 fn images_share_storage_on(mkfs: &str) {

@@ -317,7 +317,7 @@ impl Ground<'_> {
 
 /// Written in the pieces that an apparatus writes in: on ext4 an image's later 4 KiB writes depend on it.
 fn fill(path: &Path, offset: u64, bytes: u64) -> Outcome<()> {
-    const PIECE: u32 = 256 << 10;
+    const PIECE: u32 = 64 << 10;
     let mut file = File::options().write(true).open(path)?;
     file.seek(SeekFrom::Start(offset))?;
     let block: Vec<u8> = (0..PIECE)
