@@ -18,9 +18,12 @@ use apparatus::change::jobs::{self, Request};
 use apparatus::store::{ChangeState, JobLimits, JobState, Owner, Store};
 use moving::Scene;
 use moving::devices::{Loop, Mount, run};
+use rustix::process::Signal;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use support::{Daemon, Random, read_up_to};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use support::{Daemon, Random, TestPool, read_up_to};
 
 const EXTENT: u64 = 64 << 10;
 const EXTENTS: u64 = 384;
@@ -229,4 +232,95 @@ fn a_move_within_a_file_system_that_shares_storage_takes_no_room() {
     drop(file);
     daemon.stop();
     drop(scene);
+}
+
+/// A process that does not get on while this lives.
+struct Stopped<'a>(&'a Daemon);
+
+impl<'a> Stopped<'a> {
+    fn new(daemon: &'a Daemon) -> Self {
+        daemon.signal(Signal::STOP);
+        Self(daemon)
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.signal(Signal::CONT);
+    }
+}
+
+/// Requests at a mount that have not been answered. `connections` is where the kernel tells of them.
+fn unanswered(connections: &Mount, daemon: &Daemon) -> u64 {
+    let device = rustix::fs::stat(daemon.mount()).unwrap().st_dev;
+    let connection = rustix::fs::minor(device).to_string();
+    let waiting = connections.at.path().join(connection).join("waiting");
+    let waiting = std::fs::read_to_string(waiting).unwrap();
+    waiting.trim().parse().unwrap()
+}
+
+/// Reads 512 KiB in a process of its own.
+fn begin_read(daemon: &Daemon, volume: &str, index: u64) -> Child {
+    Command::new("dd")
+        .args(["bs=512k", "count=1", "status=none"])
+        .arg(format!("skip={index}"))
+        .arg(format!("if={}", daemon.path(volume).display()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn cold_reads_of_a_disk_do_not_wait_for_another_that_does_not_answer() {
+    let below = TestPool::new(EXTENT);
+    let disk = below.add_disk("a", 520).id;
+    below.add_volume("v", 32 * MIB, &[(disk, 1, 512)]);
+    let server = below.start("below");
+    let Some(device) = Loop::over(&server.path("v")) else {
+        return;
+    };
+    let Some(place) = Mount::made_on(device, &["mkfs.ext4", "-q"]) else {
+        return;
+    };
+    let Some(connections) = Mount::of_kind("fusectl", "ro") else {
+        return;
+    };
+    let image = place.at.path().join("b.img");
+    File::create(&image).unwrap().set_len(28 * MIB).unwrap();
+    let scene = Scene::with_second_disk_at(&image, EXTENT, EXTENTS);
+    let hanging = [(scene.disks[1], 200, 128)];
+    scene.pool.add_volume("hanging", 128 * EXTENT, &hanging);
+    let daemon = scene.pool.start("x");
+    let bytes = Random::new(5).bytes(512 << 10);
+    for (volume, disk) in [("v", "a"), ("hanging", "b")] {
+        let file = daemon.open(volume);
+        for index in 0..8 {
+            file.write_all_at(&bytes, index * bytes.len() as u64).unwrap();
+        }
+        file.sync_all().unwrap();
+        let image = File::open(scene.pool.image(disk)).unwrap();
+        rustix::fs::fadvise(&image, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    }
+
+    let stopped = Stopped::new(&server);
+    let kept: Vec<Child> = (0..5)
+        .map(|index| begin_read(&daemon, "hanging", index))
+        .collect();
+    let since = Instant::now();
+    while unanswered(&connections, &daemon) < kept.len() as u64 {
+        assert!(since.elapsed() < Duration::from_secs(20));
+        std::thread::yield_now();
+    }
+    let read = begin_read(&daemon, "v", 0);
+    let (tell, told) = crossbeam_channel::bounded(1);
+    let waiting = std::thread::spawn(move || tell.send(read.wait_with_output().unwrap()));
+    let read = told.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!(unanswered(&connections, &daemon), kept.len() as u64);
+    assert!(read.status.success() && read.stdout == bytes);
+    waiting.join().unwrap().unwrap();
+    drop(stopped);
+    for child in kept {
+        let read = child.wait_with_output().unwrap();
+        assert!(read.status.success() && read.stdout == bytes);
+    }
 }

@@ -3,7 +3,7 @@
 use super::figures::Kind;
 use crate::gate::{Access, Parkable};
 use crate::pool::model::Span;
-use crate::units::{Generation, VolumeId, VolumeOffset};
+use crate::units::{DiskId, Generation, VolumeId, VolumeOffset};
 use quanta::Instant;
 use std::borrow::Cow;
 
@@ -152,8 +152,8 @@ pub struct Request<'a, R> {
     pub(super) reply: R,
     pub(super) progress: Progress,
     pub(super) since: Instant,
-    /// The disk has been told to read what it asks for.
-    pub(super) fetched: bool,
+    /// The one disk that has what it asks for, and has been told to read it.
+    pub(super) fetched: Option<DiskId>,
 }
 
 /// What is left of a request when it is answered.
@@ -176,7 +176,7 @@ impl<'a, R: Reply> Request<'a, R> {
             reply,
             progress: Progress::Fresh,
             since: Instant::now(),
-            fetched: false,
+            fetched: None,
         }
     }
 
@@ -209,11 +209,11 @@ impl<'a, R: Reply> Request<'a, R> {
         }
     }
 
-    /// The same, after its disk has been told to read what it asks for.
+    /// The same, after its disks have been told to read what it asks for: `disk` if it is a single one.
     #[cold]
-    pub(super) fn fetched(self) -> Owned {
+    pub(super) fn fetched(self, disk: Option<DiskId>) -> Owned {
         Request {
-            fetched: true,
+            fetched: disk,
             ..self.own()
         }
     }

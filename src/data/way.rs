@@ -12,7 +12,7 @@ use crate::units::{ChangeId, VolumeOffset};
 pub(super) enum Verdict<'d> {
     /// It can be answered.
     Ready(Ready<'d>),
-    /// A read that would wait for its disk, which has been told to read: a worker is to wait.
+    /// A read that would wait for its disks, which have been told to read: a worker is to wait.
     Cold,
     /// A write of so many bytes that is to be flushed before it is acknowledged.
     FlushFirst(u64),
@@ -100,7 +100,13 @@ impl Apparatus {
                 self.answer(tools, request, ready);
                 After::Nothing
             }
-            Verdict::Cold => self.elsewhere(pass, role, request.fetched()),
+            Verdict::Cold => {
+                let disk = match tools.pieces[..] {
+                    [piece] => Some(piece.disk),
+                    _ => None,
+                };
+                self.elsewhere(pass, role, request.fetched(disk))
+            }
             Verdict::FlushFirst(bytes) => {
                 self.count(tools, &request.summary(), bytes, Delivery::Taken);
                 self.elsewhere(pass, role, request.then_flush(bytes))

@@ -1,10 +1,12 @@
 //! Threads for what may wait for a disk: cold reads, zeroing, seeks, flushes, and requests that a hold or a fence had parked.
 //!
 //! One thread lasts. More are started while work waits and none is idle, up to a bound, and end when they have had nothing to do
-//! for a while: so that a disk's queue is kept busy by as many blocked threads as it takes.
+//! for a while: so that a disk's queue is kept busy by as many blocked threads as it takes. A disk that does not answer keeps only
+//! threads that wait for it.
 
 use super::{Answer, Apparatus, Desk, Failure, Owned, Reply, Role, lock};
-use std::collections::VecDeque;
+use crate::units::DiskId;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -19,35 +21,56 @@ const SPREAD: usize = 4;
 /// Fewer than this are not worth another thread.
 const WORTH_A_THREAD: usize = 8;
 
-/// A job that may keep its thread as long as a disk takes counts this much, a read whose bytes are on their way already counts 1: so
-/// many of those share a thread, because the disk works on all of them whoever waits.
-const WHOLE_THREAD: usize = 4;
+/// So many reads of one disk share a thread, because the disk works on all of them whoever waits.
+const SHARE: usize = 4;
 
 /// Requests to run one after the other.
 type Chain = Vec<Owned>;
 
-fn weight(chain: &Chain) -> usize {
-    match chain[..] {
-        [Owned { fetched: true, .. }] => 1,
-        _ => WHOLE_THREAD,
+/// What may keep a job waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Awaits {
+    /// Anything, for as long as it takes: each has a thread of its own.
+    Anything,
+    /// Bytes that this disk has been told to read.
+    Disk(DiskId),
+}
+
+impl Awaits {
+    fn of(chain: &Chain) -> Self {
+        match chain[..] {
+            [
+                Owned {
+                    fetched: Some(disk), ..
+                },
+            ] => Self::Disk(disk),
+            _ => Self::Anything,
+        }
+    }
+
+    fn share(self) -> usize {
+        match self {
+            Self::Anything => 1,
+            Self::Disk(_) => SHARE,
+        }
     }
 }
 
 /// The threads and what waits for them.
 pub(super) struct Workers {
-    state: Mutex<State>,
+    state: Mutex<State<Chain>>,
     wake: Condvar,
     left: Condvar,
     most_threads: usize,
     most_queued: usize,
 }
 
-#[derive(Default)]
-struct State {
-    queue: VecDeque<Chain>,
+/// What waits for threads, and those. Nothing waits behind what another disk keeps: each has its own line, and no more threads than its line is
+/// worth.
+struct State<J> {
+    lines: BTreeMap<Awaits, Line<J>>,
+    /// Requests that wait.
     queued: usize,
-    /// What is queued and what is being worked on, by weight.
-    load: usize,
     threads: usize,
     /// Threads that wait and that nobody has woken.
     idle: usize,
@@ -56,20 +79,62 @@ struct State {
     ending: bool,
 }
 
+/// Jobs that wait for the same.
+struct Line<J> {
+    jobs: VecDeque<J>,
+    /// Jobs being worked on, each by a thread.
+    working: usize,
+}
+
 /// What a new job needs.
+#[derive(Debug, PartialEq, Eq)]
 enum Need {
     Nothing,
     Waking,
     Thread,
 }
 
-impl State {
-    fn push(&mut self, chain: Chain, most_threads: usize) -> Need {
-        self.load += weight(&chain);
-        self.queued += chain.len();
-        self.queue.push_back(chain);
-        if self.threads - self.idle >= self.load.div_ceil(WHOLE_THREAD) {
-            // Those at work take it when they have done what they are at.
+impl<J> Line<J> {
+    fn new() -> Self {
+        Self {
+            jobs: VecDeque::new(),
+            working: 0,
+        }
+    }
+
+    /// How many more threads are to work on it.
+    fn lacks(&self, share: usize) -> usize {
+        let worth = (self.jobs.len() + self.working).div_ceil(share);
+        worth.saturating_sub(self.working).min(self.jobs.len())
+    }
+}
+
+impl<J> State<J> {
+    fn new() -> Self {
+        Self {
+            lines: BTreeMap::new(),
+            queued: 0,
+            threads: 0,
+            idle: 0,
+            woken: 0,
+            ending: false,
+        }
+    }
+
+    fn push(&mut self, awaits: Awaits, job: J, most_threads: usize) -> Need {
+        self.lines
+            .entry(awaits)
+            .or_insert_with(Line::new)
+            .jobs
+            .push_back(job);
+        let lacking: usize = self
+            .lines
+            .iter()
+            .map(|(awaits, line)| line.lacks(awaits.share()))
+            .sum();
+        let working: usize = self.lines.values().map(|line| line.working).sum();
+        if lacking <= self.threads.saturating_sub(self.idle + working) {
+            // Those that are on their way take it.
             return Need::Nothing;
         }
         if self.idle > 0 {
@@ -83,17 +148,40 @@ impl State {
         Need::Nothing
     }
 
-    fn pop(&mut self) -> Option<Chain> {
-        let chain = self.queue.pop_front()?;
-        self.queued -= chain.len();
-        Some(chain)
+    /// What a thread is to do: a job of the line with the fewest threads among those that lack some.
+    fn pop(&mut self) -> Option<(Awaits, J)> {
+        let lacking = self
+            .lines
+            .iter_mut()
+            .filter(|(awaits, line)| line.lacks(awaits.share()) > 0);
+        let (&awaits, line) = lacking.min_by_key(|(_, line)| line.working)?;
+        let job = line.jobs.pop_front()?;
+        line.working += 1;
+        Some((awaits, job))
+    }
+
+    /// A job has been done.
+    fn done(&mut self, awaits: Awaits) {
+        if let Some(line) = self.lines.get_mut(&awaits) {
+            line.working -= 1;
+            if line.working == 0 && line.jobs.is_empty() {
+                self.lines.remove(&awaits);
+            }
+        }
+    }
+}
+
+impl State<Chain> {
+    fn add(&mut self, chain: Chain, most_threads: usize) -> Need {
+        self.queued += chain.len();
+        self.push(Awaits::of(&chain), chain, most_threads)
     }
 }
 
 impl Workers {
     pub(super) fn new(most_threads: usize, most_queued: usize) -> Self {
         Self {
-            state: Mutex::default(),
+            state: Mutex::new(State::new()),
             wake: Condvar::new(),
             left: Condvar::new(),
             most_threads: most_threads.max(1),
@@ -106,7 +194,11 @@ impl Workers {
         let mut state = lock(&self.state);
         state.ending = true;
         state.queued = 0;
-        let rest: Vec<Chain> = state.queue.drain(..).collect();
+        let rest: Vec<Chain> = state
+            .lines
+            .values_mut()
+            .flat_map(|line| line.jobs.drain(..))
+            .collect();
         drop(state);
         self.wake.notify_all();
         rest.into_iter().flatten().for_each(refuse);
@@ -116,13 +208,16 @@ impl Workers {
             .wait_timeout_while(state, FAREWELL, |state| state.threads > 0);
     }
 
-    /// The next job for a thread that has done one of weight `done`. `None`: the thread is to end.
-    fn next(&self, done: usize, lasts: bool) -> Option<Chain> {
+    /// The next job for a thread that has done one (`done`). `None`: the thread is to end.
+    fn next(&self, done: Option<Awaits>, lasts: bool) -> Option<(Awaits, Chain)> {
         let mut state = lock(&self.state);
-        state.load -= done;
+        if let Some(awaits) = done {
+            state.done(awaits);
+        }
         loop {
-            if let Some(chain) = state.pop() {
-                return Some(chain);
+            if let Some((awaits, chain)) = state.pop() {
+                state.queued -= chain.len();
+                return Some((awaits, chain));
             }
             if state.ending {
                 return None;
@@ -137,7 +232,7 @@ impl Workers {
                 0 => state.idle -= 1,
                 _ => state.woken -= 1,
             }
-            if timeout.timed_out() && !lasts && state.queue.is_empty() {
+            if timeout.timed_out() && !lasts && state.lines.values().all(|line| line.jobs.is_empty()) {
                 return None;
             }
         }
@@ -155,7 +250,7 @@ impl Apparatus {
         if state.ending || state.queued >= self.workers.most_queued {
             return Err(request);
         }
-        let need = state.push(vec![request], self.workers.most_threads);
+        let need = state.add(vec![request], self.workers.most_threads);
         drop(state);
         self.see_to(&need);
         Ok(())
@@ -170,7 +265,7 @@ impl Apparatus {
                 chain.into_iter().for_each(refuse);
                 continue;
             }
-            let need = state.push(chain, self.workers.most_threads);
+            let need = state.add(chain, self.workers.most_threads);
             drop(state);
             self.see_to(&need);
         }
@@ -218,9 +313,9 @@ impl Drop for Place {
 }
 
 fn work(place: &Place, mut desk: Desk, lasts: bool) {
-    let mut done = 0;
-    while let Some(chain) = place.0.workers.next(done, lasts) {
-        done = weight(&chain);
+    let mut done = None;
+    while let Some((awaits, chain)) = place.0.workers.next(done, lasts) {
+        done = Some(awaits);
         for request in chain {
             place.0.serve(&mut desk, request);
         }
@@ -253,4 +348,88 @@ fn chains(requests: Vec<Owned>) -> Vec<Chain> {
     }
     chains.retain(|chain| !chain.is_empty());
     chains
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Awaits = Awaits::Disk(DiskId(1));
+    const B: Awaits = Awaits::Disk(DiskId(2));
+
+    /// Threads that are started at once, and take what they are to.
+    struct World {
+        state: State<u32>,
+        taken: Vec<(Awaits, u32)>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let state = State::new();
+            Self { state, taken: vec![] }
+        }
+
+        fn push(&mut self, awaits: Awaits, job: u32, most_threads: usize) {
+            if self.state.push(awaits, job, most_threads) == Need::Thread {
+                self.state.threads += 1;
+                self.taken.extend(self.state.pop());
+            }
+        }
+    }
+
+    #[test]
+    fn four_reads_of_a_disk_share_a_thread_and_anything_else_has_its_own() {
+        let mut world = World::new();
+        for job in 0..9 {
+            world.push(A, job, 64);
+        }
+        assert_eq!(world.state.threads, 3);
+        for job in 0..5 {
+            world.push(Awaits::Anything, job, 64);
+        }
+        assert_eq!(world.state.threads, 8);
+    }
+
+    #[test]
+    fn a_disk_that_does_not_answer_keeps_nothing_of_another() {
+        let mut world = World::new();
+        for job in 0..7 {
+            world.push(A, job, 64);
+        }
+        world.push(B, 0, 64);
+        world.push(Awaits::Anything, 0, 64);
+        assert_eq!(world.taken[2..], [(B, 0), (Awaits::Anything, 0)]);
+
+        // A thread that has done what another disk gave does not go and wait for this one too.
+        world.state.done(B);
+        assert_eq!(world.state.pop(), None);
+        world.push(B, 1, 64);
+        assert_eq!(world.state.pop(), Some((B, 1)), "by the thread that is there");
+        assert_eq!(world.state.threads, 4);
+    }
+
+    #[test]
+    fn each_job_is_done_once_in_the_order_of_its_line_and_nothing_is_left_over() {
+        let mut world = World::new();
+        for job in 0..40 {
+            world.push([A, B][job as usize % 2], job / 2, 3);
+        }
+        assert_eq!(world.state.threads, 3, "no more than there may be");
+        let mut done = vec![];
+        while let Some((awaits, job)) = world.taken.pop() {
+            done.push((awaits, job));
+            world.state.done(awaits);
+            world.taken.extend(world.state.pop());
+        }
+        assert!(world.state.lines.is_empty());
+        let of = |awaits| {
+            done.iter()
+                .filter(|job| job.0 == awaits)
+                .map(|job| job.1)
+                .collect::<Vec<_>>()
+        };
+        let mut all = [of(A), of(B)];
+        all.iter_mut().for_each(|jobs| jobs.sort_unstable());
+        assert_eq!(all, [(0..20).collect::<Vec<_>>(), (0..20).collect()]);
+    }
 }

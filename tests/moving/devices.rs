@@ -52,13 +52,17 @@ pub struct Mount {
 impl Mount {
     /// In memory, for so many bytes.
     pub fn tmpfs(bytes: u64) -> Option<Self> {
+        Self::of_kind("tmpfs", &format!("size={bytes}"))
+    }
+
+    /// A file system without a device.
+    pub fn of_kind(kind: &str, options: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             println!("skipped: mounting needs root");
             return None;
         }
         let at = tempfile::tempdir().unwrap();
-        let size = format!("size={bytes}");
-        run("mount", &["-t", "tmpfs", "-o", &size, "none", text(at.path())])?;
+        run("mount", &["-t", kind, "-o", options, "none", text(at.path())])?;
         Some(Self { at, _device: None })
     }
 
@@ -66,7 +70,11 @@ impl Mount {
     pub fn made_by(mkfs: &[&str], bytes: u64, dir: &Path) -> Option<Self> {
         let image = dir.join("file-system.img");
         std::fs::File::create(&image).unwrap().set_len(bytes).unwrap();
-        let device = Loop::over(&image)?;
+        Self::made_on(Loop::over(&image)?, mkfs)
+    }
+
+    /// Made by `mkfs` (and its arguments) on this device.
+    pub fn made_on(device: Loop, mkfs: &[&str]) -> Option<Self> {
         let arguments = [&mkfs[1..], &[text(&device.path)]].concat();
         run(mkfs[0], &arguments)?;
         let at = tempfile::tempdir().unwrap();
