@@ -148,12 +148,14 @@ impl<J> State<J> {
         Need::Nothing
     }
 
-    /// What a thread is to do: a job of the line with the fewest threads among those that lack some.
+    /// What a thread is to do: a job of the line with the fewest threads among those that lack some. Where there is but one line,
+    /// nobody is kept by going on with it, which is cheaper than to sleep.
     fn pop(&mut self) -> Option<(Awaits, J)> {
+        let alone = self.lines.len() == 1;
         let lacking = self
             .lines
             .iter_mut()
-            .filter(|(awaits, line)| line.lacks(awaits.share()) > 0);
+            .filter(|(awaits, line)| alone || line.lacks(awaits.share()) > 0);
         let (&awaits, line) = lacking.min_by_key(|(_, line)| line.working)?;
         let job = line.jobs.pop_front()?;
         line.working += 1;
@@ -400,7 +402,7 @@ mod tests {
         world.push(Awaits::Anything, 0, 64);
         assert_eq!(world.taken[2..], [(B, 0), (Awaits::Anything, 0)]);
 
-        // A thread that has done what another disk gave does not go and wait for this one too.
+        // A thread that has done what another disk gave does not go and wait for this one too, as long as there is a third.
         world.state.done(B);
         assert_eq!(world.state.pop(), None);
         world.push(B, 1, 64);
