@@ -195,6 +195,6 @@ mod tests {
         turns.served[0].0.store(1 << 40, Relaxed);
         turns.window_ends_us.store(0, Relaxed);
         turns.look(|number| told.push(number));
-        assert_eq!(told, [2], "from all four to the first number of a load");
+        assert_eq!(told, [3], "from all four to the first number of a load");
     }
 }
