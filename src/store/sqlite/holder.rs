@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 
 /// The byte of SQLite's shared memory file that a writer has locked.
 const WRITER: u64 = 120;
+/// The kernel gives its list of locks page by page, and goes on by counting: where a lock is released between two pages, another one is not
+/// seen. So what was not found is looked for again.
+const LOOKS: usize = 3;
 /// For a process to end its transaction.
 const PATIENCE: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_micros(500);
@@ -52,8 +55,10 @@ pub(super) fn nudge(database: &Path) -> bool {
 /// Who has the write lock.
 fn writer(shared: &Path) -> Option<Pid> {
     let inode = fs::metadata(shared).ok()?.ino();
-    let locks = fs::read_to_string("/proc/locks").ok()?;
-    locks.lines().find_map(|line| writer_in(line, inode))
+    (0..LOOKS).find_map(|_| {
+        let locks = fs::read_to_string("/proc/locks").ok()?;
+        locks.lines().find_map(|line| writer_in(line, inode))
+    })
 }
 
 /// `12: POSIX  ADVISORY  WRITE 1234 fd:01:5678 120 120`; those that wait have an arrow.
