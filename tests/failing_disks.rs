@@ -315,7 +315,8 @@ fn cold_reads_of_a_disk_do_not_wait_for_another_that_does_not_answer() {
     let (tell, told) = crossbeam_channel::bounded(1);
     let waiting = std::thread::spawn(move || tell.send(read.wait_with_output().unwrap()));
     let read = told.recv_timeout(Duration::from_secs(20)).unwrap();
-    assert_eq!(unanswered(&connections, &daemon), kept.len() as u64);
+    // The reader's closing of the file may be among them.
+    assert!(unanswered(&connections, &daemon) >= kept.len() as u64);
     assert!(read.status.success() && read.stdout == bytes);
     waiting.join().unwrap().unwrap();
     drop(stopped);

@@ -297,29 +297,41 @@ fn start(apparatus: &Arc<Apparatus>, lasts: bool) -> io::Result<()> {
         .desk(Role::Worker)
         .ok_or_else(|| io::Error::other("no lane left"))?;
     lock(&apparatus.workers.state).threads += 1;
-    let place = Place(apparatus.clone());
+    let place = Place {
+        apparatus: apparatus.clone(),
+        at: None,
+    };
     thread::Builder::new()
         .name("worker".into())
-        .spawn(move || work(&place, desk, lasts))
+        .spawn(move || work(place, desk, lasts))
         .map(drop)
 }
 
 /// A thread's place among the workers; given up by dropping, also by a thread that cannot be started.
-struct Place(Arc<Apparatus>);
+struct Place {
+    apparatus: Arc<Apparatus>,
+    /// What it is working on.
+    at: Option<Awaits>,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        lock(&self.0.workers.state).threads -= 1;
-        self.0.workers.left.notify_all();
+        let mut state = lock(&self.apparatus.workers.state);
+        state.threads -= 1;
+        // A thread that panicked.
+        if let Some(awaits) = self.at {
+            state.done(awaits);
+        }
+        drop(state);
+        self.apparatus.workers.left.notify_all();
     }
 }
 
-fn work(place: &Place, mut desk: Desk, lasts: bool) {
-    let mut done = None;
-    while let Some((awaits, chain)) = place.0.workers.next(done, lasts) {
-        done = Some(awaits);
+fn work(mut place: Place, mut desk: Desk, lasts: bool) {
+    while let Some((awaits, chain)) = place.apparatus.workers.next(place.at.take(), lasts) {
+        place.at = Some(awaits);
         for request in chain {
-            place.0.serve(&mut desk, request);
+            place.apparatus.serve(&mut desk, request);
         }
     }
 }

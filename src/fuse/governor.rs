@@ -39,6 +39,8 @@ const MOST_PATIENCE: u32 = 640;
 const QUIET: f64 = 2000.0;
 /// What the first load begins with.
 const FIRST: usize = 3;
+/// Numbers that are tried in turn.
+const CANDIDATES: usize = 4;
 
 /// Decides. Fed with the rate of each window, in requests a second.
 #[derive(Debug)]
@@ -174,10 +176,10 @@ impl Governor {
 
     /// What to try next: one less, one more, one alone and what a load begins with, which may be best where both neighbours are worse.
     fn other(&self) -> Option<usize> {
-        let candidates = [1, self.best + 1, self.best - 1, FIRST];
+        let candidates: [usize; CANDIDATES] = [1, self.best + 1, self.best - 1, FIRST];
         let fits = |number: &usize| (1..=self.most).contains(number) && *number != self.best;
         let turned = candidates.iter().cycle().skip(self.candidate);
-        turned.take(candidates.len()).copied().find(fits)
+        turned.take(CANDIDATES).copied().find(fits)
     }
 
     fn judge(&mut self, number: usize, tried: f64, before: f64, after: f64) {
@@ -196,7 +198,7 @@ impl Governor {
         reason = "between two small numbers"
     )]
     fn nothing_found(&mut self) {
-        self.candidate = (self.candidate + 1) % 4;
+        self.candidate = (self.candidate + 1) % CANDIDATES;
         let fair = self.cost / COST;
         self.cost = 0.0;
         self.patience = fair.clamp(LEAST_PATIENCE.into(), MOST_PATIENCE.into()) as u32;
