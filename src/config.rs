@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Threads that look things up now and then, beside those that read requests.
-const OTHER_THREADS: usize = 4;
+const OTHER_THREADS: usize = 5;
 
 /// See the fields; [`Config::default`] is what holds without a file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -259,69 +259,138 @@ fn unanswered(connections: &Mount, daemon: &Daemon) -> u64 {
     waiting.trim().parse().unwrap()
 }
 
-/// Reads 512 KiB in a process of its own.
-fn begin_read(daemon: &Daemon, volume: &str, index: u64) -> Child {
-    Command::new("dd")
-        .args(["bs=512k", "count=1", "status=none"])
-        .arg(format!("skip={index}"))
-        .arg(format!("if={}", daemon.path(volume).display()))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
+/// A volume `v` on a disk that answers, and `hanging` on one that does not while a server is stopped; their first MiB are random bytes and cold.
+struct Hanging {
+    daemon: Daemon,
+    connections: Mount,
+    _scene: Scene,
+    _place: Mount,
+    server: Daemon,
+    _below: TestPool,
+    bytes: Vec<u8>,
+}
+
+const PART: usize = 512 << 10;
+const PARTS: u64 = 8;
+
+impl Hanging {
+    fn new() -> Option<Self> {
+        let below = TestPool::new(EXTENT);
+        let disk = below.add_disk("a", 520).id;
+        below.add_volume("v", 32 * MIB, &[(disk, 1, 512)]);
+        let server = below.start("below");
+        let device = Loop::over(&server.path("v"))?;
+        let place = Mount::made_on(device, &["mkfs.ext4", "-q"])?;
+        let connections = Mount::of_kind("fusectl", "ro")?;
+        let image = place.at.path().join("b.img");
+        File::create(&image).unwrap().set_len(28 * MIB).unwrap();
+        let scene = Scene::with_second_disk_at(&image, EXTENT, EXTENTS);
+        let hanging = [(scene.disks[1], 200, 128)];
+        scene.pool.add_volume("hanging", 128 * EXTENT, &hanging);
+        let daemon = scene.pool.start("x");
+        let bytes = Random::new(5).bytes(PART);
+        for (volume, disk) in [("v", "a"), ("hanging", "b")] {
+            let file = daemon.open(volume);
+            for index in 0..PARTS {
+                file.write_all_at(&bytes, index * PART as u64).unwrap();
+            }
+            file.sync_all().unwrap();
+            let image = File::open(scene.pool.image(disk)).unwrap();
+            rustix::fs::fadvise(&image, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        }
+        Some(Self {
+            daemon,
+            connections,
+            _scene: scene,
+            _place: place,
+            server,
+            _below: below,
+            bytes,
+        })
+    }
+
+    /// `dd` with one block of so many bytes, the first of this part of the volume, in a process of its own.
+    fn begin(&self, volume: &str, write: bool, block: usize, part: usize) -> Child {
+        let path = self.daemon.path(volume).display().to_string();
+        let (which, place) = match write {
+            true => (
+                vec![
+                    format!("of={path}"),
+                    "if=/dev/zero".into(),
+                    "conv=notrunc,fsync".into(),
+                ],
+                "seek",
+            ),
+            false => (vec![format!("if={path}")], "skip"),
+        };
+        Command::new("dd")
+            .args(which)
+            .args(["count=1", "status=none"])
+            .args([format!("bs={block}"), format!("{place}={}", part * PART / block)])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Requests for each part of the disk that hangs wait for it; those for the other are answered all the same.
+    fn keeps(self, write: bool, block: usize) {
+        let stopped = Stopped::new(&self.server);
+        let kept: Vec<Child> = (0..PARTS as usize)
+            .map(|part| self.begin("hanging", write, block, part))
+            .collect();
+        let since = Instant::now();
+        while unanswered(&self.connections, &self.daemon) < PARTS {
+            assert!(since.elapsed() < Duration::from_secs(20));
+            std::thread::yield_now();
+        }
+        let read = answered(self.begin("v", false, PART, 0));
+        assert_eq!(read, self.bytes);
+        answered(self.begin("v", true, 4096, 1));
+        assert_eq!(answered(self.begin("v", false, 4096, 1)), [0; 4096]);
+        // Those who close the file may be among them.
+        assert!(unanswered(&self.connections, &self.daemon) >= PARTS);
+        drop(stopped);
+        for child in kept {
+            let read = answered(child);
+            assert!(write || read == self.bytes[..block]);
+        }
+        let begin = match write {
+            true => vec![0; block],
+            false => self.bytes[..block].to_vec(),
+        };
+        for part in 0..PARTS as usize {
+            assert_eq!(answered(self.begin("hanging", false, block, part)), begin);
+        }
+        self.daemon.stop();
+    }
+}
+
+/// What a process has said, which ended soon and well.
+fn answered(child: Child) -> Vec<u8> {
+    let (tell, told) = crossbeam_channel::bounded(1);
+    let waiting = std::thread::spawn(move || tell.send(child.wait_with_output().unwrap()));
+    let output = told.recv_timeout(Duration::from_secs(20)).unwrap();
+    waiting.join().unwrap().unwrap();
+    assert!(output.status.success());
+    output.stdout
 }
 
 #[test]
-fn cold_reads_of_a_disk_do_not_wait_for_another_that_does_not_answer() {
-    let below = TestPool::new(EXTENT);
-    let disk = below.add_disk("a", 520).id;
-    below.add_volume("v", 32 * MIB, &[(disk, 1, 512)]);
-    let server = below.start("below");
-    let Some(device) = Loop::over(&server.path("v")) else {
-        return;
-    };
-    let Some(place) = Mount::made_on(device, &["mkfs.ext4", "-q"]) else {
-        return;
-    };
-    let Some(connections) = Mount::of_kind("fusectl", "ro") else {
-        return;
-    };
-    let image = place.at.path().join("b.img");
-    File::create(&image).unwrap().set_len(28 * MIB).unwrap();
-    let scene = Scene::with_second_disk_at(&image, EXTENT, EXTENTS);
-    let hanging = [(scene.disks[1], 200, 128)];
-    scene.pool.add_volume("hanging", 128 * EXTENT, &hanging);
-    let daemon = scene.pool.start("x");
-    let bytes = Random::new(5).bytes(512 << 10);
-    for (volume, disk) in [("v", "a"), ("hanging", "b")] {
-        let file = daemon.open(volume);
-        for index in 0..8 {
-            file.write_all_at(&bytes, index * bytes.len() as u64).unwrap();
-        }
-        file.sync_all().unwrap();
-        let image = File::open(scene.pool.image(disk)).unwrap();
-        rustix::fs::fadvise(&image, 0, None, rustix::fs::Advice::DontNeed).unwrap();
-    }
+fn cold_reads_of_a_disk_that_does_not_answer_keep_nothing_of_another() {
+    let Some(hanging) = Hanging::new() else { return };
+    hanging.keeps(false, PART);
+}
 
-    let stopped = Stopped::new(&server);
-    let kept: Vec<Child> = (0..5)
-        .map(|index| begin_read(&daemon, "hanging", index))
-        .collect();
-    let since = Instant::now();
-    while unanswered(&connections, &daemon) < kept.len() as u64 {
-        assert!(since.elapsed() < Duration::from_secs(20));
-        std::thread::yield_now();
-    }
-    let read = begin_read(&daemon, "v", 0);
-    let (tell, told) = crossbeam_channel::bounded(1);
-    let waiting = std::thread::spawn(move || tell.send(read.wait_with_output().unwrap()));
-    let read = told.recv_timeout(Duration::from_secs(20)).unwrap();
-    // The reader's closing of the file may be among them.
-    assert!(unanswered(&connections, &daemon) >= kept.len() as u64);
-    assert!(read.status.success() && read.stdout == bytes);
-    waiting.join().unwrap().unwrap();
-    drop(stopped);
-    for child in kept {
-        let read = child.wait_with_output().unwrap();
-        assert!(read.status.success() && read.stdout == bytes);
-    }
+/// Readers do not ask whether small ones would wait.
+#[test]
+fn small_cold_reads_of_a_disk_that_does_not_answer_keep_nothing_of_another() {
+    let Some(hanging) = Hanging::new() else { return };
+    hanging.keeps(false, 4096);
+}
+
+/// The kernel reads the rest of the block first.
+#[test]
+fn writes_to_a_disk_that_does_not_answer_keep_nothing_of_another() {
+    let Some(hanging) = Hanging::new() else { return };
+    hanging.keeps(true, 512);
 }

@@ -6,7 +6,7 @@ use super::request::{Progress, Summary};
 use super::way::{Ready, Verdict};
 use super::{Apparatus, Delivery, Failure, Operation, Reply, Request, Role, Tools};
 use crate::disk::{Disk, View};
-use crate::table::Missing;
+use crate::table::{Missing, Piece};
 use crate::units::{DiskId, Generation, VolumeId, VolumeOffset};
 use std::io;
 use std::sync::Arc;
@@ -27,13 +27,16 @@ impl Apparatus {
         if self.locate(tools, volume, at, len)?.is_none() {
             return Ok(Verdict::Ready(Ready::Mapped(&[], None)));
         }
-        let mut waiting = None;
-        if role == Role::Reader && is_cold(tools, disks) {
-            waiting = self.one_reader_waits();
-            if waiting.is_none() {
-                return Ok(Verdict::Cold);
-            }
-        }
+        let waiting = match role {
+            Role::Worker => None,
+            Role::Spare if is_resident(tools, disks) => None,
+            Role::Spare => return Ok(Verdict::Waits),
+            Role::Reader if !is_cold(tools, disks) => None,
+            Role::Reader => match self.one_reader_waits() {
+                None => return Ok(Verdict::Waits),
+                waiting => waiting,
+            },
+        };
         if let [piece] = tools.pieces[..]
             && let Some(disk) = disks.get(piece.disk)
             && let Some(bytes) = disk.mapped(piece.at, to_usize(piece.len))
@@ -77,8 +80,14 @@ impl Apparatus {
         &self,
         tools: &mut Tools,
         disks: &View,
+        role: Role,
         request: &mut Request<'_, R>,
     ) -> Result<Verdict<'d>, Failure> {
+        if role == Role::Spare {
+            let span = request.span();
+            self.locate(tools, span.volume, span.start, span.end.0 - span.start.0)?;
+            return Ok(Verdict::Waits);
+        }
         let bytes = match request.progress {
             Progress::Reached { generation, bytes } if self.is_unmoved(request, generation, bytes) => {
                 tools.pieces.clear();
@@ -221,7 +230,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Whether a read would wait for a disk. Where it would, the disk has been told to read.
+/// Whether a read would wait for a disk, as far as it is worth asking. Where it would, the disk has been told to read.
 fn is_cold(tools: &mut Tools, disks: &View) -> bool {
     let len: u64 = tools.pieces.iter().map(|piece| piece.len).sum();
     if !tools.cold.suspects(len) {
@@ -243,6 +252,14 @@ fn is_cold(tools: &mut Tools, disks: &View) -> bool {
     }
     tools.cold.looked(cold);
     cold
+}
+
+/// Whether a read would wait for no disk. Nothing is told to read: even that can wait, where a disk's queue is full.
+#[cold]
+fn is_resident(tools: &Tools, disks: &View) -> bool {
+    let is_in_memory = |disk: &Disk, piece: &Piece| disk.resident(piece.at, to_usize(piece.len));
+    let mut pieces = tools.pieces.iter();
+    pieces.all(|piece| disks.get(piece.disk).is_none_or(|disk| is_in_memory(disk, piece)))
 }
 
 fn part(data: &[u8], from: u64, len: u64) -> &[u8] {

@@ -57,7 +57,7 @@ pub struct Limits {
     pub readers: usize,
     /// Threads at most for what waits for disks.
     pub workers: usize,
-    /// Bytes of write data parked at once.
+    /// Bytes of write data parked, and waiting for a worker, at once.
     pub parked_bytes: u64,
     /// Requests parked, and requests waiting for a worker, at once.
     pub parked: usize,
@@ -153,8 +153,10 @@ pub struct Apparatus {
 /// What a serving thread is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Takes requests from hosts: hands over what may wait for a disk.
+    /// Takes requests from hosts: hands over what waits for a disk.
     Reader,
+    /// Takes requests from hosts while all readers are kept by disks: hands over whatever a disk may keep.
+    Spare,
     /// Does whatever there is, and waits for it.
     Worker,
 }
@@ -209,7 +211,7 @@ impl Apparatus {
             report: parts.report,
             stop: parts.stop,
             book: Arc::default(),
-            workers: Workers::new(limits.workers, limits.parked),
+            workers: Workers::new(&limits),
             keeper,
             readers: AtomicUsize::new(0),
             waiting_readers: AtomicUsize::new(0),

@@ -152,8 +152,8 @@ pub struct Request<'a, R> {
     pub(super) reply: R,
     pub(super) progress: Progress,
     pub(super) since: Instant,
-    /// The one disk that has what it asks for, and has been told to read it.
-    pub(super) fetched: Option<DiskId>,
+    /// The one disk that it has to wait for.
+    pub(super) awaits: Option<DiskId>,
 }
 
 /// What is left of a request when it is answered.
@@ -176,7 +176,7 @@ impl<'a, R: Reply> Request<'a, R> {
             reply,
             progress: Progress::Fresh,
             since: Instant::now(),
-            fetched: None,
+            awaits: None,
         }
     }
 
@@ -205,15 +205,15 @@ impl<'a, R: Reply> Request<'a, R> {
             reply: self.reply.boxed(),
             progress: self.progress,
             since: self.since,
-            fetched: self.fetched,
+            awaits: self.awaits,
         }
     }
 
-    /// The same, after its disks have been told to read what it asks for: `disk` if it is a single one.
+    /// The same, for somebody who is to wait for its disks: `disk` if it is a single one.
     #[cold]
-    pub(super) fn fetched(self, disk: Option<DiskId>) -> Owned {
+    pub(super) fn awaiting(self, disk: Option<DiskId>) -> Owned {
         Request {
-            fetched: disk,
+            awaits: disk,
             ..self.own()
         }
     }

@@ -12,8 +12,8 @@ use crate::units::{ChangeId, VolumeOffset};
 pub(super) enum Verdict<'d> {
     /// It can be answered.
     Ready(Ready<'d>),
-    /// A read that would wait for its disks, which have been told to read: a worker is to wait.
-    Cold,
+    /// It would wait for its disks, or might: a worker is to.
+    Waits,
     /// A write of so many bytes that is to be flushed before it is acknowledged.
     FlushFirst(u64),
 }
@@ -53,7 +53,7 @@ impl Apparatus {
     pub fn serve<R: Reply>(&self, desk: &mut Desk, request: Request<'_, R>) {
         let role = desk.role;
         let after = match role {
-            Role::Reader if request.may_wait() => self.delegate(request.own()),
+            Role::Reader | Role::Spare if request.may_wait() => self.delegate(request.own()),
             _ => self.attempt(desk, role, request),
         };
         match after {
@@ -100,12 +100,12 @@ impl Apparatus {
                 self.answer(tools, request, ready);
                 After::Nothing
             }
-            Verdict::Cold => {
+            Verdict::Waits => {
                 let disk = match tools.pieces[..] {
                     [piece] => Some(piece.disk),
                     _ => None,
                 };
-                self.elsewhere(pass, role, request.fetched(disk))
+                self.elsewhere(pass, role, request.awaiting(disk))
             }
             Verdict::FlushFirst(bytes) => {
                 self.count(tools, &request.summary(), bytes, Delivery::Taken);
@@ -123,7 +123,7 @@ impl Apparatus {
     ) -> Verdict<'d> {
         let verdict = match request.operation {
             Operation::Read { at, len } => self.read(tools, disks, role, request.volume, at, len),
-            Operation::Write { .. } | Operation::Zero { .. } => self.change(tools, disks, request),
+            Operation::Write { .. } | Operation::Zero { .. } => self.change(tools, disks, role, request),
             Operation::Flush => self.flush(tools, request.volume),
             Operation::Seek { at, to } => self.seek(tools, disks, request.volume, at, to),
         };
@@ -157,7 +157,7 @@ impl Apparatus {
     fn elsewhere(&self, pass: Pass<'_>, role: Role, request: Owned) -> After {
         drop(pass);
         match role {
-            Role::Reader => self.delegate(request),
+            Role::Reader | Role::Spare => self.delegate(request),
             Role::Worker => After::Again(request),
         }
     }

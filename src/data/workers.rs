@@ -4,8 +4,9 @@
 //! for a while: so that a disk's queue is kept busy by as many blocked threads as it takes. A disk that does not answer keeps only
 //! threads that wait for it.
 
-use super::{Answer, Apparatus, Desk, Failure, Owned, Reply, Role, lock};
-use crate::units::DiskId;
+use super::{Answer, Apparatus, Desk, Failure, Limits, Owned, Reply, Role, lock};
+use crate::gate::Parkable;
+use crate::units::{DiskId, VolumeId};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -20,8 +21,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const SPREAD: usize = 4;
 /// Fewer than this are not worth another thread.
 const WORTH_A_THREAD: usize = 8;
-
-/// So many reads of one disk share a thread, because the disk works on all of them whoever waits.
+/// So many requests of one disk share a thread: it works on all reads whoever waits.
 const SHARE: usize = 4;
 
 /// Requests to run one after the other.
@@ -32,25 +32,27 @@ type Chain = Vec<Owned>;
 enum Awaits {
     /// Anything, for as long as it takes: each has a thread of its own.
     Anything,
-    /// Bytes that this disk has been told to read.
+    /// The disks of this volume: the same.
+    Volume(VolumeId),
+    /// This disk, which mostly has been told to read what is asked for.
     Disk(DiskId),
 }
 
 impl Awaits {
     fn of(chain: &Chain) -> Self {
-        match chain[..] {
-            [
-                Owned {
-                    fetched: Some(disk), ..
-                },
-            ] => Self::Disk(disk),
+        let Some((first, others)) = chain.split_first() else {
+            return Self::Anything;
+        };
+        match first.awaits {
+            Some(disk) if others.is_empty() => Self::Disk(disk),
+            _ if others.iter().all(|other| other.volume == first.volume) => Self::Volume(first.volume),
             _ => Self::Anything,
         }
     }
 
     fn share(self) -> usize {
         match self {
-            Self::Anything => 1,
+            Self::Anything | Self::Volume(_) => 1,
             Self::Disk(_) => SHARE,
         }
     }
@@ -61,16 +63,18 @@ pub(super) struct Workers {
     state: Mutex<State<Chain>>,
     wake: Condvar,
     left: Condvar,
-    most_threads: usize,
     most_queued: usize,
+    most_bytes: u64,
 }
 
 /// What waits for threads, and those. Nothing waits behind what another disk keeps: each has its own line, and no more threads than its line is
-/// worth.
+/// worth, nor more than leave some for one line more.
 struct State<J> {
     lines: BTreeMap<Awaits, Line<J>>,
-    /// Requests that wait.
+    /// Requests that wait, and the bytes that they keep.
     queued: usize,
+    bytes: u64,
+    most_threads: usize,
     threads: usize,
     /// Threads that wait and that nobody has woken.
     idle: usize,
@@ -102,18 +106,20 @@ impl<J> Line<J> {
         }
     }
 
-    /// How many more threads are to work on it.
-    fn lacks(&self, share: usize) -> usize {
+    /// How many more threads are to work on it, if it may have so many.
+    fn lacks(&self, share: usize, most: usize) -> usize {
         let worth = (self.jobs.len() + self.working).div_ceil(share);
-        worth.saturating_sub(self.working).min(self.jobs.len())
+        worth.min(most).saturating_sub(self.working).min(self.jobs.len())
     }
 }
 
 impl<J> State<J> {
-    fn new() -> Self {
+    fn new(most_threads: usize) -> Self {
         Self {
             lines: BTreeMap::new(),
             queued: 0,
+            bytes: 0,
+            most_threads: most_threads.max(1),
             threads: 0,
             idle: 0,
             woken: 0,
@@ -121,7 +127,21 @@ impl<J> State<J> {
         }
     }
 
-    fn push(&mut self, awaits: Awaits, job: J, most_threads: usize) -> Need {
+    fn working(&self) -> usize {
+        self.lines.values().map(|line| line.working).sum()
+    }
+
+    /// Threads that the line may have: half of what the others leave.
+    fn most_of(&self, line: &Line<J>) -> usize {
+        let others = self.working() - line.working;
+        self.most_threads.saturating_sub(others).div_ceil(2).max(1)
+    }
+
+    fn lacks(&self, awaits: Awaits, line: &Line<J>) -> usize {
+        line.lacks(awaits.share(), self.most_of(line))
+    }
+
+    fn push(&mut self, awaits: Awaits, job: J) -> Need {
         self.lines
             .entry(awaits)
             .or_insert_with(Line::new)
@@ -130,10 +150,9 @@ impl<J> State<J> {
         let lacking: usize = self
             .lines
             .iter()
-            .map(|(awaits, line)| line.lacks(awaits.share()))
+            .map(|(&awaits, line)| self.lacks(awaits, line))
             .sum();
-        let working: usize = self.lines.values().map(|line| line.working).sum();
-        if lacking <= self.threads.saturating_sub(self.idle + working) {
+        if lacking <= self.threads.saturating_sub(self.idle + self.working()) {
             // Those that are on their way take it.
             return Need::Nothing;
         }
@@ -142,7 +161,7 @@ impl<J> State<J> {
             self.woken += 1;
             return Need::Waking;
         }
-        if self.threads < most_threads {
+        if self.threads < self.most_threads {
             return Need::Thread;
         }
         Need::Nothing
@@ -152,11 +171,11 @@ impl<J> State<J> {
     /// nobody is kept by going on with it, which is cheaper than to sleep.
     fn pop(&mut self) -> Option<(Awaits, J)> {
         let alone = self.lines.len() == 1;
-        let lacking = self
-            .lines
-            .iter_mut()
-            .filter(|(awaits, line)| alone || line.lacks(awaits.share()) > 0);
-        let (&awaits, line) = lacking.min_by_key(|(_, line)| line.working)?;
+        let lacking = self.lines.iter().filter(|(awaits, line)| {
+            self.lacks(**awaits, line) > 0 || alone && line.working < self.most_of(line)
+        });
+        let (&awaits, _) = lacking.min_by_key(|(_, line)| line.working)?;
+        let line = self.lines.get_mut(&awaits)?;
         let job = line.jobs.pop_front()?;
         line.working += 1;
         Some((awaits, job))
@@ -174,20 +193,32 @@ impl<J> State<J> {
 }
 
 impl State<Chain> {
-    fn add(&mut self, chain: Chain, most_threads: usize) -> Need {
+    fn add(&mut self, chain: Chain) -> Need {
         self.queued += chain.len();
-        self.push(Awaits::of(&chain), chain, most_threads)
+        self.bytes += bytes(&chain);
+        self.push(Awaits::of(&chain), chain)
+    }
+
+    fn take(&mut self) -> Option<(Awaits, Chain)> {
+        let (awaits, chain) = self.pop()?;
+        self.queued -= chain.len();
+        self.bytes -= bytes(&chain);
+        Some((awaits, chain))
     }
 }
 
+fn bytes(chain: &Chain) -> u64 {
+    chain.iter().map(Parkable::bytes).sum()
+}
+
 impl Workers {
-    pub(super) fn new(most_threads: usize, most_queued: usize) -> Self {
+    pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            state: Mutex::new(State::new()),
+            state: Mutex::new(State::new(limits.workers)),
             wake: Condvar::new(),
             left: Condvar::new(),
-            most_threads: most_threads.max(1),
-            most_queued,
+            most_queued: limits.parked,
+            most_bytes: limits.parked_bytes,
         }
     }
 
@@ -195,7 +226,7 @@ impl Workers {
     pub(super) fn end(&self) {
         let mut state = lock(&self.state);
         state.ending = true;
-        state.queued = 0;
+        (state.queued, state.bytes) = (0, 0);
         let rest: Vec<Chain> = state
             .lines
             .values_mut()
@@ -217,9 +248,8 @@ impl Workers {
             state.done(awaits);
         }
         loop {
-            if let Some((awaits, chain)) = state.pop() {
-                state.queued -= chain.len();
-                return Some((awaits, chain));
+            if let Some(job) = state.take() {
+                return Some(job);
             }
             if state.ending {
                 return None;
@@ -249,10 +279,11 @@ impl Apparatus {
     /// Has a worker run this request. Gives it back when too many wait already.
     pub(super) fn offer(&self, request: Owned) -> Result<(), Owned> {
         let mut state = lock(&self.workers.state);
-        if state.ending || state.queued >= self.workers.most_queued {
+        let is_full = state.queued >= self.workers.most_queued || state.bytes >= self.workers.most_bytes;
+        if state.ending || is_full {
             return Err(request);
         }
-        let need = state.add(vec![request], self.workers.most_threads);
+        let need = state.add(vec![request]);
         drop(state);
         self.see_to(&need);
         Ok(())
@@ -267,7 +298,7 @@ impl Apparatus {
                 chain.into_iter().for_each(refuse);
                 continue;
             }
-            let need = state.add(chain, self.workers.most_threads);
+            let need = state.add(chain);
             drop(state);
             self.see_to(&need);
         }
@@ -378,13 +409,13 @@ mod tests {
     }
 
     impl World {
-        fn new() -> Self {
-            let state = State::new();
+        fn new(most_threads: usize) -> Self {
+            let state = State::new(most_threads);
             Self { state, taken: vec![] }
         }
 
-        fn push(&mut self, awaits: Awaits, job: u32, most_threads: usize) {
-            if self.state.push(awaits, job, most_threads) == Need::Thread {
+        fn push(&mut self, awaits: Awaits, job: u32) {
+            if self.state.push(awaits, job) == Need::Thread {
                 self.state.threads += 1;
                 self.taken.extend(self.state.pop());
             }
@@ -393,42 +424,42 @@ mod tests {
 
     #[test]
     fn four_reads_of_a_disk_share_a_thread_and_anything_else_has_its_own() {
-        let mut world = World::new();
+        let mut world = World::new(64);
         for job in 0..9 {
-            world.push(A, job, 64);
+            world.push(A, job);
         }
         assert_eq!(world.state.threads, 3);
         for job in 0..5 {
-            world.push(Awaits::Anything, job, 64);
+            world.push(Awaits::Anything, job);
         }
         assert_eq!(world.state.threads, 8);
     }
 
     #[test]
     fn a_disk_that_does_not_answer_keeps_nothing_of_another() {
-        let mut world = World::new();
+        let mut world = World::new(64);
         for job in 0..7 {
-            world.push(A, job, 64);
+            world.push(A, job);
         }
-        world.push(B, 0, 64);
-        world.push(Awaits::Anything, 0, 64);
+        world.push(B, 0);
+        world.push(Awaits::Anything, 0);
         assert_eq!(world.taken[2..], [(B, 0), (Awaits::Anything, 0)]);
 
         // A thread that has done what another disk gave does not go and wait for this one too, as long as there is a third.
         world.state.done(B);
         assert_eq!(world.state.pop(), None);
-        world.push(B, 1, 64);
+        world.push(B, 1);
         assert_eq!(world.state.pop(), Some((B, 1)), "by the thread that is there");
         assert_eq!(world.state.threads, 4);
     }
 
     #[test]
     fn each_job_is_done_once_in_the_order_of_its_line_and_nothing_is_left_over() {
-        let mut world = World::new();
+        let mut world = World::new(3);
         for job in 0..40 {
-            world.push([A, B][job as usize % 2], job / 2, 3);
+            world.push([A, B][job as usize % 2], job / 2);
         }
-        assert_eq!(world.state.threads, 3, "no more than there may be");
+        assert_eq!(world.state.threads, 2, "the third is left for a third line");
         let mut done = vec![];
         while let Some((awaits, job)) = world.taken.pop() {
             done.push((awaits, job));
@@ -445,5 +476,36 @@ mod tests {
         let mut all = [of(A), of(B)];
         all.iter_mut().for_each(|jobs| jobs.sort_unstable());
         assert_eq!(all, [(0..20).collect::<Vec<_>>(), (0..20).collect()]);
+    }
+
+    #[test]
+    fn however_much_waits_for_some_there_is_a_thread_for_another() {
+        let mut world = World::new(64);
+        let hanging = [32, 16, 8, 4, 2, 1];
+        for (volume, most) in hanging.into_iter().enumerate() {
+            for job in 0..100 {
+                world.push(Awaits::Volume(VolumeId(volume as u64)), job);
+            }
+            let line = &world.state.lines[&Awaits::Volume(VolumeId(volume as u64))];
+            assert_eq!(line.working, most, "volume {volume}");
+        }
+        world.push(B, 7);
+        assert_eq!(world.taken.last(), Some(&(B, 7)));
+    }
+
+    #[test]
+    fn threads_that_have_nothing_to_do_are_not_all_taken_by_one_line() {
+        let mut world = World::new(8);
+        for job in 0..4 {
+            world.push(Awaits::Volume(VolumeId(job)), 0);
+        }
+        for (awaits, _) in std::mem::take(&mut world.taken) {
+            world.state.done(awaits);
+        }
+        for job in 0..100 {
+            world.push(A, job);
+        }
+        let taken = (0..8).map_while(|_| world.state.pop()).count();
+        assert_eq!(world.state.lines[&A].working, 4, "{taken}");
     }
 }

@@ -87,6 +87,7 @@ impl Volumes {
         let request = Request::new(volume, operation, reply);
         PLACE.with_borrow_mut(|place| match self.place(place) {
             Some(Place { desk, seat }) => {
+                self.turns.begins(seat);
                 self.apparatus.serve(desk, request);
                 self.turns
                     .served(seat, |threads| self.apparatus.set_readers(threads));
@@ -98,7 +99,12 @@ impl Volumes {
     fn place<'p>(&self, place: &'p mut Option<Place>) -> Option<&'p mut Place> {
         if place.is_none() {
             let seat = self.turns.seat()?;
-            *place = self.apparatus.desk(Role::Reader).map(|desk| Place { desk, seat });
+            let role = if seat.is_spare() {
+                Role::Spare
+            } else {
+                Role::Reader
+            };
+            *place = self.apparatus.desk(role).map(|desk| Place { desk, seat });
         }
         place.as_mut()
     }

@@ -30,6 +30,8 @@ use uuid::Uuid;
 const HELPER: &str = "fusermount3";
 /// `statfs` says so.
 const LONGEST_NAME: u32 = 100;
+/// Threads beside the readers, for the time when disks keep all of them.
+const SPARE: usize = 1;
 
 /// How to mount.
 #[derive(Clone, Debug)]
@@ -102,8 +104,8 @@ fn begin(
     };
     let mut config = Config::default();
     config.acl = acl;
-    config.n_threads = Some(options.threads);
-    config.clone_fd = options.threads > 1 && mount::can_clone_device();
+    config.n_threads = Some(options.threads + SPARE);
+    config.clone_fd = mount::can_clone_device();
     apparatus.set_readers(options.threads);
     let volumes = Volumes::new(apparatus.clone(), options);
     let session = Session::from_fd(volumes, device, acl, config)?;

@@ -1,13 +1,15 @@
-//! Whose turn it is among the reader threads: as many take requests as the governor says, the others sit out.
+//! Whose turn it is among the reader threads: as many take requests as the governor says, the others sit out. One more stands by as a
+//! spare, for the time when disks keep all of them.
 //!
 //! Each thread counts what it serves in a cache line of its own. The thread that finds a window ended adds the counts up and asks the
 //! governor. Who sits out looks now and then whether the others get on; where they do not, because there is nothing to do or because a disk
-//! keeps them, it takes requests again. So nobody has to be woken, and no thread wakes up while hosts are idle.
+//! keeps them, it takes requests again. So nobody has to be woken, and while hosts are idle only the spare wakes up, now and then.
 
 use super::governor::Governor;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::thread;
+use std::cmp::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 /// What the governor decides by.
@@ -16,13 +18,19 @@ const WINDOW: Duration = Duration::from_millis(5);
 const LOOK: u64 = 16;
 /// From one look at the others to the next: as long may a request wait whose turn is that of a thread kept by a disk.
 const NAP: Duration = Duration::from_millis(4);
+/// From one look of the spare at the readers to its next.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Readers that have served no more than so many requests in that time, and are at one now, are kept by disks.
+const FEW: u64 = 25;
 
-/// The reader threads of a mount.
+/// The reader threads of a mount, and the spare.
 pub(super) struct Turns {
+    readers: usize,
     active: AtomicUsize,
     window_ends_us: AtomicU64,
-    served: Box<[Line]>,
+    lines: Box<[Line]>,
     taken: AtomicUsize,
+    standby: Arc<Standby>,
     window: Mutex<Window>,
     began: Instant,
 }
@@ -30,7 +38,10 @@ pub(super) struct Turns {
 /// Alone on its pair of cache lines: processors fetch them in pairs.
 #[derive(Default)]
 #[repr(align(128))]
-struct Line(AtomicU64);
+struct Line {
+    served: AtomicU64,
+    busy: AtomicBool,
+}
 
 struct Window {
     governor: Governor,
@@ -38,24 +49,61 @@ struct Window {
     served: u64,
 }
 
-/// One reader thread's.
+/// One thread's, until that ends.
 pub(super) struct Seat {
     index: usize,
     served: u64,
-    /// What the others had served when they were last found not to get on.
-    stuck: Option<u64>,
+    place: Place,
+    standby: Arc<Standby>,
+}
+
+/// Tells the spare that the mount has ended.
+#[derive(Default)]
+struct Standby {
+    is_over: AtomicBool,
+    spare: OnceLock<Thread>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.standby.is_over.store(true, Relaxed);
+        if let Some(spare) = self.standby.spare.get() {
+            spare.unpark();
+        }
+    }
+}
+
+/// What a thread remembers of the others.
+enum Place {
+    /// What they had served when they were last found not to get on.
+    Reader { stuck: Option<u64> },
+    /// When the spare last looked, what they had served then, and whether it was needed.
+    Spare {
+        looked: Instant,
+        served: u64,
+        needed: bool,
+    },
+}
+
+impl Seat {
+    /// Whether it is for the time when disks keep all readers: whoever has it must not wait for a disk.
+    pub(super) fn is_spare(&self) -> bool {
+        matches!(self.place, Place::Spare { .. })
+    }
 }
 
 impl Turns {
-    /// For so many threads.
-    pub(super) fn new(threads: usize) -> Self {
+    /// For so many readers.
+    pub(super) fn new(readers: usize) -> Self {
         Self {
-            active: AtomicUsize::new(threads),
+            readers,
+            active: AtomicUsize::new(readers),
             window_ends_us: AtomicU64::new(0),
-            served: (0..threads).map(|_| Line::default()).collect(),
+            lines: (0..=readers).map(|_| Line::default()).collect(),
             taken: AtomicUsize::new(0),
+            standby: Arc::default(),
             window: Mutex::new(Window {
-                governor: Governor::new(threads),
+                governor: Governor::new(readers),
                 began_us: 0,
                 served: 0,
             }),
@@ -63,25 +111,45 @@ impl Turns {
         }
     }
 
-    /// For the calling thread; `None` when all are taken.
+    /// For the calling thread: the readers', then the spare's. `None` when all are taken.
     pub(super) fn seat(&self) -> Option<Seat> {
         let index = self.taken.fetch_add(1, Relaxed);
-        (index < self.served.len()).then_some(Seat {
+        let place = match index.cmp(&self.readers) {
+            Ordering::Less => Place::Reader { stuck: None },
+            Ordering::Equal => {
+                self.standby.spare.get_or_init(thread::current);
+                Place::Spare {
+                    looked: Instant::now(),
+                    served: 0,
+                    needed: false,
+                }
+            }
+            Ordering::Greater => return None,
+        };
+        Some(Seat {
             index,
             served: 0,
-            stuck: None,
+            place,
+            standby: self.standby.clone(),
         })
     }
 
-    /// The thread has served a request. Returns when it is its turn to take another; `changed` is told another number of threads.
+    /// The thread has taken a request.
+    pub(super) fn begins(&self, seat: &Seat) {
+        self.lines[seat.index].busy.store(true, Relaxed);
+    }
+
+    /// The thread has served it. Returns when it is its turn to take another; `changed` is told another number of threads.
     pub(super) fn served(&self, seat: &mut Seat, changed: impl FnOnce(usize)) {
         seat.served += 1;
-        self.served[seat.index].0.store(seat.served, Relaxed);
+        let line = &self.lines[seat.index];
+        line.served.store(seat.served, Relaxed);
+        line.busy.store(false, Relaxed);
         if seat.served.is_multiple_of(LOOK) {
             self.look(changed);
         }
         if seat.index >= self.active.load(Relaxed) {
-            self.sit_out(seat);
+            self.wait_for_turn(seat);
         }
     }
 
@@ -94,7 +162,7 @@ impl Turns {
         let Ok(mut window) = self.window.try_lock() else {
             return;
         };
-        let number = window.end(now_us, self.served_by(self.served.len()));
+        let number = window.end(now_us, self.served_by(self.lines.len()));
         let ends_us = now_us.saturating_add(u64::try_from(WINDOW.as_micros()).unwrap_or(u64::MAX));
         self.window_ends_us.store(ends_us, Relaxed);
         if self.active.swap(number, Relaxed) != number {
@@ -102,25 +170,55 @@ impl Turns {
         }
     }
 
-    fn sit_out(&self, seat: &mut Seat) {
+    #[cold]
+    fn wait_for_turn(&self, seat: &mut Seat) {
+        match &mut seat.place {
+            Place::Reader { stuck } => self.sit_out(seat.index, stuck),
+            Place::Spare {
+                looked,
+                served,
+                needed,
+            } => {
+                let is_over = &self.standby.is_over;
+                while !is_over.load(Relaxed) && !self.needs_spare(looked, served, needed) {
+                    thread::park_timeout(PAUSE);
+                }
+            }
+        }
+    }
+
+    fn sit_out(&self, index: usize, stuck: &mut Option<u64>) {
         loop {
             let active = self.active.load(Relaxed);
             let others = self.served_by(active);
-            if seat.index < active || seat.stuck == Some(others) {
+            if index < active || *stuck == Some(others) {
                 return;
             }
             thread::park_timeout(NAP);
             if self.served_by(active) == others {
-                seat.stuck = Some(others);
+                *stuck = Some(others);
                 return;
             }
         }
     }
 
+    /// Looks again once the pause is over.
+    fn needs_spare(&self, looked: &mut Instant, served: &mut u64, needed: &mut bool) -> bool {
+        if looked.elapsed() >= PAUSE {
+            let before = std::mem::replace(served, self.served_by(self.readers));
+            let are_busy = self.lines[..self.readers]
+                .iter()
+                .all(|line| line.busy.load(Relaxed));
+            *needed = are_busy && *served - before <= FEW;
+            *looked = Instant::now();
+        }
+        *needed
+    }
+
     fn served_by(&self, threads: usize) -> u64 {
-        self.served[..threads]
+        self.lines[..threads]
             .iter()
-            .map(|line| line.0.load(Relaxed))
+            .map(|line| line.served.load(Relaxed))
             .sum()
     }
 }
@@ -149,11 +247,73 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_seat_for_each_thread_and_no_more() {
+    fn there_is_a_seat_for_each_reader_and_one_for_a_spare() {
         let turns = Turns::new(2);
-        assert_eq!(turns.seat().map(|seat| seat.index), Some(0));
-        assert_eq!(turns.seat().map(|seat| seat.index), Some(1));
+        for is_spare in [false, false, true] {
+            assert_eq!(turns.seat().map(|seat| seat.is_spare()), Some(is_spare));
+        }
         assert!(turns.seat().is_none());
+    }
+
+    fn needs_spare(turns: &Turns, seat: &mut Seat, after: Duration) -> bool {
+        let Place::Spare {
+            looked,
+            served,
+            needed,
+        } = &mut seat.place
+        else {
+            panic!("not the spare's seat");
+        };
+        *looked = Instant::now().checked_sub(after).unwrap();
+        turns.needs_spare(looked, served, needed)
+    }
+
+    #[test]
+    fn the_spare_is_needed_while_all_readers_are_kept_by_one_request_each() {
+        let turns = Turns::new(2);
+        let [mut one, mut other, mut spare] = [0; 3].map(|_| turns.seat().unwrap());
+        assert!(!needs_spare(&turns, &mut spare, PAUSE), "nothing to do");
+        turns.begins(&one);
+        assert!(!needs_spare(&turns, &mut spare, PAUSE), "one is free");
+        turns.begins(&other);
+        assert!(!needs_spare(&turns, &mut spare, Duration::ZERO), "not yet");
+        assert!(needs_spare(&turns, &mut spare, PAUSE));
+        turns.served(&mut one, |_| ());
+        assert!(needs_spare(&turns, &mut spare, Duration::ZERO), "until it looks");
+        assert!(!needs_spare(&turns, &mut spare, PAUSE), "one is free again");
+        for _ in 0..=FEW {
+            turns.begins(&one);
+            turns.served(&mut one, |_| ());
+        }
+        turns.begins(&one);
+        assert!(!needs_spare(&turns, &mut spare, PAUSE), "they get on");
+        turns.served(&mut other, |_| ());
+        turns.begins(&other);
+        assert!(needs_spare(&turns, &mut spare, PAUSE), "hardly");
+    }
+
+    #[test]
+    fn the_spare_takes_no_second_request_until_it_is_needed() {
+        let turns = Turns::new(1);
+        let (one, mut spare) = (turns.seat().unwrap(), turns.seat().unwrap());
+        thread::scope(|scope| {
+            let standing_by = scope.spawn(|| turns.served(&mut spare, |_| ()));
+            turns.begins(&one);
+            standing_by.join().unwrap();
+        });
+        assert!(matches!(spare.place, Place::Spare { needed: true, .. }));
+    }
+
+    #[test]
+    fn the_spare_goes_when_a_reader_has_gone() {
+        let turns = Turns::new(1);
+        let (one, mut spare) = (turns.seat().unwrap(), turns.seat().unwrap());
+        thread::scope(|scope| {
+            let standing_by = scope.spawn(|| turns.served(&mut spare, |_| ()));
+            drop(one);
+            standing_by.join().unwrap();
+        });
+        assert!(matches!(spare.place, Place::Spare { needed: false, .. }));
     }
 
     #[test]
@@ -161,7 +321,7 @@ mod tests {
         let turns = with_active(2, 1);
         let (_first, mut second) = (turns.seat().unwrap(), turns.seat().unwrap());
         turns.served(&mut second, |_| ());
-        assert_eq!(second.stuck, Some(0));
+        assert!(matches!(second.place, Place::Reader { stuck: Some(0) }));
         for _ in 0..10_000 {
             turns.served(&mut second, |_| ());
         }
@@ -192,7 +352,7 @@ mod tests {
         turns.window_ends_us.store(u64::MAX, Relaxed);
         turns.look(|number| told.push(number));
         assert!(told.is_empty(), "the window has not ended");
-        turns.served[0].0.store(1 << 40, Relaxed);
+        turns.lines[0].served.store(1 << 40, Relaxed);
         turns.window_ends_us.store(0, Relaxed);
         turns.look(|number| told.push(number));
         assert_eq!(told, [3], "from all four to the first number of a load");
