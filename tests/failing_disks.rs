@@ -15,6 +15,7 @@ mod moving;
 mod support;
 
 use apparatus::change::jobs::{self, Request};
+use apparatus::ops::status::Finding;
 use apparatus::store::{ChangeState, JobLimits, JobState, Owner, Store};
 use moving::Scene;
 use moving::devices::{Loop, Mount, run};
@@ -263,7 +264,7 @@ fn unanswered(connections: &Mount, daemon: &Daemon) -> u64 {
 struct Hanging {
     daemon: Daemon,
     connections: Mount,
-    _scene: Scene,
+    scene: Scene,
     _place: Mount,
     server: Daemon,
     _below: TestPool,
@@ -301,7 +302,7 @@ impl Hanging {
         Some(Self {
             daemon,
             connections,
-            _scene: scene,
+            scene,
             _place: place,
             server,
             _below: below,
@@ -347,6 +348,12 @@ impl Hanging {
         assert_eq!(read, self.bytes);
         answered(self.begin("v", true, 4096, 1));
         assert_eq!(answered(self.begin("v", false, 4096, 1)), [0; 4096]);
+        let findings = self.told(|findings| findings.iter().any(is_of_the_volume));
+        for finding in &findings {
+            // Its label is read where that is in memory no longer.
+            let is_of_the_disk = finding.subject == "disk b" && finding.text == "does not answer";
+            assert!(is_of_the_volume(finding) || is_of_the_disk, "{finding:?}");
+        }
         // Those who close the file may be among them.
         assert!(unanswered(&self.connections, &self.daemon) >= PARTS);
         drop(stopped);
@@ -361,8 +368,26 @@ impl Hanging {
         for part in 0..PARTS as usize {
             assert_eq!(answered(self.begin("hanging", false, block, part)), begin);
         }
+        self.told(<[_]>::is_empty);
         self.daemon.stop();
     }
+
+    /// What the status of the pool says, once it is so.
+    fn told(&self, is_so: impl Fn(&[Finding]) -> bool) -> Vec<Finding> {
+        let pool = &self.scene.pool;
+        let since = Instant::now();
+        loop {
+            let status = apparatus::ops::status::status(&pool.dir, &mut pool.store()).unwrap();
+            if is_so(&status.findings) {
+                return status.findings;
+            }
+            assert!(since.elapsed() < Duration::from_secs(20), "{:?}", status.findings);
+        }
+    }
+}
+
+fn is_of_the_volume(finding: &Finding) -> bool {
+    finding.subject == "volume hanging" && finding.text.contains("disk b (")
 }
 
 /// What a process has said, which ended soon and well.

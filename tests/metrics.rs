@@ -177,6 +177,7 @@ fn an_apparatus_and_the_pool_are_told_in_full() {
         ("apparatus_fenced", ("apparatus", "x"), 0.0),
         ("apparatus_requests_parked", ("apparatus", "x"), 0.0),
         ("apparatus_volume_requests_parked", ("volume", "v"), 0.0),
+        ("apparatus_volume_requests_waiting", ("volume", "v"), 0.0),
         ("apparatus_disk_up", ("disk", "d"), 1.0),
         ("apparatus_disk_size_bytes", ("disk", "d"), 40.0 * 65536.0),
         ("apparatus_disk_free_bytes", ("disk", "d"), 31.0 * 65536.0),

@@ -60,6 +60,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn open(&self);
     /// The open disks, to add to and to take from.
     fn disks(&self) -> &Disks;
+    /// Notes what is in flight: since when that is so is known as exactly as this is called often.
+    fn note(&self);
     /// Its counters. What the control thread knows better (incarnation, term, jobs) is overwritten.
     fn figures(&self) -> Figures;
     /// Asks the program to leave in good order: unmount and end. Does not wait for it.

@@ -1,5 +1,6 @@
 //! What the control thread may ask of the data path. Nothing here waits for a disk or runs a request.
 
+use super::io::micros;
 use super::space::Room;
 use super::{Apparatus, Notice, lock};
 use crate::control::runtime::{Lag, Resumed, Runtime};
@@ -9,7 +10,8 @@ use crate::gate::{Drain, Let};
 use crate::pool::model::{Difference, Edit, Snapshot, Span};
 use crate::store::HoldMode;
 use crate::units::{ChangeId, Generation};
-use crate::wire::message::Figures;
+use crate::wire::message::{Figures, Waiting};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 impl Runtime for Apparatus {
@@ -90,6 +92,11 @@ impl Runtime for Apparatus {
         &self.disks
     }
 
+    fn note(&self) {
+        // Counting them is noting them.
+        let _ = self.gate.counts();
+    }
+
     fn figures(&self) -> Figures {
         let generation = self.table.generation();
         let counts = self.gate.counts();
@@ -125,6 +132,7 @@ impl Runtime for Apparatus {
             volumes: by_volume.collect(),
             parked_by_volume,
             disks: by_disk.collect(),
+            waiting: self.waiting(),
             ..Figures::default()
         }
     }
@@ -144,6 +152,21 @@ impl Apparatus {
         self.run_later(requests);
         self.keeper.moved();
         Resumed { parked, longest }
+    }
+
+    fn waiting(&self) -> BTreeMap<String, Waiting> {
+        let mut waiting: BTreeMap<String, Waiting> = BTreeMap::new();
+        for (span, age) in self.gate.lasting(Waiting::LONG) {
+            let volume = self.table.volume(&mut lock(&self.eye), span.volume);
+            let Some(volume) = volume else { continue };
+            let of_volume = waiting.entry(volume.name.to_string()).or_default();
+            of_volume.requests += 1;
+            of_volume.longest_us = of_volume.longest_us.max(micros(age));
+            if span.start < span.end {
+                of_volume.disks.extend(self.disk_under(&span));
+            }
+        }
+        waiting
     }
 
     /// The disk that the first byte of the span lies on.

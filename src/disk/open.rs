@@ -11,7 +11,7 @@ use crate::pool::names::Name;
 use crate::units::{DiskId, ExtentSize};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, PoisonError};
@@ -106,13 +106,21 @@ pub(super) fn open_file(path: &Path, what: &str) -> Result<(File, Kind)> {
             .hint("attach the disk, or correct the path if it has moved")
     };
     Kind::of(&std::fs::metadata(path).map_err(failed)?).ok_or_else(refused)?;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(failed)?;
+    let file = open_quietly(path).map_err(failed)?;
     let kind = Kind::of(&file.metadata().map_err(failed)?).ok_or_else(refused)?;
     Ok((file, kind))
+}
+
+/// Without a trace of when it was last read, where the caller may ask for that: leaving one waits for the file system's journal, for ever
+/// where its disk does not answer.
+fn open_quietly(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    match options.clone().custom_flags(libc::O_NOATIME).open(path) {
+        // Only the owner may.
+        Err(why) if why.kind() == io::ErrorKind::PermissionDenied => options.open(path),
+        opened => opened,
+    }
 }
 
 impl Disk {

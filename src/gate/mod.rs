@@ -302,6 +302,22 @@ impl<T: Parkable> Gate<T> {
         }
     }
 
+    /// What is in flight for so long or longer, and for how long: as exact as calls of [`Gate::counts`] are frequent.
+    #[must_use]
+    pub fn lasting(&self, least: Duration) -> Vec<(Span, Duration)> {
+        let mut control = self.control();
+        let inside: Vec<_> = self.lanes.inside().collect();
+        let now_us = self.now_us();
+        control.sights.note(&inside, now_us);
+        let age =
+            |request: &Inside| Duration::from_micros(now_us.saturating_sub(control.sights.since(request)));
+        inside
+            .iter()
+            .map(|request| (request.span, age(request)))
+            .filter(|(_, age)| *age >= least)
+            .collect()
+    }
+
     /// Requests parked now, by volume; without those of which there are none.
     #[must_use]
     pub fn parked_by_volume(&self) -> BTreeMap<VolumeId, u64> {

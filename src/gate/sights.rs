@@ -25,12 +25,16 @@ impl Sights {
         }
     }
 
+    /// When this one was seen first, which has been noted before.
+    pub(super) fn since(&self, request: &Inside) -> u64 {
+        self.seen[request.lane].1
+    }
+
     /// The one of these that was seen first, and when. All have been noted before.
     pub(super) fn oldest(&self, requests: &[Inside]) -> Option<(Inside, u64)> {
-        let since = |request: &Inside| self.seen[request.lane].1;
         requests
             .iter()
-            .min_by_key(|request| since(request))
-            .map(|request| (*request, since(request)))
+            .min_by_key(|request| self.since(request))
+            .map(|request| (*request, self.since(request)))
     }
 }

@@ -178,7 +178,14 @@ fn the_oldest_is_the_one_seen_first() {
     };
     assert_eq!(oldest, span(40, 50));
     assert!(age >= Duration::from_millis(2), "{age:?}");
+
+    let lasting = gate.lasting(age);
+    assert_eq!(lasting.len(), 1);
+    assert_eq!(lasting[0].0, span(40, 50));
+    assert!(lasting[0].1 >= age);
+    assert_eq!(gate.lasting(Duration::ZERO).len(), 2);
     drop(early);
+    assert_eq!(gate.lasting(age).len(), 0);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Disks: taken in, looked at, changed, let go.
 
+use super::aside;
 use super::plan::{self, DiskChange, Planned};
 use super::select;
 use super::send::{Sent, send};
@@ -64,13 +65,20 @@ impl NewDisk {
     }
 }
 
-/// Why a disk cannot be used as its record says.
+/// Why a disk cannot be used as its record says. One that does not answer is waited for no longer than two seconds.
 #[must_use]
 pub fn fault(record: &DiskRecord, header: &PoolHeader) -> Option<Error> {
-    match Disk::open(record, header.uuid, header.extent_size) {
+    let what = || format!("disk {} ({})", record.name, record.path.display());
+    let (asked, header) = (record.clone(), header.clone());
+    let open = move || match Disk::open(&asked, header.uuid, header.extent_size) {
         Ok(disk) => disk.check_layout(header.layout).err(),
         Err(error) => Some(error),
-    }
+    };
+    aside::ask(&record.path, open).unwrap_or_else(|why| {
+        Some(
+            Error::because(what(), why).hint("see whether it is connected, and what the kernel tells: dmesg"),
+        )
+    })
 }
 
 /// What would be lost by taking the disk in: `an XFS file system`.

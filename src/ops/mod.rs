@@ -4,6 +4,7 @@
 
 pub mod apparatus;
 pub mod apply;
+mod aside;
 pub mod attach;
 pub mod backup;
 pub mod check;

@@ -11,6 +11,7 @@ use crate::pool::size::Human;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{ChangeState, JobKind, JobState, Severity, Store};
 use crate::units::{DiskId, JobId, VolumeId};
+use crate::wire::message::Waiting;
 use std::collections::BTreeMap;
 
 /// Something worth saying.
@@ -126,6 +127,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> 
     findings.extend(of_closed_disks(view, jobs));
     findings.extend(of_quarantine(view, apparatuses));
     findings.extend(of_errors(apparatuses));
+    findings.extend(of_waiting(apparatuses));
     findings.extend(apparatuses.iter().filter_map(of_apparatus));
     if apparatuses.is_empty() && !view.volumes.is_empty() {
         let finding = Finding::new(Severity::Info, "apparatuses", "none runs, so no volume is served");
@@ -260,6 +262,34 @@ fn of_errors(apparatuses: &[apparatus::View]) -> Vec<Finding> {
         Finding::new(Severity::Error, format!("disk {disk}"), text).next(format!("vctl disk evacuate {disk}"))
     };
     errors.into_iter().map(finding).collect()
+}
+
+/// Volumes whose hosts wait for a disk that does not answer, or hardly.
+fn of_waiting(apparatuses: &[apparatus::View]) -> Vec<Finding> {
+    let mut waiting: BTreeMap<&str, Waiting> = BTreeMap::new();
+    for figures in apparatuses.iter().filter_map(|each| each.figures.as_ref()) {
+        for (volume, more) in &figures.waiting {
+            let all = waiting.entry(volume).or_default();
+            all.requests += more.requests;
+            all.longest_us = all.longest_us.max(more.longest_us);
+            all.disks.extend(more.disks.iter().cloned());
+        }
+    }
+    let finding = |(volume, waiting): (&str, Waiting)| {
+        let seconds = waiting.longest_us / 1_000_000;
+        let disks: Vec<String> = waiting.disks.into_iter().collect();
+        let for_what = match disks[..] {
+            [] => "a flush".to_owned(),
+            _ => format!("disk {}", disks.join(", ")),
+        };
+        let text = format!(
+            "hosts wait for {for_what} ({} requests, the first for {seconds} s): see whether the kernel tells why, and whether the disk is \
+             connected",
+            waiting.requests
+        );
+        Finding::new(Severity::Warning, format!("volume {volume}"), text).next("dmesg --level err,warn")
+    };
+    waiting.into_iter().map(finding).collect()
 }
 
 fn of_apparatus(view: &apparatus::View) -> Option<Finding> {

@@ -8,9 +8,10 @@ use crate::store::HoldMode;
 use crate::units::{ChangeId, Generation, Incarnation, JobId, Term};
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Version of the frames and messages. A peer of another version is refused by name.
@@ -265,6 +266,25 @@ pub struct Figures {
     pub parked_by_volume: BTreeMap<String, u64>,
     /// By disk name.
     pub disks: BTreeMap<String, IoFigures>,
+    /// Requests that have been served for long and are not done, by volume name; volumes without any are left out.
+    pub waiting: BTreeMap<String, Waiting>,
+}
+
+/// Requests to one volume that have been in flight for [`Waiting::LONG`] or longer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Waiting {
+    /// How many.
+    pub requests: u64,
+    /// For how long the first of them.
+    pub longest_us: u64,
+    /// Names of the disks that they are for, as far as they touch bytes: flushes do not.
+    pub disks: BTreeSet<String>,
+}
+
+impl Waiting {
+    /// Longer than a disk takes that answers.
+    pub const LONG: Duration = Duration::from_secs(2);
 }
 
 /// Counters of I/O.

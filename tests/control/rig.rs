@@ -370,6 +370,10 @@ impl Runtime for Path {
         }
     }
 
+    fn note(&self) {
+        let _ = self.gate.counts();
+    }
+
     fn apply(&self, difference: &Difference) -> Result<Generation> {
         if self.damaged.load(Ordering::SeqCst) {
             return Err(Error::failed("table", "damaged for a test"));

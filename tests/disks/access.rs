@@ -1,6 +1,8 @@
 //! Reads, writes, zeroes, holes and copies.
 
 use super::*;
+use std::fs::FileTimes;
+use std::time::{Duration, SystemTime};
 
 /// Reads, writes and zeroes, also at unaligned places, against a byte array.
 fn behaves(disk: &Disk) {
@@ -86,6 +88,28 @@ fn images_read_write_zero_and_tell_their_holes() {
         assert_eq!(runs, [3 * MIB..3 * MIB + (64 << 10)]);
         let inner = disk.data_runs(DiskOffset(3 * MIB + 4096), 4096).unwrap();
         assert_eq!(inner, [3 * MIB + 4096..3 * MIB + 8192]);
+    }
+}
+
+/// A trace of it would be written to the file system, which may not answer.
+#[test]
+fn opening_and_reading_an_image_leaves_no_trace_of_it() {
+    for dir in places() {
+        let record = image(dir.path(), 1, 2);
+        // So old that the kernel would renew it.
+        let old = SystemTime::now() - Duration::from_secs(72 * 3600);
+        let times = FileTimes::new().set_accessed(old);
+        File::options()
+            .write(true)
+            .open(&record.path)
+            .unwrap()
+            .set_times(times)
+            .unwrap();
+        let before = fs::metadata(&record.path).unwrap().accessed().unwrap();
+        let disk = opened(&record);
+        read(&disk, MIB, 4096);
+        through_mapping(&disk, MIB, 4096).unwrap();
+        assert_eq!(fs::metadata(&record.path).unwrap().accessed().unwrap(), before);
     }
 }
 

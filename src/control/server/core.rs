@@ -166,6 +166,7 @@ impl Core {
     fn beat(&mut self) {
         self.setup.line.set_oldest(self.setup.runtime.oldest());
         self.setup.line.beat();
+        self.setup.runtime.note();
         self.timers.arm(Key::Beat, BEAT);
         if !self.orphaned && !self.setup.members.is_current() {
             // Nobody can fence this life any more, so it must acknowledge nothing more; a new one begins with the new file.

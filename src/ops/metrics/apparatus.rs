@@ -20,6 +20,12 @@ pub fn of_apparatus(text: &mut Text, figures: &Figures) {
         );
         let count = figures.parked_by_volume.get(volume);
         text.add(parked, &labels, count.copied().unwrap_or(0));
+        let waiting = gauge(
+            "apparatus_volume_requests_waiting",
+            "Requests to a volume that have been served for two seconds and are not done.",
+        );
+        let count = figures.waiting.get(volume).map(|waiting| waiting.requests);
+        text.add(waiting, &labels, count.unwrap_or(0));
     }
     for (disk, io) in &figures.disks {
         of_io(text, &DISK, &[("apparatus", name), ("disk", disk)], io);
