@@ -246,6 +246,7 @@ mod tests {
         }
     }
 
+    #[cfg(debug_assertions)]
     #[test]
     fn reads_what_the_variable_says() {
         let armed = armed::read("controller.held=stop@3").unwrap();
