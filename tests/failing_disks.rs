@@ -354,6 +354,10 @@ impl Hanging {
             let is_of_the_disk = finding.subject == "disk b" && finding.text == "does not answer";
             assert!(is_of_the_volume(finding) || is_of_the_disk, "{finding:?}");
         }
+        let scene = &self.scene;
+        let new = [(scene.disks[0], 1 + EXTENTS, 4)];
+        scene.pool.add_volume("new", 4 * EXTENT, &new);
+        answered(self.begin("new", true, 4096, 0));
         // Those who close the file may be among them.
         assert!(unanswered(&self.connections, &self.daemon) >= PARTS);
         drop(stopped);

@@ -1,5 +1,6 @@
 //! Opening a disk: what its record says is held against what is there.
 
+use super::aside;
 use super::faults::{FaultCounts, Faults};
 use super::io::{piece, suffers_from_large_pieces};
 use super::label::{Fault, Label};
@@ -165,6 +166,19 @@ impl Disk {
             owed: Mutex::new(false),
             lacks: Lacks::default(),
             known: AtomicBool::new(false),
+        })
+    }
+
+    /// The same for somebody who can do without it: waits no longer than two seconds.
+    ///
+    /// # Errors
+    /// As above, and when it does not answer.
+    pub fn open_if_it_answers(record: &DiskRecord, pool: Uuid, extent_size: ExtentSize) -> Result<Self> {
+        let asked = record.clone();
+        aside::ask(&record.path, move || Self::open(&asked, pool, extent_size)).unwrap_or_else(|why| {
+            let what = format!("disk {} ({})", record.name, record.path.display());
+            Err(Error::because(what, why)
+                .hint("see whether it is connected, and what the kernel tells: dmesg --level err,warn"))
         })
     }
 

@@ -1,6 +1,5 @@
 //! Disks: taken in, looked at, changed, let go.
 
-use super::aside;
 use super::plan::{self, DiskChange, Planned};
 use super::select;
 use super::send::{Sent, send};
@@ -65,20 +64,13 @@ impl NewDisk {
     }
 }
 
-/// Why a disk cannot be used as its record says. One that does not answer is waited for no longer than two seconds.
+/// Why a disk cannot be used as its record says; one that does not answer is not waited for.
 #[must_use]
 pub fn fault(record: &DiskRecord, header: &PoolHeader) -> Option<Error> {
-    let what = || format!("disk {} ({})", record.name, record.path.display());
-    let (asked, header) = (record.clone(), header.clone());
-    let open = move || match Disk::open(&asked, header.uuid, header.extent_size) {
+    match Disk::open_if_it_answers(record, header.uuid, header.extent_size) {
         Ok(disk) => disk.check_layout(header.layout).err(),
         Err(error) => Some(error),
-    };
-    aside::ask(&record.path, open).unwrap_or_else(|why| {
-        Some(
-            Error::because(what(), why).hint("see whether it is connected, and what the kernel tells: dmesg"),
-        )
-    })
+    }
 }
 
 /// What would be lost by taking the disk in: `an XFS file system`.

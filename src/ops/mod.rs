@@ -4,7 +4,6 @@
 
 pub mod apparatus;
 pub mod apply;
-mod aside;
 pub mod attach;
 pub mod backup;
 pub mod check;

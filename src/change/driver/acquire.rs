@@ -185,11 +185,11 @@ impl Controller {
         }
     }
 
-    /// Opens what can be opened. A label that is behind gets the layout number; one that is ahead tells that this database is old.
+    /// Opens what can be opened; what a change needs beside that is opened for it. A label that is behind gets the layout number; one that is ahead tells that this database is old.
     fn open_disks(&mut self, header: &PoolHeader) -> Result<()> {
         let layout = self.store.header()?.layout;
         for record in self.store.disks()? {
-            match Disk::open(&record, header.uuid, header.extent_size) {
+            match Disk::open_if_it_answers(&record, header.uuid, header.extent_size) {
                 Ok(disk) => {
                     disk.check_layout(layout)?;
                     let disk = Arc::new(disk);
