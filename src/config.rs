@@ -32,11 +32,11 @@ pub struct Config {
     pub read_only: bool,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub log_level: LogLevel,
-    /// Threads at most that wait for disks, 1 to 512: as many cold reads a disk sees at once.
+    /// Threads at most that wait for disks, 1 to 512. One disk gets at most half of those that others leave.
     pub workers: usize,
-    /// Write data that may be parked at once by holds, in MiB, 2 to 65536.
+    /// Write data that may be parked at once by holds, and as much again that may wait for a thread, in MiB, 2 to 65536.
     pub parked_mib: u64,
-    /// Requests that may be parked at once, 16 to 1000000.
+    /// Requests that may be parked at once, and as many again that may wait for a thread, 16 to 1000000.
     pub parked_requests: usize,
     /// Holds at once, 1 to 1000.
     pub holds: usize,

@@ -20,6 +20,7 @@ mod figures;
 mod flush;
 mod io;
 mod keeper;
+mod lines;
 mod request;
 mod seek;
 mod space;

@@ -8,9 +8,6 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long an answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// What is asked about now.
 static OPEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 static CLOSED: Condvar = Condvar::new();
@@ -42,11 +39,15 @@ fn all_open() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 /// What asking comes to.
 ///
 /// # Errors
-/// `TimedOut` when the answer takes longer than two seconds, or one to an earlier question about this path has taken longer and is not
-/// there yet. When a thread cannot be started.
-pub(super) fn ask<T: Send + 'static>(path: &Path, ask: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+/// `TimedOut` when the answer takes longer than `patience`, that to an earlier question about this path included. When a thread cannot be
+/// started.
+pub(super) fn ask<T: Send + 'static>(
+    path: &Path,
+    patience: Duration,
+    ask: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
     let no_answer = || io::Error::new(io::ErrorKind::TimedOut, "does not answer");
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + patience;
     let question = Question::begin(path, until).ok_or_else(no_answer)?;
     let (tell, told) = bounded(1);
     let asking = move || {
@@ -63,23 +64,27 @@ pub(super) fn ask<T: Send + 'static>(path: &Path, ask: impl FnOnce() -> T + Send
 mod tests {
     use super::*;
 
+    const SHORT: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(20);
+
     #[test]
     fn a_question_without_an_answer_is_not_asked_again_until_there_is_one() {
         let (path, other) = (Path::new("/hangs"), Path::new("/answers"));
         let (answer, answers) = bounded(1);
-        let asked = ask(path, move || answers.recv());
+        let asked = ask(path, SHORT, move || answers.recv());
         assert_eq!(asked.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        let again = ask(path, || -> () { panic!("asked again") });
+        let again = ask(path, SHORT, || -> () { panic!("asked again") });
         assert_eq!(again.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(ask(other, || 7).unwrap(), 7);
+        assert_eq!(ask(other, LONG, || 7).unwrap(), 7);
         answer.send(()).unwrap();
-        assert_eq!(ask(path, || 8).unwrap(), 8);
+        assert_eq!(ask(path, LONG, || 8).unwrap(), 8);
     }
 
     #[test]
     fn those_who_ask_about_the_same_at_once_are_all_answered() {
         thread::scope(|scope| {
-            let asking = (0..8).map(|n| scope.spawn(move || ask(Path::new("/same"), move || n).unwrap()));
+            let asking =
+                (0..8).map(|n| scope.spawn(move || ask(Path::new("/same"), LONG, move || n).unwrap()));
             let asking: Vec<_> = asking.collect();
             let mut answers: Vec<i32> = asking.into_iter().map(|asked| asked.join().unwrap()).collect();
             answers.sort_unstable();

@@ -16,6 +16,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// An open disk, label checked.
@@ -169,13 +170,21 @@ impl Disk {
         })
     }
 
-    /// The same for somebody who can do without it: waits no longer than two seconds.
+    /// The same for somebody who can do without it, and waits no longer than `patience`.
     ///
     /// # Errors
     /// As above, and when it does not answer.
-    pub fn open_if_it_answers(record: &DiskRecord, pool: Uuid, extent_size: ExtentSize) -> Result<Self> {
+    pub fn open_within(
+        patience: Duration,
+        record: &DiskRecord,
+        pool: Uuid,
+        extent_size: ExtentSize,
+    ) -> Result<Self> {
         let asked = record.clone();
-        aside::ask(&record.path, move || Self::open(&asked, pool, extent_size)).unwrap_or_else(|why| {
+        aside::ask(&record.path, patience, move || {
+            Self::open(&asked, pool, extent_size)
+        })
+        .unwrap_or_else(|why| {
             let what = format!("disk {} ({})", record.name, record.path.display());
             Err(Error::because(what, why)
                 .hint("see whether it is connected, and what the kernel tells: dmesg --level err,warn"))

@@ -77,18 +77,22 @@ impl Drop for Seat {
 enum Place {
     /// What they had served when they were last found not to get on.
     Reader { stuck: Option<u64> },
-    /// When the spare last looked, what they had served then, and whether it was needed.
-    Spare {
-        looked: Instant,
-        served: u64,
-        needed: bool,
-    },
+    /// What the spare saw last.
+    Spare(Watch),
+}
+
+struct Watch {
+    looked: Instant,
+    /// By all readers until then.
+    served: u64,
+    /// Whether disks kept them.
+    needed: bool,
 }
 
 impl Seat {
     /// Whether it is for the time when disks keep all readers: whoever has it must not wait for a disk.
     pub(super) fn is_spare(&self) -> bool {
-        matches!(self.place, Place::Spare { .. })
+        matches!(self.place, Place::Spare(_))
     }
 }
 
@@ -118,11 +122,11 @@ impl Turns {
             Ordering::Less => Place::Reader { stuck: None },
             Ordering::Equal => {
                 self.standby.spare.get_or_init(thread::current);
-                Place::Spare {
+                Place::Spare(Watch {
                     looked: Instant::now(),
                     served: 0,
                     needed: false,
-                }
+                })
             }
             Ordering::Greater => return None,
         };
@@ -174,13 +178,9 @@ impl Turns {
     fn wait_for_turn(&self, seat: &mut Seat) {
         match &mut seat.place {
             Place::Reader { stuck } => self.sit_out(seat.index, stuck),
-            Place::Spare {
-                looked,
-                served,
-                needed,
-            } => {
+            Place::Spare(watch) => {
                 let is_over = &self.standby.is_over;
-                while !is_over.load(Relaxed) && !self.needs_spare(looked, served, needed) {
+                while !is_over.load(Relaxed) && !self.needs_spare(watch) {
                     thread::park_timeout(PAUSE);
                 }
             }
@@ -203,16 +203,19 @@ impl Turns {
     }
 
     /// Looks again once the pause is over.
-    fn needs_spare(&self, looked: &mut Instant, served: &mut u64, needed: &mut bool) -> bool {
-        if looked.elapsed() >= PAUSE {
-            let before = std::mem::replace(served, self.served_by(self.readers));
+    fn needs_spare(&self, watch: &mut Watch) -> bool {
+        if watch.looked.elapsed() >= PAUSE {
+            let served = self.served_by(self.readers);
             let are_busy = self.lines[..self.readers]
                 .iter()
                 .all(|line| line.busy.load(Relaxed));
-            *needed = are_busy && *served - before <= FEW;
-            *looked = Instant::now();
+            *watch = Watch {
+                looked: Instant::now(),
+                needed: are_busy && served - watch.served <= FEW,
+                served,
+            };
         }
-        *needed
+        watch.needed
     }
 
     fn served_by(&self, threads: usize) -> u64 {
@@ -256,16 +259,11 @@ mod tests {
     }
 
     fn needs_spare(turns: &Turns, seat: &mut Seat, after: Duration) -> bool {
-        let Place::Spare {
-            looked,
-            served,
-            needed,
-        } = &mut seat.place
-        else {
+        let Place::Spare(watch) = &mut seat.place else {
             panic!("not the spare's seat");
         };
-        *looked = Instant::now().checked_sub(after).unwrap();
-        turns.needs_spare(looked, served, needed)
+        watch.looked = Instant::now().checked_sub(after).unwrap();
+        turns.needs_spare(watch)
     }
 
     #[test]
@@ -301,7 +299,7 @@ mod tests {
             turns.begins(&one);
             standing_by.join().unwrap();
         });
-        assert!(matches!(spare.place, Place::Spare { needed: true, .. }));
+        assert!(matches!(spare.place, Place::Spare(Watch { needed: true, .. })));
     }
 
     #[test]
@@ -313,7 +311,7 @@ mod tests {
             drop(one);
             standing_by.join().unwrap();
         });
-        assert!(matches!(spare.place, Place::Spare { needed: false, .. }));
+        assert!(matches!(spare.place, Place::Spare(Watch { needed: false, .. })));
     }
 
     #[test]

@@ -12,7 +12,11 @@ use crate::store::{Owner, Store};
 use crate::units::{ByteCount, DiskId, ExtentSize};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 use uuid::Uuid;
+
+/// How long a look at a disk may take: it is not what was asked for, or not all.
+const GLANCE: Duration = Duration::from_secs(2);
 
 /// What a new disk shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,10 +68,10 @@ impl NewDisk {
     }
 }
 
-/// Why a disk cannot be used as its record says; one that does not answer is not waited for.
+/// Why a disk cannot be used as its record says; one that does not answer is not waited for any longer than [`GLANCE`].
 #[must_use]
 pub fn fault(record: &DiskRecord, header: &PoolHeader) -> Option<Error> {
-    match Disk::open_if_it_answers(record, header.uuid, header.extent_size) {
+    match Disk::open_within(GLANCE, record, header.uuid, header.extent_size) {
         Ok(disk) => disk.check_layout(header.layout).err(),
         Err(error) => Some(error),
     }

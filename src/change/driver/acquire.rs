@@ -25,6 +25,8 @@ const POLL_US: u64 = 2_000;
 const POLLS: u32 = 500;
 /// How long an apparatus that lives may have no line in a new member table.
 const UNSEEN: Duration = Duration::from_secs(1);
+/// A disk that slept has answered after so long. A longer wait for one that does not would keep changes that have nothing to do with it.
+const SPIN_UP: Duration = Duration::from_secs(15);
 
 impl Controller {
     /// Takes the arbitration lock and the next term, then finishes or rolls back what the last holder left (sets fence words
@@ -185,11 +187,12 @@ impl Controller {
         }
     }
 
-    /// Opens what can be opened; what a change needs beside that is opened for it. A label that is behind gets the layout number; one that is ahead tells that this database is old.
+    /// Opens what can be opened and answers. A label that is behind gets the layout number; one that is ahead tells that this database is
+    /// old.
     fn open_disks(&mut self, header: &PoolHeader) -> Result<()> {
         let layout = self.store.header()?.layout;
         for record in self.store.disks()? {
-            match Disk::open_if_it_answers(&record, header.uuid, header.extent_size) {
+            match Disk::open_within(SPIN_UP, &record, header.uuid, header.extent_size) {
                 Ok(disk) => {
                     disk.check_layout(layout)?;
                     let disk = Arc::new(disk);
