@@ -5,8 +5,10 @@
 
 use apparatus::disk::label::Label;
 use apparatus::disk::{Candidate, Disk, create_image};
+use apparatus::member::MemberTable;
 use apparatus::pool::model::DiskRecord;
 use apparatus::pool::names::Name;
+use apparatus::sys::boot_id;
 use apparatus::units::{ByteCount, DiskId, ExtentSize};
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::collections::BTreeSet;
@@ -52,11 +54,13 @@ fn rewrite(c: &mut Criterion) {
     c.bench_function("label/open a disk", |b| {
         b.iter(|| Disk::open(&record, pool, UNIT).unwrap())
     });
+    let members = MemberTable::open(scratch.path(), pool, boot_id().unwrap()).unwrap();
+    let ledger = members.marks(record.id);
     let (disk, mut layout) = (Disk::open(&record, pool, UNIT).unwrap(), 0);
     c.bench_function("label/rewrite, durably", |b| {
         b.iter(|| {
             layout += 1;
-            disk.set_layout(layout).unwrap()
+            disk.set_layout(layout, &ledger).unwrap()
         });
     });
 }

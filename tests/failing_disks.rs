@@ -15,13 +15,18 @@ mod moving;
 mod support;
 
 use apparatus::change::jobs::{self, Request};
+use apparatus::error::Error;
 use apparatus::ops::status::Finding;
-use apparatus::store::{ChangeState, JobLimits, JobState, Owner, Store};
+use apparatus::ops::{self, hold};
+use apparatus::pool::model::{Area, Difference, Edit, Segment, Span};
+use apparatus::store::{ChangeState, HoldMode, JobLimits, JobState, NewChange, Owner, Store};
+use apparatus::units::{ByteCount, DiskExtent, DiskOffset, Generation};
 use moving::Scene;
 use moving::devices::{Loop, Mount, run};
 use rustix::process::Signal;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::{Daemon, Random, TestPool, read_up_to};
@@ -33,7 +38,7 @@ const MIB: u64 = 1 << 20;
 /// A device of 32 MiB that has room for far less: the page cache takes what is written, and writing back fails.
 struct Thin {
     device: Loop,
-    _place: Mount,
+    place: Mount,
 }
 
 impl Thin {
@@ -43,7 +48,7 @@ impl Thin {
         File::create(&image).unwrap().set_len(32 * MIB).unwrap();
         Some(Self {
             device: Loop::over(&image)?,
-            _place: place,
+            place,
         })
     }
 
@@ -74,6 +79,102 @@ fn quarantined(scene: &Scene, disk: usize) -> u64 {
         .iter()
         .filter(|taken| matches!(taken.owner, Owner::Quarantine(_)));
     kept.map(|taken| taken.area.len).sum()
+}
+
+/// Moves all of `v` to the second disk, and hardens nothing.
+fn move_and_leave(scene: &Scene) {
+    let mut controller = scene.pool.controller();
+    let size = scene.pool.extent_size.bytes();
+    let [source, target] = scene.disks.map(|id| controller.disks().get(id).unwrap());
+    let mut homes = Vec::new();
+    for segment in scene.segments() {
+        let home = Area {
+            disk: scene.disks[1],
+            start: DiskExtent(1 + segment.start.0),
+            len: segment.home.len,
+        };
+        homes.push((segment.home, Segment { home, ..segment }));
+    }
+    let segments = homes.iter().map(|(_, new)| *new).collect();
+    let edits = vec![Edit::Map {
+        volume: scene.volume,
+        segments,
+    }];
+    let change = NewChange {
+        title: "test move".into(),
+        job: None,
+        difference: Difference {
+            from: Generation(0),
+            edits,
+        },
+        spans: vec![Span::whole(scene.volume)],
+        mode: HoldMode::Writes,
+    };
+    let at = |start: DiskExtent| DiskOffset(start.0 * size);
+    let mut copy = || {
+        for (old, new) in &homes {
+            let copied = source.copy_to(at(old.start), &target, at(new.home.start), old.len * size);
+            copied.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    };
+    controller.run(change, false, &mut copy).unwrap();
+    assert_eq!((at_risk(scene), scene.on_disk(1)), (1, EXTENTS));
+}
+
+fn hold_and_flush(scene: &Scene) -> Result<hold::Held, Error> {
+    let (stop, _nobody) = UnixStream::pair().unwrap();
+    let work = hold::Work {
+        time: Duration::from_millis(1),
+        flush: true,
+        command: None,
+        stop: stop.into(),
+    };
+    let wish = hold::Wish {
+        volumes: vec!["v".into()],
+        range: None,
+        writes_only: false,
+    };
+    hold::hold(&mut scene.pool.controller(), "volume hold", &wish, &work)
+}
+
+impl Thin {
+    /// Has a stranger write back what is in memory, in vain; then the disk is as good as any.
+    fn loses_what_was_written(&self) {
+        run("blockdev", &["--flushbufs", self.device.path.to_str().unwrap()]);
+        let at = self.place.at.path().to_str().unwrap();
+        run("mount", &["-o", "remount,size=64m", at]).unwrap();
+    }
+}
+
+/// The one who is told may be somebody who does not harden: a hold that flushes, a disk that is resized. All the same nothing is hardened after that.
+#[test]
+fn a_loss_that_a_hold_or_a_resize_is_told_of_is_remembered() {
+    let told: [fn(&Scene); 2] = [
+        |scene| assert!(hold_and_flush(scene).is_err()),
+        |scene| {
+            let size = Some(ByteCount((EXTENTS + 16) * EXTENT));
+            assert!(ops::disk::resize(&mut scene.pool.controller(), "disk resize", "b", size).is_err());
+        },
+    ];
+    for told in told {
+        let Some(thin) = Thin::new() else { return };
+        let (scene, daemon, _) = thin.scene();
+        move_and_leave(&scene);
+        thin.loses_what_was_written();
+        told(&scene);
+        for _ in 0..2 {
+            let refused = hold_and_flush(&scene).unwrap_err();
+            assert!(refused.to_string().contains("disk b"), "{refused}");
+            let refused = scene.pool.controller().harden().unwrap_err();
+            assert!(refused.to_string().contains("disk b"), "{refused}");
+        }
+        let file = daemon.open("v");
+        assert_eq!(file.sync_all().unwrap_err().raw_os_error(), Some(libc::EIO));
+        assert_eq!(quarantined(&scene, 0), EXTENTS);
+        drop(file);
+        daemon.stop();
+    }
 }
 
 /// The kernel tells of a lost write once. Whoever asks next hears that all is well; the old homes must be kept all the same.

@@ -113,7 +113,8 @@ fn what_waits_inside_a_hold_of_a_move_is_caught() {
     }
 
     let disk = controller.disks().get(scene.disks[0]).unwrap();
-    let mut flush = || disk.flush().unwrap();
+    let ledger = controller.ledger(disk.id());
+    let mut flush = || disk.flush_here(&ledger).unwrap();
     let flushed = catch_unwind(AssertUnwindSafe(|| {
         hold_and(&scene, &mut controller, job, &mut flush)
     }));
@@ -121,6 +122,6 @@ fn what_waits_inside_a_hold_of_a_move_is_caught() {
     let why = why.downcast_ref::<String>().unwrap();
     assert!(why.starts_with("P11: a flush inside a hold"), "{why}");
     drop(controller);
-    disk.flush().unwrap();
+    disk.flush_here(&ledger).unwrap();
     daemon.stop();
 }

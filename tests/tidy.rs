@@ -120,6 +120,39 @@ fn the_exit_status_is_chosen_in_one_place() {
     );
 }
 
+/// What the kernel reports to a call that syncs, it reports to no other: those of disks go through the ledger of write errors.
+#[test]
+fn disks_are_synced_through_one_door() {
+    let door = ["src/disk/durable.rs"];
+    // A candidate is no disk of the pool yet; the database has a ledger of its own.
+    let others = [
+        "src/disk/labelled.rs",
+        "src/disk/probe.rs",
+        "src/store/sqlite/",
+        "src/sys.rs",
+        "vctl/src/commands/demo/",
+    ];
+    let allowed: Vec<&str> = door.iter().chain(&others).copied().collect();
+    let words = [
+        "sync_data(",
+        "sync_all(",
+        "fdatasync",
+        "fsync(",
+        "syncfs",
+        "msync",
+        "sync_file_range",
+        "DSYNC)",
+    ];
+    for word in words {
+        let found: Vec<String> = only_in(word, &allowed);
+        let is_a_request = |line: &String| line.starts_with("src/fuse/filesystem.rs") && word == "fsync(";
+        assert!(found.iter().all(is_a_request), "{found:?}");
+    }
+    // Visible in `disk/` alone.
+    let labelled = fs::read_to_string(root().join("src/disk/labelled.rs")).unwrap();
+    assert!(code(&labelled).all(|line| !line.starts_with("pub fn") && !line.contains("pub(crate)")));
+}
+
 #[test]
 fn nothing_sleeps_to_wait() {
     assert_eq!(only_in("thread::sleep", &[]), Vec::<String>::new());

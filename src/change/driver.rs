@@ -13,11 +13,11 @@ use crate::change::controller::{Outcome, Patience, Reason};
 use crate::control::client::Links;
 use crate::disk::Disks;
 use crate::error::{Error, Kind, Result};
-use crate::member::{ArbitrationLock, MemberTable};
+use crate::member::{ArbitrationLock, DiskMarks, MemberTable};
 use crate::pool::dir::PoolDir;
 use crate::pool::names::Name;
 use crate::store::{NewChange, Severity, Store};
-use crate::units::{Generation, Slot, Term};
+use crate::units::{DiskId, Generation, Slot, Term};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,6 +129,18 @@ impl Controller {
     #[must_use]
     pub fn disks(&self) -> &Disks {
         &self.disks
+    }
+
+    /// A disk's ledger of write errors, which whoever makes something durable there needs.
+    #[must_use]
+    pub fn ledger(&self, disk: DiskId) -> DiskMarks {
+        self.members.marks(disk)
+    }
+
+    /// The ledgers of all disks.
+    #[must_use]
+    pub fn members(&self) -> &Arc<MemberTable> {
+        &self.members
     }
 
     /// Bounds of the waits.

@@ -21,7 +21,7 @@ use crate::change::jobs::ranges::{minus, union};
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, Result};
 use crate::member::{DiskMarks, MemberTable};
-use crate::pool::model::{Area, DiskRecord, Edit};
+use crate::pool::model::{Area, Edit};
 use crate::store::{ChangeRecord, ChangeState, Store};
 use crate::units::{ChangeId, DiskId, ExtentSize, Generation, VolumeExtent, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -166,7 +166,7 @@ fn make_safe(
         .collect();
     // Before any flush: a disk that waits shall not keep another's loss from being told.
     for (record, _) in &needed {
-        refuse_lost(record, &members.marks(record.id))?;
+        refuse_lost(record.name.as_str(), &members.marks(record.id))?;
     }
     for (record, areas) in needed {
         let failed = |why: String| Error::failed(format!("disk {}", record.name), why);
@@ -175,32 +175,30 @@ fn make_safe(
             .ok_or_else(|| failed("is not open, so it cannot be flushed".into()))?;
         let marks = members.marks(record.id);
         let flushed = flush_areas(&disk, &marks, areas, size);
-        flushed.map_err(|why| failed(format!("flush: {why}")).hint(way_out(record)))?;
-        refuse_lost(record, &marks)?;
+        flushed.map_err(|why| failed(format!("flush: {why}")).hint(way_out(record.name.as_str())))?;
+        refuse_lost(record.name.as_str(), &marks)?;
     }
     Ok(())
 }
 
-fn refuse_lost(record: &DiskRecord, marks: &DiskMarks) -> Result<()> {
+/// Refuses a disk that has lost something which may have its old home elsewhere.
+///
+/// # Errors
+/// Names the disk and the way out.
+pub(crate) fn refuse_lost(disk: &str, marks: &DiskMarks) -> Result<()> {
     if !marks.has_lost() {
         return Ok(());
     }
     let why = "has failed to write what it was given, so what was moved there may not be on it";
-    Err(Error::failed(format!("disk {}", record.name), why).hint(way_out(record)))
+    Err(Error::failed(format!("disk {disk}"), why).hint(way_out(disk)))
 }
 
-fn way_out(record: &DiskRecord) -> String {
-    format!(
-        "the old places are kept; move all off that disk: vctl disk evacuate {}",
-        record.name
-    )
+fn way_out(disk: &str) -> String {
+    format!("the old places are kept; move all off that disk: vctl disk evacuate {disk}")
 }
 
 fn flush_areas(disk: &Disk, marks: &DiskMarks, areas: &[Area], size: ExtentSize) -> io::Result<()> {
-    if disk.is_fresh() {
-        marks.doubt_others();
-    }
-    if marks.is_in_doubt() {
+    if disk.is_in_doubt(marks)? {
         if disk.is_device() {
             let why = "a process was killed while it flushed the disk, and may have been told of an error";
             return Err(io::Error::other(why));
@@ -213,7 +211,7 @@ fn flush_areas(disk: &Disk, marks: &DiskMarks, areas: &[Area], size: ExtentSize)
     }
     // What the copier wrote is marked by nobody else.
     marks.written();
-    marks.flush_here(|| disk.flush())
+    disk.flush_here(marks)
 }
 
 #[cfg(test)]

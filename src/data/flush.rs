@@ -52,11 +52,8 @@ impl Apparatus {
     fn flush_disk(&self, tools: &mut Tools, volume: VolumeId, id: DiskId) -> Result<(), Failure> {
         let disk = self.open_disk(&self.disks.view(), id)?.clone();
         let marks = self.marks(tools, id);
-        if disk.is_fresh() {
-            marks.doubt_others();
-        }
         let began = Instant::now();
-        let flushed = marks.flush(|| disk.flush());
+        let flushed = disk.flush(marks);
         let news = self.losses.are_news(volume, id, marks.failures_here());
         let counters = tools.tally.disk(id);
         let told = match (flushed, news) {

@@ -2,11 +2,8 @@
 
 use super::Disk;
 use super::faults::Operation;
-use super::label::Label;
-use super::labelled;
 use super::mapping::redirty;
 use super::open::{Kind, length};
-use crate::error::{Error, Result};
 use crate::held::may_wait;
 use crate::sys;
 use crate::units::{ByteCount, DiskOffset};
@@ -17,7 +14,6 @@ use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// What is written where a disk cannot zero a range itself.
@@ -178,24 +174,6 @@ impl Disk {
         self.faults.noted(Operation::Write, allocated)
     }
 
-    /// Makes everything written through any file descriptor durable. The kernel reports an error of earlier writing once for
-    /// each descriptor: flushes run one at a time, so that it is not lost between two.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn flush(&self) -> io::Result<()> {
-        may_wait("a flush");
-        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
-        let synced = self.file.sync_data();
-        let earlier = std::mem::take(&mut *owed);
-        let flushed = if earlier {
-            synced.and(Err(Errno::IO.into()))
-        } else {
-            synced
-        };
-        self.faults.noted(Operation::Flush, flushed)
-    }
-
     /// Has the data of a range written to the disk again by the next flush, whether or not it has been, without a change of it: for when
     /// nobody knows what became of an earlier flush. What the page cache has dropped is not written again: with its last opening a block device
     /// drops everything.
@@ -208,35 +186,6 @@ impl Disk {
             .into_iter()
             .try_for_each(|run| redirty(&self.file, run.start, run.end - run.start));
         self.faults.noted(Operation::Write, rewritten)
-    }
-
-    /// Whether this is asked for the first time: what was flushed through other openings before is not known to this one.
-    pub fn is_fresh(&self) -> bool {
-        !self.known.swap(true, Relaxed)
-    }
-
-    /// Remembers that a call which is not a flush has taken an error that the next flush has to report.
-    fn owe<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        if result.is_err() {
-            *self.owed.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        }
-        result
-    }
-
-    /// Begins to write back dirty pages of the range, without waiting.
-    pub fn start_writeback(&self, at: DiskOffset, len: u64) {
-        // A hint: an error shows in the next flush.
-        let _ = sys::sync_file_range(&self.file, at.0, len, false);
-    }
-
-    /// Writes back the dirty pages of the range and waits for them. Not a flush: durable only after one. What is copied by
-    /// sharing storage has to be settled, so settle it before the hold in which it is copied.
-    ///
-    /// # Errors
-    /// The disk's; the next flush reports it again.
-    pub fn settle(&self, at: DiskOffset, len: u64) -> io::Result<()> {
-        may_wait("writing back");
-        self.owe(sys::sync_file_range(&self.file, at.0, len, true))
     }
 
     /// Begins to read the range into the page cache, without waiting.
@@ -341,45 +290,6 @@ impl Disk {
         (available < self.size).then_some(ByteCount(available))
     }
 
-    /// Writes the pool's layout number to the label, durably. Outside holds; only the holder of the arbitration.
-    ///
-    /// # Errors
-    /// Names the disk.
-    pub fn set_layout(&self, layout: u64) -> Result<Label> {
-        self.relabel(|label| label.layout = layout)
-    }
-
-    /// Writes a new size to the label, durably: before the record when a disk grows, after it is hardened when it shrinks.
-    /// This opening goes on with the size that it was opened with.
-    ///
-    /// # Errors
-    /// Names the disk, also when it is not that long.
-    pub fn set_extents(&self, extents: u64) -> Result<Label> {
-        if extents < 2
-            || extents
-                > self
-                    .found_extents()
-                    .map_err(|why| Error::because(self.what(), why))?
-        {
-            return Err(Error::usage(
-                self.what(),
-                format!("has no room for {extents} extents"),
-            ));
-        }
-        self.relabel(|label| label.size = ByteCount(extents * label.extent_size.bytes()))
-    }
-
-    fn relabel(&self, change: impl FnOnce(&mut Label)) -> Result<Label> {
-        may_wait("a label");
-        let mut known = self.label.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = self
-            .owe(labelled::rewrite(&self.file, change))
-            .map_err(|why| Error::because(format!("{}: its label", self.what()), why))?
-            .map_err(|fault| Error::failed(self.what(), fault.to_string()))?;
-        *known = written;
-        Ok(written)
-    }
-
     /// Whole extents that the file or device has room for now, whatever it was opened with.
     ///
     /// # Errors
@@ -388,7 +298,7 @@ impl Disk {
         Ok(length(&self.file, self.kind)? / self.extent_size.bytes())
     }
 
-    fn what(&self) -> String {
+    pub(super) fn what(&self) -> String {
         format!("disk {} ({})", self.name, self.path.display())
     }
 

@@ -2,7 +2,7 @@
 
 use super::label::{COPIES, COPY, Fault, Label, choose};
 use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::{IoSlice, ReadWriteFlags, pwritev2};
+use rustix::io::{Errno, IoSlice, ReadWriteFlags, pwritev2};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -61,22 +61,42 @@ pub(super) fn erase(file: &File, len: u64) -> io::Result<()> {
     file.sync_data()
 }
 
-/// Writes what `change` makes of the label that counts, over the other copy, durably. Answers the new label.
-pub(super) fn rewrite(file: &File, change: impl FnOnce(&mut Label)) -> io::Result<Result<Label, Fault>> {
-    let (mut label, copy) = match choose(&read_copies(file)?) {
-        Ok(found) => found,
-        Err(fault) => return Ok(Err(fault)),
-    };
-    change(&mut label);
-    label.sequence += 1;
-    write_durably(file, &label.encode(), COPIES[1 - copy])?;
-    Ok(Ok(label))
+/// A label that is to be written in the place of the older copy.
+pub(super) struct Next {
+    label: Label,
+    at: u64,
 }
 
+/// What `change` makes of the label that counts. Nothing is written yet.
+pub(super) fn next(file: &File, change: impl FnOnce(&mut Label)) -> io::Result<Result<Next, Fault>> {
+    Ok(choose(&read_copies(file)?).map(|(mut label, copy)| {
+        change(&mut label);
+        label.sequence += 1;
+        Next {
+            label,
+            at: COPIES[1 - copy],
+        }
+    }))
+}
+
+impl Next {
+    /// Writes it durably, and answers it.
+    ///
+    /// # Errors
+    /// Also one of earlier writing, which the kernel reports to this call and to no later one.
+    pub(super) fn write(self, file: &File) -> io::Result<Label> {
+        write_durably(file, &self.label.encode(), self.at)?;
+        Ok(self.label)
+    }
+}
+
+/// By one call where the file system can, else by two. An error of the one call is passed on: it may be the report of a lost page, which
+/// a second attempt would not be given again.
 fn write_durably(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
-    let written = pwritev2(file, &[IoSlice::new(bytes)], at, ReadWriteFlags::DSYNC);
-    if written == Ok(bytes.len()) {
-        return Ok(());
+    match pwritev2(file, &[IoSlice::new(bytes)], at, ReadWriteFlags::DSYNC) {
+        Ok(written) if written == bytes.len() => return Ok(()),
+        Ok(_) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::INTR) => {}
+        Err(why) => return Err(why.into()),
     }
     file.write_all_at(bytes, at)?;
     file.sync_data()

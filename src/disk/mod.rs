@@ -7,6 +7,7 @@
 
 mod aside;
 mod copy;
+mod durable;
 mod faults;
 mod identity;
 mod io;
@@ -19,7 +20,8 @@ mod set;
 mod signature;
 
 pub use copy::{CopyError, is_zero};
+pub use durable::grow_image;
 pub use faults::{FaultCounts, Operation};
 pub use open::Disk;
-pub use probe::{Candidate, create_image, grow_image, wipe_label};
+pub use probe::{Candidate, create_image, wipe_label};
 pub use set::{Disks, View};

@@ -42,7 +42,7 @@ pub struct Disk {
     pub(super) lacks: Lacks,
     /// Most bytes that one call writes.
     pub(super) piece: usize,
-    /// See [`Disk::is_fresh`].
+    /// Whether the ledger of write errors has been told of this opening.
     pub(super) known: AtomicBool,
 }
 

@@ -333,28 +333,6 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Makes an image file longer, for good. One that is long enough stays as it is.
-///
-/// # Errors
-/// Names the path: a device, or a size that the file system cannot have.
-pub fn grow_image(path: &Path, size: ByteCount) -> Result<()> {
-    let what = path.display().to_string();
-    let (file, kind) = open_file(path, &what)?;
-    let failed = |why: io::Error| Error::because(format!("{what}: making it {size} bytes long"), why);
-    if length(&file, kind).map_err(failed)? >= size.0 {
-        return Ok(());
-    }
-    if kind == Kind::Device {
-        return Err(Error::usage(
-            &what,
-            "is a block device: only its own tools can make it larger",
-        ));
-    }
-    file.set_len(size.0)
-        .and_then(|()| file.sync_all())
-        .map_err(failed)
-}
-
 /// Takes the pool's label off a disk that has left it, for good. False when there is no label any more. A label of another
 /// disk is left alone.
 ///

@@ -50,6 +50,7 @@ const FLUSHING: [usize; 2] = [48, 56];
 /// other's failures.
 pub struct DiskMarks {
     table: Arc<MemberTable>,
+    disk: DiskId,
     index: usize,
     /// Whether the mark is this disk's.
     owned: bool,
@@ -62,7 +63,18 @@ impl DiskMarks {
             .mark(index, OWNER)
             .compare_exchange(0, owner, SeqCst, SeqCst);
         let owned = claimed.is_ok() || claimed == Err(owner);
-        Self { table, index, owned }
+        Self {
+            table,
+            disk,
+            index,
+            owned,
+        }
+    }
+
+    /// Whose they are.
+    #[must_use]
+    pub fn disk(&self) -> DiskId {
+        self.disk
     }
 
     fn word(&self, field: usize) -> &AtomicU64 {
@@ -140,10 +152,15 @@ impl DiskMarks {
         self.word(FLUSHING[1]).fetch_or(high, SeqCst);
         let done = work();
         if done.is_err() {
-            self.word(FAILED).fetch_add(1, SeqCst);
+            self.note_failure();
         }
         self.clear(mine);
         done
+    }
+
+    /// Remembers that the disk has lost something that was written.
+    pub fn note_failure(&self) {
+        self.word(FAILED).fetch_add(1, SeqCst);
     }
 
     fn clear(&self, flushers: u128) {

@@ -291,13 +291,13 @@ pub fn resize(
     };
     if new.extents > old.extents {
         if let Some(size) = size {
-            grow_image(&old.path, size)?;
+            grow_image(old, size, &controller.ledger(old.id))?;
         }
-        open(old.extents)?.set_extents(new.extents)?;
+        open(old.extents)?.set_extents(new.extents, &controller.ledger(old.id))?;
         return send(controller, title, &planned).map(Some);
     }
     let sent = send(controller, title, &planned)?;
-    open(new.extents)?.set_extents(new.extents)?;
+    open(new.extents)?.set_extents(new.extents, &controller.ledger(old.id))?;
     Ok(Some(sent))
 }
 

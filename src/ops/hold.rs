@@ -6,8 +6,10 @@ use super::send::{Sent, send_with};
 use super::volume::plan_hold;
 use crate::change::controller::Patience;
 use crate::change::driver::{Controller, PATIENCE};
+use crate::change::harden::refuse_lost;
 use crate::disk::Disk;
 use crate::error::{Error, Kind, Result};
+use crate::member::DiskMarks;
 use crate::store::{HoldMode, Store};
 use crate::units::ByteCount;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -95,8 +97,11 @@ pub fn plan(store: &mut dyn Store, wish: &Wish) -> Result<Planned> {
 /// When the volumes cannot be held, the hold ran out, a disk could not be flushed, or the command not be run.
 pub fn hold(controller: &mut Controller, title: &str, wish: &Wish, work: &Work) -> Result<Held> {
     let planned = plan(controller.store(), wish)?;
-    let disks = if work.flush {
-        disks_under(controller, &planned)?
+    let disks: Vec<(Arc<Disk>, DiskMarks)> = if work.flush {
+        let under = disks_under(controller, &planned)?.into_iter();
+        under
+            .map(|disk| (disk.clone(), controller.ledger(disk.id())))
+            .collect()
     } else {
         Vec::new()
     };
@@ -112,7 +117,7 @@ pub fn hold(controller: &mut Controller, title: &str, wish: &Wish, work: &Work) 
         let flushed = if again {
             Err(held_in_vain())
         } else {
-            disks.iter().try_for_each(|disk| flush(disk))
+            disks.iter().try_for_each(|(disk, ledger)| flush(disk, ledger))
         };
         let ended = flushed.and_then(|()| do_work(work, begun));
         lasted = begun.elapsed();
@@ -158,9 +163,11 @@ fn disks_under(controller: &mut Controller, planned: &Planned) -> Result<Vec<Arc
     ids.into_iter().map(open).collect()
 }
 
-fn flush(disk: &Disk) -> Result<()> {
-    disk.flush()
-        .map_err(|error| Error::because(format!("disk {}: flush", disk.name()), error))
+/// Makes durable what is held. A disk that has lost something since what was moved there was made durable last cannot be made to hold one moment's state.
+fn flush(disk: &Disk, ledger: &DiskMarks) -> Result<()> {
+    disk.flush(ledger)
+        .map_err(|error| Error::because(format!("disk {}: flush", disk.name()), error))?;
+    refuse_lost(disk.name(), ledger)
 }
 
 /// Waits, or runs the command, until it is done, the time is over, or the operator wants it to end.

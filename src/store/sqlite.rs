@@ -37,8 +37,9 @@ use crate::units::{
     Term, VolumeExtent, VolumeId,
 };
 use log::{Log, Mark};
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use space::Claimant;
+use std::io;
 use std::path::Path;
 
 /// A log shorter than this is not worth a checkpoint.
@@ -356,7 +357,12 @@ impl Store for SqliteStore {
         if frames - copied < CHECKPOINT_FRAMES {
             return Ok(());
         }
-        self.log_frames("passive")?;
+        self.log_frames("passive").inspect_err(|error| {
+            // SQLite syncs the log with a descriptor of its own, and may have been told of a lost page by that.
+            if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) {
+                self.log.remember(&io::Error::other(error.to_string()));
+            }
+        })?;
         // The first commit after a full checkpoint begins the log anew and syncs its header: better this one than one
         // that hosts wait for.
         self.write(|db| {
@@ -368,11 +374,10 @@ impl Store for SqliteStore {
 
 impl SqliteStore {
     /// Frames in the log, and how many of them are in the database.
-    fn log_frames(&self, mode: &str) -> Result<(i64, i64)> {
+    fn log_frames(&self, mode: &str) -> rusqlite::Result<(i64, i64)> {
         let sql = format!("PRAGMA wal_checkpoint({mode})");
-        Ok(self
-            .connection
-            .query_row(&sql, [], |row| Ok((row.get(1)?, row.get(2)?)))?)
+        self.connection
+            .query_row(&sql, [], |row| Ok((row.get(1)?, row.get(2)?)))
     }
 }
 

@@ -35,9 +35,10 @@ fn behaves(disk: &Disk) {
     let same = |bytes: &[u8]| bytes == &model[MIB as usize..];
     assert!(same(&read(disk, MIB, size - MIB)));
     assert!(same(&through_mapping(disk, MIB, (size - MIB) as usize).unwrap()));
-    disk.start_writeback(DiskOffset(MIB), size - MIB);
-    disk.settle(DiskOffset(MIB), size - MIB).unwrap();
-    disk.flush().unwrap();
+    let ledger = ledger(disk);
+    disk.start_writeback(DiskOffset(MIB), size - MIB, &ledger);
+    disk.settle(DiskOffset(MIB), size - MIB, &ledger).unwrap();
+    disk.flush_here(&ledger).unwrap();
     disk.populate(DiskOffset(MIB), size - MIB).unwrap();
     assert!(disk.resident(DiskOffset(MIB), (size - MIB) as usize));
     assert!(same(&read(disk, MIB, size - MIB)));
@@ -167,7 +168,7 @@ fn images_on_btrfs_share_storage() {
 fn a_cold_read_of_an_image_on_ext4_fetches_no_more_than_it_touches() {
     on_ext4(|disk, drop_cache| {
         disk.write_at(&pattern(4 * MIB), DiskOffset(MIB)).unwrap();
-        disk.flush().unwrap();
+        disk.flush_here(&ledger(disk)).unwrap();
         drop_cache();
         let (touched, beside) = (DiskOffset(2 * MIB), DiskOffset(2 * MIB + (16 << 10)));
         assert!(!disk.resident(touched, 4096));
@@ -188,7 +189,7 @@ fn an_image_on_ext4_is_written_in_small_calls_only_where_the_page_cache_has_noth
             write_calls() - before
         };
         assert_eq!([calls(), calls()], [16, 1]);
-        disk.flush().unwrap();
+        disk.flush_here(&ledger(disk)).unwrap();
         drop_cache();
         assert_eq!(calls(), 16);
         assert!(read(disk, at.0, MIB) == bytes);
@@ -264,6 +265,6 @@ fn loop_devices_are_disks() {
     let plain = opened(&image(dir.path(), 2, 8));
     copies(&disk, &plain);
     copies(&plain, &disk);
-    disk.set_layout(5).unwrap();
+    disk.set_layout(5, &ledger(&disk)).unwrap();
     assert_eq!(opened(&record).label().layout, 5);
 }

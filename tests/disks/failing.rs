@@ -39,7 +39,7 @@ fn a_truncated_image_answers_with_errors_and_stays_lost() {
         // What is left is served.
         assert!(read(&disk, MIB, 3 * MIB) == pattern(7 * MIB)[..3 * MIB as usize]);
         disk.write_at(&[5; 4096], DiskOffset(4 * MIB - 4096)).unwrap();
-        disk.flush().unwrap();
+        disk.flush_here(&ledger(&disk)).unwrap();
         let faults = disk.faults();
         assert!(
             faults.reads > 0 && faults.writes > 0 && faults.flushes == 0,
@@ -120,24 +120,71 @@ fn an_error_of_writing_back_is_told_by_the_flush() {
         let bytes = pattern(MIB);
         (from..from + 20).for_each(|mib| disk.write_at(&bytes, DiskOffset(mib * MIB)).unwrap());
     };
-    let run = tempfile::tempdir().unwrap();
-    let table = MemberTable::open(run.path(), pool(), apparatus::sys::boot_id().unwrap()).unwrap();
-    let marks = table.marks(DiskId(1));
+    let marks = ledger(&disk);
     fill(1);
     marks.written();
-    assert!(marks.flush(|| disk.flush()).is_err());
+    assert!(disk.flush(&marks).is_err());
     assert!(marks.is_dirty());
     assert_eq!((marks.failures(), disk.faults().flushes), (1, 1));
     // The kernel has told it, and forgets.
-    marks.flush(|| disk.flush()).unwrap();
+    disk.flush(&marks).unwrap();
 
     fill(30);
-    assert!(disk.settle(DiskOffset(30 * MIB), 20 * MIB).is_err());
+    assert!(disk.settle(DiskOffset(30 * MIB), 20 * MIB, &marks).is_err());
+    assert_eq!(
+        marks.failures(),
+        2,
+        "the process may be killed before its next flush"
+    );
     assert!(
-        disk.flush().is_err(),
+        disk.flush_here(&marks).is_err(),
         "what settling took from the kernel was not passed on"
     );
-    disk.flush().unwrap();
+    disk.flush_here(&marks).unwrap();
+}
+
+/// The kernel reports a lost page to the first call that syncs, which may be a label write: it fails, and the ledger remembers it for those that the
+/// kernel tells nothing any more.
+#[test]
+fn a_label_write_that_is_told_of_a_lost_page_fails_and_the_ledger_remembers_it() {
+    let Some(mount) = small_tmpfs() else { return };
+    let path = mount.at.path().join("image");
+    empty_file(&path, 64 * MIB);
+    let Some(device) = Loop::over(&path) else { return };
+    let record = added(1, &device.path);
+    let writer = opened(&record);
+    let ledger = ledger(&writer);
+    type Call = fn(&Disk, &DiskMarks) -> Result<Label, Error>;
+    let calls: [Call; 2] = [
+        |disk, ledger| disk.set_layout(7, ledger),
+        |disk, ledger| disk.set_extents(64, ledger),
+    ];
+    for (index, call) in calls.into_iter().enumerate() {
+        let (failures, at) = (ledger.failures(), 1 + 20 * index as u64);
+        (at..at + 20).for_each(|mib| writer.write_at(&pattern(MIB), DiskOffset(mib * MIB)).unwrap());
+        // As a stranger's `sync` does: the pages are lost, and nobody has been told.
+        run("blockdev", &["--flushbufs", device.path.to_str().unwrap()]);
+        let (told, later) = (opened(&record), opened(&record));
+        let at = mount.at.path().to_str().unwrap();
+        run("mount", &["-o", "remount,size=64m", at]).unwrap();
+        assert!(call(&told, &ledger).is_err());
+        assert_eq!(ledger.failures(), failures + 1);
+        later.flush_here(&ledger).unwrap_err();
+        opened(&record).flush_here(&ledger).unwrap();
+        assert!(ledger.has_lost());
+        run("mount", &["-o", "remount,size=16m", at]);
+    }
+}
+
+/// Nothing can be made durable with the ledger of another disk.
+#[test]
+fn another_disks_ledger_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other) = (opened(&image(dir.path(), 1, 4)), opened(&image(dir.path(), 2, 4)));
+    let ledger = ledger(&one);
+    assert!(other.flush_here(&ledger).is_err());
+    assert!(other.set_layout(3, &ledger).is_err());
+    assert_eq!(ledger.failures(), 0);
 }
 
 /// What the flush of somebody who died has lost is written by the next one, if it is written again; else nobody notices.
@@ -151,15 +198,16 @@ fn what_nobody_knows_to_be_written_is_written_again() {
     let bytes = pattern(24 * MIB);
     let dying = opened(&record);
     dying.write_at(&bytes, DiskOffset(MIB)).unwrap();
-    assert!(dying.flush().is_err());
+    let ledger = ledger(&dying);
+    assert!(dying.flush_here(&ledger).is_err());
     let at = mount.at.path().to_str().unwrap();
     run("mount", &["-o", "remount,size=64m", at]).unwrap();
     let on_the_medium = || std::fs::read(&path).unwrap()[MIB as usize..25 * MIB as usize] == bytes;
     let disk = opened(&record);
-    disk.flush().unwrap();
+    disk.flush_here(&ledger).unwrap();
     assert!(!on_the_medium(), "nothing was lost, so nothing is tested");
     disk.rewrite(DiskOffset(MIB), 24 * MIB).unwrap();
-    disk.flush().unwrap();
+    disk.flush_here(&ledger).unwrap();
     assert!(on_the_medium());
     // A device that nobody has open any more forgets, and there is nothing left to be written again.
     drop(dying);

@@ -15,7 +15,7 @@ mod taking;
 use apparatus::disk::label::Label;
 use apparatus::disk::{Candidate, CopyError, Disk, Disks, create_image, grow_image, is_zero, wipe_label};
 use apparatus::error::{Error, Kind};
-use apparatus::member::MemberTable;
+use apparatus::member::{DiskMarks, MemberTable};
 use apparatus::pool::model::DiskRecord;
 use apparatus::pool::names::Name;
 use apparatus::units::{ByteCount, DiskId, DiskOffset, ExtentSize};
@@ -64,6 +64,15 @@ fn added(id: u32, path: &Path) -> DiskRecord {
 
 fn opened(record: &DiskRecord) -> Disk {
     Disk::open(record, pool(), EXTENT).unwrap()
+}
+
+/// A ledger of write errors for this disk, of its own.
+fn ledger(disk: &Disk) -> DiskMarks {
+    let run = tempfile::tempdir().unwrap();
+    let boot = apparatus::sys::boot_id().unwrap();
+    MemberTable::open(run.path(), pool(), boot)
+        .unwrap()
+        .marks(disk.id())
 }
 
 /// A labelled image of so many MiB.

@@ -139,7 +139,9 @@ fn a_disk_is_in_one_pool_and_once() {
         path: at("copy"),
         ..first
     };
-    opened(&copy).set_layout(1).unwrap();
+    let disk = opened(&copy);
+    disk.set_layout(1, &ledger(&disk)).unwrap();
+    drop(disk);
     let unknown = inspect(&at("copy"), &[]).unwrap();
     assert_eq!(
         unknown.content(),
@@ -201,7 +203,12 @@ fn a_disk_that_is_not_what_its_record_says_is_not_opened() {
             .0
             .contains("extents of 1048576 bytes")
     );
-    grow_image(&one.path, ByteCount(8 * MIB)).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&one.path)
+        .unwrap()
+        .set_len(8 * MIB)
+        .unwrap();
     says(
         &DiskRecord {
             extents: 8,
@@ -235,7 +242,10 @@ fn a_label_is_rewritten_copy_by_copy() {
     };
     let disk = opened(&record);
     for layout in 1..6 {
-        let (before, label) = ([copy(0), copy(1)], disk.set_layout(layout).unwrap());
+        let (before, label) = (
+            [copy(0), copy(1)],
+            disk.set_layout(layout, &ledger(&disk)).unwrap(),
+        );
         let after = [copy(0), copy(1)];
         let kept = after
             .iter()
@@ -250,7 +260,7 @@ fn a_label_is_rewritten_copy_by_copy() {
     let newest = u64::from(copy(1).sequence > copy(0).sequence);
     file.write_all_at(&[0xff; 512], newest * 4096 + 2048).unwrap();
     assert_eq!(opened(&record).label().layout, 4);
-    disk.set_layout(9).unwrap();
+    disk.set_layout(9, &ledger(&disk)).unwrap();
     assert_eq!(
         (copy(0).layout.max(copy(1).layout), opened(&record).label().layout),
         (9, 9)
@@ -262,11 +272,11 @@ fn a_disk_grows_by_its_label_first() {
     let dir = tempfile::tempdir().unwrap();
     let record = image(dir.path(), 1, 4);
     let disk = opened(&record);
-    assert!(disk.set_extents(8).is_err());
-    grow_image(&record.path, ByteCount(8 * MIB)).unwrap();
-    grow_image(&record.path, ByteCount(2 * MIB)).unwrap();
+    assert!(disk.set_extents(8, &ledger(&disk)).is_err());
+    grow_image(&record, ByteCount(8 * MIB), &ledger(&disk)).unwrap();
+    grow_image(&record, ByteCount(2 * MIB), &ledger(&disk)).unwrap();
     assert_eq!(disk.found_extents().unwrap(), 8);
-    disk.set_extents(8).unwrap();
+    disk.set_extents(8, &ledger(&disk)).unwrap();
     opened(&record);
     let disks = Disks::new();
     disks.insert(Arc::new(disk));

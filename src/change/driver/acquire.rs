@@ -16,7 +16,6 @@ use crate::store::{ChangeState, Member, Severity, Store};
 use crate::sys::{boot_id, prefer_latency, reclaim_without_io};
 use crate::units::BootId;
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -210,11 +209,7 @@ impl Controller {
         if disk.label().layout >= layout {
             return;
         }
-        let written = self
-            .members
-            .marks(disk.id())
-            .watch(|| disk.set_layout(layout).map_err(io::Error::other));
-        if let Err(why) = written {
+        if let Err(why) = disk.set_layout(layout, &self.members.marks(disk.id())) {
             self.notes.push((
                 Severity::Warning,
                 format!("disk {}", disk.name()),

@@ -9,6 +9,7 @@ use crate::change::controller::{Outcome, Reason};
 use crate::change::driver::{Prepare, Series};
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, Result};
+use crate::member::MemberTable;
 use crate::store::{HoldMode, JobLimits, JobRecord, NewChange, Step};
 use crate::units::{DiskId, DiskOffset, ExtentSize, JobId};
 use std::collections::VecDeque;
@@ -90,7 +91,12 @@ pub(super) struct Mover {
 
 impl Mover {
     /// Of this job, with the steps as they are now.
-    pub(super) fn new(job: &JobRecord, steps: Vec<Step>, size: ExtentSize) -> Result<Self> {
+    pub(super) fn new(
+        job: &JobRecord,
+        steps: Vec<Step>,
+        size: ExtentSize,
+        ledgers: &Arc<MemberTable>,
+    ) -> Result<Self> {
         let now = Instant::now();
         let mut mover = Self {
             job: job.id,
@@ -101,7 +107,7 @@ impl Mover {
             first: 0,
             asked: (0, 0),
             empty: false,
-            stager: Stager::start()?,
+            stager: Stager::start(ledgers.clone())?,
             window: None,
             begun: VecDeque::new(),
             scratch: Scratch::new(),

@@ -5,6 +5,7 @@ use super::copier::{Fault, Known, Route, Staged, stage};
 use super::steps::Chunk;
 use crate::disk::Disk;
 use crate::error::{Error, Kind, Result};
+use crate::member::MemberTable;
 use crate::units::DiskOffset;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::sync::Arc;
@@ -47,7 +48,7 @@ pub(super) struct Stager {
 
 impl Stager {
     /// Starts the thread.
-    pub(super) fn start() -> Result<Self> {
+    pub(super) fn start(ledgers: Arc<MemberTable>) -> Result<Self> {
         let (tasks, inbox) = bounded(AHEAD + BEHIND);
         // Room for every answer, so that the thread never waits for the mover.
         let (outbox, ready) = bounded(AHEAD);
@@ -55,7 +56,7 @@ impl Stager {
         let stopped = Arc::clone(&stop);
         let thread = Builder::new()
             .name("stager".into())
-            .spawn(move || serve(&inbox, &outbox, &stopped))
+            .spawn(move || serve(&inbox, &outbox, &stopped, &ledgers))
             .map_err(|error| Error::because("a thread for the move", error))?;
         Ok(Self {
             tasks: Some(tasks),
@@ -137,13 +138,13 @@ impl Drop for Stager {
     }
 }
 
-fn serve(inbox: &Receiver<Task>, outbox: &Sender<Ready>, stop: &AtomicBool) {
+fn serve(inbox: &Receiver<Task>, outbox: &Sender<Ready>, stop: &AtomicBool, ledgers: &Arc<MemberTable>) {
     let mut known = Known::default();
     for task in inbox {
         match task {
             _ if stop.load(Ordering::Relaxed) => return,
             Task::Stage(chunk, route) => {
-                let ready = match stage(&route, &mut known) {
+                let ready = match stage(&route, &mut known, ledgers) {
                     Ok(staged) => Ok(Window { chunk, route, staged }),
                     Err(fault) => Err((chunk, fault)),
                 };
@@ -151,7 +152,7 @@ fn serve(inbox: &Receiver<Task>, outbox: &Sender<Ready>, stop: &AtomicBool) {
                     return;
                 }
             }
-            Task::WriteBack(disk, at, len) => disk.start_writeback(at, len),
+            Task::WriteBack(disk, at, len) => disk.start_writeback(at, len, &ledgers.marks(disk.id())),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Two labelled images for the tests of this folder.
 
 use crate::disk::{Candidate, Disk, create_image};
+use crate::member::MemberTable;
 use crate::pool::model::DiskRecord;
 use crate::pool::names::Name;
-use crate::units::{ByteCount, DiskId, ExtentSize};
+use crate::units::{BootId, ByteCount, DiskId, ExtentSize};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
@@ -40,6 +41,11 @@ impl Images {
             files,
             records,
         }
+    }
+
+    /// Their ledgers of write errors.
+    pub(super) fn ledgers(&self) -> Arc<MemberTable> {
+        MemberTable::open(self.dir.path(), self.pool, BootId(Uuid::nil())).unwrap()
     }
 
     /// Opens both.

@@ -58,7 +58,7 @@ impl<'a> Worker<'a> {
         let job = find(controller.store(), id)?;
         let size = controller.store().header()?.extent_size;
         let steps = up_to_date(controller, &job)?;
-        let mover = Mover::new(&job, steps, size)?;
+        let mover = Mover::new(&job, steps, size, controller.members())?;
         let now = Instant::now();
         Ok(Self {
             controller,

@@ -46,11 +46,15 @@ impl Log {
             ));
         }
         self.file.sync_data().map_err(|error| {
-            let told = Error::failed(DATABASE, format!("cannot be made durable: {error}"));
-            self.mark.set(&error);
-            self.failed = Some(error.to_string());
-            told
+            self.remember(&error);
+            Error::failed(DATABASE, format!("cannot be made durable: {error}"))
         })
+    }
+
+    /// A sync of the log has failed, whoever asked for it: SQLite does so before it copies the log into the database.
+    pub(super) fn remember(&mut self, error: &io::Error) {
+        self.mark.set(error);
+        self.failed = Some(error.to_string());
     }
 }
 

@@ -283,7 +283,7 @@ impl Bench {
     fn move_all(&mut self, job: &JobRecord, fates: Vec<(Fate, Vec<HostWrite>)>) -> Figures {
         let mut fates = fates.into_iter();
         let steps = self.store.steps(job.id).unwrap();
-        let mut mover = Mover::new(job, steps, ExtentSize::DEFAULT).unwrap();
+        let mut mover = Mover::new(job, steps, ExtentSize::DEFAULT, &self.images.ledgers()).unwrap();
         while !mover.finished() {
             self.series(&mut mover, &mut fates);
             if mover.take_trouble().is_some() {
@@ -340,7 +340,7 @@ fn a_rate_lets_one_chunk_go_ahead() {
     let steps = plan(&mut bench.store, &to_disk_2()).unwrap();
     let mut job = bench.job(&steps);
     job.limits.rate = Some(ByteCount(1));
-    let mut mover = Mover::new(&job, steps, ExtentSize::DEFAULT).unwrap();
+    let mut mover = Mover::new(&job, steps, ExtentSize::DEFAULT, &bench.images.ledgers()).unwrap();
     mover.begin_round(Duration::from_secs(60));
     let batch = bench.gather(&mut mover);
     assert_eq!(batch.len(), 1);
@@ -393,7 +393,7 @@ fn a_source_that_cannot_be_read_ends_the_series_with_its_range() {
     (0..10).for_each(|i| bench.host((i * 1024, 1024, 9)));
     let steps = plan(&mut bench.store, &to_disk_2()).unwrap();
     let job = bench.job(&steps);
-    let mut mover = Mover::new(&job, steps, ExtentSize::DEFAULT).unwrap();
+    let mut mover = Mover::new(&job, steps, ExtentSize::DEFAULT, &bench.images.ledgers()).unwrap();
     // The last piece of the volume is beyond this.
     bench.images.files[0].set_len(11 * EXTENT).unwrap();
     bench.series(&mut mover, &mut std::iter::empty());
