@@ -120,6 +120,12 @@ impl Controller {
         self.term
     }
 
+    /// The pool.
+    #[must_use]
+    pub fn pool(&self) -> &PoolDir {
+        &self.pool
+    }
+
     /// The store.
     pub fn store(&mut self) -> &mut dyn Store {
         &mut *self.store

@@ -307,7 +307,11 @@ pub fn ask(pool: &PoolDir, uuid: Uuid, name: &Name, request: Request, patience: 
                 }
             }
             Happening::Answered(_, Answer::Refused { refusal, .. }) | Happening::Refused(_, refusal) => {
-                return Err(Error::failed(what(), format!("refused: {refusal}")));
+                let kind = match refusal {
+                    Refusal::InUse(_) => Kind::Busy,
+                    _ => Kind::Failed,
+                };
+                return Err(Error::new(kind, what(), format!("refused: {refusal}")));
             }
             Happening::Answered(_, answer) => return Ok(answer),
             Happening::Lost(_, Loss::Absent) => {

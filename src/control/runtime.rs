@@ -4,8 +4,9 @@ use crate::disk::Disks;
 use crate::error::Result;
 use crate::pool::model::{Difference, Snapshot, Span};
 use crate::store::HoldMode;
-use crate::units::{ChangeId, Generation};
-use crate::wire::message::Figures;
+use crate::units::{ChangeId, Generation, VolumeId};
+use crate::wire::message::{Figures, Opens};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// What a drain still waits for.
@@ -66,4 +67,13 @@ pub trait Runtime: Send + Sync + 'static {
     fn figures(&self) -> Figures;
     /// Asks the program to leave in good order: unmount and end. Does not wait for it.
     fn stop(&self);
+    /// What hosts have open.
+    fn opens(&self) -> Opens;
+    /// Keeps these volumes (all when there is none) from being opened until [`Runtime::let_in`], on behalf of `who`.
+    ///
+    /// # Errors
+    /// What hosts have open of them; with `writers_only`, for writing. Nothing is kept closed then.
+    fn keep_closed(&self, who: u64, volumes: BTreeSet<VolumeId>, writers_only: bool) -> Result<(), Opens>;
+    /// The end of [`Runtime::keep_closed`]: who has waited for it gets his answer.
+    fn let_in(&self, who: u64);
 }

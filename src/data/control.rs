@@ -1,5 +1,6 @@
 //! What the control thread may ask of the data path. Nothing here waits for a disk or runs a request.
 
+use super::handles::Kept;
 use super::io::micros;
 use super::space::Room;
 use super::{Apparatus, Notice, lock};
@@ -9,9 +10,9 @@ use crate::error::Result;
 use crate::gate::{Drain, Let};
 use crate::pool::model::{Difference, Edit, Snapshot, Span};
 use crate::store::HoldMode;
-use crate::units::{ChangeId, Generation};
-use crate::wire::message::{Figures, Waiting};
-use std::collections::BTreeMap;
+use crate::units::{ChangeId, Generation, VolumeId};
+use crate::wire::message::{Figures, Opens, Waiting};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 impl Runtime for Apparatus {
@@ -139,6 +140,24 @@ impl Runtime for Apparatus {
 
     fn stop(&self) {
         (self.stop)();
+    }
+
+    fn opens(&self) -> Opens {
+        self.handles.opens()
+    }
+
+    fn keep_closed(&self, who: u64, volumes: BTreeSet<VolumeId>, writers_only: bool) -> Result<(), Opens> {
+        let kept = Kept {
+            volumes,
+            writers_only,
+        };
+        self.handles.keep_closed(who, kept)
+    }
+
+    fn let_in(&self, who: u64) {
+        for (opening, handle, reply) in self.handles.let_in(who) {
+            self.opened(opening, handle, reply);
+        }
     }
 }
 

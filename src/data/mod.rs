@@ -18,6 +18,7 @@ mod cold;
 mod control;
 mod figures;
 mod flush;
+mod handles;
 mod io;
 mod keeper;
 mod lines;
@@ -27,6 +28,7 @@ mod space;
 mod way;
 mod workers;
 
+pub use handles::{NotOpened, OpenReply, Opening};
 pub use request::{Answer, BoxedReply, Delivery, Failure, Operation, Owned, Reply, Request, Target};
 pub use space::Space;
 
@@ -43,6 +45,7 @@ use cold::ColdWatch;
 use crossbeam_channel::Sender;
 use figures::{Book, Tally};
 use flush::Losses;
+use handles::Handles;
 use io::micros;
 use keeper::Keeper;
 use space::Room;
@@ -132,6 +135,7 @@ pub struct Apparatus {
     /// For those who look into the table only now and then.
     eye: Mutex<Reader>,
     room: Mutex<Room>,
+    handles: Handles,
     disks: Disks,
     members: Arc<MemberTable>,
     line: Arc<MyLine>,
@@ -203,6 +207,7 @@ impl Apparatus {
             eye: Mutex::new(parts.table.reader()),
             table: parts.table,
             room: Mutex::new(Room::new(&parts.records)),
+            handles: Handles::default(),
             disks: parts.disks,
             members: parts.members,
             line: parts.line,
@@ -275,6 +280,35 @@ impl Apparatus {
     #[must_use]
     pub fn modified(&self, id: VolumeId) -> SystemTime {
         self.began.1 + Duration::from_micros(self.book.written_at_us(id))
+    }
+
+    /// Opens a volume for a host; the answer comes now, or when it may be opened again.
+    pub fn open(&self, opening: Opening, reply: OpenReply) {
+        if let Some((handle, reply)) = self.handles.begin(opening, reply) {
+            self.opened(opening, handle, reply);
+        }
+    }
+
+    /// Once it is counted, so that a change that takes the volume away either finds it open or has been applied.
+    fn opened(&self, opening: Opening, handle: u64, reply: OpenReply) {
+        let found = self.table.volume(&mut lock(&self.eye), opening.volume);
+        let refused = match found {
+            Some(volume) if volume.read_only && opening.writes => NotOpened::ReadOnly,
+            Some(_) => return reply(Ok(handle)),
+            None => NotOpened::Gone,
+        };
+        self.handles.end(handle);
+        reply(Err(refused));
+    }
+
+    /// A host has closed a volume.
+    pub fn closed(&self, handle: u64) {
+        self.handles.end(handle);
+    }
+
+    /// What the mount's device number is.
+    pub fn set_device(&self, device: (u32, u32)) {
+        self.handles.set_device(device);
     }
 
     /// Where to send what the kernel has to be told. Once; what happened before needs no telling.

@@ -41,7 +41,7 @@ fn all_open() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 /// # Errors
 /// `TimedOut` when the answer takes longer than `patience`, that to an earlier question about this path included. When a thread cannot be
 /// started.
-pub(super) fn ask<T: Send + 'static>(
+pub(crate) fn ask<T: Send + 'static>(
     path: &Path,
     patience: Duration,
     ask: impl FnOnce() -> T + Send + 'static,

@@ -5,7 +5,7 @@
 //! a page cannot be had, [`Disk::read_at`] then says why. An image found shorter than it was opened with has lost what lay
 //! beyond; that stays lost for this opening, even if the file grows again, so that nobody takes the new zeroes for data.
 
-mod aside;
+pub(crate) mod aside;
 mod copy;
 mod durable;
 mod faults;

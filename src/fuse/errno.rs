@@ -1,6 +1,6 @@
 //! errno, chosen here and nowhere else.
 
-use crate::data::Failure;
+use crate::data::{Failure, NotOpened};
 use fuser::Errno;
 
 /// There is no such name, or the file asked about is gone.
@@ -21,6 +21,15 @@ pub(super) const NO_SUCH_IOCTL: Errno = Errno::ENOTTY;
 pub(super) const NEVER_ASK: Errno = Errno::ENOSYS;
 /// An answer that does not fit its question; does not happen.
 pub(super) const MISFIT: Errno = Errno::EIO;
+
+/// For a volume that could not be opened.
+pub(super) fn of_open(why: NotOpened) -> Errno {
+    match why {
+        NotOpened::Gone => NO_SUCH_FILE,
+        NotOpened::ReadOnly => READ_ONLY,
+        NotOpened::Busy => Errno::EBUSY,
+    }
+}
 
 /// For a request that could not be carried out.
 pub(super) fn of(failure: Failure) -> Errno {

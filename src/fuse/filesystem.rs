@@ -3,7 +3,7 @@
 use super::reply::{ToDo, ToRead, ToSeek, ToWrite};
 use super::turns::{Seat, Turns};
 use super::{Options, errno};
-use crate::data::{Apparatus, Desk, Failure, Operation, Reply, Request, Role, Target};
+use crate::data::{Apparatus, Desk, Failure, Opening, Operation, Reply, Request, Role, Target};
 use crate::pool::model::{SECTOR, VolumeRecord};
 use crate::units::{VolumeId, VolumeOffset};
 use fuser::{
@@ -269,15 +269,39 @@ impl Filesystem for Volumes {
         }
     }
 
-    fn open(&self, _: &fuser::Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &fuser::Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let Some(volume) = self.volume(inode) else {
             return reply.error(errno::NO_SUCH_FILE);
         };
         let read_only = volume.read_only || self.options.read_only;
-        if read_only && flags.acc_mode() != OpenAccMode::O_RDONLY {
+        let writes = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        if read_only && writes {
             return reply.error(errno::READ_ONLY);
         }
-        reply.opened(FileHandle(0), OPENED);
+        let opening = Opening {
+            volume: volume.id,
+            pid: request.pid(),
+            writes,
+        };
+        let answer = move |opened| match opened {
+            Ok(handle) => reply.opened(FileHandle(handle), OPENED),
+            Err(why) => reply.error(errno::of_open(why)),
+        };
+        self.apparatus.open(opening, Box::new(answer));
+    }
+
+    fn release(
+        &self,
+        _: &fuser::Request,
+        _: INodeNo,
+        handle: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.apparatus.closed(handle.0);
+        reply.ok();
     }
 
     fn read(

@@ -10,12 +10,13 @@ mod reply;
 mod turns;
 mod witness;
 
-pub use place::allows_others;
+pub use place::{Mounted, allows_others, mount_table, mounts_of};
 pub use witness::set_logger;
 
 use crate::data::Apparatus;
 use crate::error::{Error, Result};
 use crate::pool::names::Name;
+use crate::units::VolumeId;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use filesystem::Volumes;
 use fuser::{Config, Session, SessionACL};
@@ -54,6 +55,12 @@ pub struct Options {
 #[must_use]
 pub fn source(name: &Name, pool: Uuid) -> String {
     format!("{name}@{pool}")
+}
+
+/// The inode of a volume's file, in every mount.
+#[must_use]
+pub fn inode_of(volume: VolumeId) -> u64 {
+    filesystem::inode(volume).0
 }
 
 /// Whether a mount known as `source` is on `point`. Found without touching it.
@@ -107,6 +114,9 @@ fn begin(
     config.n_threads = Some(options.threads + SPARE);
     config.clone_fd = mount::can_clone_device();
     apparatus.set_readers(options.threads);
+    if let Some(device) = place::device_of(point, &options.source)? {
+        apparatus.set_device(device);
+    }
     let volumes = Volumes::new(apparatus.clone(), options);
     let session = Session::from_fd(volumes, device, acl, config)?;
     let (notices, no_more_notices) = bounded(0);

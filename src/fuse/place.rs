@@ -110,12 +110,24 @@ fn ask_helper(arguments: &[&str], point: &Path) -> io::Result<()> {
     Err(io::Error::new(kind, why))
 }
 
-/// A line of `/proc/self/mountinfo`.
+/// A line of `/proc/PID/mountinfo`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Mounted {
-    source: String,
-    kind: String,
-    options: String,
+pub struct Mounted {
+    /// The mount's number, which is unique among all namespaces.
+    pub id: u32,
+    /// Major and minor number of the file system's device.
+    pub device: (u32, u32),
+    /// What is mounted, by the name that it was mounted by.
+    pub source: String,
+    /// The type of the file system.
+    pub kind: String,
+    /// The options of the file system itself.
+    pub options: String,
+}
+
+/// The mounts of a `mountinfo`, each with its place. What cannot be understood is passed over.
+pub fn mount_table(text: &[u8]) -> impl Iterator<Item = (PathBuf, Mounted)> {
+    text.split(|&byte| byte == b'\n').filter_map(parse)
 }
 
 /// Whether users other than the one who mounted may look into the apparatus's mount at `point`. Does not touch the mount itself.
@@ -132,15 +144,16 @@ pub fn allows_others(point: &Path) -> io::Result<bool> {
 /// What is mounted exactly there, uppermost.
 fn find_mount(point: &Path) -> io::Result<Option<Mounted>> {
     let table = fs::read("/proc/self/mountinfo")?;
-    let lines = table.split(|&byte| byte == b'\n');
-    let found = lines.filter_map(parse).filter(|(place, _)| place == point);
-    Ok(found.map(|(_, mount)| mount).next_back())
+    let found = mount_table(&table).filter(|(place, _)| place == point);
+    Ok(found.map(|(_, mount)| mount).last())
 }
 
 /// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`: the fifth field is the place; type, source and the file system's own options follow the dash.
 fn parse(line: &[u8]) -> Option<(PathBuf, Mounted)> {
     let mut fields = line.split(|&byte| byte == b' ');
-    let place = PathBuf::from(unescape(fields.nth(4)?));
+    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let device = numbers(fields.nth(1)?)?;
+    let place = PathBuf::from(unescape(fields.nth(1)?));
     let mut rest = fields.skip_while(|&field| field != b"-").skip(1);
     let text = |field: &[u8]| unescape(field).to_string_lossy().into_owned();
     let kind = text(rest.next()?);
@@ -149,11 +162,35 @@ fn parse(line: &[u8]) -> Option<(PathBuf, Mounted)> {
     Some((
         place,
         Mounted {
+            id,
+            device,
             source,
             kind,
             options,
         },
     ))
+}
+
+/// `98:0`.
+fn numbers(field: &[u8]) -> Option<(u32, u32)> {
+    let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// The device number of our mount of this source on `point`.
+pub(super) fn device_of(point: &Path, source: &str) -> io::Result<Option<(u32, u32)>> {
+    let found = find_mount(point)?.filter(|mount| mount.kind == TYPE && mount.source == source);
+    Ok(found.map(|mount| mount.device))
+}
+
+/// The device numbers of all mounts known as `source` in this mount namespace, those that have died included. Found without touching them.
+///
+/// # Errors
+/// When the mount table cannot be read.
+pub fn mounts_of(source: &str) -> io::Result<Vec<(u32, u32)>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    let ours = mount_table(&table).filter(|(_, mount)| mount.kind == TYPE && mount.source == source);
+    Ok(ours.map(|(_, mount)| mount.device).collect())
 }
 
 /// Blanks and the like are written as `\040`.
@@ -179,6 +216,7 @@ mod tests {
         let (place, mount) = parse(line).unwrap();
         assert_eq!(place, Path::new("/mnt/a b"));
         assert_eq!((mount.kind.as_str(), mount.source.as_str()), (TYPE, "a@1-2"));
+        assert_eq!(mount.device, (0, 50));
         assert_eq!(parse(b""), None);
         assert_eq!(unescape(br"a\134x\0"), OsString::from(r"a\x\0"));
         assert!(find_mount(Path::new("/proc")).unwrap().is_some());

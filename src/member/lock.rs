@@ -188,6 +188,31 @@ fn life(run: &Path, name: &str) -> PathBuf {
     run.join(format!("{name}.life"))
 }
 
+/// Held while a volume is attached to a loop device, so that two who attach it at once see each other's device.
+pub struct AttachLock {
+    _lock: FileLock,
+}
+
+impl AttachLock {
+    /// Takes it, waiting at most so long.
+    ///
+    /// # Errors
+    /// `Kind::Busy`; or when the file cannot be made or locked.
+    pub fn take(run: &Path, within: Duration) -> Result<Self> {
+        make_run_dir(run)?;
+        let lock = take_within(&run.join("attach"), Some(within))?;
+        let lock = lock.ok_or_else(|| {
+            Error::new(
+                Kind::Busy,
+                "loop devices",
+                "another process is attaching a volume",
+            )
+            .hint("try again")
+        })?;
+        Ok(Self { _lock: lock })
+    }
+}
+
 /// The arbitration: one controller of a pool acts at a time. Its file's text says for people who, for what, and since when.
 pub struct ArbitrationLock {
     lock: FileLock,

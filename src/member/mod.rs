@@ -43,7 +43,7 @@ mod marks;
 mod shared;
 mod table;
 
-pub use lock::{ArbitrationLock, LifeLock};
+pub use lock::{ArbitrationLock, AttachLock, LifeLock};
 pub use marks::DiskMarks;
 pub use table::{Line, MemberTable, MyLine};
 

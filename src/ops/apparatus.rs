@@ -4,7 +4,7 @@ mod start;
 mod stop;
 
 pub use start::{Start, start};
-pub use stop::{fence, rejoin, stop};
+pub use stop::{check as check_stop, fence, rejoin, stop};
 
 use super::view::with_names;
 use crate::control::client;

@@ -87,6 +87,8 @@ pub struct Wish {
     pub prune: bool,
     /// Owner of volumes that name none.
     pub owner: describe::Owner,
+    /// Whoever uses what is removed or cut is cut off.
+    pub cut_off_users: bool,
 }
 
 /// The next thing that is different. `None` when all is as described.
@@ -231,7 +233,12 @@ fn to_prune(snapshot: &Snapshot, wanted: &Description) -> Option<Action> {
 ///
 /// # Errors
 /// Those of the verb that does the same.
-pub fn carry_out(controller: &mut Controller, action: &Action, observer: &mut dyn Observer) -> Result<()> {
+pub fn carry_out(
+    controller: &mut Controller,
+    action: &Action,
+    wish: Wish,
+    observer: &mut dyn Observer,
+) -> Result<()> {
     let title = action.title();
     match action {
         Action::SetPool(change) => pool::set_options(controller, *change).map(drop),
@@ -251,7 +258,10 @@ pub fn carry_out(controller: &mut Controller, action: &Action, observer: &mut dy
             }
         }
         _ => match plan(controller.store(), action)? {
-            Some(planned) => send(controller, &title, &planned).map(drop),
+            Some(planned) => {
+                let planned = planned.regardless_of_users(wish.cut_off_users);
+                send(controller, &title, &planned).map(drop)
+            }
             None => Ok(()),
         },
     }

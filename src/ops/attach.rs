@@ -1,24 +1,35 @@
-//! Loop devices on volumes: made through an apparatus's mount, found again by their backing file.
+//! Loop devices on volumes: made through an apparatus's mount, found again by what lies below them, whatever it is called now.
 
 use super::apparatus::{self, State};
 use super::select;
-use crate::error::{Error, Result};
+use super::usage::{self, Census, OnLoop};
+use crate::error::{Error, Kind, Result};
+use crate::member::AttachLock;
 use crate::pool::dir::PoolDir;
 use crate::pool::names::Name;
 use crate::store::Store;
 use crate::sys::loopdev;
+use crate::units::VolumeId;
 use rustix::fs::OFlags;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Other processes take loop devices too: so often one that was free may be taken before it is ours.
 const ATTEMPTS: usize = 16;
 
+/// How long others who attach something are waited for.
+const TURN: Duration = Duration::from_secs(10);
+
 /// A volume's file in a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
+    /// The volume.
+    pub volume: VolumeId,
+    /// What it is called.
+    pub name: Name,
     /// The apparatus whose mount it is.
     pub apparatus: Name,
     /// The volume's file.
@@ -41,8 +52,12 @@ pub struct Options {
 pub struct Device {
     /// Its path.
     pub path: PathBuf,
+    /// Through the mount of this apparatus.
+    pub apparatus: Option<Name>,
     /// Its requests pass the page cache by: what is below is the volume's own business.
     pub direct_io: bool,
+    /// It was not there before.
+    pub is_new: bool,
 }
 
 /// Where a volume is to be found: in the mount of the apparatus named, else of the first that serves.
@@ -62,6 +77,8 @@ pub fn place(pool: &PoolDir, store: &mut dyn Store, volume: &str, through: Optio
     }
     let file = view.member.mount.join(record.name.as_str());
     Ok(Place {
+        volume: record.id,
+        name: record.name.clone(),
         apparatus: view.member.name,
         file,
         read_only: record.read_only,
@@ -79,10 +96,7 @@ fn first_serving(pool: &PoolDir, store: &mut dyn Store, volume: &str) -> Result<
 }
 
 /// Makes a loop device of the file, with direct I/O.
-///
-/// # Errors
-/// When this user may not, or there is no loop device left.
-pub fn attach(place: &Place, options: Options) -> Result<Device> {
+fn make(place: &Place, options: Options) -> Result<Device> {
     let what = || format!("volume file {}", place.file.display());
     let read_only = options.read_only || place.read_only;
     let file = OpenOptions::new().read(true).write(!read_only).open(&place.file);
@@ -99,8 +113,10 @@ pub fn attach(place: &Place, options: Options) -> Result<Device> {
         match loopdev::configure(&device, &file, &place.file, wish) {
             Ok(()) => {
                 return Ok(Device {
-                    direct_io: has_direct_io(number),
+                    apparatus: Some(place.apparatus.clone()),
+                    direct_io: has_direct_io(&path),
                     path,
+                    is_new: true,
                 });
             }
             // Somebody else took it in between.
@@ -133,81 +149,116 @@ fn with_root(error: Error) -> Error {
     }
 }
 
-fn has_direct_io(number: u32) -> bool {
-    let told = fs::read_to_string(format!("/sys/block/loop{number}/loop/dio"));
+fn has_direct_io(device: &Path) -> bool {
+    let name = device.file_name().unwrap_or_default();
+    let told = fs::read_to_string(Path::new("/sys/block").join(name).join("loop/dio"));
     told.is_ok_and(|told| told.trim() == "1")
+}
+
+/// The loop device on a volume: the one that is there already, if it is as wished, else a new one. Two who attach at once get the same.
+///
+/// # Errors
+/// `Busy` when there is one that is not as wished; when this user may not, or there is no loop device left.
+pub fn attach(
+    pool: &PoolDir,
+    store: &mut dyn Store,
+    place: &Place,
+    through: Option<&str>,
+    options: Options,
+) -> Result<Device> {
+    let _alone = AttachLock::take(&pool.run(), TURN)?;
+    match present(pool, store, place, through, options)? {
+        Some(device) => Ok(device),
+        None => make(place, options),
+    }
+}
+
+/// The loop device that is there already.
+///
+/// # Errors
+/// `Busy` when it is not as wished; the store's.
+pub fn present(
+    pool: &PoolDir,
+    store: &mut dyn Store,
+    place: &Place,
+    through: Option<&str>,
+    options: Options,
+) -> Result<Option<Device>> {
+    let read_only = options.read_only || place.read_only;
+    let found = Census::take(pool, store)?.loops_on(place.volume, &place.name);
+    let fits = |found: &&OnLoop| {
+        let by_name = found.apparatus.as_ref().map(Name::as_str);
+        by_name.is_some_and(|name| through.is_none_or(|wished| wished == name))
+            && found.device.read_only == read_only
+            && (found.device.partitions || !options.partitions)
+    };
+    if let Some(found) = found.iter().find(fits) {
+        return Ok(Some(Device {
+            apparatus: found.apparatus.clone(),
+            direct_io: has_direct_io(&found.device.path),
+            path: found.device.path.clone(),
+            is_new: false,
+        }));
+    }
+    match found.first() {
+        Some(other) => Err(attached_otherwise(&place.name, other, options)),
+        None => Ok(None),
+    }
+}
+
+fn attached_otherwise(volume: &Name, found: &OnLoop, options: Options) -> Error {
+    let through = match &found.apparatus {
+        Some(name) => format!("through apparatus {name}"),
+        None => "through a mount that nobody serves any more".into(),
+    };
+    let mode = if found.device.read_only {
+        "read-only"
+    } else {
+        "for reading and writing"
+    };
+    let partitions = if options.partitions && !found.device.partitions {
+        ", without partitions"
+    } else {
+        ""
+    };
+    let why = format!(
+        "is attached already as {}, {through}, {mode}{partitions}",
+        found.device.path.display()
+    );
+    Error::new(Kind::Busy, format!("volume {volume}"), why).hint(format!(
+        "use that device, or take it away first: vctl volume detach {volume}"
+    ))
 }
 
 /// The loop devices on a volume, through whatever mount.
 ///
 /// # Errors
 /// When there is no such volume, or it has none.
-pub fn devices(store: &mut dyn Store, volume: &str) -> Result<Vec<PathBuf>> {
+pub fn devices(pool: &PoolDir, store: &mut dyn Store, volume: &str) -> Result<Vec<PathBuf>> {
+    let found = attached(pool, store, volume)?;
+    if found.is_empty() {
+        return Err(
+            Error::new(Kind::NotFound, format!("volume {volume}"), "has no loop device")
+                .hint(format!("make one: vctl volume attach {volume}")),
+        );
+    }
+    Ok(found)
+}
+
+/// The loop devices on a volume; none is as good an answer as some.
+fn attached(pool: &PoolDir, store: &mut dyn Store, volume: &str) -> Result<Vec<PathBuf>> {
     let volumes = store.volumes()?;
     let record = select::volume(&volumes, volume)?;
-    let found = attached(store, &record.name)?;
-    if found.is_empty() {
-        return Err(Error::new(
-            crate::error::Kind::NotFound,
-            format!("volume {volume}"),
-            "has no loop device",
-        )
-        .hint(format!("make one: vctl volume attach {volume}")));
-    }
-    Ok(found)
-}
-
-/// The loop devices on a volume, of those that have not left.
-///
-/// # Errors
-/// The store's.
-pub fn attached(store: &mut dyn Store, volume: &Name) -> Result<Vec<PathBuf>> {
-    let (_, members) = store.members()?;
-    let files: Vec<PathBuf> = members
-        .iter()
-        .map(|member| member.mount.join(volume.as_str()))
-        .collect();
-    let Ok(blocks) = fs::read_dir("/sys/block") else {
-        return Ok(Vec::new());
-    };
-    let mut found: Vec<PathBuf> = Vec::new();
-    for block in blocks.flatten() {
-        let backing = fs::read_to_string(block.path().join("loop/backing_file")).unwrap_or_default();
-        if files
-            .iter()
-            .any(|file| file.as_os_str() == backing.trim_end_matches('\n'))
-        {
-            found.push(Path::new("/dev").join(block.file_name()));
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// That a volume has no loop device.
-///
-/// # Errors
-/// When it has.
-pub fn check_detached(store: &mut dyn Store, volume: &str) -> Result<()> {
-    let volumes = store.volumes()?;
-    let found = attached(store, &select::volume(&volumes, volume)?.name)?;
-    let Some(device) = found.first() else {
-        return Ok(());
-    };
-    let error = Error::failed(
-        format!("volume {volume}"),
-        format!("lies under the loop device {}", device.display()),
-    );
-    Err(error.hint(format!("vctl volume detach {volume}")))
+    let found = Census::take(pool, store)?.loops_on(record.id, &record.name);
+    Ok(found.into_iter().map(|found| found.device.path).collect())
 }
 
 /// Has a volume's loop devices see its new size. Answers what could not be told to one.
 ///
 /// # Errors
 /// The store's.
-pub fn refresh(store: &mut dyn Store, volume: &str) -> Result<Vec<Error>> {
-    let volumes = store.volumes()?;
-    let found = attached(store, &select::volume(&volumes, volume)?.name)?;
+pub fn refresh(pool: &PoolDir, store: &mut dyn Store, volume: &str) -> Result<Vec<Error>> {
+    let found = attached(pool, store, volume)?;
     let tell = |path: &PathBuf| {
         let what = || format!("{}: the volume's new size", path.display());
         let told = open(path).and_then(|device| {
@@ -229,10 +280,20 @@ pub fn detach(volume: &str, devices: &[PathBuf]) -> Result<()> {
         // The kernel would only remember the wish while it is mounted.
         let exclusive = i32::try_from(OFlags::EXCL.bits()).unwrap_or_default();
         let alone = OpenOptions::new().read(true).custom_flags(exclusive).open(path);
-        alone.map_err(|error| {
-            Error::because(what(), error).hint("unmount it or stop what uses it, then try again")
+        alone.map_err(|error| match error.kind() {
+            io::ErrorKind::ResourceBusy => in_use(what(), path),
+            _ => Error::because(what(), error),
         })?;
         loopdev::clear(&device).map_err(|error| Error::because(what(), error))?;
     }
     Ok(())
+}
+
+fn in_use(what: String, device: &Path) -> Error {
+    let users = usage::users_of_loop(device);
+    let why = match users.is_empty() {
+        true => "is in use".into(),
+        false => format!("is in use: {}", users.join(", ")),
+    };
+    Error::new(Kind::Busy, what, why).hint("unmount it or stop what uses it, then try again")
 }

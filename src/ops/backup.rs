@@ -1,7 +1,7 @@
 //! Copies of a pool's database: written while all goes on, looked at, and put back.
 
 use crate::disk::Disk;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::member::{ArbitrationLock, LifeLock};
 use crate::pool::dir::PoolDir;
 use crate::pool::model::{PoolHeader, Snapshot};
@@ -114,7 +114,8 @@ pub fn restore(pool: &PoolDir, file: &Path, found: &Restored, within: Option<Dur
     let run = pool.run();
     let _arbitration = ArbitrationLock::take(&run, "pool restore", within)?;
     if let Some(name) = living(&run)? {
-        return Err(Error::failed(
+        return Err(Error::new(
+            Kind::Busy,
             format!("apparatus {name}"),
             "runs, by the table that would be replaced",
         )

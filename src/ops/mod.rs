@@ -22,6 +22,7 @@ pub mod send;
 pub mod status;
 #[cfg(test)]
 mod testing;
+pub mod usage;
 pub mod view;
 pub mod volume;
 pub mod watch;

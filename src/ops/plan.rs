@@ -1,7 +1,7 @@
 //! Planning, pure: from what the pool is and what is wanted, the difference that leads there.
 
 use super::select;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pool::model::{Area, Difference, DiskRecord, Edit, SECTOR, Segment, Snapshot, Span, VolumeRecord};
 use crate::pool::names::Name;
 use crate::pool::size;
@@ -34,6 +34,17 @@ pub struct Planned {
     pub mode: HoldMode,
     /// Made to read as zeroes before the difference is sent.
     pub zero: Vec<Run>,
+    /// What must not be in use, unless that is overridden.
+    pub vacate: Option<Vacate>,
+}
+
+/// Volumes that a change takes something away from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vacate {
+    /// The volumes.
+    pub volumes: BTreeSet<VolumeId>,
+    /// Only writing is taken away.
+    pub writers_only: bool,
 }
 
 impl Planned {
@@ -52,7 +63,26 @@ impl Planned {
             spans: Vec::new(),
             mode: HoldMode::All,
             zero: Vec::new(),
+            vacate: None,
         }
+    }
+
+    /// Refused while somebody uses the volume.
+    fn vacating(mut self, volume: VolumeId, writers_only: bool) -> Self {
+        self.vacate = Some(Vacate {
+            volumes: BTreeSet::from([volume]),
+            writers_only,
+        });
+        self
+    }
+
+    /// Carried out whoever uses the volume, if `overridden`.
+    #[must_use]
+    pub fn regardless_of_users(mut self, overridden: bool) -> Self {
+        if overridden {
+            self.vacate = None;
+        }
+        self
     }
 
     /// Holds all requests of the span.
@@ -223,7 +253,7 @@ pub fn set_volume(snapshot: &Snapshot, volume: &str, change: &VolumeChange) -> R
     Ok(Some(match new.read_only && !old.read_only {
         true => Planned {
             mode: HoldMode::Writes,
-            ..planned.holding(Span::whole(old.id))
+            ..planned.holding(Span::whole(old.id)).vacating(old.id, true)
         },
         false => planned,
     }))
@@ -297,13 +327,17 @@ pub fn shrink_volume(snapshot: &Snapshot, volume: &VolumeRecord, size: ByteCount
         start: VolumeOffset(size.0),
         ..Span::whole(volume.id)
     };
-    Planned::unheld(snapshot, edits).holding(span)
+    Planned::unheld(snapshot, edits)
+        .holding(span)
+        .vacating(volume.id, false)
 }
 
 /// A volume and all that it holds disappears.
 #[must_use]
 pub fn remove_volume(snapshot: &Snapshot, volume: VolumeId) -> Planned {
-    Planned::unheld(snapshot, vec![Edit::RemoveVolume(volume)]).holding(Span::whole(volume))
+    Planned::unheld(snapshot, vec![Edit::RemoveVolume(volume)])
+        .holding(Span::whole(volume))
+        .vacating(volume, false)
 }
 
 /// Nothing changes, under a hold of these spans.
@@ -400,7 +434,8 @@ pub fn remove_disk(snapshot: &Snapshot, disk: &DiskRecord, in_use: &[String]) ->
     }
     let name = &disk.name;
     let why = format!("is in use by {}", in_use.join(", "));
-    Err(Error::failed(format!("disk {name}"), why).hint(format!("empty it first: vctl disk evacuate {name}")))
+    Err(Error::new(Kind::Busy, format!("disk {name}"), why)
+        .hint(format!("empty it first: vctl disk evacuate {name}")))
 }
 
 /// Sizes of a disk's whole extents, label included.

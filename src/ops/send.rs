@@ -1,6 +1,7 @@
 //! Sending what was planned.
 
 use super::plan::{Planned, Run};
+use super::usage::Guard;
 use crate::change::controller::Outcome;
 use crate::change::driver::Controller;
 use crate::change::space;
@@ -38,6 +39,10 @@ pub fn send_with(
     planned: &Planned,
     work: &mut dyn FnMut() -> Result<(), String>,
 ) -> Result<Sent> {
+    let mut guard = match &planned.vacate {
+        Some(vacate) => Some(Guard::begin(controller, vacate)?),
+        None => None,
+    };
     planned.zero.iter().try_for_each(|run| zero(controller, *run))?;
     let change = NewChange {
         title: title.to_owned(),
@@ -46,7 +51,15 @@ pub fn send_with(
         spans: planned.spans.clone(),
         mode: planned.mode,
     };
-    match controller.run(change, true, work)? {
+    let outcome = controller.run(change, true, &mut || match &mut guard {
+        Some(guard) => guard.keep_closed().and_then(|()| work()),
+        None => work(),
+    });
+    let outcome = match guard {
+        Some(guard) => guard.explain(controller, outcome)?,
+        None => outcome?,
+    };
+    match outcome {
         Outcome::Finished {
             generation,
             parked,

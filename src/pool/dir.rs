@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 /// DIR/run/           mode 0700
 ///     members        the member table
 ///     arbitration    the arbitration lock; its text names the holder
+///     attach         held while a volume is attached to a loop device
 ///     log-failed     there if the database could not be made durable: boot and reason
 ///     NAME.sock      an apparatus's control socket, mode 0600
 ///     NAME.life      an apparatus's life lock

@@ -5,7 +5,7 @@
 
 use crate::pool::model::{Difference, DiskRecord, Span};
 use crate::store::HoldMode;
-use crate::units::{ChangeId, Generation, Incarnation, JobId, Term};
+use crate::units::{ChangeId, Generation, Incarnation, JobId, Term, VolumeId};
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,6 +96,20 @@ pub enum Request {
     },
     /// Leave in good order: unmount and end.
     Stop,
+    /// The same if no host has a volume open; else refused with [`Refusal::InUse`], and nothing has changed.
+    StopUnused,
+    /// What hosts have open.
+    Opens,
+    /// Keep these volumes from being opened until the connection ends or the time is over. Refused with [`Refusal::InUse`] when a host
+    /// has one open. An open that comes meanwhile waits.
+    Vacate {
+        /// The volumes.
+        volumes: BTreeSet<VolumeId>,
+        /// Handles that only read may be there and may come.
+        writers_only: bool,
+        /// How long at most, in microseconds.
+        for_us: u64,
+    },
 }
 
 /// One answer.
@@ -156,8 +170,12 @@ pub enum Answer {
         /// No request in flight uses a table older than this.
         oldest: Generation,
     },
-    /// To `RunJob` and `Stop`: begun.
+    /// To `RunJob`, `Stop` and `StopUnused`: begun.
     Accepted,
+    /// To `Opens`.
+    Opens(Box<Opens>),
+    /// To `Vacate`: nobody has them open, and nobody will.
+    Vacant,
     /// The request was not carried out, and changed nothing.
     Refused {
         /// The change it was about, if any.
@@ -200,6 +218,8 @@ pub enum Refusal {
     },
     /// The frame or request cannot be read.
     Malformed(String),
+    /// Hosts have this open.
+    InUse(Box<Opens>),
     /// Something else went wrong here.
     Failed(String),
 }
@@ -221,9 +241,38 @@ impl fmt::Display for Refusal {
             Self::NotHeld => write!(f, "its hold is not in place any more"),
             Self::TooMany => write!(f, "it has too many holds or connections"),
             Self::Disk { name, why } => write!(f, "it cannot open disk {name}: {why}"),
+            Self::InUse(opens) => {
+                let handles: u64 = opens.volumes.values().map(|volume| volume.handles).sum();
+                write!(f, "hosts have {handles} handles open")
+            }
             Self::Malformed(why) | Self::Failed(why) => f.write_str(why),
         }
     }
+}
+
+/// What hosts have open through one apparatus.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Opens {
+    /// Major and minor number of the mount's device; none before it has mounted.
+    pub device: Option<(u32, u32)>,
+    /// The volumes that are open.
+    pub volumes: BTreeMap<VolumeId, VolumeOpens>,
+    /// Handles of further volumes, which are too many to name.
+    pub left_out: u64,
+}
+
+/// The open handles of one volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeOpens {
+    /// How many.
+    pub handles: u64,
+    /// How many of them may write.
+    pub writers: u64,
+    /// Threads that opened them, some of them where there are many; whoever has a handle now may be another. 0 stands for those of another
+    /// PID namespace.
+    pub pids: BTreeSet<u32>,
 }
 
 /// Counters of one apparatus since it started; times in microseconds.

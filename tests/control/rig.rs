@@ -20,7 +20,8 @@ use apparatus::units::{
     ByteCount, ChangeId, DiskExtent, DiskId, ExtentSize, Generation, Term, VolumeExtent, VolumeId,
 };
 use apparatus::wire::frame::{CAP, Decoder, encode};
-use apparatus::wire::message::{Answer, AnswerFrame, Figures, Request, RequestFrame, VERSION};
+use apparatus::wire::message::{Answer, AnswerFrame, Figures, Opens, Request, RequestFrame, VERSION};
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path as FilePath;
@@ -415,6 +416,16 @@ impl Runtime for Path {
     fn open(&self) {
         drop(self.gate.open());
     }
+
+    fn opens(&self) -> Opens {
+        Opens::default()
+    }
+
+    fn keep_closed(&self, _: u64, _: BTreeSet<VolumeId>, _: bool) -> Result<(), Opens> {
+        Ok(())
+    }
+
+    fn let_in(&self, _: u64) {}
 
     fn disks(&self) -> &Disks {
         &self.disks

@@ -48,6 +48,15 @@ pub struct Changing {
     pub wait: Option<Wait>,
 }
 
+/// The option of every command that would take something away from those who use it.
+#[derive(Args, Clone, Copy, Debug, Default)]
+#[command(next_help_heading = "Change options")]
+pub struct Overriding {
+    /// Go on although somebody uses it: whoever does is cut off, and gets errors
+    #[arg(long)]
+    pub cut_off_users: bool,
+}
+
 impl Changing {
     /// What to do when another controller acts.
     #[must_use]

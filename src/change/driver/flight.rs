@@ -324,6 +324,11 @@ fn is_about(answer: &Answer, id: ChangeId) -> bool {
         | Answer::Applied { change, .. }
         | Answer::Released { change, .. } => *change == id,
         Answer::Refused { change, .. } => *change == Some(id),
-        Answer::Welcome { .. } | Answer::Status(_) | Answer::Quiesced { .. } | Answer::Accepted => false,
+        Answer::Welcome { .. }
+        | Answer::Status(_)
+        | Answer::Quiesced { .. }
+        | Answer::Accepted
+        | Answer::Opens(_)
+        | Answer::Vacant => false,
     }
 }

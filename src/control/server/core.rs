@@ -44,6 +44,8 @@ pub(super) enum Key {
     Sweep,
     /// Look at the disks.
     Disks,
+    /// Somebody who keeps volumes closed has had his time.
+    LetIn(Link),
 }
 
 /// What is to be said on one connection.
@@ -152,6 +154,7 @@ impl Core {
             Key::Others => self.look_for_others(),
             Key::Rejoin => self.rejoin_again(),
             Key::Disks => self.look_at_disks(),
+            Key::LetIn(link) => self.setup.runtime.let_in(link.0),
             Key::Quiesce | Key::Sweep => {}
         }
     }
@@ -217,6 +220,8 @@ impl Core {
     /// The connection is gone.
     pub(super) fn lost(&mut self, link: Link) {
         self.welcomed.remove(&link);
+        self.setup.runtime.let_in(link.0);
+        self.timers.disarm(|key| *key == Key::LetIn(link));
         self.quiesces.retain(|quiesce| quiesce.link != link);
         self.events.push_back(Event::Lost(link));
     }

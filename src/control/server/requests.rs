@@ -3,8 +3,9 @@
 use super::core::{Core, Key};
 use crate::change::failpoint::{Point, hit};
 use crate::change::participant::{Event, Link};
-use crate::units::{Generation, Term};
+use crate::units::{Generation, Term, VolumeId};
 use crate::wire::message::{Answer, Figures, Refusal, Request, RequestFrame, VERSION};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -64,7 +65,45 @@ impl Core {
                 self.setup.runtime.stop();
                 self.say(link, Answer::Accepted);
             }
+            Request::StopUnused => self.stop_unused(link),
+            Request::Opens => {
+                let opens = Answer::Opens(Box::new(self.setup.runtime.opens()));
+                self.say(link, opens);
+            }
+            Request::Vacate {
+                volumes,
+                writers_only,
+                for_us,
+            } => self.vacate(link, volumes, writers_only, Duration::from_micros(for_us)),
         }
+    }
+
+    /// Nothing can be opened from the look on, by anybody: it ends.
+    fn stop_unused(&mut self, link: Link) {
+        /// No connection has this number.
+        const OURS: u64 = u64::MAX;
+        let answer = match self.setup.runtime.keep_closed(OURS, BTreeSet::new(), false) {
+            Ok(()) => {
+                self.setup.runtime.stop();
+                Answer::Accepted
+            }
+            Err(opens) => refused(Refusal::InUse(Box::new(opens))),
+        };
+        self.say(link, answer);
+    }
+
+    fn vacate(&mut self, link: Link, volumes: BTreeSet<VolumeId>, writers_only: bool, time: Duration) {
+        if volumes.is_empty() {
+            return self.say(link, refused(Refusal::Malformed("no volume to vacate".into())));
+        }
+        let answer = match self.setup.runtime.keep_closed(link.0, volumes, writers_only) {
+            Ok(()) => {
+                self.timers.arm(Key::LetIn(link), time.min(LONGEST));
+                Answer::Vacant
+            }
+            Err(opens) => refused(Refusal::InUse(Box::new(opens))),
+        };
+        self.say(link, answer);
     }
 
     fn pass_on(&mut self, point: Point, link: Link, term: Term, request: Request) {

@@ -6,6 +6,7 @@ use crate::change::driver::Controller;
 use crate::control::client;
 use crate::error::{Error, Kind, Result};
 use crate::member::{LifeLock, MemberTable};
+use crate::ops::usage;
 use crate::ops::watch::Watch;
 use crate::pool::dir::PoolDir;
 use crate::store::{Member, Store};
@@ -17,11 +18,18 @@ use std::time::{Duration, Instant};
 /// How long an apparatus may take to say that it will stop.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Has it leave in good order, and waits for its end. False when it had ended already.
+/// Has it leave in good order, and waits for its end. False when it had ended already. Hosts that have volumes open are cut off only if
+/// that is `overridden`.
 ///
 /// # Errors
-/// `NotFound`; when it will not, or does not in time.
-pub fn stop(pool: &PoolDir, store: &mut dyn Store, name: &str, within: Duration) -> Result<bool> {
+/// `NotFound`; `Busy` when hosts have volumes open; when it will not, or does not in time.
+pub fn stop(
+    pool: &PoolDir,
+    store: &mut dyn Store,
+    name: &str,
+    overridden: bool,
+    within: Duration,
+) -> Result<bool> {
     let member = member(store, name)?;
     let run = pool.run();
     if !LifeLock::alive(&run, name)? {
@@ -29,7 +37,13 @@ pub fn stop(pool: &PoolDir, store: &mut dyn Store, name: &str, within: Duration)
         return Ok(false);
     }
     let uuid = store.header()?.uuid;
-    match client::ask(pool, uuid, &member.name, Request::Stop, PATIENCE) {
+    let request = if overridden {
+        Request::Stop
+    } else {
+        usage::check_apparatus(pool, store, &member.name)?;
+        Request::StopUnused
+    };
+    match client::ask(pool, uuid, &member.name, request, PATIENCE) {
         Ok(Answer::Accepted) => {}
         Ok(other) => {
             return Err(Error::failed(
@@ -38,10 +52,24 @@ pub fn stop(pool: &PoolDir, store: &mut dyn Store, name: &str, within: Duration)
             ));
         }
         Err(error) if !LifeLock::alive(&run, name)? => drop(error),
+        // Opened after the look.
+        Err(error) if error.kind() == Kind::Busy => return Err(error.hint("try again")),
         Err(error) => return Err(error.hint(format!("end it by force: vctl apparatus fence {name}"))),
     }
     await_end(pool, name, within)?;
     Ok(true)
+}
+
+/// That it can be stopped without cutting anybody off.
+///
+/// # Errors
+/// `NotFound`; `Busy` when hosts have volumes open.
+pub fn check(pool: &PoolDir, store: &mut dyn Store, name: &str) -> Result<()> {
+    let member = member(store, name)?;
+    match LifeLock::alive(&pool.run(), name)? {
+        true => usage::check_apparatus(pool, store, &member.name),
+        false => Ok(()),
+    }
 }
 
 fn what(name: &str) -> String {

@@ -31,7 +31,11 @@ fn described(text: &str) -> Description {
 
 fn wish(prune: bool) -> Wish {
     let owner = describe::Owner { user: 1, group: 2 };
-    Wish { prune, owner }
+    Wish {
+        prune,
+        owner,
+        cut_off_users: false,
+    }
 }
 
 /// What is due when the description says `new` where the pool is as it said `old`.

@@ -22,6 +22,7 @@ use ::apparatus::change::driver::Controller;
 use ::apparatus::error::Result;
 use ::apparatus::ops::plan::Planned;
 use ::apparatus::ops::send::{self, Sent};
+use ::apparatus::ops::usage;
 use ::apparatus::pool::model::Difference;
 use ::apparatus::pool::names::Name;
 use ::apparatus::store::Store;
@@ -93,6 +94,9 @@ pub fn change(
         let mut store = context.store()?;
         let from = store.header()?.generation;
         let planned = plan(&mut *store)?;
+        if let Some(planned) = &planned {
+            usage::check(&context.pool, &mut *store, planned)?;
+        }
         let nothing = Difference {
             from,
             edits: Vec::new(),

@@ -129,8 +129,9 @@ fn of_volumes() {
         (&volume["read_only"], &volume["disks"][0]["disk"]),
         (&true.into(), &"d1".into())
     );
-    has(&pool.json(["volume", "list"])["volumes"][0], VOLUME);
-    has(&pool.json(["volume", "show", "w"])["volume"], VOLUME);
+    let used = format!("{VOLUME} open:i writers:i users:a unknown:a");
+    has(&pool.json(["volume", "list"])["volumes"][0], &used);
+    has(&pool.json(["volume", "show", "w"])["volume"], &used);
     let map = pool.json(["volume", "map", "w"]);
     has(&map, "volume:s size:i extent_size:i segments:a");
     has(&map["segments"][0], "start:i end:i length:i disk:s disk_offset:i");

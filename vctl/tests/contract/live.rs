@@ -440,9 +440,11 @@ fn loop_devices() {
     assert_eq!(attached["direct_io"], true);
     let mut bytes = [0_u8; 512];
     fs::File::open(&device).unwrap().read_exact(&mut bytes).unwrap();
-    pool.run(["volume", "remove", "v", "--yes"])
-        .ended(1)
-        .complains(&["loop", "vctl volume detach v"]);
+    pool.run(["volume", "remove", "v", "--yes"]).ended(4).complains(&[
+        &device,
+        "through a",
+        "vctl volume detach v",
+    ]);
     drop(detached);
     pool.run(["volume", "detach", "v"]).ended(3);
 }

@@ -9,6 +9,7 @@ mod describe;
 mod dry_run;
 mod every_verb;
 mod help;
+mod in_use;
 mod json;
 mod live;
 mod locale;

@@ -2,7 +2,7 @@
 
 use super::list::Row;
 use crate::arguments;
-use crate::context::{Changing, Context};
+use crate::context::{Changing, Context, Overriding};
 use crate::exit::Done;
 use ::apparatus::error::Result;
 use ::apparatus::ops::{apparatus, place};
@@ -133,16 +133,22 @@ pub struct Stop {
     /// Say whether it would be asked to stop, and ask nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    overriding: Overriding,
 }
 
 impl Stop {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let mut store = context.store()?;
+        let overridden = self.overriding.cut_off_users;
         if self.dry_run {
+            if !overridden {
+                apparatus::check_stop(&context.pool, &mut *store, &self.name)?;
+            }
             return would(context, &self.name, "stop");
         }
-        let changed = apparatus::stop(&context.pool, &mut *store, &self.name, self.timeout)?;
+        let changed = apparatus::stop(&context.pool, &mut *store, &self.name, overridden, self.timeout)?;
         tell_gone(context, &self.name, changed, "stopped")
     }
 }

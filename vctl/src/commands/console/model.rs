@@ -12,8 +12,10 @@ use apparatus::ops::apparatus::View;
 use apparatus::ops::job;
 use apparatus::ops::moving::Outline;
 use apparatus::ops::status::Status;
+use apparatus::ops::usage::Usage;
 use apparatus::ops::view::{DiskView, PoolView, VolumeView};
 use apparatus::store::{self, JobState};
+use apparatus::units::VolumeId;
 use dialog::{Dialog, Preview};
 use ratatui::crossterm::event::KeyEvent;
 use std::collections::{BTreeMap, VecDeque};
@@ -70,6 +72,8 @@ pub struct Pulse {
     pub apparatuses: Vec<View>,
     /// Whether all is well.
     pub status: Status,
+    /// How volumes are used; those that nobody uses are left out.
+    pub usage: BTreeMap<VolumeId, Usage>,
 }
 
 /// What happens to the console.

@@ -6,6 +6,7 @@ use apparatus::error::Result;
 use apparatus::member::ArbitrationLock;
 use apparatus::ops;
 use apparatus::ops::status::Seen;
+use apparatus::ops::usage::{Census, Usage};
 use apparatus::ops::view::PoolView;
 use apparatus::ops::watch::Watch;
 use apparatus::pool::dir::PoolDir;
@@ -61,9 +62,15 @@ fn take_pulse(pool: &PoolDir) -> Result<Pulse> {
     let mut store = ops::open(pool)?;
     let seen = Seen::look(pool, &mut *store)?;
     let status = ops::status::of(pool, &mut *store, &seen)?;
+    let census = Census::take(pool, &mut *store)?;
+    let usage = store.volumes()?.into_iter().map(|volume| {
+        let usage = census.usage(volume.id, &volume.name);
+        (volume.id, usage)
+    });
     Ok(Pulse {
         apparatuses: seen.apparatuses,
         status,
+        usage: usage.filter(|(_, usage)| *usage != Usage::default()).collect(),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use crate::arguments::Owner;
 use crate::commands::hidden;
-use crate::context::{Changing, Context, stop_flag};
+use crate::context::{Changing, Context, Overriding, stop_flag};
 use crate::exit::Done;
 use crate::output::{Display, Progress, note};
 use apparatus::change::driver::Controller;
@@ -33,6 +33,8 @@ pub struct Apply {
     /// Go on without asking where data will be gone
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    overriding: Overriding,
     /// How to show the progress of moves
     #[arg(long, value_enum, default_value_t)]
     progress: Progress,
@@ -71,6 +73,7 @@ impl Apply {
         let wish = Wish {
             prune: self.prune,
             owner,
+            cut_off_users: self.overriding.cut_off_users,
         };
         if self.changing.dry_run {
             return would_do(context, &wanted, wish);
@@ -102,6 +105,7 @@ impl Apply {
     /// Asks for each thing that destroys data, as a rehearsal finds it.
     fn confirm(&self, context: &Context, wanted: &Description, wish: Wish) -> Result<()> {
         for (action, planned) in apply::rehearse(&context.pool, wanted, wish)? {
+            check_unused(context, planned.clone(), wish)?;
             if let Some(loss) = apply::loss(&action, &planned) {
                 context.confirm(self.yes, &action.title(), &loss)?;
             }
@@ -123,7 +127,7 @@ impl Apply {
         let mut display = Display::new(self.progress, context.out.style().json, extent_size, stop_flag()?);
         let mut steps = Vec::new();
         while let Some(action) = apply::next(controller.store(), wanted, wish)? {
-            let done = apply::carry_out(controller, &action, &mut display);
+            let done = apply::carry_out(controller, &action, wish, &mut display);
             display.finish();
             done?;
             note(&format!("vctl: {}", action.title()));
@@ -134,6 +138,15 @@ impl Apply {
         }
         Ok(steps)
     }
+}
+
+/// That nobody uses what an action takes away, unless that is overridden.
+fn check_unused(context: &Context, planned: ops::plan::Planned, wish: Wish) -> Result<()> {
+    if !context.pool.database().exists() {
+        return Ok(());
+    }
+    let planned = planned.regardless_of_users(wish.cut_off_users);
+    ops::usage::check(&context.pool, &mut *context.store()?, &planned)
 }
 
 /// What a disk that is to join holds.
@@ -152,6 +165,9 @@ fn content(context: &Context, wanted: &Description, action: &apply::Action) -> R
 fn would_do(context: &mut Context, wanted: &Description, wish: Wish) -> Result<Done> {
     let created = !context.pool.database().exists();
     let steps = apply::rehearse(&context.pool, wanted, wish)?;
+    for (_, planned) in &steps {
+        check_unused(context, planned.clone(), wish)?;
+    }
     let step = |(action, planned): &(apply::Action, ops::plan::Planned)| Step {
         title: action.title(),
         difference: Some(planned.difference.clone()),

@@ -34,6 +34,8 @@ struct Attached {
     file: String,
     device: Option<String>,
     direct_io: bool,
+    /// False when the device was there already.
+    changed: bool,
     dry_run: bool,
 }
 
@@ -50,14 +52,18 @@ impl Attach {
             read_only: self.read_only,
             partitions: self.partitions,
         };
+        let (pool, mut store) = (&context.pool, context.store()?);
+        let through = self.apparatus.as_deref();
         let device = if self.dry_run {
-            None
+            attach::present(pool, &mut *store, &place, through, options)?
         } else {
-            Some(attach::attach(&place, options)?)
+            Some(attach::attach(pool, &mut *store, &place, through, options)?)
         };
+        let through = device.as_ref().and_then(|device| device.apparatus.clone());
         let body = Attached {
             volume: self.volume,
-            apparatus: place.apparatus.to_string(),
+            apparatus: through.unwrap_or(place.apparatus).to_string(),
+            changed: device.as_ref().is_some_and(|device| device.is_new),
             file: place.file.to_string_lossy().into_owned(),
             direct_io: device.as_ref().is_some_and(|device| device.direct_io),
             device: device.map(|device| device.path.to_string_lossy().into_owned()),
@@ -65,6 +71,7 @@ impl Attach {
         };
         context.out.say(&body, |out| {
             match &body.device {
+                Some(device) if body.dry_run => out.line(&format!("is attached already as {device}")),
                 Some(device) => out.line(device),
                 None => out.line(&format!("would attach {}", body.file)),
             }
@@ -94,7 +101,7 @@ impl Detach {
             devices: Vec<String>,
             dry_run: bool,
         }
-        let devices = attach::devices(&mut *context.store()?, &self.volume)?;
+        let devices = attach::devices(&context.pool, &mut *context.store()?, &self.volume)?;
         if !self.dry_run {
             attach::detach(&self.volume, &devices)?;
         }

@@ -3,15 +3,16 @@
 use super::list::Row;
 use crate::arguments::{self, NewSize, Owner, Policy};
 use crate::commands::{Effect, change, told};
-use crate::context::{Changing, Context};
+use crate::context::{Changing, Context, Overriding};
 use crate::exit::Done;
 use crate::output::{Cell, note};
 use apparatus::error::Result;
-use apparatus::ops::plan::{NewVolume, VolumeChange};
+use apparatus::ops::plan::{NewVolume, Planned, VolumeChange};
 use apparatus::ops::view::PoolView;
 use apparatus::ops::{self, plan};
 use apparatus::pool::names::Name;
 use apparatus::pool::size;
+use apparatus::store::Store;
 use apparatus::units::ByteCount;
 use clap::Args;
 
@@ -84,6 +85,8 @@ pub struct Resize {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
+    overriding: Overriding,
+    #[command(flatten)]
     changing: Changing,
 }
 
@@ -94,21 +97,19 @@ impl Resize {
             self.confirm(context)?;
         }
         let title = format!("volume resize {}", self.volume);
-        let effect = change(context, &self.changing, &title, |store| {
-            let size = |old| self.size.from(old);
-            ops::volume::plan_resize(
-                store,
-                &self.volume,
-                &size,
-                &self.on,
-                self.policy.map(Policy::into),
-            )
-        })?;
+        let effect = change(context, &self.changing, &title, |store| self.plan(store))?;
         if effect.as_ref().is_some_and(Effect::changed) {
-            let untold = ops::attach::refresh(&mut *context.store()?, &self.volume)?;
+            let untold = ops::attach::refresh(&context.pool, &mut *context.store()?, &self.volume)?;
             untold.iter().for_each(|error| note(&format!("vctl: {error}")));
         }
         tell(context, effect, &self.volume, "resized")
+    }
+
+    fn plan(&self, store: &mut dyn Store) -> Result<Option<Planned>> {
+        let size = |old| self.size.from(old);
+        let policy = self.policy.map(Policy::into);
+        let planned = ops::volume::plan_resize(store, &self.volume, &size, &self.on, policy)?;
+        Ok(planned.map(|planned| planned.regardless_of_users(self.overriding.cut_off_users)))
     }
 
     fn confirm(&self, context: &Context) -> Result<()> {
@@ -119,6 +120,7 @@ impl Resize {
         if new >= old {
             return Ok(());
         }
+        check_unused(context, |store| self.plan(store))?;
         let lost = Cell::Size(old.0 - new.0).plain(context.out.style());
         context.confirm(
             self.yes,
@@ -176,6 +178,8 @@ pub struct Set {
     #[arg(long)]
     read_write: bool,
     #[command(flatten)]
+    overriding: Overriding,
+    #[command(flatten)]
     changing: Changing,
 }
 
@@ -191,7 +195,8 @@ impl Set {
         };
         let title = format!("volume set {}", self.volume);
         let effect = change(context, &self.changing, &title, |store| {
-            ops::volume::plan_set(store, &self.volume, &wish)
+            let planned = ops::volume::plan_set(store, &self.volume, &wish)?;
+            Ok(planned.map(|planned| planned.regardless_of_users(self.overriding.cut_off_users)))
         })?;
         tell(context, effect, &self.volume, "set")
     }
@@ -207,6 +212,8 @@ pub struct Remove {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
+    overriding: Overriding,
+    #[command(flatten)]
     changing: Changing,
 }
 
@@ -214,7 +221,7 @@ impl Remove {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         if !self.changing.dry_run {
-            ops::attach::check_detached(&mut *context.store()?, &self.volume)?;
+            check_unused(context, |store| self.plan(store))?;
             context.confirm(
                 self.yes,
                 &format!("volume {}", self.volume),
@@ -222,13 +229,30 @@ impl Remove {
             )?;
         }
         let title = format!("volume remove {}", self.volume);
-        let effect = change(context, &self.changing, &title, |store| {
-            ops::volume::plan_remove(store, &self.volume).map(Some)
-        })?;
+        let effect = change(context, &self.changing, &title, |store| self.plan(store))?;
         match effect {
             Some(change) => told::removed(context, change, "volume", &self.volume),
             None => Ok(Done::Plainly),
         }
+    }
+}
+
+impl Remove {
+    fn plan(&self, store: &mut dyn Store) -> Result<Option<Planned>> {
+        let planned = ops::volume::plan_remove(store, &self.volume)?;
+        Ok(Some(planned.regardless_of_users(self.overriding.cut_off_users)))
+    }
+}
+
+/// Refuses before anybody is asked to confirm anything.
+fn check_unused(
+    context: &Context,
+    plan: impl FnOnce(&mut dyn Store) -> Result<Option<Planned>>,
+) -> Result<()> {
+    let mut store = context.store()?;
+    match plan(&mut *store)? {
+        Some(planned) => ops::usage::check(&context.pool, &mut *store, &planned),
+        None => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@ use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Column, Style, TableOptions};
 use apparatus::error::Result;
+use apparatus::ops::usage::{Census, Usage};
 use apparatus::ops::view::{PoolView, VolumeView};
 use apparatus::units::{ByteCount, VolumeId};
 use clap::Args;
@@ -22,6 +23,8 @@ pub struct Row {
     read_only: bool,
     segments: u64,
     disks: Vec<Share>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
 }
 
 /// How much of a volume is on a disk.
@@ -49,7 +52,40 @@ impl Row {
             read_only: record.read_only,
             segments: u64::try_from(volume.segments.len()).unwrap_or(u64::MAX),
             disks: volume.on.iter().map(share).collect(),
+            usage: None,
         }
+    }
+
+    /// With who uses it.
+    fn used(volume: &VolumeView, census: &Census) -> Self {
+        let usage = census.usage(volume.record.id, &volume.record.name);
+        Self {
+            usage: Some(usage),
+            ..Self::new(volume)
+        }
+    }
+
+    /// How often it is open; a question mark where an apparatus does not tell.
+    fn open(&self) -> Cell {
+        match &self.usage {
+            None => Cell::None,
+            Some(usage) if usage.unknown.is_empty() => Cell::Number(usage.open),
+            Some(_) => Cell::text("?"),
+        }
+    }
+
+    fn users(&self) -> Vec<String> {
+        let Some(usage) = &self.usage else {
+            return Vec::new();
+        };
+        let unknown = usage.unknown.iter();
+        let unknown = unknown.map(|name| format!("unknown: apparatus {name} does not answer"));
+        usage
+            .users
+            .iter()
+            .map(ToString::to_string)
+            .chain(unknown)
+            .collect()
     }
 
     /// Its size and where it lies.
@@ -67,11 +103,13 @@ const COLUMNS: &[Column<Row>] = &[
         Cell::List(row.disks.iter().map(|share| share.disk.clone()).collect())
     }),
     Column::shown("SEGMENTS", |row| Cell::Number(row.segments)),
+    Column::shown("OPEN", Row::open),
     Column::shown("MODE", |row| Cell::text(&row.mode)),
     Column::shown("UID", |row| Cell::Number(row.uid.into())),
     Column::shown("GID", |row| Cell::Number(row.gid.into())),
     Column::shown("READ-ONLY", |row| Cell::Flag(row.read_only)),
     Column::hidden("ID", |row| Cell::Number(row.id.0)),
+    Column::hidden("USERS", |row| Cell::List(row.users())),
 ];
 
 /// `vctl volume list`
@@ -84,8 +122,11 @@ pub struct List {
 impl List {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        let view = PoolView::load(&mut *context.store()?)?;
-        let volumes = view.volumes.iter().map(Row::new).collect();
+        let mut store = context.store()?;
+        let view = PoolView::load(&mut *store)?;
+        let census = Census::take(&context.pool, &mut *store)?;
+        let row = |volume| Row::used(volume, &census);
+        let volumes = view.volumes.iter().map(row).collect();
         told::list(context, &self.table, COLUMNS, "volumes", volumes)
     }
 }
@@ -101,8 +142,10 @@ pub struct Show {
 impl Show {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        let view = PoolView::load(&mut *context.store()?)?;
-        let row = Row::new(view.volume(&self.volume)?);
+        let mut store = context.store()?;
+        let view = PoolView::load(&mut *store)?;
+        let census = Census::take(&context.pool, &mut *store)?;
+        let row = Row::used(view.volume(&self.volume)?, &census);
         told::show(context, COLUMNS, "volume", &row)
     }
 }

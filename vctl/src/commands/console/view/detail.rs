@@ -9,6 +9,7 @@ use apparatus::ops::apparatus::View;
 use apparatus::ops::job::wants_work;
 use apparatus::ops::view::{DiskView, PoolView, VolumeView};
 use apparatus::store::JobState;
+use apparatus::units::VolumeId;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::text::{Line, Span, Text};
@@ -89,6 +90,20 @@ fn of_apparatus(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme, 
     chart::draw(frame, charts, theme, trace);
 }
 
+/// Who uses a volume.
+fn users(model: &Model, volume: VolumeId) -> Option<Line<'static>> {
+    let usage = model.pulse.as_ref()?.usage.get(&volume)?;
+    let mut users: Vec<String> = usage.users.iter().map(ToString::to_string).collect();
+    users.extend(
+        usage
+            .unknown
+            .iter()
+            .map(|name| format!("whoever apparatus {name} does not tell of")),
+    );
+    let handles = count(usize::try_from(usage.open).unwrap_or(usize::MAX), "open handle");
+    Some(Line::raw(printable(&format!("{handles}: {}", users.join(", ")))))
+}
+
 fn of_volume(
     frame: &mut Frame<'_>,
     area: Rect,
@@ -114,6 +129,7 @@ fn of_volume(
         Line::from(map::bar(pool, theme, &view.segments, extents, width)),
         map::legend(pool, theme, &view.segments),
     ];
+    text.extend(users(model, record.id));
     for job in model.jobs() {
         let state = job.view.record.state;
         let moves = job.view.steps.iter().any(|step| step.volume == record.id);

@@ -11,6 +11,7 @@ use crate::output::{Tone, duration, size};
 use ::apparatus::ops::apparatus::View;
 use ::apparatus::ops::view::{DiskView, VolumeView};
 use ::apparatus::store::Severity;
+use ::apparatus::units::VolumeId;
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::Span;
@@ -29,6 +30,7 @@ const APPARATUSES: &[Column] = &[
 const VOLUMES: &[Column] = &[
     Column::words("VOLUME", 12),
     Column::number("SIZE", 7),
+    Column::number("OPEN", 4),
     Column::number("IOPS", 7),
     Column::number("RATE", 9),
     Column::words("MAP", 16),
@@ -129,11 +131,20 @@ fn of_volume(model: &Model, theme: Theme, view: &VolumeView) -> Vec<Value> {
     vec![
         Value::plain(name),
         Value::plain(size(view.record.size.0)),
+        Value::known(open(model, view.record.id)),
         Value::plain(point.requests.to_string()),
         Value::plain(per_second(point.bytes)),
         Value::spans(bar),
         Value::plain(on.join(" ")),
     ]
+}
+
+/// How often a volume is open, through all apparatuses; none where one does not tell.
+fn open(model: &Model, volume: VolumeId) -> Option<String> {
+    match model.pulse.as_ref()?.usage.get(&volume) {
+        None => Some("0".into()),
+        Some(usage) => usage.unknown.is_empty().then(|| usage.open.to_string()),
+    }
 }
 
 /// What is wrong with a disk, as the last look at all has it.

@@ -199,6 +199,7 @@ fn pulse(uptime_us: u64, reads: u64) -> Pulse {
             jobs: 1,
             controller: None,
         },
+        usage: std::collections::BTreeMap::new(),
     }
 }
 

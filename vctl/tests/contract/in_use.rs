@@ -1,0 +1,219 @@
+//! What is in use is not taken away: refused with status 4 by who uses it, in rehearsals too, through whichever apparatus, unless that is overridden
+//! by name. Loop devices are known by what they lie on.
+
+use crate::support::{Pool, Said, finish, write};
+use rustix::process::{Signal, kill_process};
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+
+const OVERRIDE: &str = "--cut-off-users";
+
+fn open(path: &Path, write: bool) -> File {
+    OpenOptions::new().read(true).write(write).open(path).unwrap()
+}
+
+/// Refused, in a rehearsal too, by these words.
+#[track_caller]
+fn refused(pool: &Pool, words: &[&str], users: &[&str]) {
+    for extra in [&[][..], &["--dry-run"]] {
+        pool.run(words.iter().chain(extra))
+            .ended(4)
+            .complains(users)
+            .complains(&[OVERRIDE]);
+    }
+}
+
+#[test]
+fn a_volume_that_is_open_is_neither_removed_nor_cut_nor_write_protected() {
+    let pool = Pool::with_volume();
+    pool.start("a");
+    let mount = pool.start("b");
+    let me = format!("process {}", std::process::id());
+    let user = [me.as_str(), "through b"];
+    let file = open(&mount.join("v"), true);
+    refused(&pool, &["volume", "remove", "v", "--yes"], &user);
+    refused(&pool, &["volume", "resize", "v", "4M", "--yes"], &user);
+    refused(&pool, &["volume", "set", "v", "--read-only"], &user);
+    pool.run(["volume", "rename", "v", "w"]).ok();
+    refused(&pool, &["volume", "remove", "w", "--yes"], &user);
+    pool.run(["volume", "resize", "w", "+1M"]).ok();
+
+    let shown = pool.json(["volume", "show", "w"]);
+    assert_eq!(shown["volume"]["open"], 1, "{shown}");
+    assert_eq!(shown["volume"]["users"][0]["pid"], std::process::id(), "{shown}");
+    assert_eq!(shown["volume"]["users"][0]["apparatus"], "b", "{shown}");
+    assert!(pool.run(["volume", "list", "-o", "USERS"]).ok().out.contains(&me));
+
+    drop(file);
+    let reader = open(&mount.join("w"), false);
+    pool.run(["volume", "set", "w", "--read-only"]).ok();
+    refused(&pool, &["volume", "remove", "w", "--yes"], &user);
+    drop(reader);
+    pool.run(["volume", "remove", "w", "--yes"]).ok();
+}
+
+#[test]
+fn users_are_cut_off_only_by_name_of_that() {
+    let pool = Pool::with_volume();
+    let mount = pool.start("a");
+    let file = open(&mount.join("v"), true);
+    pool.run(["volume", "resize", "v", "4M", "--yes", OVERRIDE]).ok();
+    pool.run(["volume", "remove", "v", "--yes", OVERRIDE]).ok();
+    drop(file);
+    pool.run(["volume", "create", "w", "1M"]).ok();
+    let file = open(&mount.join("w"), true);
+    pool.run(["apparatus", "stop", "a", OVERRIDE]).ok();
+    drop(file);
+}
+
+#[test]
+fn an_apparatus_stops_when_nobody_uses_it() {
+    let pool = Pool::with_volume();
+    let (mount, _) = (pool.start("a"), pool.start("b"));
+    let file = open(&mount.join("v"), false);
+    let me = format!("process {}", std::process::id());
+    refused(&pool, &["apparatus", "stop", "a"], &[&me, "through a"]);
+    assert!(mount.join("v").exists(), "it goes on");
+    drop(open(&mount.join("v"), true));
+    pool.run(["apparatus", "stop", "b"]).ok();
+    drop(file);
+    pool.run(["apparatus", "stop", "a"]).ok();
+}
+
+#[test]
+fn who_does_not_tell_counts_as_a_user() {
+    let pool = Pool::with_volume();
+    pool.start("a");
+    let pid = pool.pid_of("a");
+    kill_process(pid, Signal::STOP).unwrap();
+    let removed = pool.run(["volume", "remove", "v", "--yes"]);
+    let listed = pool.run(["volume", "list", "--json"]);
+    kill_process(pid, Signal::CONT).unwrap();
+    removed
+        .ended(4)
+        .complains(&["may be in use", "apparatus a does not answer", OVERRIDE]);
+    assert_eq!(listed.ok().json()["volumes"][0]["unknown"][0], "a");
+    pool.run(["volume", "remove", "v", "--yes"]).ok();
+}
+
+#[test]
+fn a_job_that_has_not_ended_uses_its_volume() {
+    let pool = Pool::with_volume();
+    pool.start("a");
+    pool.run([
+        "volume",
+        "move",
+        "v",
+        "--to",
+        "d2",
+        "--rate",
+        "1M",
+        "--background",
+    ])
+    .ok();
+    pool.run(["job", "pause", "1"]).ok();
+    refused(&pool, &["volume", "remove", "v", "--yes"], &["job 1 (paused)"]);
+    pool.run(["job", "cancel", "1"]).ok();
+    pool.run(["volume", "remove", "v", "--yes"]).ok();
+}
+
+#[test]
+fn a_description_takes_nothing_away_that_is_in_use() {
+    let pool = Pool::with_volume();
+    let mount = pool.start("a");
+    let dump = pool.run(["pool", "dump"]).ok().out;
+    let file = open(&mount.join("v"), true);
+    write(&pool.path("FILE.ron"), dump.replace("8MiB", "4MiB").as_bytes());
+    let description = pool.file("FILE.ron");
+    let me = format!("process {}", std::process::id());
+    refused(
+        &pool,
+        &["pool", "apply", &description, "--yes"],
+        &["volume v", &me],
+    );
+    drop(file);
+    pool.run(["pool", "apply", &description, "--yes"]).ok();
+}
+
+fn can_loop() -> bool {
+    let can = rustix::process::geteuid().is_root() && std::fs::exists("/dev/loop-control").unwrap();
+    if !can {
+        println!("passed over: loop devices need root");
+    }
+    can
+}
+
+/// Detaches when dropped, also when the test fails.
+struct Detached<'a>(&'a Pool, &'a str);
+
+impl Drop for Detached<'_> {
+    fn drop(&mut self) {
+        self.0.run(["volume", "detach", self.1]);
+    }
+}
+
+#[test]
+fn a_loop_device_is_known_by_its_volume_under_every_name_and_through_every_mount() {
+    let pool = Pool::with_volume();
+    pool.start("a");
+    pool.start("b");
+    if !can_loop() {
+        return;
+    }
+    let attached = pool.json(["volume", "attach", "v", "--apparatus", "a"]);
+    let _detached = Detached(&pool, "w");
+    let device = attached["device"].as_str().unwrap().to_owned();
+    assert_eq!(attached["changed"], true);
+    pool.run(["volume", "rename", "v", "w"]).ok();
+
+    let again = pool.json(["volume", "attach", "w"]);
+    assert_eq!(
+        (&again["device"], &again["changed"]),
+        (&attached["device"], &false.into())
+    );
+    assert_eq!(again["apparatus"], "a");
+    for otherwise in [&["--apparatus", "b"][..], &["--read-only"], &["--partitions"]] {
+        pool.run(["volume", "attach", "w"].iter().chain(otherwise))
+            .ended(4)
+            .complains(&[&device, "apparatus a", "vctl volume detach w"]);
+    }
+    refused(
+        &pool,
+        &["volume", "remove", "w", "--yes"],
+        &[&device, "through a"],
+    );
+    refused(&pool, &["apparatus", "stop", "a"], &[&device]);
+    pool.run(["apparatus", "stop", "b"]).ok();
+    let held = open(Path::new(&device), false);
+    let shown = pool.run(["volume", "show", "w"]).ok().out;
+    assert!(
+        shown.contains(&format!("open in process {}", std::process::id())),
+        "{shown}"
+    );
+    drop(held);
+    assert_eq!(
+        pool.json(["volume", "detach", "w"])["devices"][0],
+        device.as_str()
+    );
+    pool.run(["volume", "detach", "w"]).ended(3);
+    pool.run(["volume", "remove", "w", "--yes"]).ok();
+}
+
+#[test]
+fn those_who_attach_at_once_get_the_same_device() {
+    let pool = Pool::with_volume();
+    pool.start("a");
+    pool.start("b");
+    if !can_loop() {
+        return;
+    }
+    let _detached = Detached(&pool, "v");
+    let attach = || pool.command(["volume", "attach", "v"]).spawn().unwrap();
+    let all: Vec<_> = (0..6).map(|_| attach()).collect();
+    let said: Vec<String> = all
+        .into_iter()
+        .map(|child| finish(child).ok())
+        .map(|said: Said| said.out)
+        .collect();
+    assert!(said.iter().all(|device| *device == said[0]), "{said:?}");
+}
