@@ -159,3 +159,18 @@ fn the_systems_unit_uses_the_pool_that_root_has() {
         assert!(pool.contains(usual.path().to_str().unwrap()), "{usual:?}");
     }
 }
+
+/// systemd unmounts what is ordered after `remote-fs-pre.target` (mounts with `_netdev`) before it stops what is ordered before that.
+#[test]
+fn what_is_mounted_from_volumes_is_unmounted_before_the_apparatus_stops() {
+    let unit = unit("apparatus@.service");
+    let has = |wanted: &str, target: &str| {
+        settings(&unit)
+            .any(|(setting, value)| setting == wanted && value.split(' ').any(|word| word == target))
+    };
+    assert!(has("Before", "remote-fs-pre.target") && has("Wants", "remote-fs-pre.target"));
+    assert!(
+        !has("Before", "local-fs.target"),
+        "pools are on local file systems"
+    );
+}

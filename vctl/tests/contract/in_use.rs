@@ -4,6 +4,7 @@
 use crate::support::{Pool, Said, finish, write};
 use rustix::process::{Signal, kill_process};
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 const OVERRIDE: &str = "--cut-off-users";
@@ -99,7 +100,11 @@ fn who_does_not_tell_counts_as_a_user() {
 #[test]
 fn a_job_that_has_not_ended_uses_its_volume() {
     let pool = Pool::with_volume();
-    pool.start("a");
+    let mount = pool.start("a");
+    // Holes would be moved at once.
+    open(&mount.join("v"), true)
+        .write_all_at(&[7; 8 << 20], 0)
+        .unwrap();
     pool.run([
         "volume",
         "move",
