@@ -283,7 +283,7 @@ impl Apparatus {
     }
 
     /// Opens a volume for a host; the answer comes now, or when it may be opened again.
-    pub fn open(&self, opening: Opening, reply: OpenReply) {
+    pub fn open_volume(&self, opening: Opening, reply: OpenReply) {
         if let Some((handle, reply)) = self.handles.begin(opening, reply) {
             self.opened(opening, handle, reply);
         }

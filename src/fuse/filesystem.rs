@@ -287,7 +287,7 @@ impl Filesystem for Volumes {
             Ok(handle) => reply.opened(FileHandle(handle), OPENED),
             Err(why) => reply.error(errno::of_open(why)),
         };
-        self.apparatus.open(opening, Box::new(answer));
+        self.apparatus.open_volume(opening, Box::new(answer));
     }
 
     fn release(
