@@ -126,7 +126,7 @@ fn run(arguments: &Arguments) -> Result<()> {
 /// Mounting what is mounted already is done already: `mount -a` does not know our mounts by the name that fstab has for them. One
 /// that is unmounted and about to end is waited for.
 fn serves_there(pool: &PoolDir, name: &Name, mount: &Path, source: &str) -> Result<bool> {
-    if !LifeLock::alive(&pool.run(), name.as_str())? {
+    if !LifeLock::alive(pool, name.as_str())? {
         return Ok(false);
     }
     if fuse::is_mounted(mount, source)? {
@@ -142,7 +142,7 @@ fn serves_there(pool: &PoolDir, name: &Name, mount: &Path, source: &str) -> Resu
             .hint("unmount that first, or choose another name"));
     }
     // If it does not end in time, the start that follows says so.
-    LifeLock::await_end(&pool.run(), name.as_str(), PATIENCE).map(|_| false)
+    LifeLock::await_end(pool, name.as_str(), PATIENCE).map(|_| false)
 }
 
 /// The pool and the name: `DIR:NAME`, or `NAME`.

@@ -9,6 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use uuid::Uuid;
 
 /// The running boot.
@@ -22,6 +23,36 @@ pub fn boot_id() -> Result<BootId> {
     })?;
     let id = Uuid::parse_str(text.trim()).map_err(|why| Error::because(path, why))?;
     Ok(BootId(id))
+}
+
+/// When a process of this PID namespace started, in clock ticks since the boot: with its number and the boot it names a process for good.
+/// `None` when there is no such process.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn start_of_process(pid: u32) -> io::Result<Option<u64>> {
+    let text = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(text) => text,
+        Err(why) if matches!(why.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(None),
+        Err(why) => return Err(why),
+    };
+    // The name in parentheses may hold anything; what follows is field 3 and on, and the start is field 22.
+    let after_name = text.rsplit(')').next().unwrap_or_default();
+    let start = after_name
+        .split_ascii_whitespace()
+        .nth(19)
+        .and_then(|word| word.parse().ok());
+    start
+        .map(Some)
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// The PID namespace of this process: its inode number.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn pid_namespace() -> io::Result<u64> {
+    std::fs::metadata("/proc/self/ns/pid").map(|meta| meta.ino())
 }
 
 /// `CLOCK_MONOTONIC`, in microseconds: the same for all processes of a machine.
@@ -180,6 +211,40 @@ pub fn unlock_byte(file: BorrowedFd<'_>, byte: u32) -> io::Result<()> {
     set_lock(file, &lock).map(drop)
 }
 
+/// Shares one byte of a file, which need not exist: as many descriptions as like may share it, nobody can have it alone meanwhile. Takes a
+/// descriptor that can be read, so that of a directory will do.
+///
+/// # Errors
+/// Where the file system has no locks.
+pub fn share_byte(file: BorrowedFd<'_>, byte: u64) -> io::Result<()> {
+    let mut lock = whole_file_lock();
+    (lock.l_type, lock.l_start, lock.l_len) = (SHARED_LOCK, signed(byte)?, 1);
+    set_lock(file, &lock).map(drop)
+}
+
+/// Shares it no longer.
+///
+/// # Errors
+/// The kernel's.
+pub fn unshare_byte(file: BorrowedFd<'_>, byte: u64) -> io::Result<()> {
+    let mut lock = whole_file_lock();
+    (lock.l_type, lock.l_start, lock.l_len) = (UNLOCK, signed(byte)?, 1);
+    set_lock(file, &lock).map(drop)
+}
+
+/// Whether another open file description has a lock of any kind within these bytes. Takes nothing.
+///
+/// # Errors
+/// The kernel's.
+pub fn bytes_locked_elsewhere(file: BorrowedFd<'_>, bytes: std::ops::Range<u64>) -> io::Result<bool> {
+    if bytes.is_empty() {
+        return Ok(false);
+    }
+    let mut lock = whole_file_lock();
+    (lock.l_start, lock.l_len) = (signed(bytes.start)?, signed(bytes.end - bytes.start)?);
+    is_locked(file, lock)
+}
+
 /// False when another description is in the way.
 fn set_lock(file: BorrowedFd<'_>, lock: &libc::flock) -> io::Result<bool> {
     // SAFETY: the command reads one `struct flock`.
@@ -198,9 +263,14 @@ fn whole_file_lock() -> libc::flock {
     lock
 }
 
+const SHARED_LOCK: libc::c_short = 0;
 const WRITE_LOCK: libc::c_short = 1;
 const UNLOCK: libc::c_short = 2;
-const _: () = assert!(WRITE_LOCK as libc::c_int == libc::F_WRLCK && UNLOCK as libc::c_int == libc::F_UNLCK);
+const _: () = assert!(
+    SHARED_LOCK as libc::c_int == libc::F_RDLCK
+        && WRITE_LOCK as libc::c_int == libc::F_WRLCK
+        && UNLOCK as libc::c_int == libc::F_UNLCK
+);
 
 /// Takes the exclusive lock of an open file description. False when another description has it.
 ///
@@ -225,7 +295,11 @@ pub fn unlock(file: BorrowedFd<'_>) -> io::Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn locked_elsewhere(file: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut lock = whole_file_lock();
+    is_locked(file, whole_file_lock())
+}
+
+/// Whether another description's lock is in the way of this one.
+fn is_locked(file: BorrowedFd<'_>, mut lock: libc::flock) -> io::Result<bool> {
     // SAFETY: the command reads and writes one `struct flock`.
     done(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) })?;
     Ok(lock.l_type != UNLOCK)
@@ -300,6 +374,22 @@ mod tests {
         assert!(try_lock(other.as_fd()).unwrap());
         drop(other);
         assert!(try_lock(one.as_fd()).unwrap());
+    }
+
+    #[test]
+    fn bytes_of_a_directory_are_shared_and_seen_from_elsewhere_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || File::open(dir.path()).unwrap();
+        let (one, other, third) = (open(), open(), open());
+        let seen = |file: &File, bytes| bytes_locked_elsewhere(file.as_fd(), bytes).unwrap();
+        share_byte(one.as_fd(), 7).unwrap();
+        share_byte(other.as_fd(), 7).unwrap();
+        assert!(seen(&third, 7..8) && seen(&third, 0..100) && seen(&one, 7..8));
+        assert!(!seen(&third, 0..7) && !seen(&third, 8..i64::MAX as u64) && !seen(&third, 7..7));
+        unshare_byte(other.as_fd(), 7).unwrap();
+        assert!(!seen(&one, 7..8) && seen(&third, 7..8));
+        drop(one);
+        assert!(!seen(&third, 7..8));
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl Rig {
             let disk = Disk::open(record, snapshot.header.uuid, snapshot.header.extent_size);
             open.insert(Arc::new(disk.unwrap()));
         }
-        let members = MemberTable::open(&pool.dir.run(), snapshot.header.uuid, boot_id().unwrap()).unwrap();
+        let members = MemberTable::open(&pool.dir, snapshot.header.uuid, boot_id().unwrap()).unwrap();
         let line = Arc::new(members.mine(SLOT));
         line.begin(Incarnation(7), snapshot.header.generation);
         members.set_hardened(snapshot.header.generation);

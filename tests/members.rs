@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use apparatus::member::{ArbitrationLock, LifeLock, MemberTable};
+use apparatus::pool::dir::PoolDir;
 use apparatus::sys::boot_id;
 use apparatus::units::{DiskId, Generation, Incarnation, Slot};
 use std::env;
@@ -17,22 +18,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-const RUN: &str = "APPARATUS_TEST_RUN";
+const DIR: &str = "APPARATUS_TEST_POOL";
 const LONG: Duration = Duration::from_secs(20);
 
-fn table(run: &Path) -> Arc<MemberTable> {
-    MemberTable::open(run, Uuid::from_u128(1), boot_id().unwrap()).unwrap()
+fn table(dir: &Path) -> Arc<MemberTable> {
+    MemberTable::open(&PoolDir::new(dir), Uuid::from_u128(1), boot_id().unwrap()).unwrap()
 }
 
 /// Not a test of its own: the other process of the tests below, which run this file's binary again.
 #[test]
 fn the_other_process() {
-    let Some(run) = env::var_os(RUN).map(PathBuf::from) else {
+    let Some(dir) = env::var_os(DIR).map(PathBuf::from) else {
         return;
     };
-    let _life = LifeLock::take(&run, "other").unwrap().unwrap();
-    let _arbitration = ArbitrationLock::take(&run, "job 7", Some(Duration::ZERO)).unwrap();
-    let mine = table(&run).mine(Slot(3));
+    let _life = LifeLock::take(&PoolDir::new(&dir), "other").unwrap().unwrap();
+    let _arbitration = ArbitrationLock::take(&PoolDir::new(&dir), "job 7", Some(Duration::ZERO)).unwrap();
+    let mine = table(&dir).mine(Slot(3));
     mine.begin(Incarnation(4), Generation(5));
     println!("\nready");
     let start = Instant::now();
@@ -50,10 +51,10 @@ struct Other {
 }
 
 impl Other {
-    fn start(run: &Path) -> Self {
+    fn start(dir: &Path) -> Self {
         let mut child = Command::new(env::current_exe().unwrap())
             .args(["--exact", "the_other_process", "--nocapture"])
-            .env(RUN, run)
+            .env(DIR, dir)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -84,26 +85,26 @@ impl Drop for Other {
 #[test]
 fn locks_end_with_their_process() {
     let dir = tempfile::tempdir().unwrap();
-    let run = dir.path();
-    let mut other = Other::start(run);
-    assert!(LifeLock::alive(run, "other").unwrap());
-    assert!(LifeLock::take(run, "other").unwrap().is_none());
-    let holder = ArbitrationLock::holder(run).unwrap().unwrap();
+    let pool = &PoolDir::new(dir.path());
+    let mut other = Other::start(dir.path());
+    assert!(LifeLock::alive(pool, "other").unwrap());
+    assert!(LifeLock::take(pool, "other").unwrap().is_none());
+    let holder = ArbitrationLock::holder(pool).unwrap().unwrap();
     assert!(
         holder.starts_with(&format!("job 7 by pid {} since ", other.child.id())),
         "{holder}"
     );
     thread::scope(|scope| {
-        let waiting = scope.spawn(|| ArbitrationLock::take(run, "next", Some(LONG)).map(drop));
-        let watching = scope.spawn(|| LifeLock::await_end(run, "other", LONG));
-        assert!(!LifeLock::await_end(run, "other", Duration::from_millis(20)).unwrap());
+        let waiting = scope.spawn(|| ArbitrationLock::take(pool, "next", Some(LONG)).map(drop));
+        let watching = scope.spawn(|| LifeLock::await_end(pool, "other", LONG));
+        assert!(!LifeLock::await_end(pool, "other", Duration::from_millis(20)).unwrap());
         other.kill();
         waiting.join().unwrap().unwrap();
         assert!(watching.join().unwrap().unwrap());
     });
-    assert!(!LifeLock::alive(run, "other").unwrap());
-    assert!(LifeLock::take(run, "other").unwrap().is_some());
-    assert_eq!(ArbitrationLock::holder(run).unwrap(), None);
+    assert!(!LifeLock::alive(pool, "other").unwrap());
+    assert!(LifeLock::take(pool, "other").unwrap().is_some());
+    assert_eq!(ArbitrationLock::holder(pool).unwrap(), None);
 }
 
 #[test]

@@ -1,19 +1,21 @@
-//! What is noticed by those who keep house, before anybody asks for it: an image that was cut short, and a member table that was removed.
+//! What is noticed by those who keep house, before anybody asks for it: an image that was cut short, and files of the run directory that were
+//! deleted or replaced; and that nothing changes meanwhile that somebody who serves might not hear of.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod support;
 
 use apparatus::change::driver::{Controller, Wait};
-use apparatus::error::Error;
-use apparatus::member::MemberTable;
+use apparatus::error::{Error, Kind};
+use apparatus::pool::dir::PoolDir;
 use apparatus::pool::model::{Difference, Edit};
-use apparatus::store::{HoldMode, NewChange, Severity, Store};
-use apparatus::sys::boot_id;
+use apparatus::store::{HoldMode, MemberState, NewChange, Severity, Store};
 use rustix::process::Signal;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{Daemon, TestPool};
+use support::{TestPool, read_up_to};
 
 const EXTENT: u64 = 64 << 10;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -57,45 +59,117 @@ fn acquire(pool: &TestPool) -> Result<Controller, Error> {
     Controller::acquire(&pool.dir, "test", Wait::For(Some(PATIENCE)))
 }
 
-/// Someone who looks, like `vctl status`, makes the table anew; nobody who comes later may take it for the one that all look at.
+/// The run directory is deleted, as cleaners of temporary files do, while nobody can put anything back. Nothing changes while somebody who may
+/// serve cannot be reached; then all is made again, and neither hosts nor controllers notice.
 #[test]
-fn a_removed_member_table_is_noticed_by_every_apparatus_and_every_controller() {
+fn nothing_changes_while_the_run_directory_is_gone_and_then_all_is_as_before() {
     let pool = pool();
-    let [mut x, mut y] = ["x", "y"].map(|name| pool.start(name));
-    let mut acting = acquire(&pool).unwrap();
-    y.signal(Signal::STOP);
-    fs::remove_file(pool.dir.run().join("members")).unwrap();
-    let uuid = pool.store().header().unwrap().uuid;
-    let anew = MemberTable::open(&pool.dir.run(), uuid, boot_id().unwrap()).unwrap();
-    assert!(anew.made_anew());
+    let daemon = pool.start("x");
+    let file = daemon.open("v");
+    write(&file, b"before");
+    daemon.signal(Signal::STOP);
+    fs::remove_dir_all(pool.dir.run()).unwrap();
+    let refused = acquire(&pool).err().unwrap();
+    assert!(
+        refused.kind() == Kind::Busy && refused.why().contains("in use"),
+        "{refused}"
+    );
+    let (_, members) = pool.store().members().unwrap();
+    assert_eq!(members[0].state, MemberState::Joined, "nobody took it for dead");
+    let refused = pool.refused(&mut pool.command("x", &pool.mount_point("other")));
+    assert!(refused.contains("runs already"), "{refused}");
 
-    let refused = acting.run(nothing_much(), false, &mut || Ok(())).unwrap_err();
-    assert!(refused.to_string().contains("was taken away"), "{refused}");
-    drop(acting);
-    leaves(&mut x);
-    for _ in 0..2 {
-        let refused = acquire(&pool).err().unwrap();
-        let told = refused.to_string();
-        assert!(
-            told.contains("was removed") && told.contains("apparatus y"),
-            "{told}"
-        );
+    daemon.signal(Signal::CONT);
+    let socket = pool.dir.socket(&members[0].name);
+    until("the control socket is back", || socket.exists());
+    let mut controller = acquire(&pool).unwrap();
+    controller.run(nothing_much(), false, &mut || Ok(())).unwrap();
+    assert_eq!(controller.fenced(), []);
+    drop(controller);
+    write(&file, b"after.");
+    let mut store = pool.store();
+    let told = |event: &apparatus::store::Event| event.text.contains("were deleted");
+    until("it is told", || store.events(0, 1000).unwrap().iter().any(told));
+    let again = pool.start("y");
+    assert_eq!(read_up_to(&again.open("v"), 6, 0), b"after.");
+    drop(file);
+    for daemon in [daemon, again] {
+        daemon.stop();
     }
-    y.signal(Signal::CONT);
-    leaves(&mut y);
-    acquire(&pool).unwrap();
-    let again = pool.start("x");
-    acquire(&pool).unwrap();
-    again.stop();
 }
 
-fn leaves(daemon: &mut Daemon) {
-    daemon.wait();
+/// Each file of the run directory by itself is replaced by another one while a controller acts: it goes on, and nobody acts beside it.
+#[test]
+fn what_is_replaced_in_the_run_directory_is_put_back() {
+    let pool = pool();
+    let daemon = pool.start("x");
+    let mut acting = acquire(&pool).unwrap();
+    for name in ["members", "x.sock", "x.life", "arbitration"] {
+        let path = pool.dir.run().join(name);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "something else").unwrap();
+        let second = Controller::acquire(&pool.dir, "second", Wait::No).err().unwrap();
+        assert_eq!(second.kind(), Kind::Busy, "{name}: {second}");
+        // A life lock and an arbitration are good with any file.
+        if ["members", "x.sock"].contains(&name) {
+            let ours = || fs::symlink_metadata(&path).is_ok_and(|found| found.len() != 14);
+            until(name, ours);
+        }
+        acting.run(nothing_much(), false, &mut || Ok(())).unwrap();
+    }
+    assert_eq!(acting.fenced(), []);
+    drop(acting);
+    acquire(&pool)
+        .unwrap()
+        .run(nothing_much(), false, &mut || Ok(()))
+        .unwrap();
+    daemon.stop();
+}
+
+/// The directory is called otherwise, or its files are moved to another one: who serves is found, or nothing changes.
+#[test]
+fn a_pool_directory_that_is_renamed_or_replaced_hides_nobody() {
+    let pool = pool();
+    let daemon = pool.start("x");
+    let renamed = PoolDir::new(pool.scratch().join("renamed"));
+    fs::rename(pool.dir.path(), renamed.path()).unwrap();
+    let mut controller = Controller::acquire(&renamed, "test", Wait::No).unwrap();
+    controller.run(nothing_much(), false, &mut || Ok(())).unwrap();
+    assert_eq!(controller.fenced(), []);
+    drop(controller);
+
+    move_all(renamed.path(), pool.dir.path());
+    fs::remove_dir_all(pool.dir.run()).unwrap();
+    let refused = acquire(&pool).err().unwrap();
     assert!(
-        daemon.said().contains("the member table was taken away"),
-        "{}",
-        daemon.said()
+        refused.kind() == Kind::Busy && refused.why().contains("may still run"),
+        "{refused}"
     );
+    move_all(pool.dir.path(), renamed.path());
+    fs::remove_dir(pool.dir.path()).unwrap();
+    fs::rename(renamed.path(), pool.dir.path()).unwrap();
+    until("the control socket is back", || {
+        pool.dir.run().join("x.sock").exists()
+    });
+    acquire(&pool)
+        .unwrap()
+        .run(nothing_much(), false, &mut || Ok(()))
+        .unwrap();
+    daemon.stop();
+}
+
+fn move_all(from: &Path, to: &Path) {
+    let _ = fs::create_dir(to);
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let to = to.join(entry.file_name());
+        let _ = fs::remove_dir_all(&to);
+        fs::rename(entry.path(), to).unwrap();
+    }
+}
+
+fn write(file: &File, bytes: &[u8]) {
+    file.write_all_at(bytes, 0).unwrap();
+    file.sync_all().unwrap();
 }
 
 fn nothing_much() -> NewChange {

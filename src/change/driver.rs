@@ -43,6 +43,7 @@ const ATTEMPTS: u32 = 8;
 
 /// The holder of the arbitration.
 pub struct Controller {
+    /// The directory that the arbitration was taken in, whatever it is called by now.
     pool: PoolDir,
     store: Box<dyn Store>,
     members: Arc<MemberTable>,

@@ -2,7 +2,7 @@
 
 use crate::change::recovery::Seen;
 use crate::error::Result;
-use crate::member::{LifeLock, MemberTable};
+use crate::member::{self, MemberTable};
 use crate::pool::dir::PoolDir;
 use crate::store::{Member, Store};
 
@@ -18,12 +18,20 @@ pub(crate) fn see(store: &mut dyn Store, table: &MemberTable, pool: &PoolDir) ->
         .collect()
 }
 
+/// Whether the process of a member lives.
+///
+/// # Errors
+/// `Kind::Busy` when it may live, and cannot be seen from here; when its life lock cannot be read.
+pub(crate) fn lives(pool: &PoolDir, member: &Member) -> Result<bool> {
+    member::lives(pool, &member.name, member.pid, member.origin)
+}
+
 /// One of them.
 ///
 /// # Errors
 /// When its life lock cannot be read.
 pub(crate) fn look_at(member: &Member, table: &MemberTable, pool: &PoolDir) -> Result<Seen> {
     let line = table.line(member.slot);
-    let alive = LifeLock::alive(&pool.run(), member.name.as_str())?;
+    let alive = lives(pool, member)?;
     Ok(Seen::new(member, &line, alive))
 }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use std::fs::DirBuilder;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -20,7 +20,34 @@ const BACKLOG: i32 = 128;
 #[derive(Debug)]
 pub struct Listener {
     socket: OwnedFd,
+    door: Door,
+}
+
+/// Where controllers find a control socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Door {
     path: PathBuf,
+    /// Device and inode.
+    file: (u64, u64),
+}
+
+impl Door {
+    fn at(path: PathBuf) -> std::io::Result<Self> {
+        let file = std::fs::symlink_metadata(&path).map(|found| (found.dev(), found.ino()))?;
+        Ok(Self { path, file })
+    }
+
+    /// Whether the socket is still found there.
+    ///
+    /// # Errors
+    /// When it cannot be looked for.
+    pub(crate) fn is_there(&self) -> std::io::Result<bool> {
+        match Self::at(self.path.clone()) {
+            Ok(found) => Ok(found == *self),
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(why) => Err(why),
+        }
+    }
 }
 
 impl Listener {
@@ -30,12 +57,19 @@ impl Listener {
     ///
     /// # Errors
     /// Names the socket and what is in the way.
-    pub fn bind(pool: &PoolDir, name: &Name, _life: &LifeLock) -> Result<Self> {
-        let path = pool.socket(name);
-        let failed = |why: Errno| Error::because(format!("control socket {}", path.display()), why);
+    pub fn bind(pool: &PoolDir, name: &Name, life: &LifeLock) -> Result<Self> {
+        let failed = |why: std::io::Error| {
+            Error::because(format!("control socket {}", pool.socket(name).display()), why)
+        };
         let run = open_run(&pool.run())?;
-        let socket = bind_in(&run, name).map_err(failed)?;
-        Ok(Self { socket, path })
+        let socket = bind_in(&run, name).map_err(|errno| failed(errno.into()))?;
+        let door = Door::at(life.pool().socket(name)).map_err(failed)?;
+        Ok(Self { socket, door })
+    }
+
+    /// Where controllers find it.
+    pub(crate) fn door(&self) -> &Door {
+        &self.door
     }
 
     /// The next connection that waits, if any, and the user at its other end.
@@ -59,8 +93,10 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // The life lock is still held, so the file is ours.
-        let _ = std::fs::remove_file(&self.path);
+        // The life lock is still held, so the file is ours, or that of the socket that came after this one.
+        if self.door.is_there().unwrap_or(false) {
+            let _ = std::fs::remove_file(&self.door.path);
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use self::connections::{Connections, Heard};
 use self::core::{Core, Key};
 use super::{Bell, Listener, Runtime};
 use crate::error::{Error, Result};
-use crate::member::{MemberTable, MyLine};
+use crate::member::{LifeLock, MemberTable, MyLine};
 use crate::pool::dir::PoolDir;
 use crate::pool::model::PoolHeader;
 use crate::store::{Joined, Member, Store};
@@ -76,6 +76,8 @@ pub struct Setup {
     pub volumes: Vec<VolumeId>,
     /// The control socket.
     pub listener: Listener,
+    /// The life lock.
+    pub life: Arc<LifeLock>,
     /// The pool's member table.
     pub members: Arc<MemberTable>,
     /// Our line in it; its life has begun.
@@ -95,7 +97,7 @@ impl Setup {
     pub fn new(
         pool: &PoolDir,
         joined: &Joined,
-        listener: Listener,
+        (listener, life): (Listener, Arc<LifeLock>),
         (members, line): (Arc<MemberTable>, Arc<MyLine>),
         (runtime, bell): (Arc<dyn Runtime>, Arc<Bell>),
         open_store: OpenStore,
@@ -106,6 +108,7 @@ impl Setup {
             member: joined.member.clone(),
             volumes: joined.snapshot.volumes.iter().map(|volume| volume.id).collect(),
             listener,
+            life,
             members,
             line,
             runtime,

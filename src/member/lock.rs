@@ -2,8 +2,13 @@
 //!
 //! They are locks of the open file description (`F_OFD_SETLK`): released when its last descriptor is closed, which for a dying process is
 //! when its last thread has ended; and unlike `flock`, one can ask whether somebody has them without taking them.
+//!
+//! Each is taken twice: on a file of the run directory, which lets others wait for its end and tells who has it, and on the pool's directory
+//! (see [`super::anchor`]), because somebody may delete the file. It is free when neither is locked.
 
+use super::anchor::{ARBITRATION, Anchor, byte_of_life, identity, one};
 use crate::error::{Error, Kind, Result};
+use crate::pool::dir::PoolDir;
 use crate::sys;
 use crate::units::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,8 +16,9 @@ use rustix::fs::inotify;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A holder's last close wakes those who wait, but a holder that is killed closes a moment before the lock goes: so they
@@ -76,20 +82,13 @@ impl<'a> Attempt<'a> {
                 self.file = Some(file);
                 return Ok(None);
             }
-            let (mine, lock) = (file.metadata()?, FileLock { file });
+            let lock = FileLock { file };
             // Whoever removed the file meanwhile made this lock worthless: others would lock its successor.
-            let found = fs::metadata(self.path).map(|found| (found.dev(), found.ino()));
-            if found.is_ok_and(|found| found == (mine.dev(), mine.ino())) {
+            if is_at(&lock.file, self.path)? {
                 return Ok(Some(lock));
             }
         }
     }
-}
-
-/// Takes the lock, waiting at most so long (`None`: as long as it takes).
-pub(super) fn take_within(path: &Path, within: Option<Duration>) -> Result<Option<FileLock>> {
-    let mut attempt = Attempt::at(path);
-    wait_for(path, within, || attempt.take()).map_err(failed(path))
 }
 
 fn locked(path: &Path) -> io::Result<bool> {
@@ -149,38 +148,93 @@ fn await_event(watch: &OwnedFd, within: Duration) -> io::Result<()> {
 /// Held by a process for as long as it lives, on `run/NAME.life`: released by the kernel when the last thread of the
 /// process has ended, so that nothing of it can reach a disk any more.
 pub struct LifeLock {
-    _lock: FileLock,
+    /// Given back before the file's, which wakes those who wait.
+    anchor: Anchor,
+    lock: Mutex<FileLock>,
+    name: String,
 }
 
 impl LifeLock {
     /// Takes it, or `None` when a living process has it.
     ///
     /// # Errors
-    /// When the file cannot be made or locked.
-    pub fn take(run: &Path, name: &str) -> Result<Option<Self>> {
-        make_run_dir(run)?;
-        let path = life(run, name);
-        let lock = Attempt::at(&path).take().map_err(failed(&path))?;
-        Ok(lock.map(|lock| Self { _lock: lock }))
+    /// When the file cannot be made or locked, or the pool's directory is not there.
+    pub fn take(pool: &PoolDir, name: &str) -> Result<Option<Self>> {
+        make_run_dir(&pool.run())?;
+        let path = life(&pool.run(), name);
+        let anchor = Anchor::of(pool)?;
+        let Some(lock) = Attempt::at(&path).take().map_err(failed(&path))? else {
+            return Ok(None);
+        };
+        let claimed = anchor.claim(byte_of_life(name)).map_err(failed(pool.path()))?;
+        let lock = Mutex::new(lock);
+        let name = name.to_owned();
+        Ok(claimed.then_some(Self { anchor, lock, name }))
     }
 
     /// Whether a living process has it. Takes nothing, so it is in nobody's way.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn alive(run: &Path, name: &str) -> Result<bool> {
-        let path = life(run, name);
-        locked(&path).map_err(failed(&path))
+    pub fn alive(pool: &PoolDir, name: &str) -> Result<bool> {
+        let path = life(&pool.run(), name);
+        alive(pool, name, &path).map_err(failed(&path))
     }
 
     /// Waits for the end of the process that has it, at most so long. Whether it has ended.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn await_end(run: &Path, name: &str, within: Duration) -> Result<bool> {
-        let path = life(run, name);
-        let ended = wait_for(&path, Some(within), || Ok((!locked(&path)?).then_some(())));
+    pub fn await_end(pool: &PoolDir, name: &str, within: Duration) -> Result<bool> {
+        let path = life(&pool.run(), name);
+        let ended = wait_for(&path, Some(within), || {
+            Ok((!alive(pool, name, &path)?).then_some(()))
+        });
         Ok(ended.map_err(failed(&path))?.is_some())
+    }
+
+    /// Makes the file again, locked, if it was deleted. Whether it was.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn restore(&self) -> Result<bool> {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let run = self.pool().run();
+        let path = life(&run, &self.name);
+        let failed = failed(&path);
+        if is_at(&lock.file, &path).map_err(&failed)? {
+            return Ok(false);
+        }
+        make_run_dir(&run)?;
+        // Whoever else has just locked the new file finds the life on the directory, and lets go.
+        if let Some(new) = Attempt::at(&path).take().map_err(&failed)? {
+            *lock = new;
+        }
+        Ok(true)
+    }
+
+    /// The pool's directory as it was when the lock was taken, whatever it is called by now. Good as long as the lock is.
+    #[must_use]
+    pub fn pool(&self) -> PoolDir {
+        self.anchor.pool()
+    }
+}
+
+fn alive(pool: &PoolDir, name: &str, path: &Path) -> io::Result<bool> {
+    let anchored = match Anchor::of_existing(pool)? {
+        Some(anchor) => anchor.shared_elsewhere(one(byte_of_life(name)))?,
+        None => false,
+    };
+    Ok(anchored || locked(path)?)
+}
+
+/// Whether this is the file that is found there.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let mine = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(found) => Ok(identity(&found) == identity(&mine)),
+        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(why) => Err(why),
     }
 }
 
@@ -215,6 +269,8 @@ impl AttachLock {
 
 /// The arbitration: one controller of a pool acts at a time. Its file's text says for people who, for what, and since when.
 pub struct ArbitrationLock {
+    /// Given back before the file's, which wakes those who wait.
+    anchor: Anchor,
     lock: FileLock,
 }
 
@@ -223,16 +279,32 @@ impl ArbitrationLock {
     ///
     /// # Errors
     /// `Kind::Busy` naming the holder; or when the file cannot be made or locked.
-    pub fn take(run: &Path, purpose: &str, within: Option<Duration>) -> Result<Self> {
-        make_run_dir(run)?;
-        let path = arbitration(run);
-        let Some(lock) = take_within(&path, within)? else {
-            let holder = Self::holder(run)?.unwrap_or_else(|| "another controller".into());
+    pub fn take(pool: &PoolDir, purpose: &str, within: Option<Duration>) -> Result<Self> {
+        make_run_dir(&pool.run())?;
+        let path = arbitration(&pool.run());
+        let anchor = Anchor::of(pool)?;
+        let (mut attempt, mut file) = (Attempt::at(&path), None);
+        let taken = wait_for(&path, within, || {
+            if file.is_none() {
+                file = attempt.take()?;
+            }
+            // Somebody may hold it by a file that was deleted.
+            Ok((file.is_some() && anchor.claim(ARBITRATION)?).then_some(()))
+        });
+        let taken = taken.map_err(failed(&path))?;
+        let Some(lock) = taken.and(file) else {
+            let holder = Self::holder(pool)?.unwrap_or_else(|| ANOTHER.into());
             return Err(Error::new(Kind::Busy, "busy", holder).hint("wait for it with --wait"));
         };
-        let this = Self { lock };
+        let this = Self { anchor, lock };
         this.set_purpose(purpose).map_err(failed(&path))?;
         Ok(this)
+    }
+
+    /// The pool's directory as it was when the lock was taken, whatever it is called by now. Good as long as the lock is.
+    #[must_use]
+    pub fn pool(&self) -> PoolDir {
+        self.anchor.pool()
     }
 
     /// Says anew what it is held for.
@@ -250,24 +322,31 @@ impl ArbitrationLock {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn holder(run: &Path) -> Result<Option<String>> {
-        let path = arbitration(run);
-        if !locked(&path).map_err(failed(&path))? {
-            return Ok(None);
+    pub fn holder(pool: &PoolDir) -> Result<Option<String>> {
+        let path = arbitration(&pool.run());
+        let failed = failed(&path);
+        if locked(&path).map_err(&failed)? {
+            return told_by(&path).map(Some).map_err(failed);
         }
-        let mut text = Vec::new();
-        let file = File::open(&path).map_err(failed(&path))?;
-        file.take(2 * LONGEST as u64)
-            .read_to_end(&mut text)
-            .map_err(failed(&path))?;
-        let text = String::from_utf8_lossy(&text);
-        let line = plain(text.lines().next().unwrap_or_default());
-        Ok(Some(if line.is_empty() {
-            "another controller".into()
-        } else {
-            line
-        }))
+        let anchored = match Anchor::of_existing(pool).map_err(&failed)? {
+            Some(anchor) => anchor.shared_elsewhere(one(ARBITRATION)).map_err(failed)?,
+            None => false,
+        };
+        Ok(anchored.then(|| format!("{ANOTHER} (its file in the run directory was deleted)")))
     }
+}
+
+const ANOTHER: &str = "another controller";
+
+/// What the file of the arbitration says.
+fn told_by(path: &Path) -> io::Result<String> {
+    let mut text = Vec::new();
+    File::open(path)?
+        .take(2 * LONGEST as u64)
+        .read_to_end(&mut text)?;
+    let text = String::from_utf8_lossy(&text);
+    let line = plain(text.lines().next().unwrap_or_default());
+    Ok(if line.is_empty() { ANOTHER.into() } else { line })
 }
 
 impl Drop for ArbitrationLock {
@@ -299,34 +378,36 @@ mod tests {
     #[test]
     fn one_holder_at_a_time_and_the_others_are_told_who() {
         let run = tempfile::tempdir().unwrap();
-        assert_eq!(ArbitrationLock::holder(run.path()).unwrap(), None);
-        let lock = ArbitrationLock::take(run.path(), "job 7\n\u{1b}[31m", Some(Duration::ZERO)).unwrap();
-        let refusal = ArbitrationLock::take(run.path(), "x", Some(Duration::ZERO))
+        let pool = PoolDir::new(run.path());
+        assert_eq!(ArbitrationLock::holder(&pool).unwrap(), None);
+        let lock = ArbitrationLock::take(&pool, "job 7\n\u{1b}[31m", Some(Duration::ZERO)).unwrap();
+        let refusal = ArbitrationLock::take(&pool, "x", Some(Duration::ZERO))
             .err()
             .unwrap();
         assert_eq!(refusal.kind(), Kind::Busy);
         let expected = format!("busy: job 7[31m by pid {} since 2", std::process::id());
         assert!(refusal.to_string().starts_with(&expected), "{refusal}");
         assert_eq!(
-            ArbitrationLock::holder(run.path()).unwrap().as_deref(),
+            ArbitrationLock::holder(&pool).unwrap().as_deref(),
             Some(refusal.why())
         );
         drop(lock);
-        assert_eq!(ArbitrationLock::holder(run.path()).unwrap(), None);
-        ArbitrationLock::take(run.path(), "x", Some(Duration::ZERO)).unwrap();
+        assert_eq!(ArbitrationLock::holder(&pool).unwrap(), None);
+        ArbitrationLock::take(&pool, "x", Some(Duration::ZERO)).unwrap();
     }
 
     #[test]
     fn a_waiter_gets_it_when_it_is_released_and_gives_up_in_time() {
         let run = tempfile::tempdir().unwrap();
-        let lock = ArbitrationLock::take(run.path(), "first", None).unwrap();
+        let pool = PoolDir::new(run.path());
+        let lock = ArbitrationLock::take(&pool, "first", None).unwrap();
         let start = Instant::now();
-        assert!(ArbitrationLock::take(run.path(), "x", Some(Duration::from_millis(120))).is_err());
+        assert!(ArbitrationLock::take(&pool, "x", Some(Duration::from_millis(120))).is_err());
         let waited = start.elapsed();
         assert!(waited >= Duration::from_millis(120), "{waited:?}");
         thread::scope(|scope| {
             let (tell, told) = mpsc::channel();
-            let path = run.path();
+            let path = &pool;
             scope.spawn(move || {
                 tell.send("waiting").unwrap();
                 let lock = ArbitrationLock::take(path, "second", None);
@@ -344,7 +425,7 @@ mod tests {
     fn waiting_does_not_wake_itself() {
         let run = tempfile::tempdir().unwrap();
         let path = run.path().join("lock");
-        let _held = take_within(&path, None).unwrap().unwrap();
+        let _held = Attempt::at(&path).take().unwrap().unwrap();
         let (mut attempt, mut attempts) = (Attempt::at(&path), 0);
         let taken = wait_for(&path, Some(4 * LOOK), || {
             attempts += 1;
@@ -365,24 +446,54 @@ mod tests {
         fs::remove_file(&path).unwrap();
         drop(held);
         let late = late.take().unwrap().unwrap();
-        assert_eq!(
-            late.file.metadata().unwrap().ino(),
-            fs::metadata(&path).unwrap().ino()
-        );
+        assert!(is_at(&late.file, &path).unwrap());
     }
 
     #[test]
     fn life_is_seen_without_being_disturbed() {
         let run = tempfile::tempdir().unwrap();
-        assert!(!LifeLock::alive(run.path(), "a").unwrap());
-        assert!(LifeLock::await_end(run.path(), "a", Duration::ZERO).unwrap());
-        let life = LifeLock::take(run.path(), "a").unwrap().unwrap();
-        assert!(LifeLock::alive(run.path(), "a").unwrap());
-        assert!(!LifeLock::alive(run.path(), "b").unwrap());
-        assert!(LifeLock::take(run.path(), "a").unwrap().is_none());
-        assert!(!LifeLock::await_end(run.path(), "a", Duration::from_millis(60)).unwrap());
+        let pool = PoolDir::new(run.path());
+        assert!(!LifeLock::alive(&pool, "a").unwrap());
+        assert!(LifeLock::await_end(&pool, "a", Duration::ZERO).unwrap());
+        let life = LifeLock::take(&pool, "a").unwrap().unwrap();
+        assert!(LifeLock::alive(&pool, "a").unwrap());
+        assert!(!LifeLock::alive(&pool, "b").unwrap());
+        assert!(LifeLock::take(&pool, "a").unwrap().is_none());
+        assert!(!LifeLock::await_end(&pool, "a", Duration::from_millis(60)).unwrap());
         drop(life);
-        assert!(!LifeLock::alive(run.path(), "a").unwrap());
-        assert!(LifeLock::take(run.path(), "a").unwrap().is_some());
+        assert!(!LifeLock::alive(&pool, "a").unwrap());
+        assert!(LifeLock::take(&pool, "a").unwrap().is_some());
+    }
+
+    #[test]
+    fn a_life_outlives_the_run_directory_and_the_file_can_be_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = PoolDir::new(dir.path());
+        let life = LifeLock::take(&pool, "a").unwrap().unwrap();
+        assert!(!life.restore().unwrap());
+        fs::remove_dir_all(pool.run()).unwrap();
+        assert!(LifeLock::alive(&pool, "a").unwrap());
+        assert!(LifeLock::take(&pool, "a").unwrap().is_none());
+        assert!(!LifeLock::await_end(&pool, "a", Duration::ZERO).unwrap());
+        assert!(life.restore().unwrap() && !life.restore().unwrap());
+        assert!(locked(&pool.run().join("a.life")).unwrap());
+        drop(life);
+        assert!(!LifeLock::alive(&pool, "a").unwrap());
+        drop(LifeLock::take(&pool, "a").unwrap().unwrap());
+    }
+
+    #[test]
+    fn an_arbitration_whose_file_is_deleted_is_still_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = PoolDir::new(dir.path());
+        let lock = ArbitrationLock::take(&pool, "first", None).unwrap();
+        fs::remove_dir_all(pool.run()).unwrap();
+        let refusal = ArbitrationLock::take(&pool, "second", Some(Duration::ZERO)).err();
+        assert_eq!(refusal.map(|why| why.kind()), Some(Kind::Busy));
+        let holder = ArbitrationLock::holder(&pool).unwrap();
+        assert!(holder.is_some_and(|holder| holder.starts_with(ANOTHER)));
+        drop(lock);
+        assert_eq!(ArbitrationLock::holder(&pool).unwrap(), None);
+        drop(ArbitrationLock::take(&pool, "second", Some(Duration::ZERO)).unwrap());
     }
 }

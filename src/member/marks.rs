@@ -274,7 +274,14 @@ mod tests {
 
     /// As two processes have it: two mappings of one file.
     fn tables(run: &std::path::Path) -> [Arc<MemberTable>; 2] {
-        [(); 2].map(|()| MemberTable::open(run, Uuid::from_u128(1), BootId(Uuid::from_u128(1))).unwrap())
+        [(); 2].map(|()| {
+            MemberTable::open(
+                &crate::pool::dir::PoolDir::new(run),
+                Uuid::from_u128(1),
+                BootId(Uuid::from_u128(1)),
+            )
+            .unwrap()
+        })
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Membership and fencing on one host: the shared member table, flush marks, life locks, the arbitration lock.
 //!
-//! `POOL/run/members` is mapped by every process of the pool:
+//! The member table, a file in memory that `POOL/run/members` leads to, is mapped by every process of the pool:
 //!
 //! ```text
 //! offset  size
@@ -18,7 +18,7 @@
 //! ```
 //!
 //! Apart from the two identities, which are 16 bytes as they come, all are 64-bit atomics in native order: the file never leaves
-//! the machine, and a file of another boot, pool or format is replaced (never rewritten) by whoever finds it.
+//! the machine, and a file of another boot, pool or format is replaced (never rewritten) by whoever finds it while nobody uses one.
 //!
 //! # Why one word fences
 //!
@@ -37,12 +37,16 @@
 //! holds it, because it is quarantined until the apparatus has rejoined or ended. A read that begins after the fence finds the word
 //! set when it comes to the look.
 
+mod anchor;
 mod flushers;
+mod life;
 mod lock;
 mod marks;
+mod place;
 mod shared;
 mod table;
 
+pub use life::{Origin, anybody_lives, lives};
 pub use lock::{ArbitrationLock, AttachLock, LifeLock};
 pub use marks::DiskMarks;
 pub use table::{Line, MemberTable, MyLine};

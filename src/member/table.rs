@@ -1,35 +1,34 @@
 //! The member table: how the file is made and found again, and its lines.
 
+use super::anchor::Anchor;
 use super::flushers::Flushers;
 use super::marks::{DiskMarks, FAILED, MARKS};
+use super::place::{Place, Placed};
 use super::shared::Words;
 use super::{SLOTS, lock};
 use crate::error::{Error, Result};
+use crate::pool::dir::PoolDir;
 use crate::sys;
 use crate::units::{BootId, DiskId, Generation, Incarnation, Slot};
 use rustix::thread::{MembarrierCommand, membarrier};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU64, fence};
-use std::time::Duration;
 use uuid::Uuid;
 
 const MAGIC: [u8; 8] = *b"APPARMEM";
 const FORMAT: u64 = 2;
 
-const HARDENED: usize = 48;
+/// Its length is what a header has before the words that change.
+pub(super) const HARDENED: usize = 48;
 const COMMITTED: usize = 56;
-const VOUCHED: usize = 64;
 const LINES: usize = 128;
 const LINE: usize = 128;
 const DISKS: usize = LINES + SLOTS as usize * LINE;
 const MARK: usize = 64;
-const SIZE: usize = DISKS + MARKS * MARK;
+pub(super) const SIZE: usize = DISKS + MARKS * MARK;
 
 const INCARNATION: usize = 0;
 const GENERATION: usize = 8;
@@ -38,14 +37,10 @@ const HEARTBEAT: usize = 24;
 const PID: usize = 32;
 const FENCED: usize = 64;
 
-/// How long making the file may take another process before this one gives up.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// The mapped table.
 pub struct MemberTable {
     words: Words,
-    path: PathBuf,
-    inode: (u64, u64),
+    place: Place,
     made: bool,
     /// One flush of a disk at a time in this process, so that those who wait find it done; and whose flushes of it are in doubt: those
     /// that had begun, and had not told how they ended, when this process opened the disk.
@@ -81,35 +76,21 @@ pub struct Line {
 }
 
 impl MemberTable {
-    /// Maps the table in `run`, and makes it (anew, if it is of another boot or pool). Makes `run` too.
+    /// Maps the pool's table, and makes it (anew, if it is of another boot or pool). Makes the run directory too. While somebody has it
+    /// open, nobody can make another one: all who live look at the same words, whatever is deleted.
     ///
     /// # Errors
-    /// When the file cannot be made, mapped or understood.
-    pub fn open(run: &Path, pool: Uuid, boot: BootId) -> Result<Arc<Self>> {
-        lock::make_run_dir(run)?;
-        let path = run.join("members");
-        let what = format!("member table {}", path.display());
-        let failed = |why: io::Error| Error::because(what.clone(), why);
-        let Some(making) = lock::take_within(&run.join("members.lock"), Some(PATIENCE))? else {
-            return Err(
-                Error::failed(&what, "another process has been making it for 10 s")
-                    .hint(format!("see who holds {}", run.join("members.lock").display())),
-            );
-        };
-        let header = header(pool, boot);
-        let (file, made) = match find(&path, &header).map_err(failed)? {
-            Some(file) => (file, false),
-            None => (make(&path, &header).map_err(failed)?, true),
-        };
-        drop(making);
-        let meta = file.metadata().map_err(failed)?;
+    /// When the file cannot be made, mapped or understood; when others have a table open that this process cannot find.
+    pub fn open(pool: &PoolDir, uuid: Uuid, boot: BootId) -> Result<Arc<Self>> {
+        lock::make_run_dir(&pool.run())?;
+        let Placed { file, place, made } = Place::find_or_make(pool, Anchor::of(pool)?, &header(uuid, boot))?;
+        let failed = |why: io::Error| Error::because(format!("member table {}", place.path().display()), why);
         let words = Words::new(&file, SIZE / 8).map_err(failed)?;
         let failures = |index| words.at(mark_of(index) + FAILED).load(Acquire);
         Ok(Arc::new(Self {
             failed_before: std::array::from_fn(failures),
             words,
-            path,
-            inode: (meta.dev(), meta.ino()),
+            place,
             made,
             flushing: std::array::from_fn(|_| Mutex::new(0)),
             flushers: Flushers::new(file),
@@ -122,22 +103,12 @@ impl MemberTable {
         self.made
     }
 
-    /// Whether a holder of the arbitration has seen since the file was made, by whomever, that every apparatus that lives has a line in it. One that
-    /// has none serves by a file that somebody took away: it looks at a word that nobody can set any more, so it can only be fenced by ending it.
-    #[must_use]
-    pub fn is_vouched(&self) -> bool {
-        self.words.at(VOUCHED).load(Acquire) != 0
-    }
-
-    /// A holder of the arbitration has seen it.
-    pub fn vouch(&self) {
-        self.words.at(VOUCHED).store(1, Release);
-    }
-
-    /// Whether the mapped file is the one that others find. An apparatus that sees it is not must act as if fenced.
-    #[must_use]
-    pub fn is_current(&self) -> bool {
-        fs::metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.inode)
+    /// Sees to it that others find the table: puts the link to it back, if that was deleted or leads elsewhere. Whether it had to.
+    ///
+    /// # Errors
+    /// When it cannot, or the table itself was deleted: nobody else can open it then, so nothing can be changed any more.
+    pub fn restore(&self) -> Result<bool> {
+        self.place.restore()
     }
 
     /// Reads a line.
@@ -273,41 +244,19 @@ fn header(pool: Uuid, boot: BootId) -> [u8; HARDENED] {
     header
 }
 
-/// The file, if it is this boot's, this pool's and of this format.
-fn find(path: &Path, header: &[u8; HARDENED]) -> io::Result<Option<File>> {
-    let mut file = match OpenOptions::new().read(true).write(true).open(path) {
-        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    let mut found = [0; HARDENED];
-    let whole = file.metadata()?.len() == SIZE as u64 && file.read_exact(&mut found).is_ok();
-    Ok((whole && found == *header).then_some(file))
-}
-
-/// Writes a new file whole, zeroes included, and puts it in its place.
-fn make(path: &Path, header: &[u8; HARDENED]) -> io::Result<File> {
-    let new = path.with_extension("new");
-    let mut bytes = vec![0; SIZE];
-    bytes[..HARDENED].copy_from_slice(header);
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(&bytes)?;
-    fs::rename(&new, path)?;
-    Ok(file)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::path::Path;
 
-    fn open(run: &Path, pool: u128, boot: u128) -> Arc<MemberTable> {
-        MemberTable::open(run, Uuid::from_u128(pool), BootId(Uuid::from_u128(boot))).unwrap()
+    fn open(dir: &Path, pool: u128, boot: u128) -> Arc<MemberTable> {
+        try_open(dir, pool, boot).unwrap()
+    }
+
+    fn try_open(dir: &Path, pool: u128, boot: u128) -> Result<Arc<MemberTable>> {
+        let (pool, boot) = (Uuid::from_u128(pool), BootId(Uuid::from_u128(boot)));
+        MemberTable::open(&PoolDir::new(dir), pool, boot)
     }
 
     #[test]
@@ -361,34 +310,77 @@ mod tests {
     #[test]
     fn another_boot_pool_or_format_makes_it_anew() {
         let dir = tempfile::tempdir().unwrap();
-        let first = open(dir.path(), 1, 1);
-        first.fence(Slot(3), Incarnation(4));
-        assert!(first.is_current());
+        open(dir.path(), 1, 1).fence(Slot(3), Incarnation(4));
+        assert_eq!(open(dir.path(), 1, 1).line(Slot(3)).fenced, Incarnation(4));
         for (pool, boot) in [(1, 2), (2, 2)] {
             let next = open(dir.path(), pool, boot);
-            assert!(next.made_anew() && next.is_current() && !first.is_current());
+            assert!(next.made_anew());
             assert_eq!(next.line(Slot(3)).fenced, Incarnation(0));
         }
-        let path = dir.path().join("members");
+        let path = dir.path().join("run/members");
         for damage in [&b"short"[..], &[0xff; SIZE]] {
             fs::write(&path, damage).unwrap();
             assert!(open(dir.path(), 2, 2).made_anew());
         }
-        assert_eq!(
-            first.line(Slot(3)).fenced,
-            Incarnation(4),
-            "what was mapped stays as it was"
-        );
-        fs::remove_file(&path).unwrap();
-        assert!(!first.is_current());
+    }
+
+    #[test]
+    fn no_second_table_is_made_while_the_first_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(dir.path(), 1, 1);
+        first.fence(Slot(3), Incarnation(4));
+        let link = dir.path().join("run/members");
+        let copied = |first: &MemberTable| {
+            let bytes = fs::read(&link).unwrap();
+            fs::remove_file(&link).unwrap();
+            fs::write(&link, bytes).unwrap();
+            assert!(first.restore().unwrap());
+        };
+        for damage in [|| {}, || {}] {
+            damage();
+            fs::remove_dir_all(dir.path().join("run")).unwrap();
+            let refused = try_open(dir.path(), 1, 1).err().unwrap();
+            assert!(refused.why().contains("in use"), "{refused}");
+            assert!(first.restore().unwrap() && !first.restore().unwrap());
+            let other = open(dir.path(), 1, 1);
+            assert!(!other.made_anew());
+            assert_eq!(other.line(Slot(3)).fenced, Incarnation(4));
+        }
+        // A copy has the same words now and other ones later.
+        copied(&first);
+        let refused = try_open(dir.path(), 2, 1).err().unwrap();
+        assert!(refused.why().contains("in use"), "{refused}");
+        drop(first);
+        assert!(!open(dir.path(), 1, 1).made_anew());
+    }
+
+    #[test]
+    fn a_table_whose_link_was_deleted_is_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path(), 1, 1).fence(Slot(3), Incarnation(4));
+        fs::remove_dir_all(dir.path().join("run")).unwrap();
+        let again = open(dir.path(), 1, 1);
+        assert!(!again.made_anew());
+        assert_eq!(again.line(Slot(3)).fenced, Incarnation(4));
+    }
+
+    #[test]
+    fn what_was_deleted_itself_cannot_be_put_back_and_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(dir.path(), 1, 1);
+        fs::remove_file(fs::canonicalize(dir.path().join("run/members")).unwrap()).unwrap();
+        let told = first.restore().unwrap_err();
+        assert!(told.why().contains("deleted"), "{told}");
+        drop(first);
+        assert!(open(dir.path(), 1, 1).made_anew());
     }
 
     #[test]
     fn many_openings_at_once_make_one_file() {
         let dir = tempfile::tempdir().unwrap();
         let made = std::thread::scope(|scope| {
-            let run = dir.path();
-            let all: Vec<_> = (0..16).map(|_| scope.spawn(move || open(run, 1, 1))).collect();
+            let path = dir.path();
+            let all: Vec<_> = (0..16).map(|_| scope.spawn(move || open(path, 1, 1))).collect();
             all.into_iter()
                 .map(|one| one.join().unwrap())
                 .filter(|one| one.made_anew())
@@ -406,7 +398,7 @@ mod tests {
         table.fence(Slot(2), Incarnation(5));
         table.set_hardened(Generation(6));
         table.marks(DiskId(257)).written();
-        let bytes = fs::read(dir.path().join("members")).unwrap();
+        let bytes = fs::read(dir.path().join("run/members")).unwrap();
         let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
         assert_eq!(&bytes[..8], b"APPARMEM");
         assert_eq!((word(8), word(48)), (2, 6));

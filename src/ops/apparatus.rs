@@ -7,9 +7,9 @@ pub use start::{Start, start};
 pub use stop::{check as check_stop, fence, rejoin, stop};
 
 use super::view::with_names;
+use crate::change::survey::lives;
 use crate::control::client;
 use crate::error::{Error, Result};
-use crate::member::LifeLock;
 use crate::pool::dir::PoolDir;
 use crate::pool::names::Name;
 use crate::store::{Member, MemberState, Store};
@@ -101,7 +101,18 @@ pub fn figures(pool: &PoolDir, uuid: Uuid, name: &Name) -> Result<Figures> {
 }
 
 fn look(pool: &PoolDir, uuid: Uuid, member: Member) -> Result<View> {
-    if !LifeLock::alive(&pool.run(), member.name.as_str())? {
+    let lives = match lives(pool, &member) {
+        Ok(lives) => lives,
+        Err(error) => {
+            return Ok(View {
+                member,
+                state: State::Silent,
+                figures: None,
+                fault: Some(error.why().to_owned()),
+            });
+        }
+    };
+    if !lives {
         let fault = Some(format!("its process, {}, has ended", member.pid));
         return Ok(View {
             member,

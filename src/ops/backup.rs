@@ -2,7 +2,7 @@
 
 use crate::disk::Disk;
 use crate::error::{Error, Kind, Result};
-use crate::member::{ArbitrationLock, LifeLock};
+use crate::member::{ArbitrationLock, LifeLock, anybody_lives};
 use crate::pool::dir::PoolDir;
 use crate::pool::model::{PoolHeader, Snapshot};
 use crate::store::Store;
@@ -10,6 +10,7 @@ use crate::store::sqlite::SqliteStore;
 use crate::units::ExtentSize;
 use serde::Serialize;
 use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -111,23 +112,41 @@ fn read_labels(snapshot: &Snapshot) -> (u64, Vec<String>) {
 /// # Errors
 /// When another controller acts, an apparatus runs, or a file cannot be written.
 pub fn restore(pool: &PoolDir, file: &Path, found: &Restored, within: Option<Duration>) -> Result<()> {
-    let run = pool.run();
-    let _arbitration = ArbitrationLock::take(&run, "pool restore", within)?;
-    if let Some(name) = living(&run)? {
-        return Err(Error::new(
-            Kind::Busy,
-            format!("apparatus {name}"),
-            "runs, by the table that would be replaced",
-        )
-        .hint(format!("stop it: vctl apparatus stop {name}")));
-    }
+    let _arbitration = ArbitrationLock::take(pool, "pool restore", within)?;
+    check_nobody_lives(pool, "by the table that would be replaced")?;
     SqliteStore::restore(pool, file)?;
     SqliteStore::open(pool)?.raise_layout_to(found.labels_layout)
 }
 
-/// An apparatus that lives, whatever the database says: it may be the damaged one.
-fn living(run: &Path) -> Result<Option<String>> {
-    let entries = fs::read_dir(run).map_err(|error| Error::because(run.display().to_string(), error))?;
+/// That no apparatus runs, whatever the database says: it may be damaged, or gone.
+///
+/// # Errors
+/// When one does; `how` says by what it serves.
+pub(super) fn check_nobody_lives(pool: &PoolDir, how: &str) -> Result<()> {
+    if let Some(name) = living(pool)? {
+        return Err(
+            Error::new(Kind::Busy, format!("apparatus {name}"), format!("runs, {how}"))
+                .hint(format!("stop it: vctl apparatus stop {name}")),
+        );
+    }
+    if anybody_lives(pool)? {
+        let what = format!("pool {}", pool.path().display());
+        return Err(Error::new(
+            Kind::Busy,
+            what,
+            format!("an apparatus of it runs, {how}, and its files in the run directory were deleted"),
+        )
+        .hint("it makes them again in a moment: try again; else end its process"));
+    }
+    Ok(())
+}
+
+fn living(pool: &PoolDir) -> Result<Option<String>> {
+    let run = pool.run();
+    let entries = match fs::read_dir(&run) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|error| Error::because(run.display().to_string(), error))?,
+    };
     for entry in entries.flatten() {
         let file = PathBuf::from(entry.file_name());
         if file.extension().is_none_or(|extension| extension != "life") {
@@ -137,7 +156,7 @@ fn living(run: &Path) -> Result<Option<String>> {
             .file_stem()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
-        if LifeLock::alive(run, &name)? {
+        if LifeLock::alive(pool, &name)? {
             return Ok(Some(name));
         }
     }

@@ -2,9 +2,10 @@
 
 use crate::change::driver::Controller;
 use crate::change::harden::disks_at_risk;
+use crate::change::survey::lives;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::member::{ArbitrationLock, LifeLock, MemberTable};
+use crate::member::{ArbitrationLock, MemberTable};
 use crate::pool::dir::PoolDir;
 use crate::pool::model::{DiskRecord, Snapshot};
 use crate::store::sqlite::SqliteStore;
@@ -61,7 +62,7 @@ pub fn check(pool: &PoolDir) -> Result<Vec<Problem>> {
     let snapshot = store.snapshot()?;
     problems.extend(of_disks(&snapshot));
     problems.extend(of_losses(pool, &mut store, &snapshot)?);
-    if ArbitrationLock::holder(&pool.run())?.is_none() {
+    if ArbitrationLock::holder(pool)?.is_none() {
         problems.extend(of_what_is_left(&mut store)?);
     }
     let (_, members) = store.members()?;
@@ -96,7 +97,7 @@ fn of_losses(pool: &PoolDir, store: &mut dyn Store, snapshot: &Snapshot) -> Resu
     if !pool.run().join("members").exists() {
         return Ok(Vec::new());
     }
-    let members = MemberTable::open(&pool.run(), snapshot.header.uuid, boot_id()?)?;
+    let members = MemberTable::open(pool, snapshot.header.uuid, boot_id()?)?;
     let at_risk = disks_at_risk(store)?;
     let lost = snapshot
         .disks
@@ -140,7 +141,13 @@ fn of_members(pool: &PoolDir, members: &[Member]) -> Result<Vec<Problem>> {
     for member in members {
         let name = &member.name;
         let subject = format!("apparatus {name}");
-        let alive = LifeLock::alive(&pool.run(), name.as_str())?;
+        let alive = match lives(pool, member) {
+            Ok(alive) => alive,
+            Err(error) => {
+                problems.push(Problem::from_error(&error));
+                continue;
+            }
+        };
         if !alive {
             let why = format!("its process, {}, ended without leaving", member.pid);
             let problem = Problem::new(subject, why).repairable();
@@ -165,7 +172,7 @@ pub fn repair(pool: &PoolDir, controller: &mut Controller) -> Result<Vec<String>
     let mut done = controller.recovered().to_vec();
     let (_, members) = controller.store().members()?;
     for member in members {
-        if !LifeLock::alive(&pool.run(), member.name.as_str())? {
+        if !lives(pool, &member)? {
             controller.store().leave(member.slot, member.incarnation)?;
             done.push(format!(
                 "apparatus {}: its process has ended, it has left",

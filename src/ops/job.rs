@@ -2,9 +2,10 @@
 
 use super::apparatus;
 use super::view::PoolView;
+use crate::change::survey::lives;
 use crate::control::client;
 use crate::error::{Error, Result};
-use crate::member::{ArbitrationLock, LifeLock};
+use crate::member::ArbitrationLock;
 use crate::pool::dir::PoolDir;
 use crate::pool::model::{Area, Difference, Edit, Segment};
 use crate::pool::names::Name;
@@ -114,7 +115,7 @@ pub fn wants_work(state: JobState) -> bool {
 /// When the run directory cannot be read.
 pub fn worker(pool: &PoolDir, job: JobId) -> Result<Option<String>> {
     let purpose = format!("{} ", purpose(job));
-    Ok(ArbitrationLock::holder(&pool.run())?.filter(|holder| holder.starts_with(&purpose)))
+    Ok(ArbitrationLock::holder(pool)?.filter(|holder| holder.starts_with(&purpose)))
 }
 
 /// Which apparatus has taken a job on, even if it has yet to take the arbitration for it.
@@ -152,7 +153,7 @@ pub fn phase(pool: &PoolDir, job: &View) -> Result<String> {
         JobState::Paused => format!("paused{why}; vctl job resume {}", record.id),
         JobState::Running | JobState::RollingBack => {
             let way = if record.back { "moving back" } else { "moving" };
-            match ArbitrationLock::holder(&pool.run())? {
+            match ArbitrationLock::holder(pool)? {
                 Some(holder) if holder.starts_with(&format!("{} ", purpose(record.id))) => {
                     format!("{way}{why}, {holder}")
                 }
@@ -188,7 +189,7 @@ pub fn hand_over(pool: &PoolDir, store: &mut dyn Store, job: JobId, to: Option<&
         .iter()
         .filter(|member| to.is_none_or(|name| name == member.name.as_str()))
     {
-        if member.state != MemberState::Joined || !LifeLock::alive(&pool.run(), member.name.as_str())? {
+        if member.state != MemberState::Joined || !lives(pool, &member)? {
             refused.push(format!("{} does not serve", member.name));
             continue;
         }

@@ -120,7 +120,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> 
         apparatuses,
         jobs,
     } = seen;
-    let controller = ArbitrationLock::holder(&pool.run())?;
+    let controller = ArbitrationLock::holder(pool)?;
     let mut findings = of_disks(view);
     findings.extend(of_log(pool)?);
     findings.extend(of_space(view, store.fullness()?, store.options()?.thresholds));
@@ -351,7 +351,7 @@ fn of_job(pool: &PoolDir, view: &job::View, seen: &Seen) -> Result<Option<Findin
         JobState::Running | JobState::RollingBack => {
             let phase = job::phase(pool, view)?;
             let show = format!("vctl job show {id}");
-            let holder = ArbitrationLock::holder(&pool.run())?;
+            let holder = ArbitrationLock::holder(pool)?;
             Some(match (holder, job::taken_by(id, &seen.apparatuses)) {
                 (Some(_), _) => finding(Severity::Info, phase).next(show),
                 (None, Some(name)) => {

@@ -9,6 +9,7 @@ mod heartbeat;
 mod process;
 mod report;
 
+use crate::change::survey::lives;
 use crate::config::Config;
 use crate::control::hardener::Hardener;
 use crate::control::server::{OpenStore, Server, Setup};
@@ -86,7 +87,8 @@ pub fn run(settings: &Settings) -> Result<()> {
         // Full: one waits already.
         stop: Box::new(move || _ = ask.try_send(0)),
     };
-    let served = core.serve(&joined, beginning.disks, beginning.listener, &asked);
+    let doors = (beginning.listener, beginning.life.clone());
+    let served = core.serve(&joined, beginning.disks, doors, &asked);
     if !matches!(served, Ok(Ended::Abruptly)) {
         membership.leave();
     }
@@ -100,7 +102,7 @@ struct Beginning {
     pool: PoolDir,
     open_store: OpenStore,
     store: Box<dyn Store>,
-    life: LifeLock,
+    life: Arc<LifeLock>,
     listener: Listener,
     reporter: Arc<Reporter>,
     header: PoolHeader,
@@ -117,17 +119,18 @@ impl Beginning {
             Arc::new(move || Ok(Box::new(SqliteStore::open(&pool)?)))
         };
         let mut store = open_store()?;
-        let life = LifeLock::take(&pool.run(), name.as_str())?.ok_or_else(|| {
+        let life = LifeLock::take(&pool, name.as_str())?.ok_or_else(|| {
             Error::failed(format!("apparatus {name}"), "runs already")
                 .hint("stop that one first, or choose another name")
         })?;
+        let life = Arc::new(life);
         let listener = Listener::bind(&pool, name, &life)?;
         let reporter = Reporter::start(open_store.clone())
             .map_err(|error| Error::because(format!("apparatus {name}"), error))?;
         let header = store.header()?;
         let disks = Disks::new();
         open_disks(&disks, &store.disks()?, &header, &reporter);
-        let members = MemberTable::open(&pool.run(), header.uuid, sys::boot_id()?)?;
+        let members = MemberTable::open(&pool, header.uuid, sys::boot_id()?)?;
         let mut beginning = Self {
             pool,
             open_store,
@@ -146,10 +149,10 @@ impl Beginning {
     /// In the control range from here on.
     fn join(&mut self, settings: &Settings) -> Result<Joined> {
         let mount = place::absolute(&settings.mount)?;
-        let run = self.pool.run();
+        let pool = self.pool.clone();
         // We hold our own life lock: whoever had our name before has ended. Who cannot be asked about is taken for alive.
         let alive = |member: &crate::store::Member| {
-            member.name != settings.name && LifeLock::alive(&run, member.name.as_str()).unwrap_or(true)
+            member.name != settings.name && lives(&pool, member).unwrap_or(true)
         };
         let joined = self
             .store
@@ -235,7 +238,7 @@ impl Core<'_> {
         self,
         joined: &Joined,
         disks: Disks,
-        listener: Listener,
+        doors: (Listener, Arc<LifeLock>),
         asked: &Receiver<i32>,
     ) -> Result<Ended> {
         let settings = self.settings;
@@ -263,8 +266,8 @@ impl Core<'_> {
         })?;
         let runtime: Arc<dyn Runtime> = apparatus.clone();
         hardener.serve(&runtime);
-        let (members, doors) = ((self.members, self.line), (runtime, bell));
-        let setup = Setup::new(&self.pool, joined, listener, members, doors, self.open_store);
+        let (members, inside) = ((self.members, self.line), (runtime, bell));
+        let setup = Setup::new(&self.pool, joined, doors, members, inside, self.open_store);
         let ended = Server::start(setup).and_then(|server| {
             if let Some(exporter) = self.exporter {
                 exporter.start(who.clone())?;

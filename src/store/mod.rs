@@ -21,6 +21,7 @@ pub mod memory;
 pub mod sqlite;
 
 use crate::error::Result;
+use crate::member::Origin;
 use crate::pool::model::{Area, Difference, DiskRecord, PoolHeader, Segment, Snapshot, Span, VolumeRecord};
 use crate::pool::names::Name;
 use crate::pool::options::{Fullness, Options};
@@ -130,6 +131,8 @@ pub struct Member {
     pub joined_at: Generation,
     /// When it last joined.
     pub since: Timestamp,
+    /// Where its process was started, if that is known.
+    pub origin: Option<Origin>,
 }
 
 /// Where an apparatus stands.

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::error::Result;
 use crate::held::may_wait;
+use crate::member::Origin;
 use crate::pool::dir::PoolDir;
 use crate::pool::model::{Area, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
 use crate::pool::names::Name;
@@ -48,6 +49,7 @@ const CHECKPOINT_FRAMES: i64 = 1000;
 /// One connection to a pool's database.
 pub struct SqliteStore {
     connection: Connection,
+    dir: PoolDir,
     boot: BootId,
     log: Log,
 }
@@ -80,6 +82,7 @@ impl SqliteStore {
         let log = Log::of(dir, boot)?;
         Ok(Self {
             connection,
+            dir: dir.clone(),
             boot,
             log,
         })
@@ -258,9 +261,12 @@ impl Store for SqliteStore {
         alive: &dyn Fn(&Member) -> bool,
     ) -> Result<Joined> {
         let boot = self.boot;
+        let origin = Origin::here(&self.dir)
+            .inspect_err(|why| ::log::warn!("not known where this process runs: {why}"));
+        let origin = origin.ok();
         self.write(|db| {
             recover::recover(db, boot)?;
-            members::join(db, name, pid, mount, boot, alive)
+            members::join(db, name, pid, (mount, origin), boot, alive)
         })
     }
 

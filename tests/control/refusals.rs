@@ -334,7 +334,7 @@ fn a_stale_socket_is_replaced_and_a_long_path_is_no_matter() {
     std::fs::create_dir_all(long.run()).unwrap();
     let who = name(&"n".repeat(100));
     for _ in 0..2 {
-        let life = apparatus::member::LifeLock::take(&long.run(), who.as_str())
+        let life = apparatus::member::LifeLock::take(&long, who.as_str())
             .unwrap()
             .unwrap();
         let listener = apparatus::control::Listener::bind(&long, &who, &life).unwrap();

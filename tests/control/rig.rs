@@ -76,7 +76,7 @@ impl Pool {
     }
 
     pub(crate) fn members(&self) -> Arc<MemberTable> {
-        MemberTable::open(&self.dir.run(), self.uuid, boot_id().unwrap()).unwrap()
+        MemberTable::open(&self.dir, self.uuid, boot_id().unwrap()).unwrap()
     }
 
     pub(crate) fn member(&self, who: &str) -> Member {
@@ -155,13 +155,11 @@ impl Pool {
 
     /// An apparatus that has joined, and whose control thread does not run yet.
     pub(crate) fn joined(&self, who: &str) -> Joining {
-        let run = self.dir.run();
-        let life = LifeLock::take(&run, who)
-            .unwrap()
-            .expect("nobody else has this name");
+        let life = LifeLock::take(&self.dir, who).unwrap();
+        let life = Arc::new(life.expect("nobody else has this name"));
         let listener = Listener::bind(&self.dir, &name(who), &life).unwrap();
         let mount = self.files.path().join(who);
-        let alive = |member: &Member| LifeLock::alive(&run, member.name.as_str()).unwrap();
+        let alive = |member: &Member| LifeLock::alive(&self.dir, member.name.as_str()).unwrap();
         let joined = self
             .store()
             .join(&name(who), std::process::id(), &mount, &alive)
@@ -176,8 +174,8 @@ impl Pool {
         let hardener = Hardener::new(Arc::clone(&open_store), Arc::clone(&members));
         let runtime: Arc<dyn Runtime> = Arc::clone(&path) as _;
         hardener.serve(&runtime);
-        let shared = (members, line);
-        let setup = Setup::new(&self.dir, &joined, listener, shared, (runtime, bell), open_store);
+        let (shared, doors) = ((members, line), (listener, Arc::clone(&life)));
+        let setup = Setup::new(&self.dir, &joined, doors, shared, (runtime, bell), open_store);
         Joining {
             setup,
             apparatus: Apparatus {
@@ -256,7 +254,7 @@ pub(crate) struct Apparatus {
 
     pub(crate) hardener: Arc<Hardener>,
     pub(crate) server: Option<Server>,
-    _life: LifeLock,
+    _life: Arc<LifeLock>,
 }
 
 impl Apparatus {

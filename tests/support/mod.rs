@@ -357,6 +357,10 @@ impl Drop for Daemon {
 
 impl Drop for TestPool {
     fn drop(&mut self) {
+        // Nobody uses the member table any more; it is in memory.
+        if let Ok(table) = fs::read_link(self.dir.run().join("members")) {
+            let _ = fs::remove_file(table);
+        }
         // Also the dead mounts of apparatuses that were killed.
         for entry in fs::read_dir(self.scratch().join("mounts"))
             .into_iter()

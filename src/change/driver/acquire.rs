@@ -3,16 +3,16 @@
 use super::{Controller, PATIENCE, Wait};
 use crate::change::failpoint::{Point, hit};
 use crate::change::harden::disks_at_risk;
-use crate::change::recovery::{Did, Effect, Event, Recovery, Seen, View};
+use crate::change::recovery::{Did, Effect, Event, Recovery, View};
 use crate::change::survey::look_at;
 use crate::control::client::Links;
 use crate::disk::{Disk, Disks};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::member::{ArbitrationLock, MemberTable};
 use crate::pool::dir::PoolDir;
 use crate::pool::model::PoolHeader;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{ChangeState, Member, Severity, Store};
+use crate::store::{ChangeState, Severity, Store};
 use crate::sys::{boot_id, prefer_latency, reclaim_without_io};
 use crate::units::BootId;
 use std::collections::{BTreeMap, VecDeque};
@@ -22,8 +22,6 @@ use std::time::{Duration, Instant};
 /// How often the member table is looked at for those who are behind, and how many times before they are fenced: a second.
 const POLL_US: u64 = 2_000;
 const POLLS: u32 = 500;
-/// How long an apparatus that lives may have no line in a new member table.
-const UNSEEN: Duration = Duration::from_secs(1);
 /// A disk that slept has answered after so long. A longer wait for one that does not would keep changes that have nothing to do with it.
 const SPIN_UP: Duration = Duration::from_secs(15);
 
@@ -39,7 +37,7 @@ impl Controller {
             Wait::No => Some(Duration::ZERO),
             Wait::For(within) => within,
         };
-        let arbitration = ArbitrationLock::take(&pool.run(), purpose, within)?;
+        let arbitration = ArbitrationLock::take(pool, purpose, within)?;
         if let Err(why) = prefer_latency() {
             log::debug!("the controller runs as any other: {why}");
         }
@@ -52,9 +50,9 @@ impl Controller {
         hit(Point::ControllerTermRaised);
         let header = store.header()?;
         let boot = boot_id()?;
-        let members = MemberTable::open(&pool.run(), header.uuid, boot)?;
+        let members = MemberTable::open(pool, header.uuid, boot)?;
         let mut controller = Self {
-            pool: pool.clone(),
+            pool: arbitration.pool(),
             links: Links::new(header.uuid, term),
             store,
             members,
@@ -136,39 +134,14 @@ impl Controller {
         // Added to those known: what is done to somebody is told after he is gone.
         self.names
             .extend(members.iter().map(|member| (member.slot, member.name.clone())));
-        let members = self.look_at_all(&members)?;
+        let look = |member| look_at(member, &self.members, &self.pool);
+        let members = members.iter().map(look).collect::<Result<_>>()?;
         self.members.set_committed(current);
         Ok(View {
             current,
             members,
             prepared,
         })
-    }
-
-    /// As all who live show themselves. Whoever made the table, and whoever looked since: while somebody serves by one that was removed,
-    /// nothing is changed. He leaves when he notices, and who joins has a line in a moment: both are waited for.
-    fn look_at_all(&mut self, members: &[Member]) -> Result<Vec<Seen>> {
-        let end = Instant::now() + UNSEEN;
-        loop {
-            let look = |member| look_at(member, &self.members, &self.pool);
-            let seen: Vec<Seen> = members.iter().map(look).collect::<Result<_>>()?;
-            if self.members.is_vouched() {
-                return Ok(seen);
-            }
-            let has_line = |seen: &Seen| self.members.line(seen.who.slot).incarnation == seen.who.incarnation;
-            let Some(without) = seen.iter().find(|seen| seen.alive && !has_line(seen)) else {
-                self.members.vouch();
-                return Ok(seen);
-            };
-            if Instant::now() > end {
-                let name = self.names.get(&without.who.slot);
-                let who = name.map_or_else(String::new, |name| format!(" (apparatus {name})"));
-                let why = format!("was removed while apparatuses run{who}, so they cannot be fenced");
-                return Err(Error::failed("member table", why).hint("restart the apparatuses"));
-            }
-            // There is no link yet, so nothing happens until the time is over.
-            self.links.wait(Instant::now() + Duration::from_micros(POLL_US));
-        }
     }
 
     fn in_words(&self, did: Did) -> String {

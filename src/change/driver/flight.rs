@@ -275,7 +275,7 @@ impl Controller {
 
     /// Whether the process in this slot is known to have ended.
     fn has_ended(&self, slot: Slot) -> bool {
-        let alive = |name| LifeLock::alive(&self.pool.run(), name).unwrap_or(true);
+        let alive = |name| LifeLock::alive(&self.pool, name).unwrap_or(true);
         self.names.get(&slot).is_some_and(|name| !alive(name.as_str()))
     }
 

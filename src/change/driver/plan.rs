@@ -28,11 +28,6 @@ impl Controller {
     /// to each of the others that answers. Who does not answer takes part all the same: the change will find it silent.
     pub(super) fn range(&mut self) -> Result<Range> {
         may_wait("connecting");
-        if !self.members.is_current() {
-            let why = "was taken away while this controller acts, so it can fence nobody";
-            return Err(Error::failed("member table", why)
-                .hint("the apparatuses leave, too: start them again, then try again"));
-        }
         let (membership, seen) = loop {
             let (membership, members) = self.store.members()?;
             self.names = members

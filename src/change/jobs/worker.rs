@@ -552,6 +552,7 @@ mod tests {
             mount: "/m".into(),
             joined_at: Generation(1),
             since: Timestamp(0),
+            origin: None,
         };
         let members = [member];
         let reason = Reason::Draining {

@@ -155,6 +155,7 @@ fn a_line_of_another_life_says_nothing() {
         mount: "/mnt".into(),
         joined_at: Generation(4),
         since: crate::units::Timestamp(0),
+        origin: None,
     };
     let line = |incarnation: u64| Line {
         incarnation: Incarnation(incarnation),

@@ -24,6 +24,9 @@ const BEAT: Duration = Duration::from_millis(100);
 /// How often disks are looked at that nobody asks anything of.
 const DISKS: Duration = Duration::from_secs(1);
 
+/// How often the files in the run directory are looked at.
+const RUN: Duration = Duration::from_millis(250);
+
 /// How often the member table is looked at for the others.
 const OTHERS: Duration = Duration::from_millis(2);
 
@@ -46,6 +49,8 @@ pub(super) enum Key {
     Disks,
     /// Somebody who keeps volumes closed has had his time.
     LetIn(Link),
+    /// Look whether others find this apparatus's files in the run directory.
+    Run,
 }
 
 /// What is to be said on one connection.
@@ -78,8 +83,6 @@ pub(super) struct Core {
     awaited: BTreeSet<Generation>,
     looking: bool,
     said: BTreeMap<Link, Said>,
-    /// The member table is not the one that others see.
-    orphaned: bool,
 }
 
 impl Core {
@@ -91,6 +94,7 @@ impl Core {
         let mut timers = Timers::new();
         timers.arm(Key::Beat, Duration::ZERO);
         timers.arm(Key::Disks, DISKS);
+        timers.arm(Key::Run, RUN);
         timers.arm(Key::Sweep, setup.limits.partial / 2);
         Ok(Self {
             helpers: Helpers::start(&setup)?,
@@ -108,7 +112,6 @@ impl Core {
             awaited: BTreeSet::new(),
             looking: false,
             said: BTreeMap::new(),
-            orphaned: false,
         })
     }
 
@@ -155,6 +158,7 @@ impl Core {
             Key::Rejoin => self.rejoin_again(),
             Key::Disks => self.look_at_disks(),
             Key::LetIn(link) => self.setup.runtime.let_in(link.0),
+            Key::Run => self.look_at_run(),
             Key::Quiesce | Key::Sweep => {}
         }
     }
@@ -171,12 +175,15 @@ impl Core {
         self.setup.line.beat();
         self.setup.runtime.note();
         self.timers.arm(Key::Beat, BEAT);
-        if !self.orphaned && !self.setup.members.is_current() {
-            // Nobody can fence this life any more, so it must acknowledge nothing more; a new one begins with the new file.
-            log::error!("the member table was taken away: leaving");
-            self.orphaned = true;
-            self.setup.runtime.close();
-            self.setup.runtime.stop();
+    }
+
+    /// By the helper: the pool's file system may hang.
+    fn look_at_run(&mut self) {
+        if !self
+            .helpers
+            .give(Work::LookAtRun(self.setup.listener.door().clone()))
+        {
+            self.timers.arm(Key::Run, RUN);
         }
     }
 
@@ -409,6 +416,12 @@ impl Core {
                 }
                 self.looking = false;
                 self.timers.arm(Key::Others, OTHERS);
+            }
+            Post::LookedAtRun(listener) => {
+                if let Some(listener) = listener {
+                    self.setup.listener = listener;
+                }
+                self.timers.arm(Key::Run, RUN);
             }
             Post::LookedAtDisks => self.timers.arm(Key::Disks, DISKS),
             Post::Opened(change, opened) => self.opened(change, opened),

@@ -4,10 +4,11 @@ use super::{OpenStore, Setup};
 use crate::change::failpoint::{Point, hit};
 use crate::change::recovery::others_reached;
 use crate::change::survey::see;
-use crate::control::{Bell, Runtime};
+use crate::control::listen::Door;
+use crate::control::{Bell, Listener, Runtime};
 use crate::disk::Disk;
 use crate::error::{Error, Kind, Result};
-use crate::member::MemberTable;
+use crate::member::{LifeLock, MemberTable};
 use crate::pool::dir::PoolDir;
 use crate::pool::model::{DiskRecord, PoolHeader};
 use crate::store::{Cancel, Joined, Member, Severity, Store};
@@ -28,6 +29,8 @@ pub(super) enum Work {
     Others(BTreeSet<Generation>),
     /// Open these disks for a hold.
     Open(ChangeId, Vec<DiskRecord>),
+    /// See whether others still find the control socket, the life lock and the member table, and put back what was deleted.
+    LookAtRun(Door),
     /// See whether a disk has become shorter.
     LookAtDisks,
     /// Get back into the control range from this life, with the disks of the new table open.
@@ -43,6 +46,8 @@ pub(super) enum Post {
     Opened(ChangeId, Result<Vec<Arc<Disk>>, (String, String)>),
     Rejoined(Result<Box<Back>>),
     LookedAtDisks,
+    /// With a new control socket, if the old one was deleted.
+    LookedAtRun(Option<Listener>),
 }
 
 /// Back in the control range.
@@ -94,6 +99,9 @@ struct Helper {
     open_store: OpenStore,
     store: Box<dyn Store>,
     post: Sender<Post>,
+    life: Arc<LifeLock>,
+    /// What was last wrong with the files of the run directory, so that it is told once.
+    told: String,
     /// Those that have been told to be shorter than they were.
     shorter: BTreeSet<DiskId>,
 }
@@ -101,7 +109,7 @@ struct Helper {
 impl Helper {
     fn new(setup: &Setup, post: Sender<Post>) -> Result<Self> {
         Ok(Self {
-            pool: setup.pool.clone(),
+            pool: setup.life.pool(),
             header: setup.header.clone(),
             me: setup.member.clone(),
             members: Arc::clone(&setup.members),
@@ -110,6 +118,8 @@ impl Helper {
             open_store: Arc::clone(&setup.open_store),
             store: (setup.open_store)()?,
             post,
+            life: Arc::clone(&setup.life),
+            told: String::new(),
             shorter: BTreeSet::new(),
         })
     }
@@ -142,6 +152,7 @@ impl Helper {
                 Post::Reached(reached.unwrap_or_default())
             }
             Work::Open(change, records) => Post::Opened(change, self.open(&records)),
+            Work::LookAtRun(door) => Post::LookedAtRun(self.look_at_run(&door)),
             Work::LookAtDisks => {
                 self.look_at_disks();
                 Post::LookedAtDisks
@@ -178,6 +189,43 @@ impl Helper {
                 .map_err(|why| (record.name.to_string(), why.why().to_owned()))
         };
         missing.map(open).collect()
+    }
+
+    /// Who finds the member table finds the rest, so its link comes last.
+    fn look_at_run(&mut self, door: &Door) -> Option<Listener> {
+        let mut listener = None;
+        let restored = self.restore_run(door, &mut listener);
+        let (severity, text) = match restored {
+            Ok(false) => {
+                self.told.clear();
+                return listener;
+            }
+            Ok(true) => (
+                Severity::Warning,
+                "files of the run directory were deleted; this apparatus has made its own again".to_owned(),
+            ),
+            Err(why) => (Severity::Error, why.to_string()),
+        };
+        if self.told != text {
+            log::warn!("{text}");
+            let logged = self
+                .store
+                .log(severity, &format!("apparatus {}", self.me.name), &text);
+            self.renew(logged.is_err());
+            self.told = text;
+        }
+        listener
+    }
+
+    fn restore_run(&self, door: &Door, listener: &mut Option<Listener>) -> Result<bool> {
+        let life = self.life.restore()?;
+        let there = door
+            .is_there()
+            .map_err(|why| Error::because("control socket", why))?;
+        if !there {
+            *listener = Some(Listener::bind(&self.life.pool(), &self.me.name, &self.life)?);
+        }
+        Ok(self.members.restore()? || life || !there)
     }
 
     fn look_at_disks(&mut self) {

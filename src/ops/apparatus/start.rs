@@ -69,7 +69,7 @@ impl Start {
 /// When it ended instead, with the last line of its log; when it does not serve in time, `TimedOut`: it is killed then.
 pub fn start(pool: &PoolDir, start: &Start, within: Duration) -> Result<Child> {
     let what = format!("apparatus {}", start.name);
-    if LifeLock::alive(&pool.run(), start.name.as_str())? {
+    if LifeLock::alive(pool, start.name.as_str())? {
         return Err(Error::failed(what, "runs already").hint(format!(
             "choose another name, or stop it: vctl apparatus stop {}",
             start.name

@@ -3,6 +3,7 @@
 use super::start::open_process;
 use super::{State, member, show};
 use crate::change::driver::Controller;
+use crate::change::survey::lives;
 use crate::control::client;
 use crate::error::{Error, Kind, Result};
 use crate::member::{LifeLock, MemberTable};
@@ -31,8 +32,7 @@ pub fn stop(
     within: Duration,
 ) -> Result<bool> {
     let member = member(store, name)?;
-    let run = pool.run();
-    if !LifeLock::alive(&run, name)? {
+    if !lives(pool, &member)? {
         store.leave(member.slot, member.incarnation)?;
         return Ok(false);
     }
@@ -51,7 +51,7 @@ pub fn stop(
                 format!("answered {other:?} when asked to stop"),
             ));
         }
-        Err(error) if !LifeLock::alive(&run, name)? => drop(error),
+        Err(error) if !LifeLock::alive(pool, name)? => drop(error),
         // Opened after the look.
         Err(error) if error.kind() == Kind::Busy => return Err(error.hint("try again")),
         Err(error) => return Err(error.hint(format!("end it by force: vctl apparatus fence {name}"))),
@@ -77,7 +77,7 @@ fn what(name: &str) -> String {
 }
 
 fn await_end(pool: &PoolDir, name: &str, within: Duration) -> Result<()> {
-    if LifeLock::await_end(&pool.run(), name, within)? {
+    if LifeLock::await_end(pool, name, within)? {
         return Ok(());
     }
     let why = format!("has not ended after {} s", within.as_secs());
@@ -97,7 +97,7 @@ pub fn fence(pool: &PoolDir, controller: &mut Controller, member: &Member, withi
     if !members.iter().any(still) {
         return Ok(false);
     }
-    let alive = LifeLock::alive(&pool.run(), name)?;
+    let alive = lives(pool, member)?;
     if alive {
         shut_out(pool, controller, member)?;
         kill(pool, member)?;
@@ -113,7 +113,7 @@ fn shut_out(pool: &PoolDir, controller: &mut Controller, member: &Member) -> Res
     let term = controller.term();
     controller.store().fence(term, member.slot, member.incarnation)?;
     let header = controller.store().header()?;
-    let table = MemberTable::open(&pool.run(), header.uuid, crate::sys::boot_id()?)?;
+    let table = MemberTable::open(pool, header.uuid, crate::sys::boot_id()?)?;
     table.fence(member.slot, member.incarnation);
     Ok(())
 }
@@ -127,10 +127,10 @@ fn kill(pool: &PoolDir, member: &Member) -> Result<()> {
     };
     let process = match open_process(member.pid) {
         Ok(process) => process,
-        Err(_) if !LifeLock::alive(&pool.run(), name)? => return Ok(()),
+        Err(_) if !LifeLock::alive(pool, name)? => return Ok(()),
         Err(error) => return Err(failed(error)),
     };
-    if !LifeLock::alive(&pool.run(), name)? {
+    if !LifeLock::alive(pool, name)? {
         return Ok(());
     }
     pidfd_send_signal(&process, Signal::KILL).map_err(|errno| failed(errno.into()))

@@ -58,6 +58,7 @@ impl State {
             mount: mount.to_owned(),
             joined_at: self.header.generation,
             since: Timestamp(0),
+            origin: None,
         };
         self.members.insert(slot, (member, boot));
         self.raise_membership();

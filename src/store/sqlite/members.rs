@@ -1,17 +1,18 @@
 //! Who is in the control range.
 
 use super::change::{not_stale, unfinished};
-use super::convert::Word;
+use super::convert::{Ron, Word, to_ron};
 use super::table::{self, guards};
 use crate::error::{Error, Kind, Result};
-use crate::member::SLOTS;
+use crate::member::{Origin, SLOTS};
 use crate::pool::names::Name;
 use crate::store::{Joined, Member, MemberState};
 use crate::units::{BootId, Generation, Incarnation, MembershipVersion, Slot, Term, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::path::Path;
 
-const MEMBER: &str = "SELECT slot, name, incarnation, state, pid, mount, joined_at, since FROM members";
+const MEMBER: &str =
+    "SELECT slot, name, incarnation, state, pid, mount, joined_at, since, origin FROM members";
 
 fn member_row(row: &Row<'_>) -> rusqlite::Result<Member> {
     Ok(Member {
@@ -23,6 +24,7 @@ fn member_row(row: &Row<'_>) -> rusqlite::Result<Member> {
         mount: row.get::<_, String>(5)?.into(),
         joined_at: Generation(row.get(6)?),
         since: Timestamp(row.get(7)?),
+        origin: row.get::<_, Option<Ron<_>>>(8)?.map(|origin| origin.0),
     })
 }
 
@@ -68,7 +70,7 @@ pub(super) fn join(
     db: &Connection,
     name: &Name,
     pid: u32,
-    mount: &Path,
+    (mount, origin): (&Path, Option<Origin>),
     boot: BootId,
     alive: &dyn Fn(&Member) -> bool,
 ) -> Result<Joined> {
@@ -85,8 +87,8 @@ pub(super) fn join(
         )
     })?;
     let sql =
-        "INSERT OR REPLACE INTO members (slot, name, incarnation, state, pid, mount, joined_at, since, boot)
-               VALUES (?1, ?2, ?3, 'joined', ?4, ?5, ?6, ?7, ?8)";
+        "INSERT OR REPLACE INTO members (slot, name, incarnation, state, pid, mount, joined_at, since, boot, origin)
+               VALUES (?1, ?2, ?3, 'joined', ?4, ?5, ?6, ?7, ?8, ?9)";
     let incarnation = next_incarnation(db)?;
     let (at, now) = (guards(db)?.generation, Timestamp::now());
     let values = params![
@@ -97,7 +99,8 @@ pub(super) fn join(
         mount,
         at.0,
         now.0,
-        Word(boot)
+        Word(boot),
+        origin.as_ref().map(to_ron).transpose()?
     ];
     db.prepare_cached(sql)?.execute(values)?;
     raise_version(db)?;

@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 pub(super) const APPLICATION_ID: i32 = 0x5661_7070;
 
 /// Migration `n` leads from version `n` to `n + 1`. What has been released is never edited, only added to.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3];
 
 /// Ranges are in extents. `changes` holds the unfinished ones alone, so that it stays small whatever the pool's age.
 const V1: &str = "
@@ -150,6 +150,11 @@ ALTER TABLE pool ADD COLUMN policy TEXT NOT NULL DEFAULT 'order';
 ALTER TABLE pool ADD COLUMN nearfull INTEGER NOT NULL DEFAULT 85;
 ALTER TABLE pool ADD COLUMN full INTEGER NOT NULL DEFAULT 95;
 ALTER TABLE pool ADD COLUMN fullness TEXT NOT NULL DEFAULT 'room';
+";
+
+/// Where the process of an apparatus was started: tells whether a life lock that is free proves its end.
+const V3: &str = "
+ALTER TABLE members ADD COLUMN origin TEXT;
 ";
 
 /// Brings the database to the last of `migrations`, in one transaction.

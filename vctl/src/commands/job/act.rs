@@ -96,13 +96,13 @@ impl Wait {
                     Done::Plainly,
                 );
             }
-            if ops::job::wants_work(record.state) && ArbitrationLock::holder(&context.pool.run())?.is_none() {
+            if ops::job::wants_work(record.state) && ArbitrationLock::holder(&context.pool)?.is_none() {
                 let why = "nobody works on it";
                 let apparatuses = ops::apparatus::list(&context.pool, &mut *store)?;
                 let again = ops::job::find(&mut *store, self.job)?;
                 if ops::job::wants_work(again.state)
                     && ops::job::taken_by(self.job, &apparatuses).is_none()
-                    && ArbitrationLock::holder(&context.pool.run())?.is_none()
+                    && ArbitrationLock::holder(&context.pool)?.is_none()
                 {
                     return Err(Error::failed(format!("job {}", self.job), why)
                         .hint(format!("go on with it: vctl job resume {}", self.job)));

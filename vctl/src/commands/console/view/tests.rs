@@ -166,6 +166,7 @@ fn serving(uptime_us: u64, reads: u64) -> View {
             mount: "/mnt/a1".into(),
             joined_at: Generation(1),
             since: Timestamp(0),
+            origin: None,
         },
         state: State::Serving,
         figures: Some(Figures {
