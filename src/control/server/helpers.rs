@@ -15,7 +15,7 @@ use crate::store::{Cancel, Joined, Member, Severity, Store};
 use crate::units::{ChangeId, DiskId, Generation, Incarnation};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Works that wait for a helper, and posts that wait for the control thread.
 const QUEUE: usize = 256;
@@ -99,7 +99,8 @@ struct Helper {
     open_store: OpenStore,
     store: Box<dyn Store>,
     post: Sender<Post>,
-    life: Arc<LifeLock>,
+    /// Not this thread's to keep: it goes when the apparatus has left.
+    life: Weak<LifeLock>,
     /// What was last wrong with the files of the run directory, so that it is told once.
     told: String,
     /// Those that have been told to be shorter than they were.
@@ -118,7 +119,7 @@ impl Helper {
             open_store: Arc::clone(&setup.open_store),
             store: (setup.open_store)()?,
             post,
-            life: Arc::clone(&setup.life),
+            life: Arc::downgrade(&setup.life),
             told: String::new(),
             shorter: BTreeSet::new(),
         })
@@ -218,12 +219,15 @@ impl Helper {
     }
 
     fn restore_run(&self, door: &Door, listener: &mut Option<Listener>) -> Result<bool> {
-        let life = self.life.restore()?;
+        let Some(lock) = self.life.upgrade() else {
+            return Ok(false);
+        };
+        let life = lock.restore()?;
         let there = door
             .is_there()
             .map_err(|why| Error::because("control socket", why))?;
         if !there {
-            *listener = Some(Listener::bind(&self.life.pool(), &self.me.name, &self.life)?);
+            *listener = Some(Listener::bind(&lock.pool(), &self.me.name, &lock)?);
         }
         Ok(self.members.restore()? || life || !there)
     }
