@@ -189,7 +189,7 @@ pub fn hand_over(pool: &PoolDir, store: &mut dyn Store, job: JobId, to: Option<&
         .iter()
         .filter(|member| to.is_none_or(|name| name == member.name.as_str()))
     {
-        if member.state != MemberState::Joined || !lives(pool, &member)? {
+        if member.state != MemberState::Joined || !lives(pool, member)? {
             refused.push(format!("{} does not serve", member.name));
             continue;
         }

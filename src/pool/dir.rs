@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// ```text
 /// DIR/pool.db        the database (with -wal and -shm beside it)
 /// DIR/run/           mode 0700
-///     members        the member table
+///     members        a link to the member table, which is in memory
 ///     arbitration    the arbitration lock; its text names the holder
 ///     attach         held while a volume is attached to a loop device
 ///     log-failed     there if the database could not be made durable: boot and reason

@@ -70,7 +70,7 @@ fn opened(record: &DiskRecord) -> Disk {
 fn ledger(disk: &Disk) -> DiskMarks {
     let run = tempfile::tempdir().unwrap();
     let boot = apparatus::sys::boot_id().unwrap();
-    MemberTable::open(run.path(), pool(), boot)
+    MemberTable::open(&apparatus::pool::dir::PoolDir::new(run.path()), pool(), boot)
         .unwrap()
         .marks(disk.id())
 }

@@ -2,6 +2,7 @@
 
 use crate::disk::{Candidate, Disk, create_image};
 use crate::member::MemberTable;
+use crate::pool::dir::PoolDir;
 use crate::pool::model::DiskRecord;
 use crate::pool::names::Name;
 use crate::units::{BootId, ByteCount, DiskId, ExtentSize};
@@ -45,7 +46,7 @@ impl Images {
 
     /// Their ledgers of write errors.
     pub(super) fn ledgers(&self) -> Arc<MemberTable> {
-        MemberTable::open(self.dir.path(), self.pool, BootId(Uuid::nil())).unwrap()
+        MemberTable::open(&PoolDir::new(self.dir.path()), self.pool, BootId(Uuid::nil())).unwrap()
     }
 
     /// Opens both.

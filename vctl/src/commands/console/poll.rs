@@ -119,7 +119,7 @@ impl<'a> Eye<'a> {
             at_us,
             view,
             jobs,
-            controller: ArbitrationLock::holder(&self.pool)?,
+            controller: ArbitrationLock::holder(self.pool)?,
             events,
         })
     }
