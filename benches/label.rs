@@ -54,7 +54,12 @@ fn rewrite(c: &mut Criterion) {
     c.bench_function("label/open a disk", |b| {
         b.iter(|| Disk::open(&record, pool, UNIT).unwrap())
     });
-    let members = MemberTable::open(scratch.path(), pool, boot_id().unwrap()).unwrap();
+    let members = MemberTable::open(
+        &apparatus::pool::dir::PoolDir::new(scratch.path()),
+        pool,
+        boot_id().unwrap(),
+    )
+    .unwrap();
     let ledger = members.marks(record.id);
     let (disk, mut layout) = (Disk::open(&record, pool, UNIT).unwrap(), 0);
     c.bench_function("label/rewrite, durably", |b| {
