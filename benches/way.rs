@@ -118,12 +118,8 @@ fn apparatus(dir: &Path) -> Arc<Apparatus> {
     let snapshot = snapshot(image(&dir.join("d.img"), pool), pool);
     let disks = Disks::new();
     disks.insert(Arc::new(Disk::open(&snapshot.disks[0], pool, UNIT).unwrap()));
-    let members = MemberTable::open(
-        &apparatus::pool::dir::PoolDir::new(&dir),
-        pool,
-        boot_id().unwrap(),
-    )
-    .unwrap();
+    let members =
+        MemberTable::open(&apparatus::pool::dir::PoolDir::new(dir), pool, boot_id().unwrap()).unwrap();
     let line = Arc::new(members.mine(Slot(0)));
     line.begin(Incarnation(1), snapshot.header.generation);
     let limits = Limits {

@@ -254,7 +254,9 @@ impl AttachLock {
     /// `Kind::Busy`; or when the file cannot be made or locked.
     pub fn take(run: &Path, within: Duration) -> Result<Self> {
         make_run_dir(run)?;
-        let lock = take_within(&run.join("attach"), Some(within))?;
+        let path = run.join("attach");
+        let mut attempt = Attempt::at(&path);
+        let lock = wait_for(&path, Some(within), || attempt.take()).map_err(failed(&path))?;
         let lock = lock.ok_or_else(|| {
             Error::new(
                 Kind::Busy,

@@ -66,7 +66,7 @@ pub fn stop(
 /// `NotFound`; `Busy` when hosts have volumes open.
 pub fn check(pool: &PoolDir, store: &mut dyn Store, name: &str) -> Result<()> {
     let member = member(store, name)?;
-    match LifeLock::alive(&pool.run(), name)? {
+    match LifeLock::alive(pool, name)? {
         true => usage::check_apparatus(pool, store, &member.name),
         false => Ok(()),
     }

@@ -10,10 +10,11 @@ mod process;
 use super::plan::{Planned, Vacate};
 use crate::change::controller::Outcome;
 use crate::change::driver::Controller;
+use crate::change::survey::lives;
 use crate::control::client::Links;
 use crate::error::{Error, Kind, Result};
 use crate::fuse;
-use crate::member::LifeLock;
+
 use crate::pool::dir::PoolDir;
 use crate::pool::names::Name;
 use crate::store::{JobKind, JobState, Member, Store};
@@ -181,7 +182,7 @@ impl Census {
     }
 
     fn of(pool: &PoolDir, uuid: Uuid, members: Vec<Member>) -> Self {
-        let alive = |member: &Member| LifeLock::alive(&pool.run(), member.name.as_str()).unwrap_or(true);
+        let alive = |member: &Member| lives(pool, member).unwrap_or(true);
         let living: Vec<Member> = members.iter().filter(|member| alive(member)).cloned().collect();
         let mut asked = ask::ask(pool, uuid, &living, &Request::Opens, PATIENCE);
         let mut look = |member: Member| {
@@ -450,7 +451,7 @@ impl Guard {
     pub(super) fn keep_closed(&mut self) -> Result<(), String> {
         self.links = None;
         let (_, members) = self.store.members().map_err(|why| why.to_string())?;
-        let alive = |member: &Member| LifeLock::alive(&self.pool.run(), member.name.as_str()).unwrap_or(true);
+        let alive = |member: &Member| lives(&self.pool, member).unwrap_or(true);
         let living: Vec<Member> = members.into_iter().filter(alive).collect();
         let request = Request::Vacate {
             volumes: self.vacate.volumes.clone(),
