@@ -46,8 +46,8 @@ impl Reply for Nobody {
 struct Silent;
 
 impl Harden for Silent {
-    fn harden(&self, _: VolumeId, _: Generation) -> Result<()> {
-        Ok(())
+    fn harden(&self, _: VolumeId, _: Generation) -> Result<apparatus::data::Hardening> {
+        Ok(apparatus::data::Hardening::Done)
     }
 }
 

@@ -72,9 +72,10 @@ struct Hardening {
 }
 
 impl Harden for Hardening {
-    fn harden(&self, _: VolumeId, generation: Generation) -> Result<()> {
+    fn harden(&self, _: VolumeId, generation: Generation) -> Result<apparatus::data::Hardening> {
         self.asked.lock().unwrap().push(generation);
-        self.then.lock().unwrap().as_ref().map_or(Ok(()), |then| then())
+        let then = self.then.lock().unwrap().as_ref().map_or(Ok(()), |then| then());
+        then.map(|()| apparatus::data::Hardening::Done)
     }
 }
 
@@ -335,8 +336,11 @@ fn a_flush_sees_that_the_table_it_rests_on_is_hardened() {
     assert_eq!(flush(&mut rig, 1), Heard::Done);
     assert!(rig.hardening.asked.lock().unwrap().is_empty(), "it is already");
     let from = rig.apparatus.generation();
-    let difference = Difference { from, edits: vec![] };
-    rig.apparatus.apply(&difference).unwrap();
+    let volume = apparatus::store::Store::volumes(&mut rig.pool.store())
+        .unwrap()
+        .remove(0);
+    let edits = vec![apparatus::pool::model::Edit::SetVolume(volume)];
+    rig.apparatus.apply(&Difference { from, edits }).unwrap();
     assert_eq!(flush(&mut rig, 2), Heard::Done);
     assert_eq!(*rig.hardening.asked.lock().unwrap(), [from.next()]);
     let fail = || Err(Error::failed("store", "cannot"));

@@ -17,14 +17,15 @@ mod support;
 use apparatus::change::jobs::{self, Request};
 use apparatus::error::Error;
 use apparatus::ops::status::Finding;
-use apparatus::ops::{self, hold};
+use apparatus::ops::{self, hold, revert};
 use apparatus::pool::model::{Area, Difference, Edit, Segment, Span};
 use apparatus::store::{ChangeState, HoldMode, JobLimits, JobState, NewChange, Owner, Store};
-use apparatus::units::{ByteCount, DiskExtent, DiskOffset, Generation};
+use apparatus::units::{ByteCount, DiskExtent, DiskOffset, Generation, VolumeExtent};
 use moving::Scene;
 use moving::devices::{Loop, Mount, run};
 use rustix::process::Signal;
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
@@ -81,13 +82,14 @@ fn quarantined(scene: &Scene, disk: usize) -> u64 {
     kept.map(|taken| taken.area.len).sum()
 }
 
-/// Moves all of `v` to the second disk, and hardens nothing.
-fn move_and_leave(scene: &Scene) {
+/// Moves the first extents of `v` to the second disk, and hardens nothing.
+fn move_and_leave(scene: &Scene, extents: u64) {
     let mut controller = scene.pool.controller();
     let size = scene.pool.extent_size.bytes();
     let [source, target] = scene.disks.map(|id| controller.disks().get(id).unwrap());
     let mut homes = Vec::new();
-    for segment in scene.segments() {
+    let moved = |segment: Segment| segment.clip(VolumeExtent(0), VolumeExtent(extents));
+    for segment in scene.segments().into_iter().filter_map(moved) {
         let home = Area {
             disk: scene.disks[1],
             start: DiskExtent(1 + segment.start.0),
@@ -119,7 +121,7 @@ fn move_and_leave(scene: &Scene) {
         Ok(())
     };
     controller.run(change, false, &mut copy).unwrap();
-    assert_eq!((at_risk(scene), scene.on_disk(1)), (1, EXTENTS));
+    assert_eq!((at_risk(scene), scene.on_disk(1)), (1, extents));
 }
 
 fn hold_and_flush(scene: &Scene) -> Result<hold::Held, Error> {
@@ -160,7 +162,7 @@ fn a_loss_that_a_hold_or_a_resize_is_told_of_is_remembered() {
     for told in told {
         let Some(thin) = Thin::new() else { return };
         let (scene, daemon, _) = thin.scene();
-        move_and_leave(&scene);
+        move_and_leave(&scene, EXTENTS);
         thin.loses_what_was_written();
         told(&scene);
         for _ in 0..2 {
@@ -175,6 +177,130 @@ fn a_loss_that_a_hold_or_a_resize_is_told_of_is_remembered() {
         drop(file);
         daemon.stop();
     }
+}
+
+fn status_of(scene: &Scene) -> Vec<Finding> {
+    let pool = &scene.pool;
+    ops::status::status(&pool.dir, &mut pool.store())
+        .unwrap()
+        .findings
+}
+
+/// A disk loses what was moved to it, memory forgets it, and hosts get back what they had made durable.
+#[test]
+fn a_move_to_a_disk_that_loses_it_is_taken_back_to_the_kept_places() {
+    let Some(thin) = Thin::new() else { return };
+    let (scene, daemon, bytes) = thin.scene();
+    let revert = || {
+        revert::revert(
+            &scene.pool.dir,
+            &mut scene.pool.controller(),
+            "disk revert b",
+            "b",
+        )
+    };
+    let refused = revert().unwrap_err();
+    assert!(refused.to_string().contains("no old place is kept"), "{refused}");
+    move_and_leave(&scene, EXTENTS);
+    let file = daemon.open("v");
+    file.write_all_at(&[9; 4096], 0).unwrap();
+    thin.loses_what_was_written();
+    assert!(hold_and_flush(&scene).is_err());
+    let found = status_of(&scene)
+        .into_iter()
+        .find(|finding| finding.subject == "disk b");
+    let next = found.and_then(|finding| finding.next);
+    assert_eq!(next.as_deref(), Some("vctl disk revert b"));
+    let (outline, _) = revert().unwrap();
+    assert_eq!(outline.bytes.0, scene.bytes());
+    assert_eq!((at_risk(&scene), scene.on_disk(0)), (0, EXTENTS));
+    let gone = file.sync_all().unwrap_err();
+    assert_eq!(
+        gone.raw_os_error(),
+        Some(libc::EIO),
+        "what was written since is gone"
+    );
+    file.sync_all().unwrap();
+    assert_eq!(read_up_to(&file, bytes.len(), 0), bytes);
+    scene.pool.controller().free().unwrap();
+    scene.assert_nothing_left_over();
+    scene.assert_checked();
+    assert!(revert().is_err());
+    drop(file);
+    daemon.stop();
+}
+
+/// The pool's database, kept locked by another process.
+struct Locked(Child);
+
+impl Locked {
+    fn new(scene: &Scene) -> Self {
+        let mut child = Command::new("sqlite3")
+            .arg(scene.pool.dir.database())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let words = b"BEGIN IMMEDIATE;\nSELECT 'locked';\n";
+        child.stdin.as_mut().unwrap().write_all(words).unwrap();
+        let mut said = [0; 7];
+        child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"locked\n");
+        Self(child)
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// `dd` of one block with an `fsync` at its end, in a process of its own.
+fn write_and_sync(daemon: &Daemon, volume: &str) -> Child {
+    Command::new("dd")
+        .arg(format!("of={}", daemon.path(volume).display()))
+        .args([
+            "if=/dev/zero",
+            "conv=notrunc,fsync",
+            "bs=4096",
+            "count=1",
+            "status=none",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// No disk has failed: a flush waits (the kernel lets one of each file through) for the database, by number and time in the status, and those that need it not do not.
+#[test]
+fn a_flush_waits_for_the_pools_database_as_long_as_it_takes() {
+    let scene = Scene::new(EXTENT, EXTENTS);
+    let new = [(scene.disks[0], 1 + EXTENTS, 4)];
+    scene.pool.add_volume("w", 4 * EXTENT, &new);
+    let daemon = scene.pool.start("x");
+    move_and_leave(&scene, EXTENTS);
+    let locked = Locked::new(&scene);
+    let mut kept: Vec<Child> = (0..8).map(|_| write_and_sync(&daemon, "v")).collect();
+    answered(write_and_sync(&daemon, "w"));
+    let since = Instant::now();
+    let of_the_database = |finding: &Finding| {
+        finding.subject == "volume v" && finding.text.contains("pool's database (1 requests")
+    };
+    while !status_of(&scene).iter().any(of_the_database) {
+        assert!(
+            since.elapsed() < Duration::from_secs(30),
+            "{:?}",
+            status_of(&scene)
+        );
+    }
+    answered(write_and_sync(&daemon, "w"));
+    assert!(kept.iter_mut().all(|child| child.try_wait().unwrap().is_none()));
+    drop(locked);
+    kept.into_iter().for_each(|child| drop(answered(child)));
+    assert_eq!(at_risk(&scene), 0);
+    daemon.stop();
 }
 
 /// The kernel tells of a lost write once. Whoever asks next hears that all is well; the old homes must be kept all the same.
@@ -503,6 +629,29 @@ fn answered(child: Child) -> Vec<u8> {
     waiting.join().unwrap().unwrap();
     assert!(output.status.success());
     output.stdout
+}
+
+/// Only a move of `v` needs the disk that hangs: flushes of others go on, and the status names the disk and the volume.
+#[test]
+fn a_flush_does_not_wait_for_a_disk_that_only_another_volumes_move_needs() {
+    let Some(hanging) = Hanging::new() else { return };
+    let scene = &hanging.scene;
+    scene
+        .pool
+        .add_volume("w", 4 * EXTENT, &[(scene.disks[0], 1 + EXTENTS, 4)]);
+    move_and_leave(scene, 64);
+    let stopped = Stopped::new(&hanging.server);
+    let kept = write_and_sync(&hanging.daemon, "v");
+    let is_of_v = |finding: &Finding| finding.subject == "volume v" && finding.text.contains("disk b (");
+    hanging.told(|findings| findings.iter().any(is_of_v));
+    for _ in 0..4 {
+        answered(write_and_sync(&hanging.daemon, "w"));
+    }
+    hanging.told(|findings| !findings.iter().any(|finding| finding.subject == "volume w"));
+    drop(stopped);
+    answered(kept);
+    hanging.told(<[_]>::is_empty);
+    hanging.daemon.stop();
 }
 
 #[test]

@@ -8,20 +8,20 @@
 //! - A disk that was told to flush and failed, by whatever process, since the first of the changes that are not hardened was prepared, is not asked again
 //!   ([`DiskMarks::has_lost`]): the kernel tells of a lost page once, and may have dropped it. Nothing that maps onto that disk is hardened, nor
 //!   what was committed after it, because a later change cannot outlive an earlier one. The old places stay in quarantine, and a power loss leads back to them.
-//!   A host's flush that rests on such a change is answered with EIO; one that does not is not ([`concerns`]).
+//!   A host's flush that rests on such a change is answered with EIO; one that does not is not ([`Batch::of_volume`]).
 //! - A flush of which nobody knows how it ended ([`DiskMarks::is_in_doubt`]: its process was killed, and this one has opened the disk since) is no failure, so
 //!   the data of the changes is marked as written again, with the content that hosts see, and flushed anew. If the page cache has not dropped
 //!   a lost page in that short time, nothing is lost; if it has, hosts have read what is on the disk since, and no later flush makes it worse.
 //!   A block device drops its pages when its last opening is closed, so there the doubt counts as a failure until somebody who had it open all the time flushes it.
-//! - What a later change has taken away from the disk again need not be on it ([`new_homes`]). That is the way out: to move all off a disk that has
-//!   lost something carries over what hosts read there, and then all of it is hardened at once.
+//! - What a later change has taken away from the disk again need not be on it ([`new_homes`]). That is the way out: to go back to the old places (`ops/revert.rs`),
+//!   or, where what can be read on the disk is good, to move all off it; then all of it is hardened at once.
 
 use crate::change::failpoint::{Point, hit};
 use crate::change::jobs::ranges::{minus, union};
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, Result};
 use crate::member::{DiskMarks, MemberTable};
-use crate::pool::model::{Area, Edit};
+use crate::pool::model::{Area, DiskRecord, Edit};
 use crate::store::{ChangeRecord, ChangeState, Store};
 use crate::units::{ChangeId, DiskId, ExtentSize, Generation, VolumeExtent, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,7 +39,7 @@ pub(crate) enum Who {
 }
 
 impl Who {
-    fn points(self) -> (Point, Point) {
+    pub(crate) fn points(self) -> (Point, Point) {
         match self {
             Self::Controller => (Point::ControllerFlushed, Point::ControllerHardened),
             Self::Apparatus => (Point::ApparatusFlushed, Point::ApparatusHardened),
@@ -57,29 +57,134 @@ pub(crate) fn harden(
     members: &Arc<MemberTable>,
     who: Who,
 ) -> Result<BTreeSet<DiskId>> {
-    // Read in this order: a change that is committed in between is above this generation.
-    let current = store.header()?.generation;
-    let committed: Vec<ChangeRecord> = store
-        .unfinished()?
-        .into_iter()
-        .filter(|record| record.state == ChangeState::Committed)
-        .collect();
-    let (flushed, hardened) = who.points();
-    let homes = new_homes(&committed);
-    let led_to = committed
-        .iter()
-        .map(|record| record.change.difference.from.next());
-    let generation = led_to.fold(current, Generation::max);
-    if !committed.is_empty() || members.hardened() < generation {
-        make_safe(store, disks, members, &homes)?;
-        hit(flushed);
-        // With nothing to mark too: what another process has marked may be visible and not yet durable.
-        let ids: Vec<ChangeId> = committed.iter().map(|record| record.id).collect();
-        store.harden(&ids)?;
-        members.set_hardened(generation);
-        hit(hardened);
+    let batch = Batch::of_all(store)?;
+    if !batch.ids.is_empty() || members.hardened() < batch.generation {
+        batch.make_safe(disks, members)?;
+        hit(who.points().0);
+        batch.record(store, members, who)?;
     }
-    Ok(homes.into_keys().collect())
+    Ok(batch.homes.into_keys().collect())
+}
+
+/// Changes that are hardened together: all that are committed, up to the last of them.
+pub(crate) struct Batch {
+    ids: Vec<ChangeId>,
+    /// What is hardened then.
+    generation: Generation,
+    homes: BTreeMap<DiskId, Vec<Area>>,
+    records: Vec<DiskRecord>,
+    size: ExtentSize,
+}
+
+impl Batch {
+    fn of_all(store: &mut dyn Store) -> Result<Self> {
+        // Read in this order: a change that is committed in between is above this generation.
+        let current = store.header()?.generation;
+        let committed = committed(store)?;
+        let generation = committed.iter().map(led_to).fold(current, Generation::max);
+        Self::of(store, &committed, generation)
+    }
+
+    /// What has to be hardened so that the changes that have to do with the volume are, up to this generation; `None` when they are. Those that come
+    /// before one of them belong to it, because a later change cannot outlive an earlier one. Those that come after are taken along only where that needs no other disk,
+    /// so that nobody waits for a disk that only another volume's later change needs.
+    ///
+    /// # Errors
+    /// The store's; also when it does not know this generation.
+    pub(crate) fn of_volume(
+        store: &mut dyn Store,
+        volume: VolumeId,
+        generation: Generation,
+    ) -> Result<Option<Self>> {
+        let current = store.header()?.generation;
+        if current < generation {
+            let why = format!("generation {generation} is in use, but it has only {current}");
+            return Err(Error::failed("store", why));
+        }
+        let committed = committed(store)?;
+        let needed = |record: &ChangeRecord| led_to(record) <= generation && concerns(record, volume);
+        let Some(last) = committed.iter().rposition(needed) else {
+            return Ok(None);
+        };
+        let whole = Self::of(
+            store,
+            &committed,
+            committed.iter().map(led_to).fold(current, Generation::max),
+        )?;
+        let (part, _) = committed.split_at(last + 1);
+        let least = Self::of(
+            store,
+            part,
+            part.iter().map(led_to).fold(Generation(0), Generation::max),
+        )?;
+        let adds_none = whole.homes.keys().all(|disk| least.homes.contains_key(disk));
+        Ok(Some(if adds_none { whole } else { least }))
+    }
+
+    fn of(store: &mut dyn Store, committed: &[ChangeRecord], generation: Generation) -> Result<Self> {
+        Ok(Self {
+            ids: committed.iter().map(|record| record.id).collect(),
+            generation,
+            homes: new_homes(committed),
+            records: store.disks()?,
+            size: store.header()?.extent_size,
+        })
+    }
+
+    /// The disks that have to be flushed for it.
+    pub(crate) fn disks(&self) -> BTreeSet<DiskId> {
+        self.homes.keys().copied().collect()
+    }
+
+    /// Flushes those disks.
+    ///
+    /// # Errors
+    /// That of a disk which cannot be flushed or has lost something.
+    pub(crate) fn make_safe(&self, disks: &Disks, members: &Arc<MemberTable>) -> Result<()> {
+        let needed = || {
+            let records = self.records.iter();
+            records.filter_map(|record| Some((record, self.homes.get(&record.id)?)))
+        };
+        // Before any flush: a disk that waits shall not keep another's loss from being told.
+        for (record, _) in needed() {
+            refuse_lost(record.name.as_str(), &members.marks(record.id))?;
+        }
+        for (record, areas) in needed() {
+            let failed = |why: String| Error::failed(format!("disk {}", record.name), why);
+            let disk = disks
+                .get(record.id)
+                .ok_or_else(|| failed("is not open, so it cannot be flushed".into()))?;
+            let marks = members.marks(record.id);
+            let flushed = flush_areas(&disk, &marks, areas, self.size);
+            flushed.map_err(|why| failed(format!("flush: {why}")).hint(way_out(record.name.as_str())))?;
+            refuse_lost(record.name.as_str(), &marks)?;
+        }
+        Ok(())
+    }
+
+    /// Records that they are hardened, once the disks are flushed. With nothing to mark too: what another process has marked may be visible and
+    /// not yet durable.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) fn record(&self, store: &mut dyn Store, members: &MemberTable, who: Who) -> Result<()> {
+        store.harden(&self.ids)?;
+        members.set_hardened(self.generation);
+        hit(who.points().1);
+        Ok(())
+    }
+}
+
+/// The committed changes, in their order.
+fn committed(store: &mut dyn Store) -> Result<Vec<ChangeRecord>> {
+    let mut committed = store.unfinished()?;
+    committed.retain(|record| record.state == ChangeState::Committed);
+    committed.sort_by_key(led_to);
+    Ok(committed)
+}
+
+fn led_to(record: &ChangeRecord) -> Generation {
+    record.change.difference.from.next()
 }
 
 /// The homes that these changes, in their order, give to parts of volumes and that none of them takes away again: what has to be on the
@@ -126,14 +231,9 @@ fn add(set: &mut Vec<Range<u64>>, run: Range<u64>) {
 }
 
 /// Whether what hosts see of a volume rests on this change.
-pub(crate) fn concerns(record: &ChangeRecord, volume: VolumeId) -> bool {
-    record.change.difference.edits.iter().any(|edit| match edit {
-        Edit::AddVolume(of) | Edit::SetVolume(of) => of.id == volume,
-        Edit::RemoveVolume(of) | Edit::Map { volume: of, .. } | Edit::Unmap { volume: of, .. } => {
-            *of == volume
-        }
-        Edit::AddDisk(_) | Edit::SetDisk(_) | Edit::RemoveDisk(_) => false,
-    })
+fn concerns(record: &ChangeRecord, volume: VolumeId) -> bool {
+    let edits = &record.change.difference.edits;
+    edits.iter().any(|edit| edit.volume() == Some(volume))
 }
 
 /// The disks with data that has an old home elsewhere: those that unfinished changes map onto.
@@ -152,35 +252,6 @@ pub(crate) fn disks_at_risk(store: &mut dyn Store) -> Result<BTreeSet<DiskId>> {
     Ok(segments.flatten().map(|segment| segment.home.disk).collect())
 }
 
-fn make_safe(
-    store: &mut dyn Store,
-    disks: &Disks,
-    members: &Arc<MemberTable>,
-    homes: &BTreeMap<DiskId, Vec<Area>>,
-) -> Result<()> {
-    let size = store.header()?.extent_size;
-    let records = store.disks()?;
-    let needed: Vec<_> = records
-        .iter()
-        .filter_map(|record| Some((record, homes.get(&record.id)?)))
-        .collect();
-    // Before any flush: a disk that waits shall not keep another's loss from being told.
-    for (record, _) in &needed {
-        refuse_lost(record.name.as_str(), &members.marks(record.id))?;
-    }
-    for (record, areas) in needed {
-        let failed = |why: String| Error::failed(format!("disk {}", record.name), why);
-        let disk = disks
-            .get(record.id)
-            .ok_or_else(|| failed("is not open, so it cannot be flushed".into()))?;
-        let marks = members.marks(record.id);
-        let flushed = flush_areas(&disk, &marks, areas, size);
-        flushed.map_err(|why| failed(format!("flush: {why}")).hint(way_out(record.name.as_str())))?;
-        refuse_lost(record.name.as_str(), &marks)?;
-    }
-    Ok(())
-}
-
 /// Refuses a disk that has lost something which may have its old home elsewhere.
 ///
 /// # Errors
@@ -194,7 +265,7 @@ pub(crate) fn refuse_lost(disk: &str, marks: &DiskMarks) -> Result<()> {
 }
 
 fn way_out(disk: &str) -> String {
-    format!("the old places are kept; move all off that disk: vctl disk evacuate {disk}")
+    format!("the old places are kept; go back to them: vctl disk revert {disk}")
 }
 
 fn flush_areas(disk: &Disk, marks: &DiskMarks, areas: &[Area], size: ExtentSize) -> io::Result<()> {

@@ -63,6 +63,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn disks(&self) -> &Disks;
     /// Notes what is in flight: since when that is so is known as exactly as this is called often.
     fn note(&self);
+    /// Something that flushes waited for has ended: they are tried again, on other threads than this. May be called by any thread.
+    fn flush_again(&self) {}
     /// Its counters. What the control thread knows better (incarnation, term, jobs) is overwritten.
     fn figures(&self) -> Figures;
     /// Asks the program to leave in good order: unmount and end. Does not wait for it.

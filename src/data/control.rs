@@ -2,6 +2,7 @@
 
 use super::handles::Kept;
 use super::io::micros;
+use super::rests::Rests;
 use super::space::Room;
 use super::{Apparatus, Notice, lock};
 use crate::control::runtime::{Lag, Resumed, Runtime};
@@ -10,7 +11,7 @@ use crate::error::Result;
 use crate::gate::{Drain, Let};
 use crate::pool::model::{Difference, Edit, Snapshot, Span};
 use crate::store::HoldMode;
-use crate::units::{ChangeId, Generation, VolumeId};
+use crate::units::{ChangeId, DiskId, Generation, VolumeId};
 use crate::wire::message::{Figures, Opens, Waiting};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -47,6 +48,12 @@ impl Runtime for Apparatus {
 
     fn apply(&self, difference: &Difference) -> Result<Generation> {
         let notices = self.notices_of(difference);
+        lock(&self.rests).note(difference, self.members.hardened());
+        for edit in &difference.edits {
+            if let Edit::Map { volume, .. } = edit {
+                self.owe_losses(*volume);
+            }
+        }
         let generation = self.table.apply(difference)?;
         difference
             .edits
@@ -78,6 +85,9 @@ impl Runtime for Apparatus {
     }
 
     fn reload(&self, snapshot: &Snapshot) -> Result<()> {
+        let volumes = self.table.volumes(&mut lock(&self.eye));
+        volumes.iter().for_each(|volume| self.owe_losses(volume.id));
+        *lock(&self.rests) = Rests::new(snapshot.header.generation);
         self.table.replace(snapshot)?;
         *lock(&self.room) = Room::new(&snapshot.disks);
         self.tell_kernel(Notice::Everything);
@@ -96,6 +106,15 @@ impl Runtime for Apparatus {
     fn note(&self) {
         // Counting them is noting them.
         let _ = self.gate.counts();
+        if self.harden.wants_retry() {
+            self.flush_again();
+        }
+    }
+
+    fn flush_again(&self) {
+        let waiting = std::mem::take(&mut *lock(&self.flushes));
+        self.run_each(waiting);
+        self.keeper.moved();
     }
 
     fn figures(&self) -> Figures {
@@ -183,9 +202,38 @@ impl Apparatus {
             of_volume.longest_us = of_volume.longest_us.max(micros(age));
             if span.start < span.end {
                 of_volume.disks.extend(self.disk_under(&span));
+            } else {
+                of_volume.disks.extend(self.slow_under(span.volume));
+                of_volume.database = self.harden.trouble().filter(|_| of_volume.disks.is_empty());
+            }
+        }
+        for (volume, (requests, longest)) in self.waiting_flushes() {
+            let named = self.table.volume(&mut lock(&self.eye), volume);
+            let (Some(named), true) = (named, longest >= Waiting::LONG) else {
+                continue;
+            };
+            let of_volume = waiting.entry(named.name.to_string()).or_default();
+            of_volume.requests += requests;
+            of_volume.longest_us = of_volume.longest_us.max(micros(longest));
+            of_volume.database = self.harden.trouble();
+            if of_volume.database.is_none() {
+                of_volume.disks.extend(self.slow_under(volume));
             }
         }
         waiting
+    }
+
+    /// The disks that a flush of the volume may wait for: its own that are slow, and those that changes wait for.
+    fn slow_under(&self, volume: VolumeId) -> Vec<String> {
+        let mut own = Vec::new();
+        let _ = self.table.disks_of(&mut lock(&self.eye), volume, &mut own);
+        let mut slow = self.slow_to_flush(Waiting::LONG);
+        if slow.iter().any(|disk| own.contains(disk)) {
+            slow.retain(|disk| own.contains(disk));
+        }
+        let disks = self.disks.view();
+        let name = |id: DiskId| Some(disks.get(id)?.name().to_owned());
+        slow.into_iter().filter_map(name).collect()
     }
 
     /// The disk that the first byte of the span lies on.

@@ -23,6 +23,7 @@ mod io;
 mod keeper;
 mod lines;
 mod request;
+mod rests;
 mod seek;
 mod space;
 mod way;
@@ -32,7 +33,7 @@ pub use handles::{NotOpened, OpenReply, Opening};
 pub use request::{Answer, BoxedReply, Delivery, Failure, Operation, Owned, Reply, Request, Target};
 pub use space::Space;
 
-use crate::control::Bell;
+use crate::control::{Bell, Runtime};
 use crate::disk::Disks;
 use crate::error::{Error, Result};
 use crate::gate::{Bounds, Gate, Lane};
@@ -44,10 +45,11 @@ use crate::units::{DiskId, Generation, VolumeId};
 use cold::ColdWatch;
 use crossbeam_channel::Sender;
 use figures::{Book, Tally};
-use flush::Losses;
+use flush::{Flushing, Losses};
 use handles::Handles;
 use io::micros;
 use keeper::Keeper;
+use rests::Rests;
 use space::Room;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -73,12 +75,37 @@ pub struct Limits {
 
 /// Makes the records of committed changes survive power loss, as a host's flush needs it.
 pub trait Harden: Send + Sync {
-    /// Flushes the disks that committed changes up to this generation map, and hardens those changes; at least those that have to do
-    /// with this volume.
+    /// Hardens the committed changes up to this generation that have to do with this volume, once the disks that they need are flushed. Waits for
+    /// nothing that another thread waits for already.
     ///
     /// # Errors
-    /// A disk's or the store's; the flush that asked for it is answered with an error.
-    fn harden(&self, volume: VolumeId, generation: Generation) -> Result<()>;
+    /// When it is known that they cannot be made durable; the flush that asked for it is answered with an error.
+    fn harden(&self, volume: VolumeId, generation: Generation) -> Result<Hardening>;
+    /// See [`Hardening::Later`].
+    fn turns(&self) -> u64 {
+        0
+    }
+    /// Why the store cannot be used now, if it cannot: flushes that rest on changes wait for it.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+    /// Whether those who were told to come back are to be called now, for no other reason than that it may help. Asked a few times a second.
+    fn wants_retry(&self) -> bool {
+        false
+    }
+    /// The disks that are being flushed for changes, and for how long they have been.
+    fn flushing(&self) -> Vec<(DiskId, Duration)> {
+        Vec::new()
+    }
+}
+
+/// What asking for it has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hardening {
+    /// They are hardened.
+    Done,
+    /// Not yet: to be asked again when [`Harden::turns`] is another number than this ([`crate::control::Runtime::flush_again`] is called then), or after a while.
+    Later(u64),
 }
 
 /// Tells the operator. Called on the way of requests: must not wait.
@@ -142,6 +169,11 @@ pub struct Apparatus {
     bell: Arc<Bell>,
     harden: Arc<dyn Harden>,
     losses: Losses,
+    rests: Mutex<Rests>,
+    /// Flushes that wait for the store, or for what another flush does.
+    flushes: Mutex<Vec<Owned>>,
+    most_flushes: usize,
+    flushing: Mutex<Flushing>,
     report: Arc<dyn Report>,
     stop: Box<dyn Fn() + Send + Sync>,
     book: Arc<Book>,
@@ -199,6 +231,7 @@ impl Apparatus {
             parked: limits.parked,
             holds: limits.holds,
         };
+        let rests = Mutex::new(Rests::new(parts.table.generation()));
         let keeper = Arc::new(Keeper::new(parts.bell.clone(), limits.fenced));
         let apparatus = Arc::new_cyclic(|me| Self {
             me: me.clone(),
@@ -214,6 +247,10 @@ impl Apparatus {
             bell: parts.bell,
             harden: parts.harden,
             losses: Losses::default(),
+            rests,
+            flushes: Mutex::default(),
+            most_flushes: limits.parked,
+            flushing: Mutex::default(),
             report: parts.report,
             stop: parts.stop,
             book: Arc::default(),
@@ -332,6 +369,7 @@ impl Apparatus {
     pub fn finish(&self, wait: Duration) -> bool {
         self.gate.close();
         self.keeper.give_up(Failure::Ending);
+        self.flush_again();
         self.fail_parked();
         let done = self.keeper.wait_until(wait, || self.gate.counts().in_flight == 0);
         self.fail_parked();

@@ -16,6 +16,8 @@ pub(super) enum Verdict<'d> {
     Waits,
     /// A write of so many bytes that is to be flushed before it is acknowledged.
     FlushFirst(u64),
+    /// A flush that is to be tried again when this turn is over: see [`super::Hardening::Later`].
+    FlushLater(u64),
 }
 
 /// What is answered.
@@ -38,7 +40,7 @@ pub(super) enum Ready<'d> {
 }
 
 /// What is left to do once the gate has been left.
-enum After {
+pub(super) enum After {
     Nothing,
     /// Enter again.
     Again(Owned),
@@ -106,6 +108,10 @@ impl Apparatus {
                     _ => None,
                 };
                 self.elsewhere(pass, role, request.awaiting(disk))
+            }
+            Verdict::FlushLater(turn) => {
+                drop(pass);
+                self.flush_later(request.own(), turn)
             }
             Verdict::FlushFirst(bytes) => {
                 self.count(tools, &request.summary(), bytes, Delivery::Taken);

@@ -5,7 +5,7 @@
 //! threads that wait for it.
 
 use super::lines::{Awaits, Need, State};
-use super::{Answer, Apparatus, Desk, Failure, Limits, Owned, Reply, Role, lock};
+use super::{Answer, Apparatus, Desk, Failure, Limits, Operation, Owned, Reply, Role, lock};
 use crate::gate::Parkable;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -144,7 +144,11 @@ impl Apparatus {
 
     /// Has workers run these, those that overlap in this order. Never waits, and never gives up: as many as the gate parks.
     pub(super) fn run_later(&self, requests: Vec<Owned>) {
-        for chain in chains(requests) {
+        let (flushes, others) = requests
+            .into_iter()
+            .partition(|request| matches!(request.operation, Operation::Flush));
+        self.run_each(flushes);
+        for chain in chains(others) {
             let mut state = lock(&self.workers.state);
             if state.ending {
                 drop(state);
@@ -152,6 +156,21 @@ impl Apparatus {
                 continue;
             }
             let need = state.add(chain);
+            drop(state);
+            self.see_to(&need);
+        }
+    }
+
+    /// Has workers run these flushes, each by itself: one may wait long for a disk that another has nothing to do with.
+    pub(super) fn run_each(&self, requests: Vec<Owned>) {
+        for request in requests {
+            let mut state = lock(&self.workers.state);
+            if state.ending {
+                drop(state);
+                refuse(request);
+                continue;
+            }
+            let need = state.add(vec![request]);
             drop(state);
             self.see_to(&need);
         }

@@ -7,7 +7,7 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::member::{ArbitrationLock, MemberTable};
 use crate::pool::dir::PoolDir;
-use crate::pool::model::{DiskRecord, Snapshot};
+use crate::pool::model::{DiskRecord, PoolHeader, Snapshot};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{ChangeState, JobState, Member, MemberState, Store};
 use crate::sys::boot_id;
@@ -61,7 +61,12 @@ pub fn check(pool: &PoolDir) -> Result<Vec<Problem>> {
     let mut problems: Vec<Problem> = store.check()?.into_iter().map(of_database).collect();
     let snapshot = store.snapshot()?;
     problems.extend(of_disks(&snapshot));
-    problems.extend(of_losses(pool, &mut store, &snapshot)?);
+    problems.extend(of_losses(
+        pool,
+        &mut store,
+        &snapshot.header,
+        snapshot.disks.iter(),
+    )?);
     if ArbitrationLock::holder(pool)?.is_none() {
         problems.extend(of_what_is_left(&mut store)?);
     }
@@ -92,23 +97,22 @@ fn of_disks(snapshot: &Snapshot) -> Vec<Problem> {
 }
 
 /// Disks that have failed to write what was moved to them, which therefore still has its old place.
-fn of_losses(pool: &PoolDir, store: &mut dyn Store, snapshot: &Snapshot) -> Result<Vec<Problem>> {
-    // Made by who changes something, not by who looks.
-    if !pool.run().join("members").exists() {
+pub(super) fn of_losses<'a>(
+    pool: &PoolDir,
+    store: &mut dyn Store,
+    header: &PoolHeader,
+    disks: impl Iterator<Item = &'a DiskRecord>,
+) -> Result<Vec<Problem>> {
+    let at_risk = disks_at_risk(store)?;
+    // The table is made by who changes something, not by who looks.
+    if at_risk.is_empty() || !pool.run().join("members").exists() {
         return Ok(Vec::new());
     }
-    let members = MemberTable::open(pool, snapshot.header.uuid, boot_id()?)?;
-    let at_risk = disks_at_risk(store)?;
-    let lost = snapshot
-        .disks
-        .iter()
-        .filter(|disk| at_risk.contains(&disk.id) && members.marks(disk.id).has_lost());
+    let members = MemberTable::open(pool, header.uuid, boot_id()?)?;
+    let lost = disks.filter(|disk| at_risk.contains(&disk.id) && members.marks(disk.id).has_lost());
     let problem = |disk: &DiskRecord| {
-        let why = "has failed to write what was moved to it, which is not durable there";
-        let hint = format!(
-            "the old places are kept; move all off it: vctl disk evacuate {}",
-            disk.name
-        );
+        let why = "has lost something of what was moved to it: hosts may read wrong data there, and flushes of those volumes fail; the old places are kept";
+        let hint = format!("vctl disk revert {}", disk.name);
         Problem::new(format!("disk {}", disk.name), why).hint(hint)
     };
     Ok(lost.map(problem).collect())

@@ -17,6 +17,7 @@ pub mod moving;
 pub mod place;
 pub mod plan;
 pub mod pool;
+pub mod revert;
 pub mod select;
 pub mod send;
 pub mod status;

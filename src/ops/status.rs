@@ -1,6 +1,7 @@
 //! Whether all is well with a pool, and what to do if not: quick enough to be asked all the time.
 
 use super::apparatus::{self, State};
+use super::check::of_losses;
 use super::job;
 use super::view::{PoolView, Usage};
 use crate::error::Result;
@@ -126,7 +127,20 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> 
     findings.extend(of_space(view, store.fullness()?, store.options()?.thresholds));
     findings.extend(of_closed_disks(view, jobs));
     findings.extend(of_quarantine(view, apparatuses));
-    findings.extend(of_errors(apparatuses));
+    let losses = of_losses(
+        pool,
+        store,
+        &view.header,
+        view.disks.iter().map(|disk| &disk.record),
+    )?;
+    let of_errors = of_errors(apparatuses).into_iter();
+    findings.extend(of_errors.filter(|error| losses.iter().all(|loss| loss.subject != error.subject)));
+    findings.extend(losses.into_iter().map(|loss| Finding {
+        severity: Severity::Error,
+        subject: loss.subject,
+        text: loss.why,
+        next: loss.hint,
+    }));
     findings.extend(of_waiting(apparatuses));
     findings.extend(apparatuses.iter().filter_map(of_apparatus));
     if apparatuses.is_empty() && !view.volumes.is_empty() {
@@ -273,10 +287,19 @@ fn of_waiting(apparatuses: &[apparatus::View]) -> Vec<Finding> {
             all.requests += more.requests;
             all.longest_us = all.longest_us.max(more.longest_us);
             all.disks.extend(more.disks.iter().cloned());
+            all.database = all.database.take().or_else(|| more.database.clone());
         }
     }
     let finding = |(volume, waiting): (&str, Waiting)| {
         let seconds = waiting.longest_us / 1_000_000;
+        if let Some(why) = waiting.database {
+            let text = format!(
+                "flushes of hosts wait for the pool's database ({} requests, the first for {seconds} s): {why}",
+                waiting.requests
+            );
+            let finding = Finding::new(Severity::Warning, format!("volume {volume}"), text);
+            return finding.next("see that no process keeps the database locked, and that the file system of the pool's directory has room");
+        }
         let disks: Vec<String> = waiting.disks.into_iter().collect();
         let for_what = match disks[..] {
             [] => "a flush".to_owned(),

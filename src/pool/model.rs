@@ -208,6 +208,20 @@ pub enum Edit {
     },
 }
 
+impl Edit {
+    /// The volume whose record or places it changes.
+    #[must_use]
+    pub fn volume(&self) -> Option<VolumeId> {
+        match self {
+            Self::AddVolume(of) | Self::SetVolume(of) => Some(of.id),
+            Self::RemoveVolume(of) | Self::Map { volume: of, .. } | Self::Unmap { volume: of, .. } => {
+                Some(*of)
+            }
+            Self::AddDisk(_) | Self::SetDisk(_) | Self::RemoveDisk(_) => None,
+        }
+    }
+}
+
 /// What a change sends: the edits that lead from generation `from` to `from + 1`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

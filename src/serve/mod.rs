@@ -9,6 +9,7 @@ mod heartbeat;
 mod process;
 mod report;
 
+use crate::change::harden::{disks_at_risk, refuse_lost};
 use crate::change::survey::lives;
 use crate::config::Config;
 use crate::control::hardener::Hardener;
@@ -143,7 +144,23 @@ impl Beginning {
             disks,
         };
         beginning.check_layout()?;
+        beginning.tell_losses()?;
         Ok(beginning)
+    }
+
+    /// What hosts read on a disk that has lost something may be wrong once memory has forgotten it.
+    fn tell_losses(&mut self) -> Result<()> {
+        for id in disks_at_risk(&mut *self.store)? {
+            if let Some(disk) = self.disks.get(id)
+                && let Err(lost) = refuse_lost(disk.name(), &self.members.marks(id))
+            {
+                let way_out = lost.way_out().unwrap_or_default();
+                let text = format!("{}; hosts may read wrong data there; {way_out}", lost.why());
+                log::error!("{}: {text}", lost.what());
+                self.reporter.tell(Severity::Error, lost.what(), text);
+            }
+        }
+        Ok(())
     }
 
     /// In the control range from here on.

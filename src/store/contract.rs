@@ -58,6 +58,8 @@ macro_rules! contract {
             power {
                 every_edit_is_taken_back,
                 changes_are_taken_back_latest_first,
+                a_kept_place_is_had_back_until_its_change_is_hardened,
+                a_change_that_had_a_kept_place_back_is_taken_back,
                 what_was_prepared_or_joined_is_over,
                 a_job_goes_back_with_its_chunks,
                 a_job_that_was_done_goes_on,

@@ -323,7 +323,8 @@ pub trait Store: Send {
     fn raise_term(&mut self) -> Result<Term>;
 
     /// Announces a change. Refused with `Kind::Stale` under a higher term, when an extent that its difference
-    /// maps is owned by anything but this change's job or mapped twice, and when it starts from the current generation and
+    /// maps is owned by anything but this change's job or mapped twice (one in the quarantine of a committed, not yet hardened change
+    /// may be mapped back to where that took it from, as long as that is not hardened at the commit either), and when it starts from the current generation and
     /// does not fit the table (a name taken, a volume that is not there, a disk in use). What it maps and its job does not own becomes
     /// its own until it is committed or cancelled.
     fn prepare(&mut self, term: Term, change: &NewChange) -> Result<ChangeId>;
@@ -342,6 +343,10 @@ pub trait Store: Send {
     /// lower generation is committed and not among them: a later change cannot outlive an earlier one. The layout number goes
     /// up by one for each.
     fn harden(&mut self, ids: &[ChangeId]) -> Result<()>;
+    /// Why nothing can be made durable any more: an earlier sync has lost something, as far as this connection has met that. Every other failure passes.
+    fn lost(&self) -> Option<String> {
+        None
+    }
     /// Takes back every change committed in another boot and not hardened, latest first, one generation up for each; what
     /// they mapped is their job's again, if it goes on (a job that was done goes on again), else free. Cancels those prepared
     /// in another boot, and marks all members of another boot as left. Durable when it returns. Answers those taken back.

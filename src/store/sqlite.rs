@@ -228,6 +228,10 @@ impl Store for SqliteStore {
         }
     }
 
+    fn lost(&self) -> Option<String> {
+        self.log.lost()
+    }
+
     fn recover_boot(&mut self, boot: BootId) -> Result<Vec<ChangeId>> {
         let recovered = self.write(|db| recover::recover(db, boot))?;
         if recovered.changed {

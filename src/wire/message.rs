@@ -327,8 +327,11 @@ pub struct Waiting {
     pub requests: u64,
     /// For how long the first of them.
     pub longest_us: u64,
-    /// Names of the disks that they are for, as far as they touch bytes: flushes do not.
+    /// Names of the disks that they wait for, as far as that can be told.
     pub disks: BTreeSet<String>,
+    /// Why flushes among them wait for the pool's database.
+    #[serde(default)]
+    pub database: Option<String>,
 }
 
 impl Waiting {

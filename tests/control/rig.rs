@@ -5,7 +5,7 @@ use apparatus::control::hardener::Hardener;
 use apparatus::control::runtime::{Lag, Resumed};
 use apparatus::control::server::{Limits, OpenStore, Server, Setup};
 use apparatus::control::{Bell, Listener, Runtime};
-use apparatus::data::Harden;
+use apparatus::data::{Harden, Hardening};
 use apparatus::disk::{Candidate, Disk, Disks, create_image};
 use apparatus::error::{Error, Result};
 use apparatus::gate::{Access, Bounds, Drain, Entry, Gate, Parkable};
@@ -259,7 +259,8 @@ pub(crate) struct Apparatus {
 
 impl Apparatus {
     pub(crate) fn harden(&self) -> Result<()> {
-        self.hardener.harden(VolumeId(1), self.path.generation())
+        while self.hardener.harden(VolumeId(1), self.path.generation())? != Hardening::Done {}
+        Ok(())
     }
 }
 

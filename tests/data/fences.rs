@@ -123,7 +123,11 @@ fn a_fence_that_lasts_too_long_is_an_error_and_its_end_is_the_end_of_that() {
 fn a_flush_that_is_fenced_on_its_way_runs_again_in_the_next_life() {
     let mut rig = Rig::new(limits());
     let from = rig.apparatus.generation();
-    rig.apparatus.apply(&Difference { from, edits: vec![] }).unwrap();
+    let volume = apparatus::store::Store::volumes(&mut rig.pool.store())
+        .unwrap()
+        .remove(0);
+    let edits = vec![apparatus::pool::model::Edit::SetVolume(volume)];
+    rig.apparatus.apply(&Difference { from, edits }).unwrap();
     let (members, incarnation) = (rig.members.clone(), rig.members.line(SLOT).incarnation);
     let (flushing, flushed) = channel();
     *rig.hardening.then.lock().unwrap() = Some(Box::new(move || {

@@ -7,7 +7,7 @@ use super::{Delay, ProcId, ReqId, Task, World};
 use apparatus::gate::Access;
 use apparatus::pool::model::Span;
 use apparatus::store::memory::Extent;
-use apparatus::store::{ChangeState, Store};
+use apparatus::store::{ChangeRecord, ChangeState, Store};
 use apparatus::units::{ChangeId, Generation, VolumeExtent, VolumeId, VolumeOffset};
 use std::collections::{BTreeSet, VecDeque};
 
@@ -472,9 +472,22 @@ impl World {
         }
     }
 
-    /// The disks that hold the volume, and those that changes map which are not hardened, and these changes.
+    /// The changes that are not hardened and that a flush of the volume rests on, with all that come before them; the disks that those map, and
+    /// those that hold the volume.
     fn to_flush(&mut self, index: usize, volume: VolumeId) -> (BTreeSet<usize>, Vec<ChangeId>) {
-        let (mut disks, ids) = self.not_hardened();
+        let mut committed = self.committed();
+        let face = self.apps[index].as_ref().map(|app| app.generation);
+        let rests_on = |record: &ChangeRecord| {
+            let mut edits = record.change.difference.edits.iter();
+            Some(record.change.difference.from.next()) <= face
+                && edits.any(|edit| edit.volume() == Some(volume))
+        };
+        let last = committed.iter().rposition(rests_on);
+        if last.is_none_or(|last| last + 1 < committed.len()) {
+            self.count("flushes that left later changes alone");
+        }
+        committed.truncate(last.map_or(0, |last| last + 1));
+        let (mut disks, ids) = mapped_by(&committed);
         if let Some(app) = &self.apps[index] {
             let homes = app.homes.iter().filter(|&(other, ..)| other == volume);
             disks.extend(homes.map(|(_, _, (disk, _))| disk.0 as usize - 1));
@@ -484,10 +497,20 @@ impl World {
 
     /// Changes that are committed and not hardened, and the disks that they map.
     pub fn not_hardened(&mut self) -> (BTreeSet<usize>, Vec<ChangeId>) {
+        mapped_by(&self.committed())
+    }
+
+    fn committed(&mut self) -> Vec<ChangeRecord> {
         let mut committed = self.store.unfinished().unwrap_or_default();
         committed.retain(|record| record.state == ChangeState::Committed);
-        let mapped = committed.iter().flat_map(super::copy::mapped);
-        let disks = mapped.map(|disk| disk.0 as usize - 1).collect();
-        (disks, committed.iter().map(|record| record.id).collect())
+        committed.sort_by_key(|record| record.change.difference.from);
+        committed
     }
+}
+
+/// The disks that these changes map, and the changes.
+fn mapped_by(committed: &[ChangeRecord]) -> (BTreeSet<usize>, Vec<ChangeId>) {
+    let mapped = committed.iter().flat_map(super::copy::mapped);
+    let disks = mapped.map(|disk| disk.0 as usize - 1).collect();
+    (disks, committed.iter().map(|record| record.id).collect())
 }

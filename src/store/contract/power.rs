@@ -103,6 +103,59 @@ pub(super) fn every_edit_is_taken_back(world: World) {
     }
 }
 
+pub(super) fn a_kept_place_is_had_back_until_its_change_is_hardened(world: World) {
+    let mut world = world.furnished();
+    let before = world.table();
+    // From extents 3 to 7 of disk 1.
+    let moved = world.change(vec![map(1, &[seg(2, 2, 1, 5)])]);
+    let elsewhere = vec![map(1, &[seg(9, 1, 3, 1)])];
+    assert!(
+        world.prepare(None, elsewhere).is_err(),
+        "it was not taken from there"
+    );
+    world.change(vec![map(1, &[seg(3, 1, 4, 2)])]);
+    assert!(
+        world.prepare(None, vec![map(1, &[seg(3, 1, 4, 2)])]).is_err(),
+        "it is the volume's again"
+    );
+    world.assert_one_owner_each();
+    let rest = world.change(vec![map(1, &[seg(2, 1, 3, 1), seg(5, 1, 6, 2)])]);
+    assert_eq!(world.table(), before);
+    let ids: Vec<ChangeId> = world
+        .store
+        .unfinished()
+        .unwrap()
+        .iter()
+        .map(|one| one.id)
+        .collect();
+    assert_eq!((ids.first(), ids.last()), (Some(&moved), Some(&rest)));
+    world.store.harden(&ids).unwrap();
+    let generation = world.generation();
+    world.store.free_quarantine(generation).unwrap();
+    assert_quiet(&mut world);
+
+    let again = world.change(vec![map(1, &[seg(2, 2, 1, 5)])]);
+    let back = vec![map(1, &[seg(2, 1, 3, 5)])];
+    let prepared = world.prepare(None, back.clone()).unwrap();
+    world.store.harden(&[again]).unwrap();
+    assert!(world.commit(prepared).is_err(), "a flush may rest on it");
+    world.store.cancel(prepared).unwrap();
+    assert!(world.prepare(None, back).is_err());
+}
+
+pub(super) fn a_change_that_had_a_kept_place_back_is_taken_back(world: World) {
+    let mut world = world.furnished();
+    let before = world.table();
+    world.change(vec![map(1, &[seg(2, 2, 1, 5)])]);
+    world.change(vec![map(1, &[seg(3, 1, 4, 2)])]);
+    world.change(vec![map(1, &[seg(3, 2, 30, 1)])]);
+    world.change(vec![map(1, &[seg(3, 1, 4, 1)])]);
+    let boot = world.reboot();
+    assert_eq!(world.store.recover_boot(boot).unwrap().len(), 4);
+    assert_eq!(world.table(), before);
+    assert_quiet(&mut world);
+}
+
 pub(super) fn changes_are_taken_back_latest_first(world: World) {
     let mut world = world.furnished();
     let kept = world.change(vec![map(1, &[seg(0, 2, 1, 5)])]);

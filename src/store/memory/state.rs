@@ -2,7 +2,7 @@
 
 use super::homes::{Applied, Extent, Homes, areas, extents};
 use crate::error::{Error, Kind, Result};
-use crate::pool::model::{Area, Difference, Edit, PoolHeader, Snapshot};
+use crate::pool::model::{Area, Difference, Edit, PoolHeader, Segment, Snapshot};
 use crate::pool::options::{Fullness, Options};
 use crate::store::{
     Cancel, ChangeRecord, ChangeState, Commit, Event, JobRecord, Member, NewChange, Owner, Severity, Step,
@@ -11,7 +11,7 @@ use crate::store::{
 use crate::units::{
     BootId, ChangeId, DiskId, Generation, JobId, MembershipVersion, Slot, Term, Timestamp, VolumeId,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Everything that a transaction sees.
@@ -52,6 +52,17 @@ pub(super) fn mapped(edits: &[Edit]) -> impl Iterator<Item = Area> + '_ {
         })
         .flatten()
         .map(|segment| segment.home)
+}
+
+/// The segments that edits map, each with its volume, in their order.
+fn placed(edits: &[Edit]) -> impl Iterator<Item = (VolumeId, Segment)> + '_ {
+    edits
+        .iter()
+        .filter_map(|edit| match edit {
+            Edit::Map { volume, segments } => Some((*volume, segments)),
+            _ => None,
+        })
+        .flat_map(|(volume, segments)| segments.iter().map(move |segment| (volume, *segment)))
 }
 
 impl State {
@@ -147,9 +158,9 @@ impl State {
         well_formed(&change.difference.edits)?;
         let last = self.changes.last_key_value().map_or(0, |(id, _)| id.0);
         let id = ChangeId(last + 1);
-        for area in mapped(&change.difference.edits) {
-            self.fits(area, &change.difference.edits)?;
-            self.claim_for(area, id, change.job)?;
+        for (volume, segment) in placed(&change.difference.edits) {
+            self.fits(segment.home, &change.difference.edits)?;
+            self.claim_for(volume, segment, id, change.job)?;
         }
         if self.header.generation == change.difference.from {
             let mut trial = self.clone();
@@ -174,9 +185,19 @@ impl State {
         Ok(id)
     }
 
-    /// An area to be mapped is the job's already or free; what is free becomes the change's.
-    fn claim_for(&mut self, area: Area, id: ChangeId, job: Option<JobId>) -> Result<()> {
-        for extent in extents(area) {
+    /// An area to be mapped is the job's already or free; what is free becomes the change's. Or it is the kept place of this part of the
+    /// volume, and stays in quarantine until the commit.
+    fn claim_for(
+        &mut self,
+        volume: VolumeId,
+        segment: Segment,
+        id: ChangeId,
+        job: Option<JobId>,
+    ) -> Result<()> {
+        if self.kept(volume, segment) {
+            return Ok(());
+        }
+        for extent in extents(segment.home) {
             match self.owner(extent) {
                 None => _ = self.claims.insert(extent, Owner::Change(id)),
                 Some(Owner::Job(owner)) if Some(owner) == job => {}
@@ -184,6 +205,24 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Whether all of this place is in the quarantine of one committed, not yet hardened change that took this part of the volume from there.
+    fn kept(&self, volume: VolumeId, segment: Segment) -> bool {
+        let takers: BTreeSet<Option<ChangeId>> = extents(segment.home)
+            .map(|extent| self.quarantine.get(&extent).map(|&(taker, _)| taker))
+            .collect();
+        let [Some(taker)] = takers.into_iter().collect::<Vec<_>>()[..] else {
+            return false;
+        };
+        let stored = self.changes.get(&taker);
+        let taken = |stored: &&Arc<Stored>| {
+            let undo = stored.record.undo.as_ref().map_or(&[][..], |undo| &undo.edits);
+            stored.record.state == ChangeState::Committed
+                && placed(undo)
+                    .any(|(of, old)| of == volume && old.clip(segment.start, segment.end()) == Some(segment))
+        };
+        stored.filter(taken).is_some()
     }
 
     /// The disk has the area, now or by this difference.
@@ -200,7 +239,12 @@ impl State {
 
     /// What the change maps stops being claimed by it and its job.
     fn take_mapped(&mut self, id: ChangeId, change: &NewChange) -> Result<()> {
-        for extent in mapped(&change.difference.edits).flat_map(extents) {
+        let (back, new): (Vec<_>, Vec<_>) =
+            placed(&change.difference.edits).partition(|&(volume, segment)| self.kept(volume, segment));
+        for extent in back.into_iter().flat_map(|(_, segment)| extents(segment.home)) {
+            self.quarantine.remove(&extent);
+        }
+        for extent in new.into_iter().flat_map(|(_, segment)| extents(segment.home)) {
             match self.claims.remove(&extent) {
                 Some(Owner::Change(owner)) if owner == id => {}
                 Some(Owner::Job(owner)) if Some(owner) == change.job => {}
@@ -399,6 +443,9 @@ impl State {
             self.quarantine.remove(&extent);
         }
         let freed = self.apply(&undo.edits)?.freed;
+        for &extent in &freed {
+            self.return_to_quarantine(extent, record.id);
+        }
         if let Some(job) = record.change.job {
             self.retreat(job, &record.change.difference, &freed);
         }
@@ -406,6 +453,27 @@ impl State {
         self.header.generation = self.header.generation.next();
         self.set(record.id, ChangeState::Undone);
         Ok(())
+    }
+
+    /// A place that a change had back from an earlier one's quarantine is that one's again.
+    fn return_to_quarantine(&mut self, extent: Extent, undone: ChangeId) {
+        let before = self.changes.get(&undone).and_then(|stored| stored.generation);
+        let took = |stored: &&Arc<Stored>| {
+            let edits =
+                |difference: &Difference| mapped(&difference.edits).flat_map(extents).any(|at| at == extent);
+            stored.record.state == ChangeState::Committed
+                && stored.generation < before
+                && stored.record.undo.as_ref().is_some_and(edits)
+                && !edits(&stored.record.change.difference)
+        };
+        let earlier = self
+            .changes
+            .values()
+            .filter(took)
+            .max_by_key(|stored| stored.generation);
+        if let Some((id, Some(at))) = earlier.map(|stored| (stored.record.id, stored.generation)) {
+            self.quarantine.insert(extent, (id, at));
+        }
     }
 
     /// A disk, or the end of a disk, that goes away again takes with it what jobs meant to place there.

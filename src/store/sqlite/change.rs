@@ -1,14 +1,14 @@
 //! The life of a change's record, up to hardening.
 
 use super::convert::{Ron, Stage, Word, damaged, to_ron};
-use super::edits::{Applied, apply, inside, mapped};
+use super::edits::{Applied, apply, inside, mapped, placed};
 use super::job;
 use super::space::{self, Claimant};
 use super::table::{self, Guards, guards};
 use crate::error::{Error, Kind, Result};
 use crate::pool::model::{Area, Difference, Edit, Segment};
-use crate::store::{Cancel, ChangeRecord, Commit, NewChange, Owner};
-use crate::units::{BootId, ChangeId, DiskId, Generation, JobId, MembershipVersion, Term};
+use crate::store::{Cancel, ChangeRecord, Commit, NewChange, Owner, Use};
+use crate::units::{BootId, ChangeId, DiskId, Generation, JobId, MembershipVersion, Term, VolumeId};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::BTreeMap;
 
@@ -109,8 +109,8 @@ pub(super) fn prepare(db: &Connection, term: Term, change: &NewChange, boot: Boo
     let edits = &change.difference.edits;
     well_formed(edits)?;
     let id = ChangeId(next_id(db)?);
-    for area in mapped(edits) {
-        claim_for(db, area, id, change)?;
+    for (volume, segment) in placed(edits) {
+        claim_for(db, volume, segment, id, change)?;
     }
     if guards.generation == change.difference.from {
         try_out(db, &guards, id, change)?;
@@ -173,10 +173,21 @@ fn in_order(segments: &[Segment]) -> bool {
 /// Extent numbers stay below SQLite's highest integer.
 const MOST: u64 = i64::MAX.unsigned_abs();
 
-/// An area to be mapped is the job's already or free; what is free becomes the change's.
-fn claim_for(db: &Connection, area: Area, id: ChangeId, change: &NewChange) -> Result<()> {
+/// An area to be mapped is the job's already or free; what is free becomes the change's. Or it is the kept place of this part of the volume, and
+/// stays in quarantine until the commit.
+fn claim_for(
+    db: &Connection,
+    volume: VolumeId,
+    segment: Segment,
+    id: ChangeId,
+    change: &NewChange,
+) -> Result<()> {
+    let area = segment.home;
     fits(db, area, &change.difference.edits)?;
     let owned = space::owned(db, area)?;
+    if kept_by(db, volume, segment, &owned)?.is_some() {
+        return Ok(());
+    }
     let job = change.job.map(Owner::Job);
     if let Some(other) = owned.iter().find(|found| Some(found.owner) != job) {
         return Err(space::not_free(db, other)?);
@@ -185,6 +196,31 @@ fn claim_for(db: &Connection, area: Area, id: ChangeId, change: &NewChange) -> R
         space::put_claim(db, gap, Claimant::Change(id))?;
     }
     Ok(())
+}
+
+/// The committed, not yet hardened change that took this part of the volume from there, if that place is in its quarantine. Such a place can be had
+/// back: a power loss now would lead to it too.
+fn kept_by(db: &Connection, volume: VolumeId, segment: Segment, owned: &[Use]) -> Result<Option<ChangeId>> {
+    let [
+        Use {
+            area,
+            owner: Owner::Quarantine(taker),
+        },
+    ] = owned
+    else {
+        return Ok(None);
+    };
+    if area.start > segment.home.start || area.end() < segment.home.end() {
+        return Ok(None);
+    }
+    let taker = live(db, *taker)?.filter(|stored| stored.stage == Stage::Committed);
+    let taken = |record: &ChangeRecord| {
+        let undo = record.undo.as_ref().map_or(&[][..], |undo| &undo.edits);
+        placed(undo).any(|(of, old)| of == volume && old.clip(segment.start, segment.end()) == Some(segment))
+    };
+    Ok(taker
+        .filter(|stored| taken(&stored.record))
+        .map(|stored| stored.record.id))
 }
 
 /// The disk has the area, now or by this difference.
@@ -235,8 +271,14 @@ fn fits_volume(db: &Connection, guards: &Guards, edit: &Edit) -> Result<()> {
 fn take_mapped(db: &Connection, id: ChangeId, change: &NewChange) -> Result<()> {
     let job = change.job.map(Owner::Job);
     let mine = |owner| owner == Owner::Change(id) || Some(owner) == job;
-    for area in mapped(&change.difference.edits) {
-        if !space::take_claim(db, area, &mine)? {
+    for (volume, segment) in placed(&change.difference.edits) {
+        let area = segment.home;
+        if space::take_claim(db, area, &mine)? {
+            continue;
+        }
+        if let Some(taker) = kept_by(db, volume, segment, &space::owned(db, area)?)? {
+            space::take_quarantine(db, area, taker)?;
+        } else {
             let disk = table::disk_name(db, area.disk)?;
             let why = format!(
                 "change {id} has lost {} extents at {} that it was to map",

@@ -31,6 +31,17 @@ pub(super) fn mapped(edits: &[Edit]) -> impl Iterator<Item = Area> + '_ {
         .map(|segment| segment.home)
 }
 
+/// The segments that edits map, each with its volume, in their order.
+pub(super) fn placed(edits: &[Edit]) -> impl Iterator<Item = (VolumeId, Segment)> + '_ {
+    edits
+        .iter()
+        .filter_map(|edit| match edit {
+            Edit::Map { volume, segments } => Some((*volume, segments)),
+            _ => None,
+        })
+        .flat_map(|(volume, segments)| segments.iter().map(move |segment| (volume, *segment)))
+}
+
 /// Applies all edits, or answers why not (and leaves it to the transaction to take back the first ones).
 pub(super) fn apply(db: &Connection, unit: ExtentSize, edits: &[Edit]) -> Result<Applied> {
     let mut editor = Editor {

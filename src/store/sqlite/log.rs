@@ -40,8 +40,9 @@ impl Log {
             .clone()
             .map_or_else(|| self.mark.why(), |why| Ok(Some(why)))?
         {
-            let why = format!("could not be made durable before ({why}), and is not trusted to be now");
-            return Err(Error::failed(DATABASE, why).hint(
+            let told = format!("could not be made durable before ({why}), and is not trusted to be now");
+            self.failed = Some(why);
+            return Err(Error::failed(DATABASE, told).hint(
                 "look at the disk of the pool's directory, then write the database anew: vctl pool backup FILE, and with no apparatus running vctl pool restore FILE",
             ));
         }
@@ -49,6 +50,11 @@ impl Log {
             self.remember(&error);
             Error::failed(DATABASE, format!("cannot be made durable: {error}"))
         })
+    }
+
+    /// Why nothing is made durable any more, as far as this connection knows.
+    pub(super) fn lost(&self) -> Option<String> {
+        self.failed.clone()
     }
 
     /// A sync of the log has failed, whoever asked for it: SQLite does so before it copies the log into the database.

@@ -32,14 +32,14 @@ pub(super) fn recover(db: &Connection, boot: BootId) -> Result<Recovered> {
         changed: !left.is_empty(),
         ..Recovered::default()
     };
-    for stored in &left {
+    for (index, stored) in left.iter().enumerate() {
         match stored.stage {
             Stage::Hardening => {
                 finish(db, stored.record.id, Stage::Hardened)?;
                 raise_layout(db, 1)?;
             }
             Stage::Committed => {
-                take_back(db, stored)?;
+                take_back(db, stored, &left[index + 1..])?;
                 done.undone.push(stored.record.id);
             }
             _ => give_up(db, stored)?,
@@ -62,8 +62,8 @@ fn report(db: &Connection, undone: &[ChangeId]) -> Result<()> {
     events::log(db, Severity::Warning, "pool", &text)
 }
 
-/// Committed -> undone. The generation goes up, not back: no number ever means two tables.
-fn take_back(db: &Connection, stored: &Stored) -> Result<()> {
+/// Committed -> undone. The generation goes up, not back: no number ever means two tables. `earlier`: those that are taken back after it.
+fn take_back(db: &Connection, stored: &Stored, earlier: &[Stored]) -> Result<()> {
     let id = stored.record.id;
     let undo = stored
         .record
@@ -77,9 +77,31 @@ fn take_back(db: &Connection, stored: &Stored) -> Result<()> {
     }
     let guards = guards(db)?;
     let applied = apply(db, guards.extent_size, &undo.edits)?;
+    return_to_quarantine(db, &applied.freed, earlier)?;
     return_to_job(db, stored, &applied.freed)?;
     set_generation(db, guards.generation.next())?;
     finish(db, id, Stage::Undone)
+}
+
+/// A place that the change had back from an earlier one's quarantine is that one's again: it is taken back next, and finds it there.
+fn return_to_quarantine(db: &Connection, freed: &[Area], earlier: &[Stored]) -> Result<()> {
+    let mut left = freed.to_vec();
+    for stored in earlier.iter().filter(|stored| stored.stage == Stage::Committed) {
+        let undo = stored.record.undo.as_ref().map_or(&[][..], |undo| &undo.edits);
+        let kept = space::without(
+            mapped(undo).collect(),
+            mapped(&stored.record.change.difference.edits),
+        );
+        let others = space::without(kept.clone(), left.iter().copied());
+        for area in space::without(kept.clone(), others.into_iter()) {
+            let generation = stored
+                .generation
+                .ok_or_else(|| damaged("a committed change has no generation"))?;
+            space::put_quarantine(db, area, stored.record.id, generation)?;
+        }
+        left = space::without(left, kept.into_iter());
+    }
+    Ok(())
 }
 
 /// A disk, or the end of a disk, that goes away again takes with it what jobs meant to place there.

@@ -3,6 +3,7 @@
 mod change;
 mod evacuate;
 mod list;
+mod revert;
 
 use crate::context::Context;
 use crate::exit::Done;
@@ -24,6 +25,8 @@ pub enum Verb {
     Resize(change::Resize),
     /// Move everything on a disk elsewhere, under running hosts
     Evacuate(evacuate::Evacuate),
+    /// Go back from a bad disk to the places that moves there have left and that are still kept
+    Revert(revert::Revert),
     /// Take an empty disk out of the pool
     Remove(change::Remove),
 }
@@ -38,6 +41,7 @@ impl Verb {
             Self::Set(verb) => verb.run(context),
             Self::Resize(verb) => verb.run(context),
             Self::Evacuate(verb) => verb.run(context),
+            Self::Revert(verb) => verb.run(context),
             Self::Remove(verb) => verb.run(context),
         }
     }

@@ -144,6 +144,7 @@ fn things_that_are_not_there() {
         &["disk", "show", "x"],
         &["disk", "remove", "x"],
         &["disk", "evacuate", "x"],
+        &["disk", "revert", "x", "--yes"],
         &["apparatus", "show", "x"],
         &["apparatus", "stop", "x"],
         &["apparatus", "fence", "x"],

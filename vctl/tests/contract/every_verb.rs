@@ -36,6 +36,7 @@ const VERBS: &[(&str, Kind, i32)] = &[
     ("disk set d1 --tag x", Changes, 0),
     ("disk resize d1 128M", Changes, 0),
     ("disk evacuate d1", Changes, 0),
+    ("disk revert d1 --yes", Changes, 1),
     ("disk remove d2", Changes, 0),
     ("volume create w 1M", Changes, 0),
     ("volume list", Table, 0),

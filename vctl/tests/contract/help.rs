@@ -62,7 +62,7 @@ fn every_verb_of_the_contract_is_there() {
             "pool disk volume apparatus job status console events metrics completions man",
         ),
         ("pool", "create show check backup restore apply dump"),
-        ("disk", "add list show set resize evacuate remove"),
+        ("disk", "add list show set resize evacuate revert remove"),
         (
             "volume",
             "create list show map resize rename remove move attach detach hold",
