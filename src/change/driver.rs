@@ -8,6 +8,7 @@ mod flight;
 mod plan;
 mod series;
 mod settle;
+mod whole;
 
 use crate::change::controller::{Outcome, Patience, Reason};
 use crate::control::client::Links;

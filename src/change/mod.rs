@@ -10,6 +10,7 @@ pub mod failpoint;
 pub mod harden;
 pub mod jobs;
 pub mod participant;
+pub mod parts;
 pub mod recovery;
 pub mod space;
 pub(crate) mod survey;

@@ -255,6 +255,7 @@ impl Apparatus {
             match edit {
                 Edit::SetVolume(new) => match self.table.volume(&mut eye, new.id) {
                     Some(old) if old == *new => (),
+                    Some(old) if new.name.is_hidden() => notices.push(Notice::Gone(old.id, old.name)),
                     _ => notices.push(Notice::Attributes(new.id)),
                 },
                 Edit::RemoveVolume(id) => {

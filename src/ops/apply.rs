@@ -209,7 +209,8 @@ fn misplaced(snapshot: &Snapshot, volume: &VolumeRecord, on: Vec<String>) -> Res
 
 fn to_prune(snapshot: &Snapshot, wanted: &Description) -> Option<Action> {
     let kept = |name: &Name| wanted.volumes.iter().any(|volume| volume.name == *name);
-    if let Some(volume) = snapshot.volumes.iter().find(|volume| !kept(&volume.name)) {
+    let mut seen = snapshot.volumes.iter().filter(|volume| !volume.name.is_hidden());
+    if let Some(volume) = seen.find(|volume| !kept(&volume.name)) {
         return Some(Action::RemoveVolume(volume.name.to_string()));
     }
     let kept = |name: &Name| wanted.disks.iter().any(|disk| disk.name == *name);

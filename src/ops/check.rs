@@ -132,6 +132,10 @@ fn of_what_is_left(store: &mut dyn Store) -> Result<Vec<Problem>> {
         );
         problems.push(Problem::new(format!("change {}", change.id), why).repairable());
     }
+    for volume in store.volumes()?.iter().filter(|volume| volume.name.is_hidden()) {
+        let why = "was left half made or half removed by a controller that is gone";
+        problems.push(Problem::new(format!("volume number {}", volume.id), why).repairable());
+    }
     let working = |state| matches!(state, JobState::Running | JobState::RollingBack);
     for job in store.jobs()?.iter().filter(|job| working(job.state)) {
         let problem = Problem::new(format!("job {}", job.id), "nobody works on it");

@@ -262,6 +262,9 @@ impl Description {
             "apparatus",
             self.apparatuses.iter().map(|apparatus| &apparatus.name),
         )?;
+        if let Some(volume) = self.volumes.iter().find(|volume| volume.name.is_hidden()) {
+            Name::new("volume", volume.name.as_str())?;
+        }
         self.extent_size()?;
         self.volumes
             .iter()

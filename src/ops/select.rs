@@ -53,7 +53,8 @@ pub fn disk<'a>(all: &'a [DiskRecord], name: &str) -> Result<&'a DiskRecord> {
 /// # Errors
 /// `NotFound`.
 pub fn volume<'a>(all: &'a [VolumeRecord], name: &str) -> Result<&'a VolumeRecord> {
-    all.iter()
+    let mut seen = all.iter().filter(|volume| !volume.name.is_hidden());
+    seen.clone()
         .find(|volume| volume.name.as_str() == name)
-        .ok_or_else(|| no_volume(name, all.iter()))
+        .ok_or_else(|| no_volume(name, seen.by_ref()))
 }

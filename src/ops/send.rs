@@ -6,7 +6,6 @@ use crate::change::controller::Outcome;
 use crate::change::driver::Controller;
 use crate::change::space;
 use crate::error::{Error, Kind, Result};
-use crate::pool::model::Edit;
 use crate::store::NewChange;
 use crate::units::Generation;
 
@@ -51,7 +50,7 @@ pub fn send_with(
         spans: planned.spans.clone(),
         mode: planned.mode,
     };
-    let outcome = controller.run(change, true, &mut || match &mut guard {
+    let outcome = controller.run_whole(change, &mut || match &mut guard {
         Some(guard) => guard.keep_closed().and_then(|()| work()),
         None => work(),
     });
@@ -66,7 +65,6 @@ pub fn send_with(
             longest_us,
             ..
         } => {
-            free(controller, planned);
             space::watch(controller.store());
             Ok(Sent {
                 generation,
@@ -79,16 +77,6 @@ pub fn send_with(
             title,
             format!("not carried out: {other:?}"),
         )),
-    }
-}
-
-/// What the change took away is free at once where nobody can use it any more. The change stands either way.
-fn free(controller: &mut Controller, planned: &Planned) {
-    let takes = |edit: &Edit| matches!(edit, Edit::RemoveVolume(_) | Edit::Unmap { .. });
-    if planned.difference.edits.iter().any(takes)
-        && let Err(error) = controller.free()
-    {
-        log::warn!("freeing what was taken away: {error}");
     }
 }
 

@@ -152,6 +152,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> 
     }
     if controller.is_none() {
         findings.extend(of_changes(store)?);
+        findings.extend(of_hidden(store)?);
     }
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     let serving = apparatuses
@@ -396,5 +397,14 @@ fn of_changes(store: &mut dyn Store) -> Result<Option<Finding>> {
         .count();
     let text = format!("{left} changes were left by a controller that is gone");
     let finding = Finding::new(Severity::Warning, "changes", text).next("vctl pool check --repair");
+    Ok((left > 0).then_some(finding))
+}
+
+/// Volumes that the next controller removes: asked only when none acts.
+fn of_hidden(store: &mut dyn Store) -> Result<Option<Finding>> {
+    let volumes = store.volumes()?;
+    let left = volumes.iter().filter(|volume| volume.name.is_hidden()).count();
+    let text = format!("{left} were left half made or half removed by a controller that is gone");
+    let finding = Finding::new(Severity::Warning, "volumes", text).next("vctl pool check --repair");
     Ok((left > 0).then_some(finding))
 }

@@ -215,7 +215,8 @@ fn volume_views(snapshot: &Snapshot) -> Vec<VolumeView> {
             on,
         }
     };
-    snapshot.volumes.iter().map(view).collect()
+    let seen = snapshot.volumes.iter().filter(|record| !record.name.is_hidden());
+    seen.map(view).collect()
 }
 
 /// There is no disk of that name; the hint names those there are.

@@ -232,6 +232,23 @@ pub struct Difference {
     pub edits: Vec<Edit>,
 }
 
+impl Difference {
+    /// The most that one change may weigh ([`weight`](Self::weight)). What is more has to be done in several changes: an apparatus
+    /// has to have applied each while the controller waits for its answer, the message has to fit a frame, and no other transaction should have to wait long
+    /// for the store.
+    pub const HEAVIEST: usize = 16_384;
+
+    /// How much there is to send and to apply: edits and segments.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let segments = |edit: &Edit| match edit {
+            Edit::Map { segments, .. } => segments.len(),
+            _ => 0,
+        };
+        self.edits.iter().map(|edit| 1 + segments(edit)).sum()
+    }
+}
+
 /// A whole table as the store has it: what an apparatus loads when it joins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {

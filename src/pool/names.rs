@@ -8,7 +8,7 @@ use std::fmt;
 pub const LONGEST: usize = 100;
 
 /// The name of a disk, volume, apparatus or tag: 1 to 100 bytes of ASCII letters, digits, `-`, `_` and `.`,
-/// not starting with `-` or `.`.
+/// not starting with `-` or `.`. Only a volume that is being made or removed in several changes has another one ([`Name::hidden`]).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);
@@ -24,6 +24,19 @@ impl Name {
             Some(why) => Err(Error::usage(format!("{noun} name {name:?}"), why)
                 .hint("use 1 to 100 letters, digits, '-', '_' or '.', starting with a letter, digit or '_'")),
         }
+    }
+
+    /// The name of the volume with this number while it is made or removed in several changes: a dot and the number. No
+    /// mount and no list shows a volume of such a name.
+    #[must_use]
+    pub fn hidden(number: u64) -> Self {
+        Self(format!(".{number}"))
+    }
+
+    /// Whether it is the name of a volume that is being made or removed.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        self.0.starts_with('.')
     }
 
     /// As text.
@@ -48,10 +61,19 @@ fn fault(name: &str) -> Option<String> {
     }
 }
 
+/// Whether [`Name::hidden`] makes such a name.
+fn is_hidden(name: &str) -> bool {
+    let digits = name.strip_prefix('.').unwrap_or_default();
+    !digits.is_empty() && digits.len() <= 20 && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 impl TryFrom<String> for Name {
     type Error = String;
     fn try_from(name: String) -> Result<Self, String> {
-        fault(&name).map_or(Ok(Self(name)), Err)
+        match fault(&name) {
+            Some(why) if !is_hidden(&name) => Err(why),
+            _ => Ok(Self(name)),
+        }
     }
 }
 
@@ -89,5 +111,17 @@ mod tests {
         for good in ["a", "vm-1.img", "_x", &"x".repeat(100)] {
             assert!(Name::new("volume", good).is_ok(), "{good:?}");
         }
+    }
+
+    #[test]
+    fn hidden_names_can_be_stored_and_sent_and_not_chosen() {
+        let hidden = Name::hidden(u64::MAX);
+        assert!(hidden.is_hidden());
+        assert_eq!(Name::try_from(hidden.to_string()), Ok(hidden.clone()));
+        assert!(Name::new("volume", hidden.as_str()).is_err());
+        for bad in [".", "..", ".a", ".7a", ".123456789012345678901"] {
+            assert!(Name::try_from(bad.to_owned()).is_err(), "{bad:?}");
+        }
+        assert!(!Name::new("volume", "7").unwrap().is_hidden());
     }
 }

@@ -357,7 +357,7 @@ pub trait Store: Send {
     /// Takes back what the job has not mapped.
     fn unreserve(&mut self, job: JobId) -> Result<()>;
     /// Frees quarantined extents of hardened (or undone) changes whose generation is at most `oldest`: no living
-    /// apparatus uses an older table. Answers what became free.
+    /// apparatus uses an older table. Answers what became free. Many areas take several transactions.
     fn free_quarantine(&mut self, oldest: Generation) -> Result<Vec<Area>>;
 
     /// Joins the control range, under the same name's slot or the lowest free one, in a new incarnation. First does what

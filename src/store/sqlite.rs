@@ -254,7 +254,15 @@ impl Store for SqliteStore {
     }
 
     fn free_quarantine(&mut self, oldest: Generation) -> Result<Vec<Area>> {
-        self.write(|db| space::free_quarantine(db, oldest))
+        let mut all = Vec::new();
+        loop {
+            let freed = self.write(|db| space::free_quarantine(db, oldest))?;
+            let is_last = freed.len() < space::FREED;
+            all.extend(freed);
+            if is_last {
+                return Ok(all);
+            }
+        }
     }
 
     fn join(

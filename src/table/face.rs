@@ -26,6 +26,15 @@ pub(super) struct Face {
 pub(super) struct Volume {
     pub(super) record: VolumeRecord,
     pub(super) map: SegmentMap,
+    /// It is being made or removed: hosts have no such volume.
+    pub(super) hidden: bool,
+}
+
+impl Volume {
+    pub(super) fn new(record: VolumeRecord, map: SegmentMap) -> Self {
+        let hidden = record.name.is_hidden();
+        Self { record, map, hidden }
+    }
 }
 
 impl Face {
@@ -43,8 +52,13 @@ impl Face {
         self.volumes.get(&id).map(|volume| &**volume)
     }
 
+    /// A volume that hosts have.
+    pub(super) fn served(&self, id: VolumeId) -> Option<&Volume> {
+        self.volume(id).filter(|volume| !volume.hidden)
+    }
+
     pub(super) fn by_name(&self, name: &Name) -> Option<&Volume> {
-        self.volume(*self.names.get(name)?)
+        self.served(*self.names.get(name)?)
     }
 
     pub(super) fn all_volumes(&self) -> Vec<Arc<Volume>> {
@@ -61,7 +75,7 @@ impl Face {
         len: u64,
         pieces: &mut Vec<Piece>,
     ) -> Result<(), Missing> {
-        let volume = self.volume(id).ok_or(Missing::NoVolume)?;
+        let volume = self.served(id).ok_or(Missing::NoVolume)?;
         let size = volume.record.size;
         let end =
             at.0.checked_add(len)

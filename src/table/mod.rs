@@ -151,14 +151,14 @@ impl Table {
     ) -> Result<Generation, Missing> {
         disks.clear();
         let face = self.look(reader);
-        let volume = face.volume(volume).ok_or(Missing::NoVolume)?;
+        let volume = face.served(volume).ok_or(Missing::NoVolume)?;
         disks.extend(volume.map.homes().keys());
         Ok(face.generation)
     }
 
     /// A volume's record.
     pub fn volume(&self, reader: &mut Reader, id: VolumeId) -> Option<VolumeRecord> {
-        self.look(reader).volume(id).map(|volume| volume.record.clone())
+        self.look(reader).served(id).map(|volume| volume.record.clone())
     }
 
     /// A volume by name.
@@ -169,10 +169,11 @@ impl Table {
             .map(|volume| volume.record.clone())
     }
 
-    /// All volumes, by id.
+    /// All volumes that hosts have, by id.
     pub fn volumes(&self, reader: &mut Reader) -> Vec<VolumeRecord> {
         let volumes = self.look(reader).all_volumes();
-        volumes.iter().map(|volume| volume.record.clone()).collect()
+        let served = volumes.iter().filter(|volume| !volume.hidden);
+        served.map(|volume| volume.record.clone()).collect()
     }
 
     /// All disks, by id.
@@ -183,7 +184,7 @@ impl Table {
     /// All segments of a volume, in order; adjacent ones are merged.
     pub fn segments(&self, reader: &mut Reader, volume: VolumeId) -> Option<Vec<Segment>> {
         self.look(reader)
-            .volume(volume)
+            .served(volume)
             .map(|volume| volume.map.segments())
     }
 

@@ -124,10 +124,7 @@ impl Builder {
         if self.face.volume(record.id).is_some() {
             return Err(self.wrong(format!("volume {} is in the pool already", record.id)));
         }
-        self.put_volume(Volume {
-            record: record.clone(),
-            map: SegmentMap::default(),
-        })
+        self.put_volume(Volume::new(record.clone(), SegmentMap::default()))
     }
 
     fn set_volume(&mut self, record: &VolumeRecord) -> Result<()> {
@@ -136,10 +133,7 @@ impl Builder {
         if old_name != record.name {
             self.face.names.remove(&old_name);
         }
-        self.put_volume(Volume {
-            record: record.clone(),
-            map,
-        })
+        self.put_volume(Volume::new(record.clone(), map))
     }
 
     fn put_volume(&mut self, volume: Volume) -> Result<()> {
@@ -191,13 +185,7 @@ impl Builder {
         segments
             .clone()
             .try_for_each(|segment| self.check_home(&segment))?;
-        self.remapped(
-            Volume {
-                record,
-                map: SegmentMap::from_sorted(segments),
-            },
-            &[],
-        );
+        self.remapped(Volume::new(record, SegmentMap::from_sorted(segments)), &[]);
         Ok(())
     }
 

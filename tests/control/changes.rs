@@ -6,12 +6,14 @@ mod series;
 use crate::rig::{EXTENT, PATIENCE, Pool, change, map, name, until};
 use apparatus::change::controller::{Outcome, Patience};
 use apparatus::change::driver::{Controller, PATIENCE as USUAL, Prepare, Series, Wait};
+use apparatus::change::parts;
 use apparatus::control::Runtime;
 use apparatus::control::server::Limits;
 use apparatus::error::{Kind, Result};
-use apparatus::pool::model::Span;
+use apparatus::pool::model::{Area, Difference, Edit, Segment, Span, VolumeRecord};
+use apparatus::pool::names::Name;
 use apparatus::store::{ChangeState, HoldMode, MemberState, NewChange, Store};
-use apparatus::units::{DiskId, Generation, VolumeId};
+use apparatus::units::{ByteCount, DiskExtent, DiskId, Generation, VolumeExtent, VolumeId};
 use std::time::{Duration, Instant};
 
 fn held(volume: VolumeId, edits: Vec<apparatus::pool::model::Edit>) -> NewChange {
@@ -405,4 +407,117 @@ fn a_host_flush_hardens_what_its_data_rests_on() {
     assert_eq!(pool.members().hardened(), a.path.generation());
     assert!(controller.store().unfinished().unwrap().is_empty());
     controller.harden().unwrap();
+}
+
+/// A new volume of so many segments, none of which continues the one before.
+fn scattered(controller: &mut Controller, disk: DiskId, count: u64) -> NewChange {
+    let id = controller.store().next_volume_id().unwrap();
+    let record = VolumeRecord {
+        id,
+        name: name("many"),
+        size: ByteCount(count * EXTENT.bytes()),
+        mode: 0o600,
+        uid: 0,
+        gid: 0,
+        read_only: false,
+    };
+    let segment = |at: u64| Segment {
+        start: VolumeExtent(at),
+        home: Area {
+            disk,
+            start: DiskExtent(1 + 2 * at),
+            len: 1,
+        },
+    };
+    let segments = (0..count).map(segment).collect();
+    let map = Edit::Map { volume: id, segments };
+    change("volume create many", vec![Edit::AddVolume(record), map])
+}
+
+const MANY: u64 = Difference::HEAVIEST as u64 + 1;
+
+/// A pool with one disk, and an apparatus.
+fn with_room() -> (Pool, DiskId, crate::rig::Apparatus) {
+    let pool = Pool::new();
+    let disk = pool.add_disk(&mut pool.controller(), "d1", 2 * MANY + 2);
+    let serving = pool.apparatus("a");
+    (pool, disk, serving)
+}
+
+#[test]
+fn a_volume_of_many_segments_comes_and_goes_in_parts_and_fences_nobody() {
+    let (pool, disk, serving) = with_room();
+    let mut controller = pool.controller();
+    let change = scattered(&mut controller, disk, MANY);
+    let [Edit::AddVolume(record), _] = &change.difference.edits[..] else {
+        panic!("another change")
+    };
+    let record = record.clone();
+    controller.run_whole(change, &mut || Ok(())).unwrap();
+    assert_eq!(controller.fenced(), []);
+    assert_eq!(controller.store().volumes().unwrap(), [record.clone()]);
+    let segments = |controller: &mut Controller| {
+        let all = (VolumeExtent(0), VolumeExtent(u64::MAX));
+        controller
+            .store()
+            .segments(record.id, all.0, all.1)
+            .unwrap()
+            .len() as u64
+    };
+    assert_eq!(segments(&mut controller), MANY);
+    assert_eq!(pool.store().check().unwrap(), [] as [String; 0]);
+
+    let remove = held(record.id, vec![Edit::RemoveVolume(record.id)]);
+    controller.run_whole(remove, &mut || Ok(())).unwrap();
+    assert_eq!(controller.fenced(), []);
+    assert_eq!(controller.store().volumes().unwrap(), []);
+    assert_eq!(controller.store().uses(disk).unwrap(), [], "free again");
+    let applied = serving.path.applied.lock().unwrap();
+    assert!(applied.iter().all(|each| each.weight() <= Difference::HEAVIEST));
+    assert!(applied.len() > 8);
+}
+
+#[test]
+fn what_is_too_heavy_for_one_change_is_refused_before_anything_is_held() {
+    let (pool, disk, serving) = with_room();
+    let mut controller = pool.controller();
+    let change = scattered(&mut controller, disk, MANY);
+    let error = controller.run(change, true, &mut || Ok(())).unwrap_err();
+    assert!(error.why().contains("nothing has changed"), "{error}");
+    assert_eq!(controller.fenced(), []);
+    assert!(controller.store().unfinished().unwrap().is_empty());
+    assert!(serving.path.applied.lock().unwrap().is_empty());
+}
+
+#[test]
+fn the_next_controller_removes_a_volume_that_is_half_made() {
+    let (pool, disk, serving) = with_room();
+    let mut controller = pool.controller();
+    let change = scattered(&mut controller, disk, MANY);
+    let halves = parts::of(&change.difference.edits, &[], None, EXTENT);
+    for part in halves.into_iter().take(2) {
+        let part = self::change("volume create many", part.edits);
+        controller.run(part, true, &mut || Ok(())).unwrap();
+    }
+    let left: Vec<Name> = controller
+        .store()
+        .volumes()
+        .unwrap()
+        .into_iter()
+        .map(|volume| volume.name)
+        .collect();
+    assert!(left.len() == 1 && left[0].is_hidden(), "{left:?}");
+    assert_eq!(pool.store().check().unwrap(), [] as [String; 0]);
+    drop(controller);
+    let mut controller = pool.controller();
+    assert!(
+        controller
+            .recovered()
+            .iter()
+            .any(|line| line.contains("half made"))
+    );
+    assert_eq!(controller.store().volumes().unwrap(), []);
+    assert_eq!(controller.store().uses(disk).unwrap(), []);
+    assert_eq!(controller.fenced(), []);
+    drop(serving);
 }

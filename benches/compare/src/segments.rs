@@ -201,6 +201,6 @@ fn run(controller: &mut Controller, edits: Vec<Edit>) -> Outcome<()> {
         spans: Vec::new(),
         mode: HoldMode::Writes,
     };
-    controller.run(change, true, &mut || Ok(()))?;
+    controller.run_whole(change, &mut || Ok(()))?;
     Ok(())
 }

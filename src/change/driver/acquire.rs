@@ -72,6 +72,7 @@ impl Controller {
             .trust_disks(|| disks_at_risk(&mut *controller.store))?;
         controller.open_disks(&header)?;
         hit(Point::ControllerRecovered);
+        controller.sweep();
         controller.tell();
         Ok(controller)
     }

@@ -1,6 +1,7 @@
 //! One change under way: its machine, its timer, and the effects carried out.
 
 use super::Controller;
+use super::whole::check_weight;
 use crate::change::controller::{self, Effect, Event, Outcome, Participant, Plan, State};
 use crate::change::failpoint::{Point, hit};
 use crate::control::client::Happening;
@@ -128,6 +129,7 @@ impl Controller {
         change: NewChange,
         work: &mut dyn FnMut() -> Result<(), String>,
     ) -> Result<(Outcome, Option<Error>)> {
+        check_weight(&change)?;
         let range = self.range()?;
         let id = self.store.prepare(self.term, &change)?;
         hit(Point::ControllerPrepared);

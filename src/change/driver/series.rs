@@ -12,6 +12,7 @@
 
 use super::flight::Flight;
 use super::plan::Range;
+use super::whole::check_weight;
 use super::{ATTEMPTS, Controller, Prepare, Series};
 use crate::change::controller::{Outcome, Plan, Reason};
 use crate::change::failpoint::{Point, hit};
@@ -105,7 +106,7 @@ impl Controller {
             let mut change = change.clone();
             change.difference.from = from;
             from = from.next();
-            let announced = self.store.prepare(self.term, &change);
+            let announced = check_weight(&change).and_then(|()| self.store.prepare(self.term, &change));
             let planned = announced.and_then(|id| match self.plan(change, range) {
                 Ok(plan) => Ok((id, plan)),
                 Err(why) => self.store.cancel(id).and(Err(why)),

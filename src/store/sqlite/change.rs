@@ -14,6 +14,10 @@ use std::collections::BTreeMap;
 
 /// Finished changes that are kept for those who ask late.
 const KEPT: u64 = 1000;
+/// Of these, so many whatever their size: more than may be under way at once.
+const KEPT_LARGE: u64 = 64;
+/// Bytes of a difference, or of what leads back, from which on it is large.
+const LARGE: u64 = 64 << 10;
 
 const RECORD: &str =
     "SELECT id, state, term, boot, job, title, mode, spans, difference, undo, generation FROM";
@@ -413,11 +417,14 @@ pub(super) fn finish(db: &Connection, id: ChangeId, stage: Stage) -> Result<()> 
     Ok(())
 }
 
-/// Forgets all but the last finished changes.
+/// Forgets all but the last finished changes, and large ones sooner: a pool of large volumes shall not have a database full of what was.
 pub(super) fn prune(db: &Connection) -> Result<()> {
-    let oldest = next_id(db)?.saturating_sub(KEPT);
+    let next = next_id(db)?;
     db.prepare_cached("DELETE FROM history WHERE id < ?1")?
-        .execute([oldest])?;
+        .execute([next.saturating_sub(KEPT)])?;
+    let large = "DELETE FROM history WHERE id < ?1 AND max(octet_length(difference), ifnull(octet_length(undo), 0)) > ?2";
+    db.prepare_cached(large)?
+        .execute([next.saturating_sub(KEPT_LARGE), LARGE])?;
     Ok(())
 }
 

@@ -87,7 +87,7 @@ fn of_volume(volume: &VolumeRecord, segments: &[Segment], unit: ExtentSize, foun
         if start < next {
             found.push(format!("volume {name}: extent {start} has two homes"));
         } else if start > next {
-            found.push(format!("volume {name}: extents {next} to {start} have no home"));
+            found.extend(no_home(volume, next, start));
         }
         next = next.max(segment.end());
     }
@@ -96,8 +96,14 @@ fn of_volume(volume: &VolumeRecord, segments: &[Segment], unit: ExtentSize, foun
             "volume {name}: has homes up to extent {next}, and ends at {extents}"
         ));
     } else if next.0 < extents {
-        found.push(format!("volume {name}: extents {next} to {extents} have no home"));
+        found.extend(no_home(volume, next, VolumeExtent(extents)));
     }
+}
+
+/// Unless the volume is being made or removed.
+fn no_home(volume: &VolumeRecord, from: VolumeExtent, to: VolumeExtent) -> Option<String> {
+    let name = &volume.name;
+    (!name.is_hidden()).then(|| format!("volume {name}: extents {from} to {to} have no home"))
 }
 
 /// Rows of disks and volumes that are not there.

@@ -224,13 +224,15 @@ pub(super) fn without(mut areas: Vec<Area>, others: impl Iterator<Item = Area>) 
     left
 }
 
+/// Adjacent areas become one: a volume that is removed is often in one place, whatever its segments.
 fn push(areas: &mut Vec<Area>, disk: DiskId, start: DiskExtent, end: DiskExtent) {
-    if start < end {
-        areas.push(Area {
-            disk,
-            start,
-            len: end.0 - start.0,
-        });
+    if start >= end {
+        return;
+    }
+    let len = end.0 - start.0;
+    match areas.last_mut() {
+        Some(last) if last.disk == disk && last.end() == start => last.len += len,
+        _ => areas.push(Area { disk, start, len }),
     }
 }
 
@@ -380,17 +382,17 @@ pub(super) fn take_quarantine(db: &Connection, area: Area, change: ChangeId) -> 
     Ok(())
 }
 
-/// Frees what changes that are over put into quarantine up to generation `oldest`.
+/// Areas that one transaction frees: others wait for the store meanwhile.
+pub(super) const FREED: usize = 4096;
+
+/// Frees what changes that are over put into quarantine up to generation `oldest`, at most [`FREED`] areas of it.
 pub(super) fn free_quarantine(db: &Connection, oldest: Generation) -> Result<Vec<Area>> {
-    let over = "generation <= ?1 AND change NOT IN (SELECT id FROM changes)";
-    let oldest = capped(oldest.0);
-    let mut query = db.prepare_cached(&format!(
-        "SELECT disk, start, len FROM quarantine WHERE {over} ORDER BY disk, start"
-    ))?;
-    let freed: Vec<Area> = query.query_map([oldest], area_row)?.collect::<Result<_, _>>()?;
-    if !freed.is_empty() {
-        db.prepare_cached(&format!("DELETE FROM quarantine WHERE {over}"))?
-            .execute([oldest])?;
-    }
+    let some = "DELETE FROM quarantine WHERE (disk, start) IN
+                (SELECT disk, start FROM quarantine WHERE generation <= ?1 AND change NOT IN (SELECT id FROM changes) LIMIT ?2)
+                RETURNING disk, start, len";
+    let mut query = db.prepare_cached(some)?;
+    let freed = query.query_map(params![capped(oldest.0), FREED], area_row)?;
+    let mut freed: Vec<Area> = freed.collect::<Result<_, _>>()?;
+    freed.sort_unstable();
     Ok(freed)
 }
