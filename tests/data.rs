@@ -21,7 +21,7 @@ use apparatus::member::{MemberTable, MyLine};
 use apparatus::pool::model::{Difference, Edit, Span};
 use apparatus::store::{HoldMode, Store};
 use apparatus::sys::boot_id;
-use apparatus::table::Table;
+use apparatus::table::{Draft, Table};
 use apparatus::units::{ChangeId, DiskId, DiskOffset, Generation, Incarnation, Slot, VolumeId, VolumeOffset};
 use apparatus::wire::message::{Figures, IoFigures};
 use std::borrow::Cow;
@@ -238,7 +238,8 @@ impl Rig {
         self.apparatus.close();
         assert_eq!(self.apparatus.in_flight(), 0);
         let snapshot = self.pool.store().snapshot().unwrap();
-        self.apparatus.reload(&snapshot).unwrap();
+        let table = Draft::new(&snapshot).unwrap();
+        self.apparatus.reload(table, &snapshot.disks).unwrap();
         let next = Incarnation(self.members.line(SLOT).incarnation.0 + 1);
         self.line.begin(next, snapshot.header.generation);
         self.apparatus.open();

@@ -2,8 +2,9 @@
 
 use crate::disk::Disks;
 use crate::error::Result;
-use crate::pool::model::{Difference, Snapshot, Span};
+use crate::pool::model::{Difference, DiskRecord, Span};
 use crate::store::HoldMode;
+use crate::table::Draft;
 use crate::units::{ChangeId, Generation, VolumeId};
 use crate::wire::message::{Figures, Opens};
 use std::collections::BTreeSet;
@@ -52,11 +53,11 @@ pub trait Runtime: Send + Sync + 'static {
     fn close(&self);
     /// Requests in flight, whatever their range. While the gate is closed the bell rings as lanes are left.
     fn in_flight(&self) -> u64;
-    /// Replaces the table. Called while closed and with nothing in flight; the disks it names are open.
+    /// Replaces the table. Called while closed and with nothing in flight; the disks it names (`disks`) are open.
     ///
     /// # Errors
-    /// What in the snapshot contradicts itself; the old table stays then.
-    fn reload(&self, snapshot: &Snapshot) -> Result<()>;
+    /// When it is another pool's; the old table stays then.
+    fn reload(&self, table: Draft, disks: &[DiskRecord]) -> Result<()>;
     /// The end of [`Runtime::close`]: what was parked is finished by the rule of rejoining, on other threads than this.
     fn open(&self);
     /// The open disks, to add to and to take from.

@@ -9,10 +9,11 @@ use crate::control::runtime::{Lag, Resumed, Runtime};
 use crate::disk::Disks;
 use crate::error::Result;
 use crate::gate::{Drain, Let};
-use crate::pool::model::{Difference, Edit, Snapshot, Span};
+use crate::pool::model::{Difference, DiskRecord, Edit, Span};
 use crate::store::HoldMode;
+use crate::table::Draft;
 use crate::units::{ChangeId, DiskId, Generation, VolumeId};
-use crate::wire::message::{Figures, Opens, Waiting};
+use crate::wire::message::{Figures, IoFigures, Opens, Waiting};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -84,12 +85,12 @@ impl Runtime for Apparatus {
         }
     }
 
-    fn reload(&self, snapshot: &Snapshot) -> Result<()> {
+    fn reload(&self, table: Draft, disks: &[DiskRecord]) -> Result<()> {
         let volumes = self.table.volumes(&mut lock(&self.eye));
         volumes.iter().for_each(|volume| self.owe_losses(volume.id));
-        *lock(&self.rests) = Rests::new(snapshot.header.generation);
-        self.table.replace(snapshot)?;
-        *lock(&self.room) = Room::new(&snapshot.disks);
+        *lock(&self.rests) = Rests::new(table.generation());
+        self.table.replace(table)?;
+        *lock(&self.room) = Room::new(disks);
         self.tell_kernel(Notice::Everything);
         Ok(())
     }
@@ -128,11 +129,10 @@ impl Runtime for Apparatus {
             .filter_map(|volume| Some((volume.name.to_string(), *waiting.get(&volume.id)?)));
         let parked_by_volume = waiting.collect();
         let mut volumes = self.book.volumes();
-        let by_volume = named.into_iter().map(|volume| {
-            (
-                volume.name.to_string(),
-                volumes.remove(&volume.id).unwrap_or_default(),
-            )
+        let all = named.len() <= Figures::ALL_VOLUMES;
+        let by_volume = named.into_iter().filter_map(|volume| {
+            let io = volumes.remove(&volume.id).unwrap_or_default();
+            (all || io != IoFigures::default()).then(|| (volume.name.to_string(), io))
         });
         let by_disk = self.book.disks().into_iter();
         let by_disk = by_disk.filter_map(|(id, figures)| Some((disks.get(id)?.name().to_owned(), figures)));

@@ -313,6 +313,11 @@ impl Apparatus {
         self.table.volumes(&mut desk.tools.reader)
     }
 
+    /// The first volumes from this number on, at most `most`.
+    pub fn volumes_from(&self, desk: &mut Desk, first: VolumeId, most: usize) -> Vec<VolumeRecord> {
+        self.table.volumes_from(&mut desk.tools.reader, first, most)
+    }
+
     /// When the volume was last written through this apparatus, or else when that began.
     #[must_use]
     pub fn modified(&self, id: VolumeId) -> SystemTime {

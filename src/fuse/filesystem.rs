@@ -23,6 +23,9 @@ use std::time::{Duration, SystemTime};
 /// Largest request, either way.
 pub(super) const LARGEST: u32 = 1 << 20;
 /// Names are asked for again each time: opening a volume is rare, and one that was renamed or removed shows at once.
+/// Volumes that one reading of the directory answers with at most.
+const ENTRIES: usize = 512;
+
 const NAME_TTL: Duration = Duration::ZERO;
 /// What the kernel can do for us, each if it can.
 const WISHES: [InitFlags; 5] = [
@@ -172,10 +175,13 @@ impl Volumes {
         self.volume(inode).map(|volume| self.attributes(&volume))
     }
 
-    /// The directory's entries after the one that `offset` stands for: (offset, name, attributes).
+    /// The next of the directory's entries after the one that `offset` stands for: (offset, name, attributes). Not more than the
+    /// kernel takes at once: it asks until there are none.
     fn entries(&self, offset: u64) -> impl Iterator<Item = (u64, String, FileAttr)> {
         let dots = [(1, "."), (2, "..")].map(|(offset, name)| (offset, name.to_owned(), self.directory()));
-        let volumes = self.volumes().into_iter();
+        let next = VolumeId(offset.saturating_sub(2));
+        let volumes = self.look(|apparatus, desk| apparatus.volumes_from(desk, next, ENTRIES));
+        let volumes = volumes.unwrap_or_default().into_iter();
         let volumes =
             volumes.map(|volume| (volume.id.0 + 3, volume.name.to_string(), self.attributes(&volume)));
         dots.into_iter()

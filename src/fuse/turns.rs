@@ -158,14 +158,29 @@ impl Turns {
     }
 
     fn look(&self, changed: impl FnOnce(usize)) {
-        let now_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        if now_us < self.window_ends_us.load(Relaxed) {
+        if !self.window_is_over(self.now_us()) {
             return;
         }
         // Whoever has it does the same.
-        let Ok(mut window) = self.window.try_lock() else {
+        if let Ok(mut window) = self.window.try_lock() {
+            self.end_window(&mut window, changed);
+        }
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn window_is_over(&self, now_us: u64) -> bool {
+        now_us >= self.window_ends_us.load(Relaxed)
+    }
+
+    /// Looks at the clock again: another thread may have ended the window that this one found over, and have begun the next one later than it looked.
+    fn end_window(&self, window: &mut Window, changed: impl FnOnce(usize)) {
+        let now_us = self.now_us();
+        if !self.window_is_over(now_us) {
             return;
-        };
+        }
         let number = window.end(now_us, self.served_by(self.lines.len()));
         let ends_us = now_us.saturating_add(u64::try_from(WINDOW.as_micros()).unwrap_or(u64::MAX));
         self.window_ends_us.store(ends_us, Relaxed);
@@ -230,7 +245,10 @@ impl Window {
     /// Ends it, begins the next, and answers how many threads are to take requests in that.
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no more digits")]
     fn end(&mut self, now_us: u64, served: u64) -> usize {
-        let (took_us, more) = (now_us - self.began_us, served - self.served);
+        let (took_us, more) = (
+            now_us.saturating_sub(self.began_us),
+            served.saturating_sub(self.served),
+        );
         (self.began_us, self.served) = (now_us, served);
         self.governor.window(more as f64 * 1e6 / took_us.max(1) as f64);
         self.governor.number()
@@ -354,5 +372,20 @@ mod tests {
         turns.window_ends_us.store(0, Relaxed);
         turns.look(|number| told.push(number));
         assert_eq!(told, [3], "from all four to the first number of a load");
+    }
+
+    #[test]
+    fn who_finds_the_window_over_after_another_has_ended_it_leaves_the_next_one_alone() {
+        let turns = Turns::new(4);
+        // Another thread has ended the window since this one looked, and the next has begun later than that.
+        turns.window_ends_us.store(u64::MAX, Relaxed);
+        let mut window = turns.window.lock().unwrap();
+        window.began_us = u64::MAX - 1;
+        turns.end_window(&mut window, |_| panic!("ended"));
+        assert_eq!(window.began_us, u64::MAX - 1);
+        // However the clock and the counts are read, a window takes no less than no time.
+        window.served = 9;
+        window.end(5, 8);
+        assert_eq!((window.began_us, window.served), (5, 8));
     }
 }

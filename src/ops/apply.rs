@@ -18,8 +18,10 @@ use crate::pool::dir::PoolDir;
 use crate::pool::model::{Difference, Edit, Segment, Snapshot, VolumeRecord};
 use crate::pool::names::Name;
 use crate::pool::options::Options;
+use crate::pool::size::Human;
 use crate::store::{JobLimits, JobState, NewChange, Store};
-use crate::units::{ByteCount, Term};
+use crate::units::{ByteCount, Term, VolumeId};
+use std::collections::{HashMap, HashSet};
 
 /// What is to be done next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +32,8 @@ pub enum Action {
     AddDisk(NewDisk),
     /// A disk's record changes.
     SetDisk(String, DiskChange),
-    /// A volume appears, on these disks.
-    CreateVolume(NewVolume, Vec<String>),
+    /// Volumes appear, each on its disks: as many in one change as it can have.
+    CreateVolumes(Vec<(NewVolume, Vec<String>)>),
     /// A volume grows, or shrinks, to this size.
     ResizeVolume(String, ByteCount, Vec<String>),
     /// A volume's record changes.
@@ -47,14 +49,27 @@ pub enum Action {
 }
 
 impl Action {
-    /// As the command that does the same.
+    /// As the commands that do the same.
+    #[must_use]
+    pub fn titles(&self) -> Vec<String> {
+        let create = |(new, _): &(NewVolume, _)| format!("volume create {} {}", new.name, new.size);
+        match self {
+            Self::CreateVolumes(all) => all.iter().map(create).collect(),
+            _ => vec![self.title()],
+        }
+    }
+
+    /// In short.
     #[must_use]
     pub fn title(&self) -> String {
         match self {
             Self::SetPool(_) => "pool set".into(),
             Self::AddDisk(new) => format!("disk add {}", new.path.display()),
             Self::SetDisk(name, _) => format!("disk set {name}"),
-            Self::CreateVolume(new, _) => format!("volume create {} {}", new.name, new.size),
+            Self::CreateVolumes(all) => match &all[..] {
+                [(new, _)] => format!("volume create {} {}", new.name, new.size),
+                _ => format!("volume create ({} volumes)", all.len()),
+            },
             Self::ResizeVolume(name, size, _) => format!("volume resize {name} {size}"),
             Self::SetVolume(name, _) => format!("volume set {name}"),
             Self::Move(name, to, _) => format!("volume move {name} --to {}", to.join(" --to ")),
@@ -91,32 +106,47 @@ pub struct Wish {
     pub cut_off_users: bool,
 }
 
-/// The next thing that is different. `None` when all is as described.
+/// What is different and can be done next, in order: then there may be more. Nothing when all is as described.
 ///
 /// # Errors
 /// When the description names what is not there, or the store cannot be read.
-pub fn next(store: &mut dyn Store, wanted: &Description, wish: Wish) -> Result<Option<Action>> {
+pub fn next(store: &mut dyn Store, wanted: &Description, wish: Wish) -> Result<Vec<Action>> {
     due(store.options()?, &store.snapshot()?, wanted, wish)
 }
 
 /// Options first, then disks, then volumes, which may need them; what goes goes last.
-fn due(options: Options, snapshot: &Snapshot, wanted: &Description, wish: Wish) -> Result<Option<Action>> {
+fn due(options: Options, snapshot: &Snapshot, wanted: &Description, wish: Wish) -> Result<Vec<Action>> {
+    check_extent_size(snapshot, wanted)?;
     if let Some(action) = for_pool(options, wanted)? {
-        return Ok(Some(action));
+        return Ok(vec![action]);
     }
-    if let Some(action) = wanted.disks.iter().find_map(|disk| for_disk(snapshot, disk)) {
-        return Ok(Some(action));
+    let disks: Vec<Action> = wanted
+        .disks
+        .iter()
+        .filter_map(|disk| for_disk(snapshot, disk))
+        .collect();
+    if !disks.is_empty() {
+        return Ok(disks);
     }
-    for volume in &wanted.volumes {
-        if let Some(action) = for_volume(snapshot, volume, wish)? {
-            return Ok(Some(action));
+    let volumes = for_volumes(snapshot, wanted, wish)?;
+    if !volumes.is_empty() || !wish.prune {
+        return Ok(volumes);
+    }
+    Ok(to_prune(snapshot, wanted))
+}
+
+/// It was chosen when the pool was made.
+fn check_extent_size(snapshot: &Snapshot, wanted: &Description) -> Result<()> {
+    let (is, described) = (snapshot.header.extent_size, wanted.extent_size);
+    match described.filter(|size| size.0.0 != is.bytes()) {
+        None => Ok(()),
+        Some(size) => {
+            let (is, size) = (Human(ByteCount(is.bytes())), Human(size.0));
+            let why =
+                format!("is described as {size}, and this pool has extents of {is}: that cannot be changed");
+            Err(Error::usage("extent_size", why).hint(format!("describe it as {is}, or leave it out")))
         }
     }
-    Ok(if wish.prune {
-        to_prune(snapshot, wanted)
-    } else {
-        None
-    })
 }
 
 fn for_pool(options: Options, wanted: &Description) -> Result<Option<Action>> {
@@ -152,9 +182,43 @@ fn for_disk(snapshot: &Snapshot, wanted: &describe::Disk) -> Option<Action> {
     (change != DiskChange::default()).then(|| Action::SetDisk(found.name.to_string(), change))
 }
 
-fn for_volume(snapshot: &Snapshot, wanted: &describe::Volume, wish: Wish) -> Result<Option<Action>> {
+/// The volumes as they are, found quickly: there may be many.
+struct Present<'a> {
+    snapshot: &'a Snapshot,
+    by_name: HashMap<&'a Name, &'a VolumeRecord>,
+}
+
+impl<'a> Present<'a> {
+    fn new(snapshot: &'a Snapshot) -> Self {
+        let seen = snapshot.volumes.iter().filter(|volume| !volume.name.is_hidden());
+        let by_name = seen.map(|volume| (&volume.name, volume)).collect();
+        Self { snapshot, by_name }
+    }
+
+    /// A volume's segments: the snapshot has them by volume.
+    fn segments(&self, volume: VolumeId) -> &'a [(VolumeId, Segment)] {
+        let all = &self.snapshot.segments;
+        let first = all.partition_point(|(id, _)| *id < volume);
+        let len = all[first..].partition_point(|(id, _)| *id == volume);
+        &all[first..first + len]
+    }
+}
+
+fn for_volumes(snapshot: &Snapshot, wanted: &Description, wish: Wish) -> Result<Vec<Action>> {
+    let present = Present::new(snapshot);
+    let mut actions: Vec<Action> = Vec::new();
+    for volume in &wanted.volumes {
+        match (for_volume(&present, volume, wish)?, actions.last_mut()) {
+            (Some(Action::CreateVolumes(new)), Some(Action::CreateVolumes(all))) => all.extend(new),
+            (action, _) => actions.extend(action),
+        }
+    }
+    Ok(actions)
+}
+
+fn for_volume(present: &Present<'_>, wanted: &describe::Volume, wish: Wish) -> Result<Option<Action>> {
     let on = wanted.on.clone();
-    let Some(found) = snapshot.volumes.iter().find(|volume| volume.name == wanted.name) else {
+    let Some(found) = present.by_name.get(&wanted.name) else {
         let owner = wanted.owner.unwrap_or(wish.owner);
         let new = NewVolume {
             name: wanted.name.clone(),
@@ -164,38 +228,33 @@ fn for_volume(snapshot: &Snapshot, wanted: &describe::Volume, wish: Wish) -> Res
             gid: owner.group,
             read_only: wanted.read_only,
         };
-        return Ok(Some(Action::CreateVolume(new, on)));
+        return Ok(Some(Action::CreateVolumes(vec![(new, on)])));
     };
     let name = found.name.to_string();
     if found.size != wanted.size.0 {
         return Ok(Some(Action::ResizeVolume(name, wanted.size.0, on)));
     }
+    let owner = |get: fn(describe::Owner) -> u32| wanted.owner.map(get);
     let change = VolumeChange {
         name: None,
         mode: (found.mode != wanted.mode.0).then_some(wanted.mode.0),
-        uid: wanted
-            .owner
-            .map(|owner| owner.user)
-            .filter(|uid| *uid != found.uid),
-        gid: wanted
-            .owner
-            .map(|owner| owner.group)
-            .filter(|gid| *gid != found.gid),
+        uid: owner(|owner| owner.user).filter(|uid| *uid != found.uid),
+        gid: owner(|owner| owner.group).filter(|gid| *gid != found.gid),
         read_only: (found.read_only != wanted.read_only).then_some(wanted.read_only),
     };
     if change != VolumeChange::default() {
         return Ok(Some(Action::SetVolume(name, change)));
     }
-    misplaced(snapshot, found, on)
+    misplaced(present, found, on)
 }
 
 /// A volume that lies, if only in part, where it may not.
-fn misplaced(snapshot: &Snapshot, volume: &VolumeRecord, on: Vec<String>) -> Result<Option<Action>> {
+fn misplaced(present: &Present<'_>, volume: &VolumeRecord, on: Vec<String>) -> Result<Option<Action>> {
     if on.is_empty() {
         return Ok(None);
     }
-    let allowed = select::disks(&snapshot.disks, &on)?;
-    let mut homes = snapshot.segments.iter().filter(|(id, _)| *id == volume.id);
+    let allowed = select::disks(&present.snapshot.disks, &on)?;
+    let mut homes = present.segments(volume.id).iter();
     let out = homes.any(|(_, segment)| !allowed.contains(&segment.home.disk));
     let request = Request::Move {
         volume: volume.id,
@@ -207,12 +266,22 @@ fn misplaced(snapshot: &Snapshot, volume: &VolumeRecord, on: Vec<String>) -> Res
     Ok(out.then(|| Action::Move(volume.name.to_string(), on, request)))
 }
 
-fn to_prune(snapshot: &Snapshot, wanted: &Description) -> Option<Action> {
-    let kept = |name: &Name| wanted.volumes.iter().any(|volume| volume.name == *name);
-    let mut seen = snapshot.volumes.iter().filter(|volume| !volume.name.is_hidden());
-    if let Some(volume) = seen.find(|volume| !kept(&volume.name)) {
-        return Some(Action::RemoveVolume(volume.name.to_string()));
+/// Volumes first: the disks may be empty then.
+fn to_prune(snapshot: &Snapshot, wanted: &Description) -> Vec<Action> {
+    let described: HashSet<&Name> = wanted.volumes.iter().map(|volume| &volume.name).collect();
+    let seen = snapshot.volumes.iter().filter(|volume| !volume.name.is_hidden());
+    let surplus = seen.filter(|volume| !described.contains(&volume.name));
+    let volumes: Vec<Action> = surplus
+        .map(|volume| Action::RemoveVolume(volume.name.to_string()))
+        .collect();
+    if volumes.is_empty() {
+        disk_to_prune(snapshot, wanted).into_iter().collect()
+    } else {
+        volumes
     }
+}
+
+fn disk_to_prune(snapshot: &Snapshot, wanted: &Description) -> Option<Action> {
     let kept = |name: &Name| wanted.disks.iter().any(|disk| disk.name == *name);
     let surplus = snapshot.disks.iter().find(|disk| !kept(&disk.name))?;
     let name = surplus.name.to_string();
@@ -242,6 +311,15 @@ pub fn carry_out(
 ) -> Result<()> {
     let title = action.title();
     match action {
+        Action::CreateVolumes(all) => {
+            let mut rest = &all[..];
+            while !rest.is_empty() {
+                let (planned, taken) = volume::plan_create_some(controller.store(), rest)?;
+                send(controller, &title, &planned)?;
+                rest = &rest[taken..];
+            }
+            Ok(())
+        }
         Action::SetPool(change) => pool::set_options(controller, *change).map(drop),
         Action::AddDisk(new) => disk::add(controller, &title, new).map(drop),
         Action::RemoveDisk(name) => disk::remove(controller, &title, name).map(drop),
@@ -271,12 +349,11 @@ pub fn carry_out(
 /// What an action comes to, as one difference; `None` when it is so already.
 fn plan(store: &mut dyn Store, action: &Action) -> Result<Option<Planned>> {
     match action {
-        // The table is not concerned.
-        Action::SetPool(_) => Ok(None),
+        // The table is not concerned; or what it comes to is several differences.
+        Action::SetPool(_) | Action::CreateVolumes(_) => Ok(None),
         Action::AddDisk(new) => disk::plan_add(store, new).map(Some),
         Action::SetDisk(name, change) => disk::plan_set(store, name, change),
         Action::RemoveDisk(name) => disk::plan_remove(store, name).map(Some),
-        Action::CreateVolume(new, on) => volume::plan_create(store, new, on, None).map(Some),
         Action::ResizeVolume(name, size, on) => volume::plan_resize(store, name, &|_| Ok(*size), on, None),
         Action::SetVolume(name, change) => volume::plan_set(store, name, change),
         Action::RemoveVolume(name) => volume::plan_remove(store, name).map(Some),
@@ -297,35 +374,57 @@ pub fn rehearse(pool: &PoolDir, wanted: &Description, wish: Wish) -> Result<Vec<
         true => backup::Copy::of_pool(pool)?,
         false => backup::Copy::of_nothing(wanted.extent_size()?)?,
     };
-    let mut store = copy.open()?;
+    let mut store = copy.into_store()?;
     let term = store.raise_term()?;
-    let mut done = Vec::new();
-    while let Some(action) = next(&mut store, wanted, wish)? {
-        if done.iter().any(|(earlier, _)| *earlier == action) {
+    let (mut done, mut last) = (Vec::new(), Vec::new());
+    loop {
+        let actions = next(&mut store, wanted, wish)?;
+        if let Some(action) = actions.first()
+            && actions == last
+        {
             return Err(Error::failed(
                 action.title(),
                 "would have to be done again and again",
             ));
         }
-        let planned = rehearse_one(&mut store, term, &action)?;
-        done.push((action, planned));
+        if actions.is_empty() {
+            return Ok(done);
+        }
+        for action in &actions {
+            let planned = rehearse_one(&mut store, term, action)?;
+            done.push((action.clone(), planned));
+        }
+        last = actions;
     }
-    Ok(done)
 }
 
 fn rehearse_one(store: &mut dyn Store, term: Term, action: &Action) -> Result<Planned> {
-    if let Action::SetPool(change) = action {
-        let new = change.from(store.options()?)?;
-        store.set_options(&new)?;
-        return Ok(Planned::only(Difference {
-            from: store.header()?.generation,
-            edits: Vec::new(),
-        }));
+    let mut all = Planned::only(Difference {
+        from: store.header()?.generation,
+        edits: Vec::new(),
+    });
+    match action {
+        Action::SetPool(change) => {
+            let new = change.from(store.options()?)?;
+            store.set_options(&new)?;
+        }
+        Action::CreateVolumes(new) => {
+            let mut rest = &new[..];
+            while !rest.is_empty() {
+                let (planned, taken) = volume::plan_create_some(store, rest)?;
+                commit(store, term, action, &planned)?;
+                all.difference.edits.extend(planned.difference.edits);
+                all.zero.extend(planned.zero);
+                rest = &rest[taken..];
+            }
+        }
+        _ => {
+            let planned = plan(store, action)?;
+            all = planned.ok_or_else(|| Error::failed(action.title(), "would change nothing"))?;
+            commit(store, term, action, &all)?;
+        }
     }
-    let planned = plan(store, action)?;
-    let planned = planned.ok_or_else(|| Error::failed(action.title(), "would change nothing"))?;
-    commit(store, term, action, &planned)?;
-    Ok(planned)
+    Ok(all)
 }
 
 fn commit(store: &mut dyn Store, term: Term, action: &Action, planned: &Planned) -> Result<()> {
@@ -342,7 +441,8 @@ fn commit(store: &mut dyn Store, term: Term, action: &Action, planned: &Planned)
         // Nobody serves by the copy, so what was taken away is free at once.
         crate::store::Commit::Committed(generation) => {
             store.harden(&[id])?;
-            store.free_quarantine(generation).map(drop)
+            store.free_quarantine(generation)?;
+            store.checkpoint()
         }
         other => Err(Error::failed(
             action.title(),

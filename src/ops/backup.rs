@@ -197,8 +197,13 @@ impl Copy {
         Ok(copy)
     }
 
-    pub(super) fn open(&self) -> Result<SqliteStore> {
+    fn open(&self) -> Result<SqliteStore> {
         SqliteStore::open(&self.pool())
+    }
+
+    /// Its files have no names any more, and are gone when the store is dropped, however the process ends.
+    pub(super) fn into_store(self) -> Result<SqliteStore> {
+        self.open()
     }
 
     fn empty() -> Result<Self> {

@@ -61,9 +61,9 @@ impl From<Size> for String {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Description {
-    /// Unit of allocation of a pool that has yet to be made.
-    #[serde(default = "usual_extent")]
-    pub extent_size: Size,
+    /// Unit of allocation: of a pool that has yet to be made; 1 MiB, or as it is, if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extent_size: Option<Size>,
     /// Which disk is taken first, where nothing else is said; as it is, if not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
@@ -82,10 +82,6 @@ pub struct Description {
     /// Who serves it.
     #[serde(default)]
     pub apparatuses: Vec<Apparatus>,
-}
-
-fn usual_extent() -> Size {
-    Size(ByteCount(ExtentSize::DEFAULT.bytes()))
 }
 
 /// A disk.
@@ -276,7 +272,9 @@ impl Description {
     /// # Errors
     /// When it is none.
     pub fn extent_size(&self) -> Result<ExtentSize> {
-        let bytes = self.extent_size.0;
+        let Some(Size(bytes)) = self.extent_size else {
+            return Ok(ExtentSize::DEFAULT);
+        };
         ExtentSize::try_from(bytes.0).map_err(|why| Error::usage(format!("extent_size {bytes}"), why))
     }
 
@@ -307,7 +305,7 @@ impl Description {
             read_only: volume.record.read_only,
         };
         Self {
-            extent_size: Size(ByteCount(view.header.extent_size.bytes())),
+            extent_size: Some(Size(ByteCount(view.header.extent_size.bytes()))),
             policy: Some(options.policy),
             nearfull: Some(options.thresholds.nearfull()),
             full: Some(options.thresholds.full()),

@@ -69,12 +69,16 @@ impl NewDisk {
 }
 
 /// Why a disk cannot be used as its record says; one that does not answer is not waited for any longer than [`GLANCE`].
+/// `header` may have been read before: a label that is later than it is held against the store as it is now.
 #[must_use]
-pub fn fault(record: &DiskRecord, header: &PoolHeader) -> Option<Error> {
-    match Disk::open_within(GLANCE, record, header.uuid, header.extent_size) {
-        Ok(disk) => disk.check_layout(header.layout).err(),
-        Err(error) => Some(error),
-    }
+pub fn fault(store: &mut dyn Store, record: &DiskRecord, header: &PoolHeader) -> Option<Error> {
+    let disk = match Disk::open_within(GLANCE, record, header.uuid, header.extent_size) {
+        Ok(disk) => disk,
+        Err(error) => return Some(error),
+    };
+    disk.check_layout(header.layout).err()?;
+    let now = store.header();
+    now.and_then(|now| disk.check_layout(now.layout)).err()
 }
 
 /// What would be lost by taking the disk in: `an XFS file system`.
@@ -316,7 +320,8 @@ pub fn plan_remove(store: &mut dyn Store, disk: &str) -> Result<Planned> {
 fn users(store: &mut dyn Store, snapshot: &Snapshot, disk: DiskId) -> Result<Vec<String>> {
     let name = |owner: Owner| match owner {
         Owner::Volume(id) => {
-            let volume = snapshot.volumes.iter().find(|volume| volume.id == id);
+            let volume = snapshot.volumes.binary_search_by_key(&id, |volume| volume.id);
+            let volume = volume.ok().map(|at| &snapshot.volumes[at]);
             format!(
                 "volume {}",
                 volume.map_or_else(|| format!("#{id}"), |volume| volume.name.to_string())

@@ -100,7 +100,7 @@ pub fn progress(steps: &[Step], extent_size: ExtentSize) -> (ByteCount, ByteCoun
 /// Those of the wish.
 pub fn rehearse(pool: &PoolDir, wish: impl FnOnce(&mut dyn Store) -> Result<()>) -> Result<()> {
     let copy = super::backup::Copy::of_pool(pool)?;
-    wish(&mut copy.open()?)
+    wish(&mut copy.into_store()?)
 }
 
 /// Whether somebody has to work on a job in this state.

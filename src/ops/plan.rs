@@ -429,11 +429,16 @@ pub fn reserve_extents(extent_size: ExtentSize, disk: &DiskRecord, reserve: Byte
 /// # Errors
 /// When something has.
 pub fn remove_disk(snapshot: &Snapshot, disk: &DiskRecord, in_use: &[String]) -> Result<Planned> {
+    const NAMED: usize = 8;
     if in_use.is_empty() {
         return Ok(Planned::unheld(snapshot, vec![Edit::RemoveDisk(disk.id)]));
     }
     let name = &disk.name;
-    let why = format!("is in use by {}", in_use.join(", "));
+    let mut users = in_use[..in_use.len().min(NAMED)].join(", ");
+    if in_use.len() > NAMED {
+        users += &format!(", and {} more", in_use.len() - NAMED);
+    }
+    let why = format!("is in use by {users}");
     Err(Error::new(Kind::Busy, format!("disk {name}"), why)
         .hint(format!("empty it first: vctl disk evacuate {name}")))
 }

@@ -122,7 +122,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> 
         jobs,
     } = seen;
     let controller = ArbitrationLock::holder(pool)?;
-    let mut findings = of_disks(view);
+    let mut findings = of_disks(store, view);
     findings.extend(of_log(pool)?);
     findings.extend(of_space(view, store.fullness()?, store.options()?.thresholds));
     findings.extend(of_closed_disks(view, jobs));
@@ -173,11 +173,11 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> 
     })
 }
 
-fn of_disks(view: &PoolView) -> Vec<Finding> {
+fn of_disks(store: &mut dyn Store, view: &PoolView) -> Vec<Finding> {
     let mut findings = Vec::new();
     for disk in &view.disks {
         let name = &disk.record.name;
-        if let Some(error) = super::disk::fault(&disk.record, &view.header) {
+        if let Some(error) = super::disk::fault(store, &disk.record, &view.header) {
             let finding = Finding::new(Severity::Error, format!("disk {name}"), error.why());
             findings.push(match error.way_out() {
                 Some(hint) => finding.next(hint),

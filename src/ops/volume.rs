@@ -2,10 +2,11 @@
 
 use super::plan::{self, NewVolume, Planned, VolumeChange};
 use super::select;
+use crate::change::parts::LIGHT;
 use crate::change::space::{Reserve, spaces};
 use crate::error::{Error, Result};
-use crate::pool::alloc::{self, Policy, Wish};
-use crate::pool::model::{Area, Segment, Snapshot, Span, VolumeRecord};
+use crate::pool::alloc::{self, Policy, Space, Wish};
+use crate::pool::model::{Area, Difference, Segment, Snapshot, Span, VolumeRecord};
 use crate::store::{HoldMode, Store};
 use crate::units::{ByteCount, VolumeId, VolumeOffset};
 
@@ -32,6 +33,57 @@ pub fn plan_create(
     let areas = allocate(store, &snapshot, &format!("volume {}", new.name), &wish)?;
     let id = store.next_volume_id()?;
     Ok(plan::create_volume(&snapshot, id, new, &areas))
+}
+
+/// As many of these volumes appear as one change can have, each on its disks or wherever there is room, by the pool's policy. Answers
+/// how many, at least one.
+///
+/// # Errors
+/// When the first cannot be; for want of room, with the reason for each disk.
+pub fn plan_create_some(store: &mut dyn Store, all: &[(NewVolume, Vec<String>)]) -> Result<(Planned, usize)> {
+    let snapshot = store.snapshot()?;
+    let mut spaces = spaces(store, snapshot.disks.iter().cloned(), Reserve::Kept)?;
+    let policy = chosen(store, None)?;
+    let (mut id, mut taken) = (store.next_volume_id()?, 0);
+    let mut planned = Planned::only(Difference {
+        from: snapshot.header.generation,
+        edits: Vec::new(),
+    });
+    for (new, on) in all {
+        let one = plan_one_of_many(&snapshot, &mut spaces, id, (new, on, policy));
+        match one {
+            Err(error) if taken == 0 => return Err(error),
+            // It is looked at again, when it is the first.
+            Err(_) => break,
+            Ok(one) if taken > 0 && planned.difference.weight() + one.difference.weight() > LIGHT => break,
+            Ok(one) => {
+                planned.difference.edits.extend(one.difference.edits);
+                planned.zero.extend(one.zero);
+            }
+        }
+        (id, taken) = (VolumeId(id.0 + 1), taken + 1);
+    }
+    Ok((planned, taken))
+}
+
+fn plan_one_of_many(
+    snapshot: &Snapshot,
+    spaces: &mut [Space],
+    id: VolumeId,
+    (new, on, policy): (&NewVolume, &[String], Policy),
+) -> Result<Planned> {
+    plan::check_size(new.size)?;
+    let extent_size = snapshot.header.extent_size;
+    let wish = Wish {
+        extents: extent_size.count_for(new.size),
+        on: select::disks(&snapshot.disks, on)?,
+        after: None,
+        policy,
+    };
+    let areas = alloc::allocate(spaces, &wish);
+    let areas = areas.map_err(|shortage| shortage.error(format!("volume {}", new.name), extent_size))?;
+    alloc::take(spaces, &areas);
+    Ok(plan::create_volume(snapshot, id, new, &areas))
 }
 
 /// A volume gets another size: what `size` makes of its old one. `None` when it has it already.

@@ -127,11 +127,32 @@ pub fn allocate(spaces: &[Space], wish: &Wish) -> Result<Vec<Area>, Shortage> {
     }
 }
 
+/// Takes areas that were given out of what is free, so that the next wish is granted from what is left.
+pub fn take(spaces: &mut [Space], areas: &[Area]) {
+    for area in areas {
+        let Some(space) = spaces.iter_mut().find(|space| space.disk == area.disk) else {
+            continue;
+        };
+        let at = space.free.partition_point(|run| run.end() <= area.start);
+        let Some(run) = space.free.get(at).copied().filter(|run| run.overlaps(*area)) else {
+            continue;
+        };
+        let left = [(run.start, area.start), (area.end(), run.end())];
+        let rest = left.into_iter().filter(|(from, to)| from < to);
+        let rest = rest.map(|(from, to)| Area {
+            disk: run.disk,
+            start: from,
+            len: to.0 - from.0,
+        });
+        space.free.splice(at..=at, rest.collect::<Vec<_>>());
+    }
+}
+
 /// The disks that may be used, best first.
 fn candidates<'a>(spaces: &'a [Space], wish: &Wish) -> Vec<&'a Space> {
     let mut disks: Vec<&Space> = spaces
         .iter()
-        .filter(|space| refusal(space, wish).is_none())
+        .filter(|space| is_asked_for(space, wish) && space.allocate)
         .collect();
     let asked = |space: &&Space| wish.on.iter().position(|disk| *disk == space.disk);
     match wish.policy {
@@ -144,11 +165,8 @@ fn candidates<'a>(spaces: &'a [Space], wish: &Wish) -> Vec<&'a Space> {
     disks
 }
 
-fn refusal(space: &Space, wish: &Wish) -> Option<Reason> {
-    if !wish.on.is_empty() && !wish.on.contains(&space.disk) {
-        return Some(Reason::NotAskedFor);
-    }
-    (!space.allocate).then_some(Reason::NoAllocate)
+fn is_asked_for(space: &Space, wish: &Wish) -> bool {
+    wish.on.is_empty() || wish.on.contains(&space.disk)
 }
 
 fn behind(disks: &[&Space], wish: &Wish) -> Option<Area> {
@@ -202,8 +220,11 @@ fn over_several(disks: &[&Space], extents: u64) -> Vec<Area> {
     taken
 }
 
-/// What a disk that may be used lacks.
+/// What a disk lacks that was asked for.
 fn lack(space: &Space, wish: &Wish) -> Reason {
+    if !space.allocate {
+        return Reason::NoAllocate;
+    }
     if wish.policy == Policy::Contiguous && space.room() >= wish.extents {
         let longest = space.free.iter().map(|run| run.len).max().unwrap_or(0);
         return Reason::InPieces { longest };
@@ -215,12 +236,15 @@ fn lack(space: &Space, wish: &Wish) -> Reason {
     }
 }
 
+/// Disks that an error names.
+const NAMED: usize = 8;
+
 /// Why the wish could not be granted, disk by disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shortage {
     /// How many extents were wanted.
     pub wanted: u64,
-    /// For each disk, in the order given.
+    /// For each disk that was asked for, in the order given.
     pub disks: Vec<(Name, Reason)>,
 }
 
@@ -229,8 +253,6 @@ pub struct Shortage {
 pub enum Reason {
     /// Nothing new is placed on it.
     NoAllocate,
-    /// Other disks were asked for.
-    NotAskedFor,
     /// There is not enough room on it, nor on all such disks together.
     Short {
         /// Free extents.
@@ -251,7 +273,6 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAllocate => f.write_str("no-allocate is set"),
-            Self::NotAskedFor => f.write_str("not asked for"),
             Self::Short {
                 free,
                 reserve,
@@ -273,12 +294,11 @@ impl fmt::Display for Reason {
 
 impl Shortage {
     fn new(spaces: &[Space], wish: &Wish) -> Self {
-        let reason = |space: &Space| refusal(space, wish).unwrap_or_else(|| lack(space, wish));
+        let asked = spaces.iter().filter(|space| is_asked_for(space, wish));
         Self {
             wanted: wish.extents,
-            disks: spaces
-                .iter()
-                .map(|space| (space.name.clone(), reason(space)))
+            disks: asked
+                .map(|space| (space.name.clone(), lack(space, wish)))
                 .collect(),
         }
     }
@@ -287,11 +307,11 @@ impl Shortage {
     #[must_use]
     pub fn error(&self, what: impl Into<String>, extent_size: ExtentSize) -> Error {
         let size = Human(ByteCount(self.wanted.saturating_mul(extent_size.bytes())));
-        let each: Vec<String> = self
-            .disks
-            .iter()
-            .map(|(name, reason)| format!("{name}: {reason}"))
-            .collect();
+        let said = |(name, reason): &(Name, Reason)| format!("{name}: {reason}");
+        let mut each: Vec<String> = self.disks.iter().take(NAMED).map(said).collect();
+        if self.disks.len() > NAMED {
+            each.push(format!("and {} disks more", self.disks.len() - NAMED));
+        }
         let disks = if each.is_empty() {
             "there is no disk".to_owned()
         } else {
@@ -434,25 +454,24 @@ mod tests {
             reserve,
             quarantined,
         };
-        assert_eq!(
-            reasons,
-            [
-                Reason::NoAllocate,
-                Reason::NotAskedFor,
-                short(3, 0, 6),
-                short(7, 5, 0)
-            ]
-        );
+        assert_eq!(reasons, [Reason::NoAllocate, short(3, 0, 6), short(7, 5, 0)]);
         let text = shortage.error("volume v", ExtentSize::DEFAULT).to_string();
         for part in [
             "volume v: needs 6 extents (6MiB)",
             "d1: no-allocate",
-            "d2: not asked",
             "d3: 3 extents free, 6 more",
             "5 of them kept",
         ] {
             assert!(text.contains(part), "{text}");
         }
+        assert!(!text.contains("d2"), "it was not asked for: {text}");
+        let many: Vec<Space> = (1..=20).map(|disk| space(disk, 2, &[])).collect();
+        let text = allocate(&many, &wish(21, &[])).unwrap_err();
+        let text = text.error("volume v", ExtentSize::DEFAULT).to_string();
+        assert!(
+            text.contains("d8: ") && !text.contains("d9: ") && text.contains("and 12 disks more"),
+            "{text}"
+        );
         assert!(
             allocate(&[], &wish(1, &[]))
                 .unwrap_err()
@@ -547,6 +566,20 @@ mod tests {
                 prop_assert!(here.len() as u64 <= usable(space, &wish));
             }
             prop_assert!(areas.iter().all(|area| area.start.0 > 0 && area.len > 0));
+        }
+
+        #[test]
+        fn what_was_taken_is_not_given_again(mut spaces in any_spaces(), wishes in prop::collection::vec(any_wish(), 1..5)) {
+            let mut given = BTreeSet::new();
+            for wish in wishes {
+                let Ok(areas) = allocate(&spaces, &wish) else { continue };
+                take(&mut spaces, &areas);
+                for extent in extents(&areas) {
+                    prop_assert!(given.insert(extent), "given twice");
+                }
+                let free: Vec<_> = spaces.iter().flat_map(|space| extents(&space.free)).collect();
+                prop_assert!(free.iter().all(|extent| !given.contains(extent)));
+            }
         }
 
         #[test]

@@ -28,7 +28,7 @@ use crate::pool::names::Name;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Joined, Severity, Store};
 use crate::sys;
-use crate::table::Table;
+use crate::table::{Draft, Table};
 use crate::units::Slot;
 use crossbeam_channel::{Receiver, bounded, select};
 use exporter::Exporter;
@@ -68,7 +68,7 @@ pub fn run(settings: &Settings) -> Result<()> {
     process::forward_signals(ask.clone())?;
     let exporter = settings.config.metrics.map(Exporter::bind).transpose()?;
     let mut beginning = Beginning::new(settings)?;
-    let joined = beginning.join(settings)?;
+    let (joined, table) = beginning.join(settings)?;
     let (line, members) = (beginning.line(&joined), beginning.members.clone());
     let mut membership = Membership {
         store: beginning.store,
@@ -89,7 +89,7 @@ pub fn run(settings: &Settings) -> Result<()> {
         stop: Box::new(move || _ = ask.try_send(0)),
     };
     let doors = (beginning.listener, beginning.life.clone());
-    let served = core.serve(&joined, beginning.disks, doors, &asked);
+    let served = core.serve(&joined, table, beginning.disks, doors, &asked);
     if !matches!(served, Ok(Ended::Abruptly)) {
         membership.leave();
     }
@@ -163,19 +163,21 @@ impl Beginning {
         Ok(())
     }
 
-    /// In the control range from here on.
-    fn join(&mut self, settings: &Settings) -> Result<Joined> {
+    /// In the control range from here on. The table is read before, because it may be large: others do not wait for the store meanwhile, and
+    /// controllers do not wait long for an apparatus that has joined and does not answer yet.
+    fn join(&mut self, settings: &Settings) -> Result<(Joined, Draft)> {
         let mount = place::absolute(&settings.mount)?;
         let pool = self.pool.clone();
         // We hold our own life lock: whoever had our name before has ended. Who cannot be asked about is taken for alive.
         let alive = |member: &crate::store::Member| {
             member.name != settings.name && lives(&pool, member).unwrap_or(true)
         };
-        let joined = self
-            .store
-            .join(&settings.name, std::process::id(), &mount, &alive)?;
+        let read = Draft::new(&self.store.snapshot()?)?;
+        let (pid, known) = (std::process::id(), Some(read.generation()));
+        let joined = self.store.join(&settings.name, pid, &mount, &alive, known)?;
         open_disks(&self.disks, &joined.snapshot.disks, &self.header, &self.reporter);
-        Ok(joined)
+        let table = read.joined(&joined.snapshot, joined.since.as_deref())?;
+        Ok((joined, table))
     }
 
     /// An older database than the disks know would map volumes to the wrong places. The header is read after the labels, so that
@@ -254,6 +256,7 @@ impl Core<'_> {
     fn serve(
         self,
         joined: &Joined,
+        table: Draft,
         disks: Disks,
         doors: (Listener, Arc<LifeLock>),
         asked: &Receiver<i32>,
@@ -270,7 +273,7 @@ impl Core<'_> {
         let hardener = Hardener::new(self.open_store.clone(), self.members.clone());
         let apparatus = Apparatus::start(Parts {
             name: settings.name.clone(),
-            table: Table::new(&joined.snapshot)?,
+            table: Table::of(table),
             disks,
             records: joined.snapshot.disks.clone(),
             members: self.members.clone(),

@@ -54,6 +54,7 @@ macro_rules! contract {
                 a_full_table_makes_room_for_the_living,
                 fencing_is_by_life,
                 joining_gives_the_whole_table,
+                joining_after_reading_gives_what_has_changed_since,
             }
             power {
                 every_edit_is_taken_back,

@@ -274,15 +274,16 @@ impl Store for MemoryStore {
         pid: u32,
         mount: &Path,
         alive: &dyn Fn(&Member) -> bool,
+        known: Option<Generation>,
     ) -> Result<Joined> {
         self.write(|state, boot| {
             state.recover(boot)?;
-            state.join(name, pid, mount, boot, alive)
+            state.join(name, pid, mount, (boot, known), alive)
         })
     }
 
-    fn rejoin(&mut self, slot: Slot, incarnation: Incarnation) -> Result<Joined> {
-        self.write(|state, _| state.rejoin(slot, incarnation))
+    fn rejoin(&mut self, slot: Slot, incarnation: Incarnation, known: Option<Generation>) -> Result<Joined> {
+        self.write(|state, _| state.rejoin(slot, incarnation, known))
     }
 
     fn fence(

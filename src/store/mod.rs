@@ -151,8 +151,11 @@ pub enum MemberState {
 pub struct Joined {
     /// Its record.
     pub member: Member,
-    /// The table.
+    /// The table; without its segments where `since` leads to them.
     pub snapshot: Snapshot,
+    /// The differences that lead from the table that the joiner has read before to this one, in order: to read a large table takes
+    /// longer than others can wait for the store. `None` when the joiner has read none, or not all of these differences are to be had.
+    pub since: Option<Vec<Difference>>,
     /// Changes prepared or committed but not yet known to be finished: the joiner waits for the members to have
     /// reached the snapshot's generation before it acknowledges writes.
     pub unfinished: Vec<ChangeRecord>,
@@ -362,17 +365,19 @@ pub trait Store: Send {
 
     /// Joins the control range, under the same name's slot or the lowest free one, in a new incarnation. First does what
     /// [`Store::recover_boot`] does, so that nobody serves by a table that a power loss took back. When no slot is free, members
-    /// whose process is dead leave. Refused when `name` is joined or fenced by a process that `alive` says still lives.
+    /// whose process is dead leave. Refused when `name` is joined or fenced by a process that `alive` says still lives. `known` is the
+    /// generation of the table that the joiner has read before: see [`Joined::since`].
     fn join(
         &mut self,
         name: &Name,
         pid: u32,
         mount: &std::path::Path,
         alive: &dyn Fn(&Member) -> bool,
+        known: Option<Generation>,
     ) -> Result<Joined>;
     /// Compare-and-set fenced -> joined in a new incarnation. `Kind::Stale` when this incarnation is not the one
-    /// that was fenced.
-    fn rejoin(&mut self, slot: Slot, incarnation: Incarnation) -> Result<Joined>;
+    /// that was fenced. `known` as for [`Store::join`].
+    fn rejoin(&mut self, slot: Slot, incarnation: Incarnation, known: Option<Generation>) -> Result<Joined>;
     /// Compare-and-set joined -> fenced for this incarnation. Answers the version after it, or `None` when this
     /// incarnation was not joined any more (it left, rejoined, or is fenced already).
     fn fence(

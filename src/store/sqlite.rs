@@ -271,6 +271,7 @@ impl Store for SqliteStore {
         pid: u32,
         mount: &Path,
         alive: &dyn Fn(&Member) -> bool,
+        known: Option<Generation>,
     ) -> Result<Joined> {
         let boot = self.boot;
         let origin = Origin::here(&self.dir)
@@ -278,13 +279,13 @@ impl Store for SqliteStore {
         let origin = origin.ok();
         self.write(|db| {
             recover::recover(db, boot)?;
-            members::join(db, name, pid, (mount, origin), boot, alive)
+            members::join(db, name, pid, (mount, origin), (boot, known), alive)
         })
     }
 
-    fn rejoin(&mut self, slot: Slot, incarnation: Incarnation) -> Result<Joined> {
+    fn rejoin(&mut self, slot: Slot, incarnation: Incarnation, known: Option<Generation>) -> Result<Joined> {
         let boot = self.boot;
-        self.write(|db| members::rejoin(db, slot, incarnation, boot))
+        self.write(|db| members::rejoin(db, slot, incarnation, (boot, known)))
     }
 
     fn fence(

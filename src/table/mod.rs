@@ -80,14 +80,74 @@ pub enum Missing {
     Unmapped(VolumeOffset),
 }
 
+/// A table that is being loaded: nobody looks at it yet. Made of what was read from the store, and of what has changed since.
+#[derive(Debug)]
+pub struct Draft(Face);
+
+impl Draft {
+    /// From a snapshot. Takes as long as the table is large.
+    ///
+    /// # Errors
+    /// What in the snapshot contradicts itself.
+    pub fn new(snapshot: &Snapshot) -> Result<Self> {
+        Face::from_snapshot(snapshot).map(Self)
+    }
+
+    /// The same after these changes, in order. Takes as long as they are large.
+    ///
+    /// # Errors
+    /// When one does not start where the one before leads to, or does not fit.
+    pub fn after(mut self, differences: &[Difference]) -> Result<Self> {
+        for difference in differences {
+            if difference.from != self.0.generation {
+                return Err(elsewhere(difference, self.0.generation));
+            }
+            self.0 = self.0.patched(difference)?;
+        }
+        Ok(self)
+    }
+
+    /// The table that was joined with (`Store::join`), where this is the one that was read before.
+    ///
+    /// # Errors
+    /// When the two do not fit.
+    pub fn joined(self, snapshot: &Snapshot, since: Option<&[Difference]>) -> Result<Self> {
+        match since {
+            Some(since) => self.after(since),
+            None => Self::new(snapshot),
+        }
+    }
+
+    /// The table's number.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.0.generation
+    }
+}
+
+fn elsewhere(difference: &Difference, current: Generation) -> Error {
+    let what = format!("difference from generation {}", difference.from);
+    Error::new(
+        Kind::Stale,
+        what,
+        format!("this apparatus is at generation {current}"),
+    )
+}
+
 impl Table {
     /// The first face, from a snapshot.
     ///
     /// # Errors
     /// What in the snapshot contradicts itself.
     pub fn new(snapshot: &Snapshot) -> Result<Self> {
-        let face = Arc::new(Face::from_snapshot(snapshot)?);
-        Ok(Self {
+        Draft::new(snapshot).map(Self::of)
+    }
+
+    /// The first face, as it was loaded.
+    #[must_use]
+    pub fn of(Draft(face): Draft) -> Self {
+        let face = Arc::new(face);
+        Self {
             generation: AtomicU64::new(face.generation.0),
             extent_size: face.extent_size,
             control: Mutex::new(Control {
@@ -95,7 +155,7 @@ impl Table {
                 moves: Moves::new(face.generation),
             }),
             current: Arc::new(ArcSwap::new(face)),
-        })
+        }
     }
 
     /// Of the current face. One load.
@@ -176,6 +236,18 @@ impl Table {
         served.map(|volume| volume.record.clone()).collect()
     }
 
+    /// The first volumes that hosts have from this number on, by id, at most `most`: its time depends on `most` alone.
+    pub fn volumes_from(&self, reader: &mut Reader, first: VolumeId, most: usize) -> Vec<VolumeRecord> {
+        let mut found = Vec::new();
+        self.look(reader).volumes.each_from(&first, |_, volume| {
+            if !volume.hidden {
+                found.push(volume.record.clone());
+            }
+            found.len() < most
+        });
+        found
+    }
+
     /// All disks, by id.
     pub fn disks(&self, reader: &mut Reader) -> Vec<DiskRecord> {
         self.look(reader).disks.values().cloned().collect()
@@ -211,9 +283,7 @@ impl Table {
             return Ok(current.generation);
         }
         if difference.from != current.generation {
-            let what = format!("difference from generation {}", difference.from);
-            let why = format!("this apparatus is at generation {}", current.generation);
-            return Err(Error::new(Kind::Stale, what, why));
+            return Err(elsewhere(difference, current.generation));
         }
         let next = Arc::new(current.patched(difference)?);
         control.moves.note(next.generation, difference);
@@ -223,9 +293,9 @@ impl Table {
     /// Replaces everything: rejoin. The caller has drained all requests.
     ///
     /// # Errors
-    /// What in the snapshot contradicts itself, or this table; nothing has changed then.
-    pub fn replace(&self, snapshot: &Snapshot) -> Result<Generation> {
-        let next = Arc::new(Face::from_snapshot(snapshot)?);
+    /// When it is another pool's; nothing has changed then.
+    pub fn replace(&self, Draft(next): Draft) -> Result<Generation> {
+        let next = Arc::new(next);
         if next.extent_size != self.extent_size {
             let why = format!("has extents of {} bytes", next.extent_size.bytes());
             let hint = format!(

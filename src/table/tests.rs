@@ -382,7 +382,9 @@ fn a_reloaded_table_knows_what_differs() {
         )
     };
     let (disks, volumes) = records();
-    table.replace(&snapshot(9, disks, volumes, &reloaded)).unwrap();
+    table
+        .replace(Draft::new(&snapshot(9, disks, volumes, &reloaded)).unwrap())
+        .unwrap();
     assert_eq!(table.generation(), Generation(9));
     for extent in 0..9 {
         let unmoved = table.unmoved(
@@ -395,7 +397,7 @@ fn a_reloaded_table_knows_what_differs() {
     }
     let (disks, volumes) = records();
     table
-        .replace(&snapshot(9, disks, volumes, &[(1, segment(0, 1, 10, 4))]))
+        .replace(Draft::new(&snapshot(9, disks, volumes, &[(1, segment(0, 1, 10, 4))])).unwrap())
         .unwrap();
     assert!(
         !table.unmoved(VolumeId(1), VolumeOffset(0), 1, Generation(9)),
@@ -404,6 +406,6 @@ fn a_reloaded_table_knows_what_differs() {
     let (disks, volumes) = records();
     let mut other_unit = snapshot(10, disks, volumes, &[]);
     other_unit.header.extent_size = ExtentSize::DEFAULT;
-    assert!(table.replace(&other_unit).is_err());
+    assert!(table.replace(Draft::new(&other_unit).unwrap()).is_err());
     assert_eq!(table.generation(), Generation(9));
 }

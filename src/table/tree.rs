@@ -82,6 +82,13 @@ impl<K: Ord + Clone, V: Clone, const L: usize, const N: usize> Tree<K, V, L, N> 
         }
     }
 
+    /// Shows the entries from this key on, in order, as long as `visit` wants more.
+    pub(super) fn each_from(&self, first: &K, mut visit: impl FnMut(&K, &V) -> bool) {
+        if let Some(root) = &self.root {
+            each_from(root, first, &mut visit);
+        }
+    }
+
     /// Puts a value in the place of what was at this key.
     pub(super) fn insert(&mut self, key: K, value: V) {
         self.splice(&key.clone(), &key.clone(), vec![(key, value)]);
@@ -174,6 +181,24 @@ fn each<K, V>(node: &Node<K, V>, visit: &mut impl FnMut(&K, &V)) {
     match node {
         Node::Leaf(entries) => entries.iter().for_each(|(key, value)| visit(key, value)),
         Node::Inner(children) => children.iter().for_each(|(_, child)| each(child, visit)),
+    }
+}
+
+/// False when no more is wanted.
+fn each_from<K: Ord, V>(node: &Node<K, V>, first: &K, visit: &mut impl FnMut(&K, &V) -> bool) -> bool {
+    match node {
+        Node::Leaf(entries) => {
+            let skipped = entries.partition_point(|(key, _)| key < first);
+            entries[skipped..].iter().all(|(key, value)| visit(key, value))
+        }
+        Node::Inner(children) => {
+            let skipped = children
+                .partition_point(|(key, _)| key <= first)
+                .saturating_sub(1);
+            children[skipped..]
+                .iter()
+                .all(|(_, child)| each_from(child, first, visit))
+        }
     }
 }
 

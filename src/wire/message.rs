@@ -309,7 +309,7 @@ pub struct Figures {
     pub threads: u64,
     /// The jobs it works on.
     pub jobs: Vec<JobId>,
-    /// By volume name.
+    /// By volume name. Of more than [`Figures::ALL_VOLUMES`] volumes, those that nothing was asked of are left out.
     pub volumes: BTreeMap<String, IoFigures>,
     /// Requests parked now, by volume name; volumes without any are left out.
     pub parked_by_volume: BTreeMap<String, u64>,
@@ -317,6 +317,11 @@ pub struct Figures {
     pub disks: BTreeMap<String, IoFigures>,
     /// Requests that have been served for long and are not done, by volume name; volumes without any are left out.
     pub waiting: BTreeMap<String, Waiting>,
+}
+
+impl Figures {
+    /// Up to so many volumes, all are told of in every detail.
+    pub const ALL_VOLUMES: usize = 256;
 }
 
 /// Requests to one volume that have been in flight for [`Waiting::LONG`] or longer.

@@ -16,6 +16,7 @@ use apparatus::pool::names::Name;
 use apparatus::store::sqlite::SqliteStore;
 use apparatus::store::{HoldMode, Member, NewChange, Store};
 use apparatus::sys::boot_id;
+use apparatus::table::Draft;
 use apparatus::units::{
     ByteCount, ChangeId, DiskExtent, DiskId, ExtentSize, Generation, Term, VolumeExtent, VolumeId,
 };
@@ -162,7 +163,7 @@ impl Pool {
         let alive = |member: &Member| LifeLock::alive(&self.dir, member.name.as_str()).unwrap();
         let joined = self
             .store()
-            .join(&name(who), std::process::id(), &mount, &alive)
+            .join(&name(who), std::process::id(), &mount, &alive, None)
             .unwrap();
         let members = self.members();
         let line = Arc::new(members.mine(joined.member.slot));
@@ -403,11 +404,10 @@ impl Runtime for Path {
         self.gate.counts().in_flight
     }
 
-    fn reload(&self, snapshot: &Snapshot) -> Result<()> {
+    fn reload(&self, table: Draft, _: &[DiskRecord]) -> Result<()> {
         assert_eq!(self.in_flight(), 0);
         self.damaged.store(false, Ordering::SeqCst);
-        self.generation
-            .store(snapshot.header.generation.0, Ordering::SeqCst);
+        self.generation.store(table.generation().0, Ordering::SeqCst);
         self.reloads.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }

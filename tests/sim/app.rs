@@ -137,7 +137,7 @@ impl World {
     fn ask_to_join(&mut self, index: usize) -> Option<Box<Joined>> {
         let app = self.apps[index].as_ref()?;
         let (name, pid) = (app.name.clone(), app.proc.0 as u32);
-        let joined = self.store.join(&name, pid, Path::new("/mnt"), &|_| false);
+        let joined = self.store.join(&name, pid, Path::new("/mnt"), &|_| false, None);
         self.must(joined.is_ok(), || format!("join: {joined:?}"));
         joined.ok().map(Box::new)
     }
@@ -271,7 +271,7 @@ impl World {
         let (proc, slot, incarnation) = (app.proc, app.slot, app.incarnation);
         match app.stage.clone() {
             Stage::Rejoining => {
-                let joined = match self.store.rejoin(slot, incarnation) {
+                let joined = match self.store.rejoin(slot, incarnation, None) {
                     Ok(joined) => Some(Box::new(joined)),
                     Err(_) => {
                         self.count("rejoins without a fence");

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// Bytes kept for a controller that does not read: thousands of answers.
-const MOST_OUT: usize = 4 << 20;
+/// Bytes kept for a controller that does not read: thousands of answers, or the figures of tens of thousands of volumes in use.
+const MOST_OUT: usize = 16 << 20;
 
 /// Connections taken in one turn, so that a crowd of them cannot keep the rest waiting.
 const ACCEPTS: usize = 16;

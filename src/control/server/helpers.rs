@@ -12,6 +12,7 @@ use crate::member::{LifeLock, MemberTable};
 use crate::pool::dir::PoolDir;
 use crate::pool::model::{DiskRecord, PoolHeader};
 use crate::store::{Cancel, Joined, Member, Severity, Store};
+use crate::table::Draft;
 use crate::units::{ChangeId, DiskId, Generation, Incarnation};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::collections::BTreeSet;
@@ -53,6 +54,8 @@ pub(super) enum Post {
 /// Back in the control range.
 pub(super) struct Back {
     pub(super) joined: Joined,
+    /// The table, whole.
+    pub(super) table: Draft,
     pub(super) disks: Vec<Arc<Disk>>,
 }
 
@@ -247,10 +250,14 @@ impl Helper {
     }
 
     fn rejoin(&mut self, incarnation: Incarnation) -> Result<Back> {
-        let joined = match self.store.rejoin(self.me.slot, incarnation) {
-            Err(why) if why.kind() == Kind::Stale => self.join_anew(incarnation)?,
+        // Read before, so that nobody waits for the store meanwhile, nor for this apparatus once it is in the control range.
+        let read = Draft::new(&self.store.snapshot()?)?;
+        let known = Some(read.generation());
+        let joined = match self.store.rejoin(self.me.slot, incarnation, known) {
+            Err(why) if why.kind() == Kind::Stale => self.join_anew(incarnation, known)?,
             other => other?,
         };
+        let table = read.joined(&joined.snapshot, joined.since.as_deref())?;
         hit(Point::ApparatusRejoined);
         let mut disks = Vec::new();
         for record in &joined.snapshot.disks {
@@ -260,14 +267,14 @@ impl Helper {
                 Err((name, why)) => log::error!("disk {name}: {why}"),
             }
         }
-        Ok(Back { joined, disks })
+        Ok(Back { joined, table, disks })
     }
 
     /// This life was not fenced in the store, or a rejoin took place that we have not heard the end of. Holding the life lock,
     /// we are the only process of this name.
-    fn join_anew(&mut self, incarnation: Incarnation) -> Result<Joined> {
+    fn join_anew(&mut self, incarnation: Incarnation, known: Option<Generation>) -> Result<Joined> {
         self.store.leave(self.me.slot, incarnation)?;
         self.store
-            .join(&self.me.name, self.me.pid, &self.me.mount, &|_| false)
+            .join(&self.me.name, self.me.pid, &self.me.mount, &|_| false, known)
     }
 }

@@ -84,11 +84,11 @@ impl Core {
     }
 
     fn begin_again(&mut self, back: Back) {
-        let Back { joined, disks } = back;
+        let Back { joined, table, disks } = back;
         for disk in disks {
             self.setup.runtime.disks().insert(disk);
         }
-        if let Err(why) = self.setup.runtime.reload(&joined.snapshot) {
+        if let Err(why) = self.setup.runtime.reload(table, &joined.snapshot.disks) {
             log::error!("{why}: leaving");
             self.setup.runtime.stop();
             return;

@@ -6,8 +6,10 @@ use crate::fuse::allows_others;
 use crate::ops::apparatus::{self, State, View};
 use crate::ops::describe::Apparatus;
 use crate::pool::dir::PoolDir;
+use crate::pool::model::VolumeRecord;
 use crate::pool::names::Name;
 use crate::store::Store;
+use std::collections::HashSet;
 
 /// The apparatuses that are described and do not run.
 ///
@@ -57,7 +59,12 @@ fn check(view: &View, wanted: &Apparatus) -> Result<()> {
 pub fn unasked(store: &mut dyn Store, wanted: &Description, wish: Wish) -> Result<Vec<String>> {
     let (volumes, disks) = (store.volumes()?, store.disks()?);
     let (_, members) = store.members()?;
-    let volumes = volumes.iter().map(|volume| ("volume", &volume.name));
+    let described: HashSet<&Name> = wanted.volumes.iter().map(|volume| &volume.name).collect();
+    let surplus = |volume: &&VolumeRecord| !volume.name.is_hidden() && !described.contains(&volume.name);
+    let volumes = volumes
+        .iter()
+        .filter(surplus)
+        .map(|volume| ("volume", &volume.name));
     let disks = disks.iter().map(|disk| ("disk", &disk.name));
     let members = members.iter().map(|member| ("apparatus", &member.name));
     let all = volumes.chain(disks).chain(members);
@@ -71,7 +78,8 @@ pub fn unasked(store: &mut dyn Store, wanted: &Description, wish: Wish) -> Resul
 impl Description {
     fn names(&self, noun: &str, name: &Name) -> bool {
         match noun {
-            "volume" => self.volumes.iter().any(|volume| volume.name == *name),
+            // They are many, and were looked for at once.
+            "volume" => false,
             "disk" => self.disks.iter().any(|disk| disk.name == *name),
             _ => self.apparatuses.iter().any(|apparatus| apparatus.name == *name),
         }

@@ -48,13 +48,15 @@ fn after(old: &str, new: &str) -> Option<Action> {
         wish(false),
     )
     .unwrap()
+    .into_iter()
+    .next()
 }
 
 #[test]
 fn nothing_is_due_where_all_is_as_described() {
     for prune in [false, true] {
         let due = due(Options::default(), &scene(), &described(SAME), wish(prune)).unwrap();
-        assert_eq!(due, None);
+        assert_eq!(due, []);
     }
     // Owners that are not described are nobody's business.
     assert_eq!(after(", owner: \"7:8\"", ""), None);
@@ -133,17 +135,22 @@ fn disks_come_before_the_volumes_that_need_them_and_what_goes_goes_last() {
         .replace(r#"(name: "v2", size: "2MiB"),"#, "");
     let wanted = described(&text);
     let mut now = scene();
-    let next = |now: &Snapshot| due(Options::default(), now, &wanted, wish(true)).unwrap();
+    let next = |now: &Snapshot| {
+        let due = due(Options::default(), now, &wanted, wish(true)).unwrap();
+        assert!(due.len() <= 1, "{due:?}");
+        due.into_iter().next()
+    };
     let Some(Action::AddDisk(new)) = next(&now) else {
         panic!("{:?}", next(&now));
     };
     assert_eq!(new.create, Some(ByteCount(64 * EXTENT)));
     now.disks.push(crate::ops::testing::disk(3, &["old"]));
     now.disks[2].path = "/none/d3.img".into();
-    let Some(Action::CreateVolume(new, on)) = next(&now) else {
+    let Some(Action::CreateVolumes(all)) = next(&now) else {
         panic!("{:?}", next(&now));
     };
-    assert_eq!((new.uid, new.gid, on), (1, 2, vec!["d3".to_owned()]));
+    let [(new, on)] = &all[..] else { panic!("{all:?}") };
+    assert_eq!((new.uid, new.gid, on), (1, 2, &vec!["d3".to_owned()]));
     now.volumes.push(VolumeRecord {
         name: name("w"),
         ..volume(3, EXTENT)
@@ -167,7 +174,7 @@ fn disks_come_before_the_volumes_that_need_them_and_what_goes_goes_last() {
     assert_eq!(next(&now), None);
     // Without being asked to, nothing goes.
     let unasked = due(Options::default(), &scene(), &described("()"), wish(false)).unwrap();
-    assert_eq!(unasked, None);
+    assert_eq!(unasked, []);
 }
 
 #[test]
@@ -180,6 +187,7 @@ fn a_volume_that_lies_in_part_where_it_may_not_moves() {
         home: area(2, 1, 1),
     };
     now.segments.insert(1, (VolumeId(1), rest));
+    let due_now = due(Options::default(), &now, &described(SAME), wish(false)).unwrap();
     let Some(Action::Move(
         volume,
         on,
@@ -189,7 +197,7 @@ fn a_volume_that_lies_in_part_where_it_may_not_moves() {
             range: None,
             ..
         },
-    )) = due(Options::default(), &now, &described(SAME), wish(false)).unwrap()
+    )) = due_now.into_iter().next()
     else {
         panic!("does not move");
     };
@@ -225,4 +233,38 @@ fn only_what_destroys_data_is_a_loss() {
     let removed = loss(&Action::RemoveVolume("v".into()), &planned(vec![])).unwrap();
     assert!(removed.contains("volume v"), "{removed}");
     assert_eq!(loss(&Action::RemoveDisk("d".into()), &planned(vec![])), None);
+}
+
+#[test]
+fn volumes_that_are_not_there_are_one_action_and_so_is_each_of_the_rest() {
+    let text = SAME.replace(
+        "volumes: [",
+        r#"volumes: [(name: "a", size: "1M"), (name: "b", size: "1M"), "#,
+    );
+    let text = text.replace(
+        r#"(name: "v2", size: "2MiB"),"#,
+        r#"(name: "v2", size: "3MiB"), (name: "c", size: "1M"),"#,
+    );
+    let actions = due(Options::default(), &scene(), &described(&text), wish(false)).unwrap();
+    let titles: Vec<Vec<String>> = actions.iter().map(Action::titles).collect();
+    let size = |mib: u64| mib * EXTENT;
+    let create = |name: &str| format!("volume create {name} {}", size(1));
+    let expected = [
+        vec![create("a"), create("b")],
+        vec![format!("volume resize v2 {}", size(3))],
+        vec![create("c")],
+    ];
+    assert_eq!(titles, expected);
+}
+
+#[test]
+fn another_extent_size_than_the_pools_is_refused() {
+    let with = |size: &str| SAME.replace("disks: [\n", &format!("extent_size: \"{size}\", disks: [\n"));
+    let due = |size: &str| due(Options::default(), &scene(), &described(&with(size)), wish(false));
+    assert_eq!(due("1MiB").unwrap(), []);
+    let error = due("2MiB").unwrap_err();
+    assert!(
+        error.to_string().contains("2MiB") && error.why().contains("cannot be changed"),
+        "{error}"
+    );
 }

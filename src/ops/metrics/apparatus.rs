@@ -13,7 +13,12 @@ pub fn of_apparatus(text: &mut Text, figures: &Figures) {
     so_far(text, figures);
     for (volume, io) in &figures.volumes {
         let labels = [("apparatus", name), ("volume", volume.as_str())];
-        of_io(text, &VOLUME, &labels, io);
+        let buckets = if figures.volumes.len() <= Figures::ALL_VOLUMES {
+            BOUNDS
+        } else {
+            0
+        };
+        of_io(text, &VOLUME, &labels, io, buckets);
         let parked = gauge(
             "apparatus_volume_requests_parked",
             "Requests to a volume that wait for a hold or a fence to end.",
@@ -28,7 +33,7 @@ pub fn of_apparatus(text: &mut Text, figures: &Figures) {
         text.add(waiting, &labels, count.unwrap_or(0));
     }
     for (disk, io) in &figures.disks {
-        of_io(text, &DISK, &[("apparatus", name), ("disk", disk)], io);
+        of_io(text, &DISK, &[("apparatus", name), ("disk", disk)], io, BOUNDS);
     }
 }
 
@@ -152,7 +157,8 @@ const DISK: IoFamilies = IoFamilies {
     ),
 };
 
-fn of_io(text: &mut Text, families: &IoFamilies, labels: Labels<'_>, io: &IoFigures) {
+/// With so many buckets of each histogram, and the one that counts all.
+fn of_io(text: &mut Text, families: &IoFamilies, labels: Labels<'_>, io: &IoFigures, buckets: u32) {
     text.add(families.reads, labels, io.reads);
     text.add(families.read_bytes, labels, io.read_bytes);
     text.add(families.writes, labels, io.writes);
@@ -165,15 +171,15 @@ fn of_io(text: &mut Text, families: &IoFamilies, labels: Labels<'_>, io: &IoFigu
         ("flush", &io.flush_latency),
     ] {
         let labels: Vec<_> = labels.iter().copied().chain([("operation", operation)]).collect();
-        latency(text, families.duration, &labels, took);
+        latency(text, families.duration, &labels, took, buckets);
     }
 }
 
 /// Bucket i counts requests below 2^i microseconds; Prometheus wants each bucket to count all up to its bound.
-fn latency(text: &mut Text, family: Family, labels: Labels<'_>, took: &Latency) {
+fn latency(text: &mut Text, family: Family, labels: Labels<'_>, took: &Latency, buckets: u32) {
     let mut counts = took.counts.iter();
     let mut below: u64 = 0;
-    for power in 0..BOUNDS {
+    for power in 0..buckets {
         below = below.saturating_add(counts.next().copied().unwrap_or(0));
         let bound = seconds(1 << power);
         let labels: Vec<_> = labels.iter().copied().chain([("le", bound.as_str())]).collect();
@@ -203,7 +209,7 @@ mod tests {
             flush_latency: took(3),
             ..IoFigures::default()
         };
-        of_io(&mut text, &DISK, &[("disk", "d")], &io);
+        of_io(&mut text, &DISK, &[("disk", "d")], &io, BOUNDS);
         let told = text.finish();
         for (operation, seconds) in [("read", "0.000001"), ("write", "0.000002"), ("flush", "0.000003")] {
             let labels = format!("{{disk=\"d\",operation=\"{operation}\"");
@@ -227,7 +233,7 @@ mod tests {
         let mut counts = vec![0; 30];
         (counts[1], counts[2], counts[29]) = (2, 3, 7);
         let took = Latency { counts, sum_us: 12 };
-        latency(&mut text, VOLUME.duration, &[("volume", "v")], &took);
+        latency(&mut text, VOLUME.duration, &[("volume", "v")], &took, BOUNDS);
         let told = text.finish();
         for line in [
             "_bucket{volume=\"v\",le=\"0.000001\"} 0\n",
@@ -240,5 +246,42 @@ mod tests {
         ] {
             assert!(told.contains(line), "{line} in {told}");
         }
+    }
+
+    #[test]
+    fn of_many_volumes_histograms_have_no_more_than_their_sums() {
+        let io = IoFigures {
+            reads: 2,
+            read_latency: Latency {
+                sum_us: 3,
+                counts: vec![0, 2],
+            },
+            ..IoFigures::default()
+        };
+        let told = |count: usize| {
+            let volumes = (0..count)
+                .map(|number| (format!("v{number}"), io.clone()))
+                .collect();
+            let figures = Figures {
+                name: "a".into(),
+                volumes,
+                ..Figures::default()
+            };
+            let mut text = Text::default();
+            of_apparatus(&mut text, &figures);
+            text.finish()
+        };
+        let few = told(Figures::ALL_VOLUMES);
+        let many = told(Figures::ALL_VOLUMES + 1);
+        assert!(many.len() < few.len() / 3, "{} of {}", many.len(), few.len());
+        let labels = "apparatus=\"a\",volume=\"v7\",operation=\"read\"";
+        for line in [
+            format!("_bucket{{{labels},le=\"+Inf\"}} 2\n"),
+            format!("_sum{{{labels}}} 0.000003\n"),
+            format!("_count{{{labels}}} 2\n"),
+        ] {
+            assert!(many.contains(&line) && few.contains(&line), "{line}");
+        }
+        assert!(!many.contains("le=\"0.0"));
     }
 }

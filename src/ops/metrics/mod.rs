@@ -25,7 +25,9 @@ pub fn of_pool(pool: &PoolDir, store: &mut dyn Store) -> Result<Text> {
     let seen = Seen::look(pool, store)?;
     let view = &seen.view;
     header(&mut text, view);
-    view.disks.iter().for_each(|disk| of_disk(&mut text, view, disk));
+    view.disks
+        .iter()
+        .for_each(|disk| of_disk(&mut text, store, view, disk));
     view.volumes
         .iter()
         .for_each(|volume| of_volume(&mut text, volume));
@@ -66,7 +68,7 @@ fn header(text: &mut Text, view: &PoolView) {
     }
 }
 
-fn of_disk(text: &mut Text, view: &PoolView, disk: &DiskView) {
+fn of_disk(text: &mut Text, store: &mut dyn Store, view: &PoolView, disk: &DiskView) {
     let labels = [("disk", disk.record.name.as_str())];
     let usage = disk.usage;
     let sizes = [
@@ -123,7 +125,7 @@ fn of_disk(text: &mut Text, view: &PoolView, disk: &DiskView) {
         "Volumes that lie on the disk, wholly or in part.",
     );
     text.add(volumes, &labels, disk.volumes);
-    let sound = super::disk::fault(&disk.record, &view.header).is_none();
+    let sound = super::disk::fault(store, &disk.record, &view.header).is_none();
     let up = gauge("apparatus_disk_up", "1 if the disk opens and its label is right.");
     text.add(up, &labels, u8::from(sound));
 }

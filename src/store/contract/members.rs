@@ -1,8 +1,10 @@
 use super::world::{World, boot, map, name, seg};
 use crate::error::Kind;
 use crate::member::SLOTS;
+use crate::pool::model::Snapshot;
 use crate::pool::names::Name;
-use crate::store::{Member, MemberState};
+use crate::store::{Joined, Member, MemberState};
+use crate::table::{Draft, Reader, Table};
 use crate::units::{Generation, Incarnation, Slot};
 use std::path::Path;
 
@@ -50,7 +52,7 @@ pub(super) fn a_living_namesake_is_refused_and_a_dead_one_replaced(mut world: Wo
     let version = world.membership();
     let refused = world
         .store
-        .join(&named("a"), 2, Path::new("/n"), &|_| true)
+        .join(&named("a"), 2, Path::new("/n"), &|_| true, None)
         .unwrap_err();
     assert!(
         refused.to_string().contains("apparatus a") && refused.to_string().contains("/m"),
@@ -62,13 +64,13 @@ pub(super) fn a_living_namesake_is_refused_and_a_dead_one_replaced(mut world: Wo
     assert!(
         world
             .store
-            .join(&named("a"), 2, Path::new("/n"), &|_| true)
+            .join(&named("a"), 2, Path::new("/n"), &|_| true, None)
             .is_err(),
         "fenced and alive"
     );
     let second = world
         .store
-        .join(&named("a"), 2, Path::new("/n"), &|_| false)
+        .join(&named("a"), 2, Path::new("/n"), &|_| false, None)
         .unwrap()
         .member;
     assert_eq!((second.slot, second.pid), (first.slot, 2));
@@ -83,7 +85,7 @@ pub(super) fn a_living_namesake_is_refused_and_a_dead_one_replaced(mut world: Wo
     world.store.leave(second.slot, second.incarnation).unwrap();
     world
         .store
-        .join(&named("a"), 3, Path::new("/n"), &|_| true)
+        .join(&named("a"), 3, Path::new("/n"), &|_| true, None)
         .unwrap();
 }
 
@@ -94,14 +96,14 @@ pub(super) fn a_full_table_makes_room_for_the_living(mut world: World) {
     let version = world.membership();
     let refused = world
         .store
-        .join(&named("b"), 1, Path::new("/m"), &|_| true)
+        .join(&named("b"), 1, Path::new("/m"), &|_| true, None)
         .unwrap_err();
     assert!(refused.to_string().contains("64"), "{refused}");
     assert_eq!(world.membership(), version);
     let lives = |member: &Member| member.name != named("a9");
     let joined = world
         .store
-        .join(&named("b"), 1, Path::new("/m"), &lives)
+        .join(&named("b"), 1, Path::new("/m"), &lives, None)
         .unwrap()
         .member;
     assert_eq!((joined.slot, joined.name), (Slot(9), named("b")));
@@ -116,7 +118,7 @@ pub(super) fn fencing_is_by_life(mut world: World) {
     let (term, version) = (world.term(), world.membership());
     let (slot, life) = (member.slot, member.incarnation);
     assert_eq!(
-        world.store.rejoin(slot, life).unwrap_err().kind(),
+        world.store.rejoin(slot, life, None).unwrap_err().kind(),
         Kind::Stale,
         "it is not fenced"
     );
@@ -135,12 +137,12 @@ pub(super) fn fencing_is_by_life(mut world: World) {
     assert_eq!(
         world
             .store
-            .rejoin(slot, Incarnation(life.0 + 1))
+            .rejoin(slot, Incarnation(life.0 + 1), None)
             .unwrap_err()
             .kind(),
         Kind::Stale
     );
-    let again = world.store.rejoin(slot, life).unwrap();
+    let again = world.store.rejoin(slot, life, None).unwrap();
     assert_eq!(
         (again.member.slot, again.member.state),
         (slot, MemberState::Joined)
@@ -148,7 +150,10 @@ pub(super) fn fencing_is_by_life(mut world: World) {
     assert!(again.member.incarnation > life);
     assert_eq!(again.snapshot.header.membership, world.membership());
     assert!(world.membership() > fenced);
-    assert_eq!(world.store.rejoin(slot, life).unwrap_err().kind(), Kind::Stale);
+    assert_eq!(
+        world.store.rejoin(slot, life, None).unwrap_err().kind(),
+        Kind::Stale
+    );
     assert_eq!(
         world.store.fence(term, slot, life).unwrap(),
         None,
@@ -162,7 +167,7 @@ pub(super) fn fencing_is_by_life(mut world: World) {
     assert_eq!(
         world
             .store
-            .rejoin(slot, again.member.incarnation)
+            .rejoin(slot, again.member.incarnation, None)
             .unwrap_err()
             .kind(),
         Kind::Stale
@@ -188,8 +193,74 @@ pub(super) fn joining_gives_the_whole_table(world: World) {
     world.change(vec![map(1, &[seg(0, 2, 9, 1)])]);
     let again = world
         .store
-        .rejoin(joined.member.slot, joined.member.incarnation)
+        .rejoin(joined.member.slot, joined.member.incarnation, None)
         .unwrap();
     assert_eq!(again.snapshot, world.store.snapshot().unwrap());
     assert_eq!(again.member.joined_at, Generation(3));
+}
+
+/// The table that leads from what was read to what was joined with, against the store's own.
+fn same_table(read: &Snapshot, joined: &Joined, now: &Snapshot) -> bool {
+    let draft = Draft::new(read).unwrap();
+    let loaded = Table::of(draft.joined(&joined.snapshot, joined.since.as_deref()).unwrap());
+    let whole = Table::new(now).unwrap();
+    let (mut one, mut other) = (loaded.reader(), whole.reader());
+    let volumes = whole.volumes(&mut other);
+    let homes = |table: &Table, reader: &mut Reader| -> Vec<_> {
+        volumes
+            .iter()
+            .map(|volume| table.segments(reader, volume.id))
+            .collect()
+    };
+    loaded.generation() == whole.generation()
+        && loaded.volumes(&mut one) == volumes
+        && loaded.disks(&mut one) == whole.disks(&mut other)
+        && homes(&loaded, &mut one) == homes(&whole, &mut other)
+}
+
+pub(super) fn joining_after_reading_gives_what_has_changed_since(world: World) {
+    let mut world = world.furnished();
+    let read = world.store.snapshot().unwrap();
+    let known = Some(read.header.generation);
+    let first = world.change(vec![map(1, &[seg(0, 2, 1, 1)])]);
+    world.change(vec![map(1, &[seg(1, 2, 5, 1)])]);
+    world.store.harden(&[first]).unwrap();
+    let cancelled = world.prepare(None, vec![]).unwrap();
+    world.store.cancel(cancelled).unwrap();
+    let join = |world: &mut World, who: &str, known| {
+        let path = Path::new("/m");
+        world.store.join(&named(who), 1, path, &|_| false, known).unwrap()
+    };
+    let joined = join(&mut world, "a", known);
+    assert_eq!(joined.since.as_ref().map(Vec::len), Some(2));
+    assert_eq!(joined.snapshot.segments, []);
+    let now = world.store.snapshot().unwrap();
+    assert_eq!(joined.snapshot.volumes, now.volumes);
+    assert_eq!(joined.member.joined_at, now.header.generation);
+    assert!(same_table(&read, &joined, &now));
+    let again = join(&mut world, "b", Some(now.header.generation));
+    assert_eq!(again.since, Some(Vec::new()));
+    assert!(same_table(&now, &again, &now));
+
+    let term = world.term();
+    let (slot, life) = (joined.member.slot, joined.member.incarnation);
+    world.store.fence(term, slot, life).unwrap();
+    world.change(vec![map(1, &[seg(0, 2, 9, 1)])]);
+    let back = world.store.rejoin(slot, life, known).unwrap();
+    assert_eq!(back.since.as_ref().map(Vec::len), Some(3));
+    let now = world.store.snapshot().unwrap();
+    assert!(same_table(&read, &back, &now));
+
+    // From a table that is not, or that a power loss took back: the whole table.
+    let later = Generation(now.header.generation.0 + 1);
+    assert_eq!(
+        join(&mut world, "c", Some(later)).snapshot,
+        world.store.snapshot().unwrap()
+    );
+    world.store.recover_boot(boot(9)).unwrap();
+    let undone = join(&mut world, "d", known);
+    assert_eq!(
+        (undone.since, undone.snapshot),
+        (None, world.store.snapshot().unwrap())
+    );
 }

@@ -208,7 +208,7 @@ pub(super) fn what_was_prepared_or_joined_is_over(world: World) {
     );
     assert_eq!(world.store.members().unwrap().1, []);
     assert!(world.membership() > version);
-    assert!(world.store.rejoin(b.slot, b.incarnation).is_err());
+    assert!(world.store.rejoin(b.slot, b.incarnation, None).is_err());
     assert_quiet(&mut world);
     let again = world.join("a").member;
     assert_eq!((again.slot, again.state), (a.slot, MemberState::Joined));

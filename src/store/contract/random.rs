@@ -268,7 +268,7 @@ fn membership(world: &mut World, op: &Op) -> String {
             let name = Name::new("apparatus", &format!("a{name}")).unwrap();
             let joined = world
                 .store
-                .join(&name, 1, Path::new("/m"), &|member| member.slot.0 == 1);
+                .join(&name, 1, Path::new("/m"), &|member| member.slot.0 == 1, None);
             said(joined.map(|joined| {
                 (
                     joined.member.slot,
@@ -282,7 +282,7 @@ fn membership(world: &mut World, op: &Op) -> String {
             said(
                 world
                     .store
-                    .rejoin(slot, life)
+                    .rejoin(slot, life, None)
                     .map(|joined| joined.member.incarnation),
             )
         }

@@ -202,7 +202,9 @@ impl World {
 
     pub(super) fn join(&mut self, name: &str) -> Joined {
         let name = Name::new("apparatus", name).unwrap();
-        self.store.join(&name, 1, Path::new("/m"), &|_| false).unwrap()
+        self.store
+            .join(&name, 1, Path::new("/m"), &|_| false, None)
+            .unwrap()
     }
 
     /// The table without its number.

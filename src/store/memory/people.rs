@@ -1,16 +1,18 @@
 //! Members and jobs in a [`State`].
 
 use super::homes::Extent;
-use super::state::State;
+use super::state::{State, Stored};
 use crate::error::{Error, Kind, Result};
 use crate::member::SLOTS;
 use crate::pool::model::{Area, Difference, Edit, Segment};
 use crate::pool::names::Name;
-use crate::store::{JobRecord, JobState, Joined, Member, MemberState, Owner, Step};
+use crate::store::{ChangeState, JobRecord, JobState, Joined, Member, MemberState, Owner, Step};
 use crate::units::{
-    BootId, DiskExtent, Incarnation, JobId, MembershipVersion, Slot, Term, Timestamp, VolumeExtent, VolumeId,
+    BootId, DiskExtent, Generation, Incarnation, JobId, MembershipVersion, Slot, Term, Timestamp,
+    VolumeExtent, VolumeId,
 };
 use std::path::Path;
+use std::sync::Arc;
 
 impl State {
     fn raise_membership(&mut self) -> MembershipVersion {
@@ -28,7 +30,7 @@ impl State {
         name: &Name,
         pid: u32,
         mount: &Path,
-        boot: BootId,
+        (boot, known): (BootId, Option<Generation>),
         alive: &dyn Fn(&Member) -> bool,
     ) -> Result<Joined> {
         let same = self
@@ -62,15 +64,40 @@ impl State {
         };
         self.members.insert(slot, (member, boot));
         self.raise_membership();
-        self.joined(slot)
+        self.joined(slot, known)
     }
 
-    fn joined(&self, slot: Slot) -> Result<Joined> {
+    fn joined(&self, slot: Slot, known: Option<Generation>) -> Result<Joined> {
         let member = self.members.get(&slot).map(|(member, _)| member.clone());
+        let since = known.and_then(|known| self.differences_since(known));
+        let mut snapshot = self.snapshot();
+        if since.is_some() {
+            snapshot.segments.clear();
+        }
         Ok(Joined {
             member: member.ok_or_else(|| Error::not_found("apparatus", &format!("in slot {slot}")))?,
-            snapshot: self.snapshot(),
+            snapshot,
+            since,
             unfinished: self.unfinished().map(|stored| stored.record.clone()).collect(),
+        })
+    }
+
+    /// `None` when one of them was taken back.
+    fn differences_since(&self, known: Generation) -> Option<Vec<Difference>> {
+        let stands = |stored: &&Arc<Stored>| {
+            let state = stored.record.state;
+            matches!(state, ChangeState::Committed | ChangeState::Hardened) && stored.generation > Some(known)
+        };
+        let mut found: Vec<&Arc<Stored>> = self.changes.values().filter(stands).collect();
+        found.sort_by_key(|stored| stored.generation);
+        let led_to = found.iter().filter_map(|stored| Some(stored.generation?.0));
+        let current = self.header.generation;
+        let in_a_row = known <= current && led_to.eq(known.0 + 1..=current.0);
+        in_a_row.then(|| {
+            found
+                .iter()
+                .map(|stored| stored.record.change.difference.clone())
+                .collect()
         })
     }
 
@@ -103,7 +130,12 @@ impl State {
         self.raise_membership()
     }
 
-    pub(super) fn rejoin(&mut self, slot: Slot, incarnation: Incarnation) -> Result<Joined> {
+    pub(super) fn rejoin(
+        &mut self,
+        slot: Slot,
+        incarnation: Incarnation,
+        known: Option<Generation>,
+    ) -> Result<Joined> {
         if !self.is(slot, incarnation, MemberState::Fenced) {
             let why = format!("life {incarnation} is not fenced");
             return Err(Error::new(Kind::Stale, format!("apparatus in slot {slot}"), why));
@@ -114,7 +146,7 @@ impl State {
             member.joined_at = generation;
         }
         self.set_member(slot, MemberState::Joined);
-        self.joined(slot)
+        self.joined(slot, known)
     }
 
     pub(super) fn fence(

@@ -89,6 +89,21 @@ pub(super) fn unfinished(db: &Connection) -> Result<Vec<ChangeRecord>> {
     Ok(all_live(db)?.into_iter().map(|stored| stored.record).collect())
 }
 
+/// The differences that lead from the table of generation `known` to the current one, in order. `None` when one of them is not kept any more, or was
+/// taken back.
+pub(super) fn differences_since(db: &Connection, known: Generation) -> Result<Option<Vec<Difference>>> {
+    let current = guards(db)?.generation;
+    let sql = "SELECT generation, difference FROM changes WHERE generation > ?1
+               UNION ALL SELECT generation, difference FROM history WHERE state = 'hardened' AND generation > ?1
+               ORDER BY generation";
+    let mut query = db.prepare_cached(sql)?;
+    let rows = query.query_map([known.0], |row| Ok((row.get(0)?, row.get::<_, Ron<_>>(1)?.0)))?;
+    let found: Vec<(u64, Difference)> = rows.collect::<Result<_, _>>()?;
+    let led_to = found.iter().map(|(generation, _)| *generation);
+    let in_a_row = known <= current && led_to.eq(known.0 + 1..=current.0);
+    Ok(in_a_row.then(|| found.into_iter().map(|(_, difference)| difference).collect()))
+}
+
 /// Refused under a higher term.
 pub(super) fn not_stale(db: &Connection, term: Term) -> Result<Guards> {
     let guards = guards(db)?;

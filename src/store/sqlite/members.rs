@@ -1,6 +1,6 @@
 //! Who is in the control range.
 
-use super::change::{not_stale, unfinished};
+use super::change::{differences_since, not_stale, unfinished};
 use super::convert::{Ron, Word, to_ron};
 use super::table::{self, guards};
 use crate::error::{Error, Kind, Result};
@@ -71,14 +71,14 @@ pub(super) fn join(
     name: &Name,
     pid: u32,
     (mount, origin): (&Path, Option<Origin>),
-    boot: BootId,
+    (boot, known): (BootId, Option<Generation>),
     alive: &dyn Fn(&Member) -> bool,
 ) -> Result<Joined> {
-    let known = all(db)?;
-    let slot = match known.iter().find(|member| member.name == *name) {
+    let members = all(db)?;
+    let slot = match members.iter().find(|member| member.name == *name) {
         Some(same) if same.state != MemberState::Left && alive(same) => return Err(runs_already(same)),
         Some(same) => same.slot,
-        None => slot_for(&known, alive)?,
+        None => slot_for(&members, alive)?,
     };
     let mount = mount.to_str().ok_or_else(|| {
         Error::usage(
@@ -104,14 +104,23 @@ pub(super) fn join(
     ];
     db.prepare_cached(sql)?.execute(values)?;
     raise_version(db)?;
-    joined(db, slot, boot)
+    joined(db, slot, (boot, known))
 }
 
-fn joined(db: &Connection, slot: Slot, boot: BootId) -> Result<Joined> {
+fn joined(db: &Connection, slot: Slot, (boot, known): (BootId, Option<Generation>)) -> Result<Joined> {
+    let since = match known {
+        Some(known) => differences_since(db, known)?,
+        None => None,
+    };
+    let snapshot = match since {
+        Some(_) => table::without_segments(db, boot)?,
+        None => table::snapshot(db, boot)?,
+    };
     Ok(Joined {
         member: in_slot(db, slot)?
             .ok_or_else(|| Error::not_found("apparatus", &format!("in slot {slot}")))?,
-        snapshot: table::snapshot(db, boot)?,
+        snapshot,
+        since,
         unfinished: unfinished(db)?,
     })
 }
@@ -139,7 +148,12 @@ fn slot_for(known: &[Member], alive: &dyn Fn(&Member) -> bool) -> Result<Slot> {
     })
 }
 
-pub(super) fn rejoin(db: &Connection, slot: Slot, incarnation: Incarnation, boot: BootId) -> Result<Joined> {
+pub(super) fn rejoin(
+    db: &Connection,
+    slot: Slot,
+    incarnation: Incarnation,
+    with: (BootId, Option<Generation>),
+) -> Result<Joined> {
     let fenced = in_slot(db, slot)?
         .filter(|member| (member.state, member.incarnation) == (MemberState::Fenced, incarnation));
     let Some(member) = fenced else {
@@ -155,7 +169,7 @@ pub(super) fn rejoin(db: &Connection, slot: Slot, incarnation: Incarnation, boot
     db.prepare_cached(sql)?
         .execute(params![member.slot.0, life.0, at.0, now.0])?;
     raise_version(db)?;
-    joined(db, slot, boot)
+    joined(db, slot, with)
 }
 
 pub(super) fn fence(

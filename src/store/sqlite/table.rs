@@ -184,14 +184,23 @@ pub(super) fn segments(
     Ok(found)
 }
 
-pub(super) fn snapshot(db: &Connection, boot: BootId) -> Result<Snapshot> {
-    let mut query =
-        db.prepare_cached("SELECT start, disk, home, len, volume FROM segments ORDER BY volume, start")?;
-    let rows = query.query_map([], |row| Ok((VolumeId(row.get(4)?), segment_row(row)?)))?;
+/// The table but for where volumes lie.
+pub(super) fn without_segments(db: &Connection, boot: BootId) -> Result<Snapshot> {
     Ok(Snapshot {
         header: header(db, boot)?,
         disks: disks(db)?,
         volumes: volumes(db)?,
-        segments: rows.collect::<Result<_, _>>()?,
+        segments: Vec::new(),
+    })
+}
+
+pub(super) fn snapshot(db: &Connection, boot: BootId) -> Result<Snapshot> {
+    let mut query =
+        db.prepare_cached("SELECT start, disk, home, len, volume FROM segments ORDER BY volume, start")?;
+    let rows = query.query_map([], |row| Ok((VolumeId(row.get(4)?), segment_row(row)?)))?;
+    let segments = rows.collect::<Result<_, _>>()?;
+    Ok(Snapshot {
+        segments,
+        ..without_segments(db, boot)?
     })
 }

@@ -242,3 +242,46 @@ fn what_cannot_be_is_refused_before_anything_is_done() {
         .ended(1)
         .complains(&["none.ron"]);
 }
+
+#[test]
+fn many_new_volumes_are_made_in_one_change_and_told_one_by_one() {
+    let volumes: Vec<String> = (0..300)
+        .map(|number| format!(r#"(name: "v{number}", size: "64KiB")"#))
+        .collect();
+    let text = format!(
+        r#"(extent_size: "64KiB", disks: [(name: "d", path: "d.img", create: "32MiB")], volumes: [{}])"#,
+        volumes.join(", ")
+    );
+    let (pool, file) = described(&text);
+    let done = pool.json(["pool", "apply", &file]);
+    let steps = done["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 301);
+    assert_eq!(steps[300]["title"], "volume create v299 65536");
+    // The disk is one change, the volumes are the other.
+    assert_eq!(pool.json(["pool", "show"])["pool"]["generation"], 2);
+    let listed = pool.json(["volume", "list"]);
+    assert_eq!(listed["volumes"].as_array().unwrap().len(), 300);
+    let would = pool.json(["pool", "apply", &file, "--dry-run"]);
+    assert_eq!(would["steps"], serde_json::json!([]));
+    pool.run(["pool", "check"]).ok();
+}
+
+#[test]
+fn an_extent_size_that_the_pool_does_not_have_is_refused() {
+    let (pool, file) = described(r#"(extent_size: "64KiB")"#);
+    pool.run(["pool", "apply", &file]).ok();
+    write(&pool.path("pool.ron"), br#"(extent_size: "1MiB")"#);
+    for words in [
+        &["pool", "apply", &file][..],
+        &["pool", "apply", &file, "--dry-run"],
+    ] {
+        pool.run(words)
+            .ended(2)
+            .complains(&["extent_size", "1MiB", "64KiB", "cannot be changed"]);
+    }
+    write(&pool.path("pool.ron"), b"()");
+    assert_eq!(
+        pool.run(["pool", "apply", &file]).ok().out,
+        "all is as described\n"
+    );
+}

@@ -193,8 +193,9 @@ fn tell(context: &mut Context, effect: Option<Effect>, name: &str, done: &str) -
     let Some(change) = effect else {
         return Ok(Done::Plainly);
     };
-    let view = PoolView::load(&mut *context.store()?)?;
-    let row = Row::new(&view, view.disk(name)?);
+    let mut store = context.store()?;
+    let view = PoolView::load(&mut *store)?;
+    let row = Row::new(&mut *store, &view, view.disk(name)?);
     let words = row.in_words(context.out.style());
     told::became(context, change, ("disk", name), &row, (done, &words))
 }

@@ -6,6 +6,7 @@ use crate::exit::Done;
 use crate::output::{Cell, Column, Style, TableOptions, Tone};
 use apparatus::error::Result;
 use apparatus::ops::view::{DiskView, PoolView};
+use apparatus::store::Store;
 use apparatus::units::{ByteCount, DiskId};
 use clap::Args;
 use serde::Serialize;
@@ -34,9 +35,10 @@ pub struct Row {
 
 impl Row {
     /// From what is known of it, and a look at the disk itself.
-    pub fn new(view: &PoolView, disk: &DiskView) -> Self {
+    pub fn new(store: &mut dyn Store, view: &PoolView, disk: &DiskView) -> Self {
         let record = &disk.record;
-        let fault = apparatus::ops::disk::fault(record, &view.header).map(|error| error.why().to_owned());
+        let fault =
+            apparatus::ops::disk::fault(store, record, &view.header).map(|error| error.why().to_owned());
         Self {
             id: record.id,
             name: record.name.to_string(),
@@ -100,8 +102,10 @@ pub struct List {
 impl List {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        let view = PoolView::load(&mut *context.store()?)?;
-        let disks = view.disks.iter().map(|disk| Row::new(&view, disk)).collect();
+        let mut store = context.store()?;
+        let view = PoolView::load(&mut *store)?;
+        let disks = view.disks.iter();
+        let disks = disks.map(|disk| Row::new(&mut *store, &view, disk)).collect();
         told::list(context, &self.table, COLUMNS, "disks", disks)
     }
 }
@@ -117,8 +121,9 @@ pub struct Show {
 impl Show {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        let view = PoolView::load(&mut *context.store()?)?;
-        let row = Row::new(&view, view.disk(&self.disk)?);
+        let mut store = context.store()?;
+        let view = PoolView::load(&mut *store)?;
+        let row = Row::new(&mut *store, &view, view.disk(&self.disk)?);
         told::show(context, COLUMNS, "disk", &row)
     }
 }

@@ -11,10 +11,11 @@ use apparatus::ops::apply::{self, Wish};
 use apparatus::ops::describe::{self, Description};
 use apparatus::ops::view::PoolView;
 use apparatus::ops::{self, apparatus as run};
-use apparatus::pool::model::Difference;
+use apparatus::pool::model::{Difference, Edit};
 use apparatus::pool::names::Name;
 use clap::Args;
 use serde::Serialize;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -91,7 +92,7 @@ impl Apply {
             unasked: Vec::new(),
             fenced: Vec::new(),
         };
-        if apply::next(&mut *context.store()?, &wanted, wish)?.is_some() {
+        if !apply::next(&mut *context.store()?, &wanted, wish)?.is_empty() {
             let mut controller = context.controller("pool apply", &self.changing)?;
             applied.steps = self.act(context, &mut controller, &wanted, wish)?;
             applied.fenced = controller.fenced().to_vec();
@@ -126,17 +127,26 @@ impl Apply {
         let extent_size = controller.store().header()?.extent_size.bytes();
         let mut display = Display::new(self.progress, context.out.style().json, extent_size, stop_flag()?);
         let mut steps = Vec::new();
-        while let Some(action) = apply::next(controller.store(), wanted, wish)? {
-            let done = apply::carry_out(controller, &action, wish, &mut display);
-            display.finish();
-            done?;
-            note(&format!("vctl: {}", action.title()));
-            steps.push(Step {
-                title: action.title(),
-                difference: None,
-            });
+        loop {
+            let actions = apply::next(controller.store(), wanted, wish)?;
+            if actions.is_empty() {
+                return Ok(steps);
+            }
+            for action in &actions {
+                let done = apply::carry_out(controller, action, wish, &mut display);
+                display.finish();
+                done?;
+                let step = |title| Step {
+                    title,
+                    difference: None,
+                };
+                steps.extend(action.titles().into_iter().map(step));
+                // Where both go to one terminal, the steps are told once, at the end.
+                if !std::io::stdout().is_terminal() {
+                    note(&format!("vctl: {}", action.title()));
+                }
+            }
         }
-        Ok(steps)
     }
 }
 
@@ -168,10 +178,6 @@ fn would_do(context: &mut Context, wanted: &Description, wish: Wish) -> Result<D
     for (_, planned) in &steps {
         check_unused(context, planned.clone(), wish)?;
     }
-    let step = |(action, planned): &(apply::Action, ops::plan::Planned)| Step {
-        title: action.title(),
-        difference: Some(planned.difference.clone()),
-    };
     let name = |apparatus: &describe::Apparatus| apparatus.name.clone();
     let (started, unasked) = if created {
         (wanted.apparatuses.iter().map(name).collect(), Vec::new())
@@ -184,13 +190,34 @@ fn would_do(context: &mut Context, wanted: &Description, wish: Wish) -> Result<D
     let applied = Applied {
         dry_run: true,
         created,
-        steps: steps.iter().map(step).collect(),
+        steps: steps.iter().flat_map(of_action).collect(),
         started,
         unasked,
         fenced: Vec::new(),
     };
     tell(context, &applied)?;
     Ok(Done::Plainly)
+}
+
+/// A step for each command that would do the same.
+fn of_action((action, planned): &(apply::Action, ops::plan::Planned)) -> Vec<Step> {
+    let titles = action.titles();
+    let each = planned
+        .difference
+        .edits
+        .chunk_by(|_, next| !matches!(next, Edit::AddVolume(_)));
+    let each: Vec<&[Edit]> = match titles.len() {
+        1 => vec![&planned.difference.edits],
+        _ => each.collect(),
+    };
+    let step = |(title, edits): (String, &[Edit])| Step {
+        title,
+        difference: Some(Difference {
+            from: planned.difference.from,
+            edits: edits.to_vec(),
+        }),
+    };
+    titles.into_iter().zip(each).map(step).collect()
 }
 
 fn start_missing(context: &Context, wanted: &Description) -> Result<Vec<Name>> {
