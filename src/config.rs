@@ -65,7 +65,7 @@ impl Default for Config {
             holds: 64,
             fenced_limit_s: 300,
             max_background: 4096,
-            attributes_ttl_s: 3600,
+            attributes_ttl_s: 1,
             stop_grace_s: 5,
             metrics: None,
         }

@@ -1,6 +1,8 @@
 //! `mount.apparatus`, what mount(8) runs for file systems of type `apparatus`: starts an apparatus in the background and returns when it
 //! serves, so that a line of fstab is enough. The same program as the apparatus, called by that name.
 
+mod remount;
+
 use crate::config::LogLevel;
 use crate::error::{Error, Kind, Result};
 use crate::fuse;
@@ -17,6 +19,8 @@ use std::time::Duration;
 
 /// The name that it is called by.
 pub const PROGRAM: &str = "mount.apparatus";
+/// The same for the type that the kernel has for our mounts.
+const PROGRAM_OF_TYPE: &str = "mount.fuse.apparatus";
 
 /// Exit statuses, as mount(8) has them.
 const USAGE: u8 = 1;
@@ -26,7 +30,8 @@ const FAILED: u8 = 32;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const OPTIONS: &str = "What -o may ask for:
-  ro             let nothing be written
+  ro, rw         let nothing be written, or let it
+  remount        change that of what is mounted; nothing else can be changed
   allow_other    let other users in
   threads=N      threads that read host requests
   config=FILE    configuration; the other options override it
@@ -34,7 +39,7 @@ const OPTIONS: &str = "What -o may ask for:
   log_level=L    error, warn, info, debug or trace
 
 Options of fstab that are not for the file system (auto, nofail, _netdev, user, x-*, …) are passed over, as are nosuid, nodev, noexec \
-and noatime, which always hold. Any other is refused, unless -s is given.
+and noatime, which always hold, and suid, dev and exec, which never do. Any other is refused, unless -s is given.
 
 Example: /var/lib/apparatus/pool:a1  /srv/a1  apparatus  allow_other,nofail  0  0
 
@@ -70,10 +75,13 @@ pub(crate) struct Arguments {
     type_: Option<String>,
 }
 
-/// Whether the program was called by this helper's name.
+/// Whether the program was called as this helper: by its name, or as mount.fuse(8) does for the type `fuse.apparatus`, by the program's own name
+/// with the source first.
 pub(crate) fn is_called(arguments: &[OsString]) -> bool {
     let called = arguments.first().map(Path::new).and_then(Path::file_name);
-    called.is_some_and(|name| name == PROGRAM)
+    let by_name = called.is_some_and(|name| name == PROGRAM || name == PROGRAM_OF_TYPE);
+    let has_source = |first: &OsString| !first.as_encoded_bytes().starts_with(b"-");
+    by_name || arguments.get(1).is_some_and(has_source)
 }
 
 /// Does what mount(8) asks, and answers the exit status that it expects.
@@ -101,6 +109,9 @@ pub(crate) fn main(arguments: Vec<OsString>) -> u8 {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.options.iter().any(|option| option == "remount") {
+        return again(arguments);
+    }
     let (pool, name) = source(&arguments.source)?;
     let mut wanted = Wanted::default();
     for option in arguments.options.iter().filter(|option| !option.is_empty()) {
@@ -111,16 +122,59 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     let uuid = ops::open(&pool)?.header()?.uuid;
     let mount = place::absolute(&arguments.dir)?;
+    let read_only = wanted.read_only;
     let start_it = wanted.start(name.clone(), mount.clone())?;
     if arguments.verbose {
         let words = start_it.command(&pool);
         let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
         println!("{PROGRAM}: {}", words.join(" "));
     }
-    if arguments.fake || serves_there(&pool, &name, &mount, &fuse::source(&name, uuid))? {
+    if arguments.fake {
         return Ok(());
     }
+    if serves_there(&pool, &name, &mount, &fuse::source(&name, uuid))? {
+        return as_wanted(&mount, read_only);
+    }
     start(&pool, &start_it, PATIENCE).map(drop)
+}
+
+/// What is mounted already is not what was asked for if that was to let nothing be written.
+fn as_wanted(mount: &Path, read_only: bool) -> Result<()> {
+    let can_be_written = fuse::mounted_at(mount)?.is_some_and(|(_, mounted_read_only)| !mounted_read_only);
+    if read_only && can_be_written {
+        let what = format!("mount on {}", mount.display());
+        let hint = format!("mount -o remount,ro {}", mount.display());
+        return Err(Error::failed(what, "is there already, and can be written").hint(hint));
+    }
+    Ok(())
+}
+
+/// Changes what is mounted: whether it can be written, and nothing else.
+fn again(arguments: &Arguments) -> Result<()> {
+    let mut wanted = Wanted::default();
+    for option in arguments.options.iter().filter(|option| !option.is_empty()) {
+        let key = option.split('=').next().unwrap_or_default();
+        match wanted.take(option) {
+            _ if remount::repeats(key) => (),
+            Err(_) if arguments.sloppy => (),
+            taken => taken?,
+        }
+    }
+    let read_only = wanted.read_only;
+    let others = Wanted {
+        read_only: false,
+        allow_other: false,
+        ..wanted
+    };
+    if others != Wanted::default() {
+        let error = Error::usage("remount", "can only change ro and rw");
+        return Err(error.hint("umount it and mount it again"));
+    }
+    let mount = place::absolute(&arguments.dir)?;
+    match arguments.fake {
+        true => Ok(()),
+        false => remount::remount(&mount, read_only),
+    }
 }
 
 /// Mounting what is mounted already is done already: `mount -a` does not know our mounts by the name that fstab has for them. One
@@ -202,9 +256,6 @@ impl Wanted {
                 LogLevel::from_str(value, false).map_err(unusable)?;
                 self.log_level = Some(value.to_owned());
             }
-            ("remount", None) => {
-                return Err(unusable("cannot be had".into()).hint("umount it and mount it again"));
-            }
             _ if is_for_others(key) => (),
             _ => {
                 return Err(unusable("is not known".into()).hint(format!("{PROGRAM} --help lists them")));
@@ -255,6 +306,13 @@ fn is_for_others(key: &str) -> bool {
         "nosuid",
         "nodev",
         "noexec",
+        "suid",
+        "dev",
+        "nogroup",
+        "noowner",
+        "nousers",
+        "silent",
+        "loud",
         "noatime",
         "nodiratime",
         "relatime",
@@ -289,12 +347,11 @@ mod tests {
         for (options, why) in [
             ("sync", "is not known"),
             ("ro=1", "is not known"),
-            ("suid", "is not known"),
             ("threads=many", "no number"),
             ("threads", "is not known"),
             ("metrics=localhost", "ADDRESS:PORT"),
             ("log_level=loud", "loud"),
-            ("remount,ro", "cannot be had"),
+            ("remount", "is not known"),
         ] {
             let error = wanted(options).unwrap_err();
             assert!(error.to_string().contains(why), "{options}: {error}");
@@ -320,6 +377,9 @@ mod tests {
     fn it_is_known_by_its_name() {
         let called = |name: &str| is_called(&[name.into()]);
         assert!(called("/sbin/mount.apparatus") && called("mount.apparatus"));
+        assert!(called("/sbin/mount.fuse.apparatus"));
         assert!(!called("/usr/bin/apparatus") && !is_called(&[]));
+        let with = |first: &str| is_called(&["apparatus".into(), first.into()]);
+        assert!(with("/p:a1") && with("a1@0-1") && !with("--name"));
     }
 }

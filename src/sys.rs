@@ -305,6 +305,18 @@ fn is_locked(file: BorrowedFd<'_>, mut lock: libc::flock) -> io::Result<bool> {
     Ok(lock.l_type != UNLOCK)
 }
 
+const BLKDISCARD: libc::Ioctl = 0x1277;
+
+/// Tells a block device that it need not keep what is in this range.
+///
+/// # Errors
+/// The kernel's; `EOPNOTSUPP` where the device cannot.
+pub fn discard(device: &File, at: u64, len: u64) -> io::Result<()> {
+    let range = [at, len];
+    // SAFETY: the request reads two 64-bit numbers, which outlive the call.
+    done(unsafe { libc::ioctl(device.as_raw_fd(), BLKDISCARD, range.as_ptr()) })
+}
+
 /// `struct loop_info64` of the kernel, of which the first fields matter.
 #[repr(C)]
 struct LoopInfo {

@@ -9,12 +9,15 @@
 
 mod support;
 
+use apparatus::pool::model::{Edit, Span, VolumeRecord};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use support::{Random, TestPool, read_up_to};
+use std::thread;
+use std::time::Duration;
+use support::{Daemon, Random, TestPool, read_up_to};
 
 const EXTENT: u64 = 64 << 10;
 
@@ -123,15 +126,6 @@ fn a_volume_has_an_end() {
     assert!(read_up_to(&file, 10, size).is_empty() && read_up_to(&file, 10, size * 9).is_empty());
     assert_eq!(file.metadata().unwrap().len(), size, "and it stays where it is");
 
-    file.set_len(size).unwrap();
-    assert_eq!(errno(file.set_len(size - 512)), Some(Errno::PERM));
-    assert_eq!(errno(file.set_len(size + 512)), Some(Errno::PERM));
-    assert_eq!(
-        errno(File::create(daemon.path("v"))),
-        Some(Errno::PERM),
-        "O_TRUNC"
-    );
-
     let whole = FallocateFlags::ZERO_RANGE;
     assert_eq!(fallocate(&file, whole, size - 512, 1024), Err(Errno::NOSPC));
     fallocate(&file, whole | FallocateFlags::KEEP_SIZE, size - 30, 1024).unwrap();
@@ -147,13 +141,63 @@ fn a_volume_has_an_end() {
     )
     .unwrap();
     assert_eq!(
-        fallocate(&file, FallocateFlags::empty(), 0, 4096),
-        Err(Errno::OPNOTSUPP)
-    );
-    assert_eq!(
         fallocate(&file, FallocateFlags::COLLAPSE_RANGE, 0, 4096),
         Err(Errno::OPNOTSUPP)
     );
+    assert_eq!(file.metadata().unwrap().len(), size);
+}
+
+/// Programs take a volume for a regular file: they truncate it and then leave out what is zero. So what was there must not show through.
+#[test]
+fn a_truncated_volume_keeps_its_size_and_reads_as_zeroes() {
+    let pool = TestPool::new(EXTENT);
+    let size = scattered(&pool, "v", 19 * EXTENT);
+    let daemon = pool.start("x");
+    let other = pool.start("y");
+    let fill = |daemon: &Daemon| daemon.open("v").write_all_at(&vec![7; size as usize], 0).unwrap();
+    let content = |daemon: &Daemon| read_up_to(&daemon.open("v"), size as usize + 1, 0);
+    let empty = vec![0; size as usize];
+
+    let by_path = |daemon: &Daemon| drop(File::create(daemon.path("v")).unwrap());
+    let by_handle = |daemon: &Daemon| daemon.open("v").set_len(0).unwrap();
+    for truncate in [&by_path as &dyn Fn(&Daemon), &by_handle] {
+        fill(&daemon);
+        truncate(&daemon);
+        assert_eq!(fs::metadata(daemon.path("v")).unwrap().len(), size);
+        assert!(content(&daemon) == empty && content(&other) == empty);
+    }
+
+    let file = daemon.open("v");
+    file.write_all_at(&[7; 100], 3 * EXTENT).unwrap();
+    file.set_len(size).unwrap();
+    file.set_len(4 * EXTENT).unwrap();
+    assert_eq!(
+        errno(file.set_len(3 * EXTENT)),
+        Some(Errno::INVAL),
+        "there is data beyond"
+    );
+    assert_eq!(errno(file.set_len(size + 512)), Some(Errno::FBIG));
+    assert_eq!(file.metadata().unwrap().len(), size);
+    assert_eq!(read_up_to(&file, 100, 3 * EXTENT), [7; 100]);
+}
+
+#[test]
+fn space_is_allocated_inside_a_volume_and_changes_no_byte() {
+    let pool = TestPool::new(EXTENT);
+    let size = scattered(&pool, "v", 19 * EXTENT);
+    let daemon = pool.start("x");
+    let file = daemon.open("v");
+    file.write_all_at(b"abc", 5 * EXTENT).unwrap();
+    let blocks = || fs::metadata(pool.image("a")).unwrap().blocks();
+    let before = blocks();
+    fallocate(&file, FallocateFlags::empty(), 0, size).unwrap();
+    assert!(blocks() >= before + 8 * EXTENT / 512, "of its disks");
+    fallocate(&file, FallocateFlags::KEEP_SIZE, size - 512, 1024).unwrap();
+    assert_eq!(
+        fallocate(&file, FallocateFlags::empty(), size - 512, 1024),
+        Err(Errno::NOSPC)
+    );
+    assert_eq!(read_up_to(&file, 4, 5 * EXTENT), b"abc\0");
     assert_eq!(file.metadata().unwrap().len(), size);
 }
 
@@ -223,10 +267,7 @@ fn the_directory_shows_volumes_and_only_vctl_changes_it() {
     assert_eq!(names, ["first", "second"]);
     let meta = fs::metadata(daemon.path("first")).unwrap();
     assert!(meta.is_file());
-    assert_eq!(
-        (meta.mode() & 0o7777, meta.nlink(), meta.blocks()),
-        (0o640, 1, 2 * EXTENT / 512)
-    );
+    assert_eq!((meta.mode() & 0o7777, meta.nlink()), (0o640, 1));
     assert_eq!((meta.uid(), meta.gid()), (record.uid, record.gid));
     assert_eq!(errno(fs::metadata(daemon.path("third"))), Some(Errno::NOENT));
 
@@ -271,6 +312,35 @@ fn a_write_shows_in_the_time_of_modification() {
     assert!(modified() > before);
 }
 
+/// Backups go by it, and look wherever they like.
+#[test]
+fn a_write_shows_in_the_time_of_modification_through_other_apparatuses_and_after_a_restart() {
+    let pool = TestPool::new(EXTENT);
+    let a = pool.add_disk("a", 9).id;
+    pool.add_volume("v", EXTENT, &[(a, 1, 1)]);
+    let (one, two) = (pool.start("x"), pool.start("y"));
+    let modified = |daemon: &Daemon| fs::metadata(daemon.path("v")).unwrap().modified().unwrap();
+    let agree = |one: &Daemon, two: &Daemon| {
+        (0..300).any(|_| {
+            thread::park_timeout(Duration::from_millis(100));
+            modified(one) == modified(two)
+        })
+    };
+    assert!(agree(&one, &two), "what was never written");
+    let before = modified(&two);
+    one.open("v").write_all_at(b"x", 0).unwrap();
+    assert!(agree(&one, &two), "what was written through one");
+    let written = modified(&one);
+    assert!(written > before);
+    one.stop();
+    two.stop();
+    let again = pool.start("z");
+    assert_eq!(modified(&again), written, "another apparatus, later");
+    again.kill();
+    let again = pool.start("z");
+    assert!(modified(&again) > written, "nobody knows what it wrote last");
+}
+
 #[test]
 fn what_is_read_only_is_not_written() {
     let pool = TestPool::new(EXTENT);
@@ -286,6 +356,63 @@ fn what_is_read_only_is_not_written() {
     assert_eq!(writing(one.path("w")), None);
     assert_eq!(writing(two.path("w")), Some(Errno::ROFS));
     assert_eq!(fs::read(two.path("r")).unwrap().len() as u64, EXTENT);
+}
+
+/// As on a disk that turns read-only: who has it open for writing is told at the next write.
+#[test]
+fn a_volume_that_becomes_read_only_takes_no_write_by_handles_that_are_open() {
+    let pool = TestPool::new(EXTENT);
+    let a = pool.add_disk("a", 9).id;
+    let mut record = pool.volume_record("v", 2 * EXTENT);
+    pool.add(&record, &[(a, 1, 2)]);
+    let daemons = [pool.start("x"), pool.start("y")];
+    let files = daemons.each_ref().map(|daemon| daemon.open("v"));
+    let set = |record: &VolumeRecord| {
+        pool.change(
+            vec![Edit::SetVolume(record.clone())],
+            vec![Span::whole(record.id)],
+        );
+    };
+    files[0].write_all_at(b"before", 0).unwrap();
+    record.read_only = true;
+    set(&record);
+    for (daemon, file) in daemons.iter().zip(&files) {
+        assert_eq!(errno(file.write_at(b"after", 0)), Some(Errno::ROFS));
+        assert_eq!(
+            fallocate(file, FallocateFlags::ZERO_RANGE, 0, 512),
+            Err(Errno::ROFS)
+        );
+        assert_eq!(errno(file.set_len(0)), Some(Errno::ROFS));
+        assert_eq!(errno(File::create(daemon.path("v"))), Some(Errno::ROFS));
+        assert_eq!(read_up_to(file, 6, 0), b"before");
+        file.sync_all().unwrap();
+    }
+    record.read_only = false;
+    set(&record);
+    files[1].write_all_at(b"after", 0).unwrap();
+}
+
+#[test]
+fn holes_do_not_count_as_blocks() {
+    let pool = TestPool::new(EXTENT);
+    let size = scattered(&pool, "v", 19 * EXTENT);
+    let daemon = pool.start("x");
+    let (file, path) = (daemon.open("v"), daemon.path("v"));
+    let blocks = || fs::metadata(&path).unwrap().blocks();
+    assert!(blocks() < size / 512, "even before they are counted");
+    let becomes = |bytes: u64| {
+        let found = (0..300).any(|_| {
+            thread::park_timeout(Duration::from_millis(100));
+            blocks() == bytes / 512
+        });
+        assert!(found, "{} blocks, not those of {bytes} bytes", blocks());
+    };
+    becomes(0);
+    file.write_all_at(&vec![1; 3 * EXTENT as usize], 2 * EXTENT)
+        .unwrap();
+    becomes(3 * EXTENT);
+    file.set_len(0).unwrap();
+    becomes(0);
 }
 
 #[test]

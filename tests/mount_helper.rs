@@ -33,7 +33,9 @@ impl Namespace {
         }
         let sbin = scratch.join("sbin");
         std::fs::create_dir(&sbin).unwrap();
-        symlink(env!("CARGO_BIN_EXE_apparatus"), sbin.join("mount.apparatus")).unwrap();
+        for helper in ["mount.apparatus", "mount.fuse.apparatus"] {
+            symlink(env!("CARGO_BIN_EXE_apparatus"), sbin.join(helper)).unwrap();
+        }
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c"]);
         command
@@ -212,6 +214,53 @@ fn a_line_of_fstab_is_enough() {
     assert!(rig.namespace.succeeds(&["ls", &point]).contains('v'));
     rig.namespace.succeeds(&["umount", &point]);
     rig.ended_in_order(&process);
+}
+
+#[test]
+fn a_mount_becomes_read_only_and_writable_again() {
+    let Some(rig) = Rig::new() else { return };
+    let (source, (_, point)) = (rig.source("a"), rig.point("mnt"));
+    let file = format!("{point}/v");
+    let write = |expected: bool| {
+        let words = [
+            "dd",
+            "if=/dev/zero",
+            &format!("of={file}"),
+            "count=1",
+            "conv=notrunc",
+        ];
+        let written = rig.namespace.run(&words);
+        assert_eq!(written.status.success(), expected, "{written:?}");
+    };
+    rig.namespace
+        .succeeds(&["mount", "-t", "fuse.apparatus", &source, &point]);
+    write(true);
+    for kind in ["apparatus", "fuse.apparatus"] {
+        let words = ["mount", "-t", kind, "-o", "ro", &source, &point];
+        rig.namespace.fails(&words, 32, &["can be written", "remount,ro"]);
+    }
+    let held = format!("exec 3<>{file}; mount -o remount,ro {point}");
+    rig.namespace
+        .fails(&["sh", "-c", &held], 32, &["busy", "open for writing"]);
+    rig.namespace.succeeds(&["mount", "-o", "remount,ro", &point]);
+    write(false);
+    rig.namespace
+        .succeeds(&["mount", "-t", "apparatus", "-o", "ro", &source, &point]);
+    rig.namespace.succeeds(&["mount", "-o", "remount,rw", &point]);
+    write(true);
+    rig.namespace.fails(
+        &["mount", "-o", "remount,threads=3", &point],
+        1,
+        &["ro and rw", "umount"],
+    );
+    rig.namespace.succeeds(&["umount", &point]);
+
+    rig.namespace
+        .succeeds(&["mount", "-t", "apparatus", "-o", "ro", &source, &point]);
+    write(false);
+    rig.namespace.succeeds(&["mount", "-o", "remount,rw", &point]);
+    write(true);
+    rig.namespace.succeeds(&["umount", &point]);
 }
 
 #[test]

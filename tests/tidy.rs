@@ -128,6 +128,7 @@ fn disks_are_synced_through_one_door() {
     let others = [
         "src/disk/labelled.rs",
         "src/disk/probe.rs",
+        "src/disk/room.rs",
         "src/store/sqlite/",
         "src/sys.rs",
         "vctl/src/commands/demo/",

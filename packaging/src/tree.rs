@@ -44,7 +44,9 @@ pub(crate) fn fill(package: &Path, root: &Path, binaries: &Path) -> Result<()> {
         output(Command::new("strip").arg("--strip-unneeded").arg(&to))?;
     }
     make_dir(&package.join("usr/sbin"))?;
-    symlink("../bin/apparatus", package.join("usr/sbin/mount.apparatus"))?;
+    for helper in ["mount.apparatus", "mount.fuse.apparatus"] {
+        symlink("../bin/apparatus", package.join("usr/sbin").join(helper))?;
+    }
     make_dir(&package.join("etc/apparatus"))?;
     for (from, to) in FILES {
         copy(&root.join(from), &package.join(to), 0o644)?;

@@ -4,6 +4,7 @@
 //! (disks, connections, preparing, what the operator is told) comes before or after.
 
 mod acquire;
+mod discard;
 mod flight;
 mod plan;
 mod series;
@@ -60,6 +61,8 @@ pub struct Controller {
     unfinished: Option<String>,
     /// What is to be logged once no hold is in place.
     notes: Vec<(Severity, String, String)>,
+    /// Bytes discarded so far, by disk.
+    discarded: BTreeMap<DiskId, u64>,
     /// Given back last.
     arbitration: ArbitrationLock,
 }

@@ -261,6 +261,7 @@ impl Apparatus {
                 Edit::RemoveVolume(id) => {
                     let old = self.table.volume(&mut eye, *id);
                     notices.extend(old.map(|old| Notice::Gone(old.id, old.name)));
+                    self.forget_occupied(*id);
                 }
                 // New names are looked for when they are used; where a volume lies does not show.
                 Edit::AddVolume(_) | Edit::Map { .. } | Edit::Unmap { .. } => (),

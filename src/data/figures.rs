@@ -140,7 +140,7 @@ impl Tally {
     pub(super) fn volume(&mut self, id: VolumeId) -> &Counters {
         let (counters, new) = self.volumes.line(id);
         if new {
-            lock(&self.shard.volumes).push((id, counters.clone()));
+            lock(&self.shard.volumes).insert(id, counters.clone());
         }
         counters
     }
@@ -148,7 +148,7 @@ impl Tally {
     pub(super) fn disk(&mut self, id: DiskId) -> &Counters {
         let (counters, new) = self.disks.line(id);
         if new {
-            lock(&self.shard.disks).push((id, counters.clone()));
+            lock(&self.shard.disks).insert(id, counters.clone());
         }
         counters
     }
@@ -168,8 +168,8 @@ impl Drop for Tally {
 /// What others see of a thread's counters.
 #[derive(Debug, Default)]
 struct Shard {
-    volumes: Mutex<Vec<(VolumeId, Arc<Counters>)>>,
-    disks: Mutex<Vec<(DiskId, Arc<Counters>)>>,
+    volumes: Mutex<BTreeMap<VolumeId, Arc<Counters>>>,
+    disks: Mutex<BTreeMap<DiskId, Arc<Counters>>>,
 }
 
 /// Counters of a thread that has ended, for the next one to go on with.
@@ -219,15 +219,27 @@ impl Book {
     pub(super) fn written_at_us(&self, volume: VolumeId) -> u64 {
         let of_shard = |shard: &Arc<Shard>| {
             let lines = lock(&shard.volumes);
-            let line = lines.iter().find(|line| line.0 == volume);
-            line.map_or(0, |line| line.1.written_at_us.load(Relaxed))
+            let line = lines.get(&volume);
+            line.map_or(0, |line| line.written_at_us.load(Relaxed))
         };
         lock(&self.shards).iter().map(of_shard).max().unwrap_or(0)
     }
 
+    /// The same of all volumes that have been used.
+    pub(super) fn written(&self) -> BTreeMap<VolumeId, u64> {
+        let mut written = BTreeMap::<VolumeId, u64>::new();
+        for shard in lock(&self.shards).iter() {
+            for (&id, counters) in lock(&shard.volumes).iter() {
+                let latest = written.entry(id).or_default();
+                *latest = counters.written_at_us.load(Relaxed).max(*latest);
+            }
+        }
+        written
+    }
+
     fn sum<I: Copy + Ord>(
         &self,
-        of: impl Fn(&Shard) -> &Mutex<Vec<(I, Arc<Counters>)>>,
+        of: impl Fn(&Shard) -> &Mutex<BTreeMap<I, Arc<Counters>>>,
     ) -> BTreeMap<I, IoFigures> {
         let mut sums = BTreeMap::<I, IoFigures>::new();
         for shard in lock(&self.shards).iter() {

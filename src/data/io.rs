@@ -6,6 +6,7 @@ use super::request::{Progress, Summary};
 use super::way::{Ready, Verdict};
 use super::{Apparatus, Delivery, Failure, Operation, Reply, Request, Role, Tools};
 use crate::disk::{Disk, View};
+use crate::gate::Access;
 use crate::table::{Missing, Piece};
 use crate::units::{DiskId, Generation, VolumeId, VolumeOffset};
 use std::io;
@@ -13,6 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+
+/// Zeroed in one go at most: a hold waits no longer than for this.
+const STEP: u64 = 1 << 30;
 
 impl Apparatus {
     pub(super) fn read<'d>(
@@ -24,7 +28,7 @@ impl Apparatus {
         at: VolumeOffset,
         len: u64,
     ) -> Result<Verdict<'d>, Failure> {
-        if self.locate(tools, volume, at, len)?.is_none() {
+        if self.locate(tools, Access::Read, volume, at, len)?.is_none() {
             return Ok(Verdict::Ready(Ready::Mapped(&[], None)));
         }
         let waiting = match role {
@@ -85,7 +89,13 @@ impl Apparatus {
     ) -> Result<Verdict<'d>, Failure> {
         if role == Role::Spare {
             let span = request.span();
-            self.locate(tools, span.volume, span.start, span.end.0 - span.start.0)?;
+            self.locate(
+                tools,
+                Access::Write,
+                span.volume,
+                span.start,
+                span.end.0 - span.start.0,
+            )?;
             return Ok(Verdict::Waits);
         }
         let bytes = match request.progress {
@@ -104,6 +114,7 @@ impl Apparatus {
         Ok(match request.operation {
             Operation::Write { durable: true, .. } => Verdict::FlushFirst(bytes),
             Operation::Write { .. } => Verdict::Ready(Ready::Written(bytes)),
+            Operation::Zero { len, .. } if bytes == STEP && bytes < len => Verdict::Partly(bytes),
             _ => Verdict::Ready(Ready::Done(bytes)),
         })
     }
@@ -123,16 +134,20 @@ impl Apparatus {
         let (at, len, partly) = match &request.operation {
             Operation::Write { at, data, .. } => (*at, data.len() as u64, true),
             Operation::Zero { at, len, clip, .. } => (*at, *len, *clip),
-            Operation::Read { .. } | Operation::Flush | Operation::Seek { .. } => {
-                return Err(Failure::PastEnd);
-            }
+            _ => return Err(Failure::PastEnd),
         };
-        let located = self.locate(tools, request.volume, at, len)?;
+        let located = self.locate(tools, Access::Write, request.volume, at, len)?;
         let (generation, inside) = located.unwrap_or((self.table.generation(), 0));
         let is_write = matches!(request.operation, Operation::Write { .. });
         if inside < len && !partly || inside == 0 && is_write && len > 0 {
             return Err(Failure::PastEnd);
         }
+        let inside = if !is_write && inside > STEP {
+            self.locate(tools, Access::Write, request.volume, at, STEP)?
+                .map_or(0, |part| part.1)
+        } else {
+            inside
+        };
         let mut done = 0;
         for i in 0..tools.pieces.len() {
             let piece = tools.pieces[i];
@@ -140,7 +155,7 @@ impl Apparatus {
             let put = match &request.operation {
                 Operation::Write { data, .. } => disk.write_at(part(data, done, piece.len), piece.at),
                 Operation::Zero { punch, .. } => disk.zero(piece.at, piece.len, *punch),
-                Operation::Read { .. } | Operation::Flush | Operation::Seek { .. } => Ok(()),
+                _ => Ok(()),
             };
             // Also after a failure: something may have been written.
             self.marks(tools, piece.disk).written();
@@ -153,22 +168,50 @@ impl Apparatus {
         Ok((generation, inside))
     }
 
+    /// Gets space for the range from its disks.
+    pub(super) fn allocate<'d>(
+        &self,
+        tools: &mut Tools,
+        disks: &View,
+        volume: VolumeId,
+        at: VolumeOffset,
+        len: u64,
+        clip: bool,
+    ) -> Result<Verdict<'d>, Failure> {
+        let inside = self
+            .locate(tools, Access::Write, volume, at, len)?
+            .map_or(0, |found| found.1);
+        if inside < len && !clip {
+            return Err(Failure::PastEnd);
+        }
+        for piece in &tools.pieces {
+            let disk = self.open_disk(disks, piece.disk)?;
+            disk.allocate(piece.at, piece.len)
+                .map_err(|error| self.disk_failed(disk, "allocation", &error))?;
+        }
+        Ok(Verdict::Ready(Ready::Done(0)))
+    }
+
     /// Where the part of the range lies that is inside the volume: by which table, and how long it is. `None`: no part is.
     pub(super) fn locate(
         &self,
         tools: &mut Tools,
+        access: Access,
         volume: VolumeId,
         at: VolumeOffset,
         len: u64,
     ) -> Result<Option<(Generation, u64)>, Failure> {
         let mut inside = len;
         while inside > 0 {
-            match self
-                .table
-                .locate(&mut tools.reader, volume, at, inside, &mut tools.pieces)
-            {
+            let (table, reader, pieces) = (&self.table, &mut tools.reader, &mut tools.pieces);
+            let located = match access {
+                Access::Read => table.locate(reader, volume, at, inside, pieces),
+                Access::Write => table.locate_to_write(reader, volume, at, inside, pieces),
+            };
+            match located {
                 Ok(generation) => return Ok(Some((generation, inside))),
                 Err(Missing::NoVolume) => return Err(Failure::NoVolume),
+                Err(Missing::ReadOnly) => return Err(Failure::ReadOnly),
                 Err(Missing::Unmapped(hole)) => {
                     log::error!("volume {volume}: no disk holds what is at {hole}: run vctl pool check");
                     return Err(Failure::Disk);
@@ -188,7 +231,11 @@ impl Apparatus {
 
     pub(super) fn disk_failed(&self, disk: &Disk, what: &str, error: &io::Error) -> Failure {
         self.report.disk_failed(disk.name(), what, &error.to_string());
-        Failure::Disk
+        match error.kind() {
+            io::ErrorKind::StorageFull => Failure::NoRoom,
+            io::ErrorKind::QuotaExceeded => Failure::Quota,
+            _ => Failure::Disk,
+        }
     }
 
     /// Counts a request that was not refused, for its volume and for each disk that it used.

@@ -22,10 +22,12 @@ mod handles;
 mod io;
 mod keeper;
 mod lines;
+mod occupied;
 mod request;
 mod rests;
 mod seek;
 mod space;
+mod times;
 mod way;
 mod workers;
 
@@ -37,6 +39,7 @@ use crate::control::{Bell, Runtime};
 use crate::disk::Disks;
 use crate::error::{Error, Result};
 use crate::gate::{Bounds, Gate, Lane};
+use crate::member::times::Times;
 use crate::member::{DiskMarks, MemberTable, MyLine};
 use crate::pool::model::{DiskRecord, VolumeRecord};
 use crate::pool::names::Name;
@@ -49,6 +52,7 @@ use flush::{Flushing, Losses};
 use handles::Handles;
 use io::micros;
 use keeper::Keeper;
+use occupied::Occupied;
 use rests::Rests;
 use space::Room;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -163,6 +167,9 @@ pub struct Apparatus {
     eye: Mutex<Reader>,
     room: Mutex<Room>,
     handles: Handles,
+    occupied: Mutex<Occupied>,
+    /// When volumes were written, by what others have told and what this apparatus has told itself.
+    learnt: Mutex<Times>,
     disks: Disks,
     members: Arc<MemberTable>,
     line: Arc<MyLine>,
@@ -241,6 +248,8 @@ impl Apparatus {
             table: parts.table,
             room: Mutex::new(Room::new(&parts.records)),
             handles: Handles::default(),
+            occupied: Mutex::default(),
+            learnt: Mutex::default(),
             disks: parts.disks,
             members: parts.members,
             line: parts.line,
@@ -316,12 +325,6 @@ impl Apparatus {
     /// The first volumes from this number on, at most `most`.
     pub fn volumes_from(&self, desk: &mut Desk, first: VolumeId, most: usize) -> Vec<VolumeRecord> {
         self.table.volumes_from(&mut desk.tools.reader, first, most)
-    }
-
-    /// When the volume was last written through this apparatus, or else when that began.
-    #[must_use]
-    pub fn modified(&self, id: VolumeId) -> SystemTime {
-        self.began.1 + Duration::from_micros(self.book.written_at_us(id))
     }
 
     /// Opens a volume for a host; the answer comes now, or when it may be opened again.

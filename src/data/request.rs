@@ -1,6 +1,7 @@
 //! A host request, without the protocol that it came by.
 
 use super::figures::Kind;
+use super::occupied::Count;
 use crate::gate::{Access, Parkable};
 use crate::pool::model::Span;
 use crate::units::{DiskId, Generation, VolumeId, VolumeOffset};
@@ -37,8 +38,19 @@ pub enum Operation<'a> {
         /// What lies past the end is passed over; else it is refused.
         clip: bool,
     },
+    /// Gets space for a range from its disks, so that writing there does not fail for want of it. What the range holds stays.
+    Allocate {
+        /// First byte.
+        at: VolumeOffset,
+        /// How many.
+        len: u64,
+        /// What lies past the end is passed over; else it is refused.
+        clip: bool,
+    },
     /// Makes durable what was acknowledged, through whichever apparatus.
     Flush,
+    /// How much of the volume holds data: the apparatus's own question.
+    Count(Count),
     /// The next byte from here on that is data (or in a hole).
     Seek {
         /// Where to begin.
@@ -64,7 +76,7 @@ pub enum Answer<'a> {
     Data(&'a [u8]),
     /// To a write: so many bytes from its start are written.
     Written(u64),
-    /// To a flush or zeroing.
+    /// To a flush, zeroing or allocation.
     Done,
     /// To a seek.
     Found(VolumeOffset),
@@ -81,8 +93,14 @@ pub enum Failure {
     PastEnd,
     /// A seek found nothing before the end.
     NothingThere,
+    /// The volume may not be written, or not any more.
+    ReadOnly,
     /// A disk failed or is missing.
     Disk,
+    /// The file system that a disk's image is on has no room left.
+    NoRoom,
+    /// The owner of a disk's image may not have more of its file system.
+    Quota,
     /// What a flush must make durable could not be recorded.
     NotHardened,
     /// This apparatus is fenced, and has been for longer than hosts are let wait.
@@ -196,7 +214,9 @@ impl<'a, R: Reply> Request<'a, R> {
                 durable,
             },
             Operation::Zero { at, len, punch, clip } => Operation::Zero { at, len, punch, clip },
+            Operation::Allocate { at, len, clip } => Operation::Allocate { at, len, clip },
             Operation::Flush => Operation::Flush,
+            Operation::Count(count) => Operation::Count(count),
             Operation::Seek { at, to } => Operation::Seek { at, to },
         };
         Request {
@@ -230,14 +250,26 @@ impl<'a, R: Reply> Request<'a, R> {
         Request::new(volume, Operation::Flush, reply)
     }
 
-    /// The bytes that it touches. A flush touches none: it looks at no home of any byte, so no hold concerns it.
+    /// What is left of a request of which so many bytes from its start are done.
+    #[cold]
+    pub(super) fn after(mut self, bytes: u64) -> Owned {
+        if let Operation::Zero { at, len, .. } = &mut self.operation {
+            at.0 += bytes;
+            *len -= bytes;
+        }
+        self.progress = Progress::Fresh;
+        self.own()
+    }
+
+    /// The bytes that it touches. A flush touches none: it looks at no home of any byte, so no hold concerns it. Nor does one concern a count:
+    /// where a part is being moved, both homes hold the same.
     pub(super) fn span(&self) -> Span {
         let (start, end) = match &self.operation {
-            Operation::Read { at, len } | Operation::Zero { at, len, .. } => {
-                (at.0, at.0.saturating_add(*len))
-            }
+            Operation::Read { at, len }
+            | Operation::Zero { at, len, .. }
+            | Operation::Allocate { at, len, .. } => (at.0, at.0.saturating_add(*len)),
             Operation::Write { at, data, .. } => (at.0, at.0.saturating_add(data.len() as u64)),
-            Operation::Flush => (0, 0),
+            Operation::Flush | Operation::Count(_) => (0, 0),
             Operation::Seek { at, .. } => (at.0, u64::MAX),
         };
         Span {
@@ -249,8 +281,10 @@ impl<'a, R: Reply> Request<'a, R> {
 
     pub(super) fn access(&self) -> Access {
         match self.operation {
-            Operation::Write { .. } | Operation::Zero { .. } => Access::Write,
-            Operation::Read { .. } | Operation::Flush | Operation::Seek { .. } => Access::Read,
+            Operation::Write { .. } | Operation::Zero { .. } | Operation::Allocate { .. } => Access::Write,
+            Operation::Read { .. } | Operation::Flush | Operation::Count(_) | Operation::Seek { .. } => {
+                Access::Read
+            }
         }
     }
 
@@ -268,13 +302,13 @@ impl<'a, R: Reply> Request<'a, R> {
         }
     }
 
-    /// What it is counted as; seeks are not.
+    /// What it is counted as; seeks, allocations and counts are not.
     fn kind(&self) -> Option<Kind> {
         match self.operation {
             Operation::Read { .. } => Some(Kind::Read),
             Operation::Write { .. } | Operation::Zero { .. } => Some(Kind::Write),
             Operation::Flush => Some(Kind::Flush),
-            Operation::Seek { .. } => None,
+            Operation::Seek { .. } | Operation::Allocate { .. } | Operation::Count(_) => None,
         }
     }
 }

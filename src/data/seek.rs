@@ -3,6 +3,7 @@
 use super::way::{Ready, Verdict};
 use super::{Apparatus, Failure, Target, Tools};
 use crate::disk::View;
+use crate::gate::Access;
 use crate::units::{VolumeId, VolumeOffset};
 use std::ops::Range;
 
@@ -31,7 +32,7 @@ impl Apparatus {
         to: Target,
     ) -> Result<VolumeOffset, Failure> {
         let mut from = at.0;
-        while let Some((_, inside)) = self.locate(tools, volume, VolumeOffset(from), WINDOW)? {
+        while let Some((_, inside)) = self.locate(tools, Access::Read, volume, VolumeOffset(from), WINDOW)? {
             if let Some(found) = self.find_in_pieces(tools, disks, from, to)? {
                 return Ok(VolumeOffset(found));
             }

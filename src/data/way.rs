@@ -18,6 +18,8 @@ pub(super) enum Verdict<'d> {
     FlushFirst(u64),
     /// A flush that is to be tried again when this turn is over: see [`super::Hardening::Later`].
     FlushLater(u64),
+    /// So many bytes of something long are done; the rest enters the gate anew, so that no hold waits for all of it.
+    Partly(u64),
 }
 
 /// What is answered.
@@ -117,6 +119,7 @@ impl Apparatus {
                 self.count(tools, &request.summary(), bytes, Delivery::Taken);
                 self.elsewhere(pass, role, request.then_flush(bytes))
             }
+            Verdict::Partly(bytes) => self.elsewhere(pass, role, request.after(bytes)),
         }
     }
 
@@ -130,6 +133,10 @@ impl Apparatus {
         let verdict = match request.operation {
             Operation::Read { at, len } => self.read(tools, disks, role, request.volume, at, len),
             Operation::Write { .. } | Operation::Zero { .. } => self.change(tools, disks, role, request),
+            Operation::Allocate { at, len, clip } => {
+                self.allocate(tools, disks, request.volume, at, len, clip)
+            }
+            Operation::Count(ref mut count) => self.count_data(tools, disks, request.volume, count),
             Operation::Flush => self.flush(tools, request.volume),
             Operation::Seek { at, to } => self.seek(tools, disks, request.volume, at, to),
         };
@@ -152,7 +159,10 @@ impl Apparatus {
 
     #[cold]
     fn fail<R: Reply>(&self, tools: &mut Tools, summary: &Summary, reply: R, failure: Failure) {
-        if matches!(failure, Failure::Disk | Failure::NotHardened) {
+        if matches!(
+            failure,
+            Failure::Disk | Failure::NoRoom | Failure::Quota | Failure::NotHardened
+        ) {
             tools.tally.volume(summary.volume).failed();
         }
         reply.send(Answer::Failed(failure));

@@ -16,6 +16,7 @@ mod labelled;
 mod mapping;
 mod open;
 mod probe;
+mod room;
 mod set;
 mod signature;
 
@@ -24,4 +25,5 @@ pub use durable::grow_image;
 pub use faults::{FaultCounts, Operation};
 pub use open::Disk;
 pub use probe::{Candidate, create_image, wipe_label};
+pub use room::{Room, preallocate};
 pub use set::{Disks, View};

@@ -6,6 +6,7 @@ use super::io::{piece, suffers_from_large_pieces};
 use super::label::{Fault, Label};
 use super::labelled;
 use super::mapping::Mapping;
+use super::room::keeps_space;
 use crate::error::{Error, Result};
 use crate::pool::model::DiskRecord;
 use crate::pool::names::Name;
@@ -65,6 +66,17 @@ pub(super) struct Lacks {
     pub(super) zero: AtomicBool,
     pub(super) clone: AtomicBool,
     pub(super) allocate: AtomicBool,
+    pub(super) discard: AtomicBool,
+}
+
+impl Lacks {
+    /// Nothing is known to be lacking yet, but that holes are not wanted where the image is to keep its space.
+    fn of(file: &File) -> Self {
+        Self {
+            punch: AtomicBool::new(keeps_space(file)),
+            ..Self::default()
+        }
+    }
 }
 
 impl Kind {
@@ -159,13 +171,13 @@ impl Disk {
             size,
             kind,
             piece: piece(small),
+            lacks: Lacks::of(&file),
             file,
             map,
             available: AtomicU64::new(size),
             looked_us: AtomicU64::new(0),
             faults: Faults::default(),
             owed: Mutex::new(false),
-            lacks: Lacks::default(),
             known: AtomicBool::new(false),
         })
     }

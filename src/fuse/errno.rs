@@ -11,7 +11,11 @@ pub(super) const NOT_A_DIRECTORY: Errno = Errno::ENOTDIR;
 pub(super) const FOR_VCTL: Errno = Errno::EPERM;
 /// The volume, or the mount, is read-only.
 pub(super) const READ_ONLY: Errno = Errno::EROFS;
-/// No such kind of `fallocate`: space is the volume's from the start.
+/// A volume is not cut off by its file, as a disk is not.
+pub(super) const FIXED_SIZE: Errno = Errno::EINVAL;
+/// A volume does not grow by its file.
+pub(super) const NO_LARGER: Errno = Errno::EFBIG;
+/// No such kind of `fallocate`: nothing is taken out of a volume or pushed in.
 pub(super) const NO_SUCH_ALLOCATION: Errno = Errno::EOPNOTSUPP;
 /// No such kind of `lseek`.
 pub(super) const NO_SUCH_SEEK: Errno = Errno::EINVAL;
@@ -37,6 +41,9 @@ pub(super) fn of(failure: Failure) -> Errno {
         Failure::NoVolume => Errno::ESTALE,
         Failure::PastEnd => Errno::ENOSPC,
         Failure::NothingThere => Errno::ENXIO,
+        Failure::ReadOnly => Errno::EROFS,
+        Failure::NoRoom => Errno::ENOSPC,
+        Failure::Quota => Errno::EDQUOT,
         Failure::Disk | Failure::NotHardened | Failure::Fenced | Failure::Ending => Errno::EIO,
     }
 }

@@ -1,6 +1,6 @@
 //! Translates the kernel's requests for the core. A volume's inode is its number plus 2; 1 is the directory.
 
-use super::reply::{ToDo, ToRead, ToSeek, ToWrite};
+use super::reply::{ToCut, ToDo, ToEmpty, ToRead, ToSeek, ToWrite};
 use super::turns::{Seat, Turns};
 use super::{Options, errno};
 use crate::data::{Apparatus, Desk, Failure, Opening, Operation, Reply, Request, Role, Target};
@@ -27,8 +27,12 @@ pub(super) const LARGEST: u32 = 1 << 20;
 const ENTRIES: usize = 512;
 
 const NAME_TTL: Duration = Duration::ZERO;
+/// What programs are told to read and write at once (`st_blksize`); docs/PERFORMANCE.md has the measurement.
+const BLOCK_SIZE: u32 = 256 << 10;
 /// What the kernel can do for us, each if it can.
-const WISHES: [InitFlags; 5] = [
+const WISHES: [InitFlags; 6] = [
+    // File handles (NFS) find their files again after those have been evicted, and after a restart: `lookup` of "." in them.
+    InitFlags::FUSE_EXPORT_SUPPORT,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
     InitFlags::FUSE_PARALLEL_DIROPS,
@@ -134,7 +138,8 @@ impl Volumes {
         FileAttr {
             ino: inode(volume.id),
             size: volume.size.0,
-            blocks: volume.size.0.div_ceil(SECTOR),
+            blocks: self.apparatus.occupied(volume).div_ceil(SECTOR),
+            blksize: BLOCK_SIZE,
             kind: FileType::RegularFile,
             perm: volume.mode,
             nlink: 1,
@@ -168,11 +173,50 @@ impl Volumes {
         }
     }
 
+    /// Part of file handles. Volumes' numbers are never given again, so all of a pool can have the same; another pool's is another, so that
+    /// a handle of one never finds a volume of the other.
+    fn generation(&self, inode: INodeNo) -> Generation {
+        match inode {
+            INodeNo::ROOT => Generation(0),
+            _ => Generation(self.options.generation.into()),
+        }
+    }
+
     fn attributes_of(&self, inode: INodeNo) -> Option<FileAttr> {
         if inode == INodeNo::ROOT {
             return Some(self.directory());
         }
         self.volume(inode).map(|volume| self.attributes(&volume))
+    }
+
+    /// A volume keeps its size. Programs that replace a file's content truncate it to nothing first (`O_TRUNC`) and then leave out
+    /// what is zero, so after that the volume reads as zeroes: to ignore it would let old data show through the holes of a new image.
+    /// Some truncate to the size of the new content in the end, which is granted where nothing but a hole lies beyond.
+    ///
+    /// `FUSE_ATOMIC_O_TRUNC` is not asked for: with it the kernel takes the size for 0 until it asks again, and fails the I/O of all
+    /// others who have the volume open meanwhile.
+    fn truncate(&self, inode: INodeNo, size: u64, now: FileAttr, reply: ReplyAttr) {
+        if inode == INodeNo::ROOT {
+            return reply.error(errno::FOR_VCTL);
+        }
+        if self.volume(inode).is_none_or(|volume| volume.read_only) {
+            return reply.error(errno::READ_ONLY);
+        }
+        let whole = Operation::Zero {
+            at: VolumeOffset(0),
+            len: now.size,
+            punch: true,
+            clip: true,
+        };
+        let beyond = Operation::Seek {
+            at: VolumeOffset(size),
+            to: Target::Data,
+        };
+        match size {
+            0 => self.serve(inode, whole, ToEmpty(reply, now)),
+            _ if size > now.size => reply.error(errno::NO_LARGER),
+            _ => self.serve(inode, beyond, ToCut(reply, now)),
+        }
     }
 
     /// The next of the directory's entries after the one that `offset` stands for: (offset, name, attributes). Not more than the
@@ -215,21 +259,19 @@ impl Filesystem for Volumes {
     }
 
     fn lookup(&self, _: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        if parent != INodeNo::ROOT {
-            return reply.error(errno::NOT_A_DIRECTORY);
-        }
-        let found = name
-            .to_str()
-            .and_then(|name| self.look(|apparatus, desk| apparatus.lookup(desk, name))?);
+        let found = match name.as_encoded_bytes() {
+            b"." => self.attributes_of(parent),
+            b".." => Some(self.directory()),
+            _ if parent != INodeNo::ROOT => return reply.error(errno::NOT_A_DIRECTORY),
+            _ => name
+                .to_str()
+                .and_then(|name| self.look(|apparatus, desk| apparatus.lookup(desk, name))?)
+                .map(|volume| self.attributes(&volume)),
+        };
         match found {
-            Some(volume) => {
-                let attributes = self.attributes(&volume);
-                reply.entry_with_ttls(
-                    &self.options.attributes_ttl,
-                    &NAME_TTL,
-                    &attributes,
-                    Generation(0),
-                );
+            Some(attributes) => {
+                let (ttl, generation) = (self.options.attributes_ttl, self.generation(attributes.ino));
+                reply.entry_with_ttls(&ttl, &NAME_TTL, &attributes, generation);
             }
             None => reply.error(errno::NO_SUCH_FILE),
         }
@@ -242,7 +284,7 @@ impl Filesystem for Volumes {
         }
     }
 
-    /// Times are taken and forgotten, what stays the same is granted, and all else is `vctl`'s.
+    /// Times are taken and forgotten, what stays the same is granted, and all else but truncation is `vctl`'s.
     fn setattr(
         &self,
         _: &fuser::Request,
@@ -266,12 +308,13 @@ impl Filesystem for Volumes {
         };
         let same = mode.is_none_or(|mode| mode & 0o7777 == u32::from(now.perm))
             && uid.is_none_or(|uid| uid == now.uid)
-            && gid.is_none_or(|gid| gid == now.gid)
-            && size.is_none_or(|size| size == now.size);
-        if same {
-            reply.attr(&self.options.attributes_ttl, &now);
-        } else {
-            reply.error(errno::FOR_VCTL);
+            && gid.is_none_or(|gid| gid == now.gid);
+        if !same {
+            return reply.error(errno::FOR_VCTL);
+        }
+        match size {
+            Some(size) if size != now.size => self.truncate(inode, size, now, reply),
+            _ => reply.attr(&self.options.attributes_ttl, &now),
         }
     }
 
@@ -279,9 +322,9 @@ impl Filesystem for Volumes {
         let Some(volume) = self.volume(inode) else {
             return reply.error(errno::NO_SUCH_FILE);
         };
-        let read_only = volume.read_only || self.options.read_only;
+        // Where the mount is read-only, the kernel refuses: it can be mounted anew for writing without a word to us.
         let writes = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        if read_only && writes {
+        if volume.read_only && writes {
             return reply.error(errno::READ_ONLY);
         }
         let opening = Opening {
@@ -372,17 +415,14 @@ impl Filesystem for Volumes {
     ) {
         const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
-        let (punch, clip) = match mode {
-            PUNCH => (true, true),
-            ZERO_KEEP => (false, true),
-            libc::FALLOC_FL_ZERO_RANGE => (false, false),
+        let (at, len) = (VolumeOffset(offset), length);
+        let clip = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let zero = |punch| Operation::Zero { at, len, punch, clip };
+        let operation = match mode {
+            0 | libc::FALLOC_FL_KEEP_SIZE => Operation::Allocate { at, len, clip },
+            PUNCH => zero(true),
+            libc::FALLOC_FL_ZERO_RANGE | ZERO_KEEP => zero(false),
             _ => return reply.error(errno::NO_SUCH_ALLOCATION),
-        };
-        let operation = Operation::Zero {
-            at: VolumeOffset(offset),
-            len: length,
-            punch,
-            clip,
         };
         self.serve(inode, operation, ToDo(reply));
     }
@@ -445,7 +485,7 @@ impl Filesystem for Volumes {
                 name,
                 &NAME_TTL,
                 &attributes,
-                Generation(0),
+                self.generation(attributes.ino),
             ) {
                 break;
             }

@@ -47,6 +47,8 @@ pub struct Options {
     pub read_only: bool,
     /// Requests that the kernel sends ahead of those who wait for them: read-ahead, asynchronous and loop-device I/O.
     pub max_background: u16,
+    /// What tells this pool's file handles from another's.
+    pub generation: u32,
     /// How long the kernel believes attributes unasked. It is told when they change.
     pub attributes_ttl: Duration,
 }
@@ -69,6 +71,15 @@ pub fn inode_of(volume: VolumeId) -> u64 {
 /// Where `/proc` is not mounted.
 pub fn is_mounted(point: &Path, source: &str) -> Result<bool> {
     place::is_mounted(point, source)
+        .map_err(|error| Error::because(format!("mount point {}", point.display()), error))
+}
+
+/// What the apparatus mounted at `point`, if one is, is known as, and whether nothing can be written there. Found without touching it.
+///
+/// # Errors
+/// Where `/proc` is not mounted.
+pub fn mounted_at(point: &Path) -> Result<Option<(String, bool)>> {
+    place::mounted_at(point)
         .map_err(|error| Error::because(format!("mount point {}", point.display()), error))
 }
 

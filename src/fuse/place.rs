@@ -123,6 +123,8 @@ pub struct Mounted {
     pub kind: String,
     /// The options of the file system itself.
     pub options: String,
+    /// Nothing can be written through it.
+    pub read_only: bool,
 }
 
 /// The mounts of a `mountinfo`, each with its place. What cannot be understood is passed over.
@@ -141,6 +143,12 @@ pub fn allows_others(point: &Path) -> io::Result<bool> {
     }))
 }
 
+/// What the apparatus mounted at `point` is known as, and whether nothing can be written there. Does not touch the mount itself.
+pub(super) fn mounted_at(point: &Path) -> io::Result<Option<(String, bool)>> {
+    let mount = find_mount(point)?.filter(|mount| mount.kind == TYPE);
+    Ok(mount.map(|mount| (mount.source, mount.read_only)))
+}
+
 /// What is mounted exactly there, uppermost.
 fn find_mount(point: &Path) -> io::Result<Option<Mounted>> {
     let table = fs::read("/proc/self/mountinfo")?;
@@ -148,12 +156,14 @@ fn find_mount(point: &Path) -> io::Result<Option<Mounted>> {
     Ok(found.map(|(_, mount)| mount).last())
 }
 
-/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`: the fifth field is the place; type, source and the file system's own options follow the dash.
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`: the fifth field is the place, the sixth how it is mounted; type, source and the file system's own options follow the dash.
 fn parse(line: &[u8]) -> Option<(PathBuf, Mounted)> {
     let mut fields = line.split(|&byte| byte == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
     let device = numbers(fields.nth(1)?)?;
     let place = PathBuf::from(unescape(fields.nth(1)?));
+    let flags = fields.next()?;
+    let read_only = flags.split(|&byte| byte == b',').any(|flag| flag == b"ro");
     let mut rest = fields.skip_while(|&field| field != b"-").skip(1);
     let text = |field: &[u8]| unescape(field).to_string_lossy().into_owned();
     let kind = text(rest.next()?);
@@ -167,6 +177,7 @@ fn parse(line: &[u8]) -> Option<(PathBuf, Mounted)> {
             source,
             kind,
             options,
+            read_only,
         },
     ))
 }
@@ -217,6 +228,7 @@ mod tests {
         assert_eq!(place, Path::new("/mnt/a b"));
         assert_eq!((mount.kind.as_str(), mount.source.as_str()), (TYPE, "a@1-2"));
         assert_eq!(mount.device, (0, 50));
+        assert!(!mount.read_only);
         assert_eq!(parse(b""), None);
         assert_eq!(unescape(br"a\134x\0"), OsString::from(r"a\x\0"));
         assert!(find_mount(Path::new("/proc")).unwrap().is_some());

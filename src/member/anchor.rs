@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! byte 1                    the arbitration
+//! 2^60 + number of a disk   freed extents of this disk are being discarded
 //! 2^61 + hash of a file     a member table that some process has mapped
 //! 2^62 + hash of a name     an apparatus of this name lives
 //! ```
@@ -15,6 +16,7 @@
 use crate::error::{Error, Result};
 use crate::pool::dir::PoolDir;
 use crate::sys;
+use crate::units::DiskId;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use std::fs::{self, File};
@@ -26,6 +28,7 @@ use std::time::{Duration, Instant};
 
 /// The holder of the arbitration shares this byte.
 pub(super) const ARBITRATION: u64 = 1;
+const DISCARDS: u64 = 1 << 60;
 const TABLES: Range<u64> = 1 << 61..1 << 62;
 const LIVES: Range<u64> = 1 << 62..i64::MAX as u64;
 
@@ -140,6 +143,11 @@ pub(super) fn identity(meta: &fs::Metadata) -> Identity {
 /// The byte of an apparatus.
 pub(super) fn byte_of_life(name: &str) -> u64 {
     within(&LIVES, hash(name.as_bytes()))
+}
+
+/// The byte of a disk.
+pub(super) fn byte_of_discard(disk: DiskId) -> u64 {
+    DISCARDS + u64::from(disk.0)
 }
 
 /// The byte of a member table.

@@ -6,11 +6,11 @@
 //! Each is taken twice: on a file of the run directory, which lets others wait for its end and tells who has it, and on the pool's directory
 //! (see [`super::anchor`]), because somebody may delete the file. It is free when neither is locked.
 
-use super::anchor::{ARBITRATION, Anchor, byte_of_life, identity, one};
+use super::anchor::{ARBITRATION, Anchor, byte_of_discard, byte_of_life, identity, one};
 use crate::error::{Error, Kind, Result};
 use crate::pool::dir::PoolDir;
 use crate::sys;
-use crate::units::Timestamp;
+use crate::units::{DiskId, Timestamp};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -235,6 +235,23 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
         Ok(found) => Ok(identity(&found) == identity(&mine)),
         Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(why) => Err(why),
+    }
+}
+
+/// Held by a thread that discards freed extents of a disk, as long as the disk keeps it: nobody is given those meanwhile.
+pub struct DiscardLock {
+    _anchor: Anchor,
+}
+
+impl DiscardLock {
+    /// Takes that of a disk, or `None` while another thread has it, of whatever process.
+    ///
+    /// # Errors
+    /// When the pool's directory cannot be locked.
+    pub fn take(pool: &PoolDir, disk: DiskId) -> Result<Option<Self>> {
+        let anchor = Anchor::of(pool)?;
+        let claimed = anchor.claim(byte_of_discard(disk)).map_err(failed(pool.path()))?;
+        Ok(claimed.then_some(Self { _anchor: anchor }))
     }
 }
 

@@ -45,9 +45,10 @@ mod marks;
 mod place;
 mod shared;
 mod table;
+pub mod times;
 
 pub use life::{Origin, anybody_lives, lives};
-pub use lock::{ArbitrationLock, AttachLock, LifeLock};
+pub use lock::{ArbitrationLock, AttachLock, DiscardLock, LifeLock};
 pub use marks::DiskMarks;
 pub use table::{Line, MemberTable, MyLine};
 

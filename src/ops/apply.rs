@@ -166,6 +166,7 @@ fn for_disk(snapshot: &Snapshot, wanted: &describe::Disk) -> Option<Action> {
             path: wanted.path.clone(),
             name: Some(wanted.name.clone()),
             create: create.map(|size| size.0),
+            preallocate: false,
             tags: wanted.tags.clone(),
             allocate: wanted.allocate,
             reserve: wanted.reserve.0,

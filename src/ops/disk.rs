@@ -4,7 +4,7 @@ use super::plan::{self, DiskChange, Planned};
 use super::select;
 use super::send::{Sent, send};
 use crate::change::driver::Controller;
-use crate::disk::{Candidate, Disk, create_image, grow_image, wipe_label};
+use crate::disk::{Candidate, Disk, create_image, grow_image, preallocate, wipe_label};
 use crate::error::{Error, Result};
 use crate::pool::model::{DiskRecord, Edit, PoolHeader, Snapshot};
 use crate::pool::names::Name;
@@ -27,6 +27,8 @@ pub struct NewDisk {
     pub name: Option<Name>,
     /// Make a sparse image of this size first.
     pub create: Option<ByteCount>,
+    /// Give the new image all its space at once, for good.
+    pub preallocate: bool,
     /// Its tags.
     pub tags: BTreeSet<Name>,
     /// Whether anything is placed on it.
@@ -151,12 +153,24 @@ pub fn add(controller: &mut Controller, title: &str, new: &NewDisk) -> Result<(N
         plan::check_disk_name(&snapshot, &new.name()?)?;
         create_image(&new.path, size, snapshot.header.extent_size)?;
     }
-    let added = take_in(controller, &snapshot, title, new);
+    let added = allocated(new).and_then(|()| take_in(controller, &snapshot, title, new));
     if added.is_err() && new.create.is_some() && !is_known_at(controller, new) {
         // It was made here a moment ago.
         let _ = std::fs::remove_file(&new.path);
     }
     added
+}
+
+/// With all its space, if that was asked for.
+fn allocated(new: &NewDisk) -> Result<()> {
+    if !new.preallocate {
+        return Ok(());
+    }
+    preallocate(&new.path).map_err(|why| {
+        let what = format!("{}: giving it all its space", new.path.display());
+        Error::because(what, why)
+            .hint("choose a smaller size or another file system, or leave out --preallocate")
+    })
 }
 
 /// The label first: a disk that the table names without one could not be opened.

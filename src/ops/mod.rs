@@ -18,6 +18,7 @@ pub mod place;
 pub mod plan;
 pub mod pool;
 pub mod revert;
+pub mod room;
 pub mod select;
 pub mod send;
 pub mod status;

@@ -7,6 +7,7 @@ use super::view::{PoolView, Usage};
 use crate::error::Result;
 use crate::member::ArbitrationLock;
 use crate::pool::dir::PoolDir;
+use crate::pool::names::Name;
 use crate::pool::options::{Fullness, Thresholds};
 use crate::pool::size::Human;
 use crate::store::sqlite::SqliteStore;
@@ -123,6 +124,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> 
     } = seen;
     let controller = ArbitrationLock::holder(pool)?;
     let mut findings = of_disks(store, view);
+    findings.extend(of_room(view));
     findings.extend(of_log(pool)?);
     findings.extend(of_space(view, store.fullness()?, store.options()?.thresholds));
     findings.extend(of_closed_disks(view, jobs));
@@ -190,6 +192,22 @@ fn of_disks(store: &mut dyn Store, view: &PoolView) -> Vec<Finding> {
         findings.push(finding.next("vctl disk add PATH [--create SIZE]"));
     }
     findings
+}
+
+/// File systems that have promised more to images than they have left. That is how sparse images are used, so it is a warning only when
+/// hardly anything is left.
+fn of_room(view: &PoolView) -> Vec<Finding> {
+    let short = super::room::short(view.disks.iter().map(|disk| &disk.record));
+    let finding = |short: super::room::Short| {
+        let severity = match short.nearly_full {
+            true => Severity::Warning,
+            false => Severity::Info,
+        };
+        let names: Vec<&str> = short.disks.iter().map(Name::as_str).collect();
+        let evacuate = format!("vctl disk evacuate {}", names.first().unwrap_or(&"DISK"));
+        Finding::new(severity, format!("disk {}", names.join(", ")), short.words()).next(evacuate)
+    };
+    short.into_iter().map(finding).collect()
 }
 
 /// A failed sync of the database's log: the hint of whoever it stops names the rest of the way.

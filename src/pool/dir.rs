@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 ///
 /// ```text
 /// DIR/pool.db        the database (with -wal and -shm beside it)
+/// DIR/times/NAME     when volumes were written, as the apparatus knows it
 /// DIR/run/           mode 0700
 ///     members        a link to the member table, which is in memory
 ///     arbitration    the arbitration lock; its text names the holder
@@ -38,6 +39,12 @@ impl PoolDir {
     #[must_use]
     pub fn database(&self) -> PathBuf {
         self.dir.join("pool.db")
+    }
+
+    /// When volumes were written, a file for each apparatus.
+    #[must_use]
+    pub fn times(&self) -> PathBuf {
+        self.dir.join("times")
     }
 
     /// What lives only as long as the machine runs.

@@ -8,6 +8,7 @@ mod exporter;
 mod heartbeat;
 mod process;
 mod report;
+mod times;
 
 use crate::change::harden::{disks_at_risk, refuse_lost};
 use crate::change::survey::lives;
@@ -39,6 +40,7 @@ use sd_notify::NotifyState;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use times::TimeKeeper;
 
 /// How long the end waits for requests in flight.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -292,12 +294,15 @@ impl Core<'_> {
             if let Some(exporter) = self.exporter {
                 exporter.start(who.clone())?;
             }
+            let times = TimeKeeper::start(&apparatus, &self.pool, who.uuid)
+                .map_err(|error| Error::because("times of modification", error))?;
             let mount = fuse::mount(&apparatus, &settings.mount, &mount_options(settings, joined))?;
             let serves = format!("{} serves at {}", settings.name, mount.point().display());
             log::info!("{serves}");
             process::tell(&[NotifyState::Ready, NotifyState::Status(&serves)]);
             let heartbeat = Heartbeat::new(who, reporter);
             let ended = watch(settings, &apparatus, &mount, asked, heartbeat);
+            times.end();
             server.shut();
             Ok(ended)
         });
@@ -354,6 +359,7 @@ fn mount_options(settings: &Settings, joined: &Joined) -> fuse::Options {
     let config = &settings.config;
     fuse::Options {
         source: fuse::source(&settings.name, joined.snapshot.header.uuid),
+        generation: joined.snapshot.header.uuid.as_fields().0,
         threads: config.threads,
         allow_other: config.allow_other,
         read_only: config.read_only,

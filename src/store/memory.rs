@@ -22,6 +22,7 @@ use crate::units::{
     VolumeExtent, VolumeId,
 };
 use state::State;
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -264,8 +265,12 @@ impl Store for MemoryStore {
         })
     }
 
-    fn free_quarantine(&mut self, oldest: Generation) -> Result<Vec<Area>> {
-        self.write(|state, _| Ok(state.free_quarantine(oldest)))
+    fn freeable(&mut self, oldest: Generation) -> Result<Vec<Area>> {
+        Ok(self.read().freeable(oldest))
+    }
+
+    fn free_quarantine_except(&mut self, oldest: Generation, disks: &BTreeSet<DiskId>) -> Result<Vec<Area>> {
+        self.write(|state, _| Ok(state.free_quarantine(oldest, disks)))
     }
 
     fn join(

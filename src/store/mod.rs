@@ -30,6 +30,7 @@ use crate::units::{
     Timestamp, VolumeExtent, VolumeId,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Which requests a hold parks.
@@ -359,9 +360,15 @@ pub trait Store: Send {
     fn reserve(&mut self, term: Term, job: JobId, areas: &[Area]) -> Result<()>;
     /// Takes back what the job has not mapped.
     fn unreserve(&mut self, job: JobId) -> Result<()>;
+    /// What [`Store::free_quarantine`] would free, and has not.
+    fn freeable(&mut self, oldest: Generation) -> Result<Vec<Area>>;
+    /// As [`Store::free_quarantine`], without what lies on these disks.
+    fn free_quarantine_except(&mut self, oldest: Generation, disks: &BTreeSet<DiskId>) -> Result<Vec<Area>>;
     /// Frees quarantined extents of hardened (or undone) changes whose generation is at most `oldest`: no living
     /// apparatus uses an older table. Answers what became free. Many areas take several transactions.
-    fn free_quarantine(&mut self, oldest: Generation) -> Result<Vec<Area>>;
+    fn free_quarantine(&mut self, oldest: Generation) -> Result<Vec<Area>> {
+        self.free_quarantine_except(oldest, &BTreeSet::new())
+    }
 
     /// Joins the control range, under the same name's slot or the lowest free one, in a new incarnation. First does what
     /// [`Store::recover_boot`] does, so that nobody serves by a table that a power loss took back. When no slot is free, members

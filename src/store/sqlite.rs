@@ -40,6 +40,7 @@ use crate::units::{
 use log::{Log, Mark};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use space::Claimant;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -253,10 +254,14 @@ impl Store for SqliteStore {
         self.write(|db| space::drop_job(db, job))
     }
 
-    fn free_quarantine(&mut self, oldest: Generation) -> Result<Vec<Area>> {
+    fn freeable(&mut self, oldest: Generation) -> Result<Vec<Area>> {
+        self.read(|db, _| space::freeable(db, oldest))
+    }
+
+    fn free_quarantine_except(&mut self, oldest: Generation, disks: &BTreeSet<DiskId>) -> Result<Vec<Area>> {
         let mut all = Vec::new();
         loop {
-            let freed = self.write(|db| space::free_quarantine(db, oldest))?;
+            let freed = self.write(|db| space::free_quarantine(db, oldest, disks))?;
             let is_last = freed.len() < space::FREED;
             all.extend(freed);
             if is_last {

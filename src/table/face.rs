@@ -75,7 +75,31 @@ impl Face {
         len: u64,
         pieces: &mut Vec<Piece>,
     ) -> Result<(), Missing> {
+        self.pieces(self.served(id).ok_or(Missing::NoVolume)?, at, len, pieces)
+    }
+
+    /// The same for a write.
+    pub(super) fn locate_to_write(
+        &self,
+        id: VolumeId,
+        at: VolumeOffset,
+        len: u64,
+        pieces: &mut Vec<Piece>,
+    ) -> Result<(), Missing> {
         let volume = self.served(id).ok_or(Missing::NoVolume)?;
+        if volume.record.read_only {
+            return Err(Missing::ReadOnly);
+        }
+        self.pieces(volume, at, len, pieces)
+    }
+
+    fn pieces(
+        &self,
+        volume: &Volume,
+        at: VolumeOffset,
+        len: u64,
+        pieces: &mut Vec<Piece>,
+    ) -> Result<(), Missing> {
         let size = volume.record.size;
         let end =
             at.0.checked_add(len)

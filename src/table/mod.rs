@@ -74,6 +74,8 @@ pub struct Reader {
 pub enum Missing {
     /// The volume is gone.
     NoVolume,
+    /// The volume may not be written.
+    ReadOnly,
     /// The range starts or ends beyond the volume.
     PastEnd(ByteCount),
     /// From here on the volume has no home, though it is large enough. A sound database has no such volume.
@@ -195,6 +197,24 @@ impl Table {
         pieces.clear();
         let face = self.look(reader);
         face.locate(volume, at, len, pieces)?;
+        Ok(face.generation)
+    }
+
+    /// The same for a write: refused where the volume is read-only.
+    ///
+    /// # Errors
+    /// [`Missing`]; what `pieces` holds then means nothing.
+    pub fn locate_to_write(
+        &self,
+        reader: &mut Reader,
+        volume: VolumeId,
+        at: VolumeOffset,
+        len: u64,
+        pieces: &mut Vec<Piece>,
+    ) -> Result<Generation, Missing> {
+        pieces.clear();
+        let face = self.look(reader);
+        face.locate_to_write(volume, at, len, pieces)?;
         Ok(face.generation)
     }
 

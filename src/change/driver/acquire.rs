@@ -64,6 +64,7 @@ impl Controller {
             fenced: Vec::new(),
             unfinished: None,
             notes: Vec::new(),
+            discarded: BTreeMap::new(),
             arbitration,
         };
         controller.recover(boot)?;

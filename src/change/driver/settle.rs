@@ -47,7 +47,8 @@ impl Controller {
         Ok(disks)
     }
 
-    /// Frees quarantined extents that nobody can use any more, after asking the apparatuses for the oldest table in use.
+    /// Frees quarantined extents that nobody can use any more, after asking the apparatuses for the oldest table in use, and has the disks
+    /// discard what they held.
     ///
     /// # Errors
     /// The store's.
@@ -57,8 +58,11 @@ impl Controller {
         self.quiesce(range.participants.iter().map(|who| who.slot).collect());
         // An apparatus shows its oldest table in the member table before it answers.
         let seen = see(&mut *self.store, &self.members, &self.pool)?;
-        self.store.free_quarantine(oldest_in_use(&seen, current))?;
+        let oldest = oldest_in_use(&seen, current);
+        let busy = self.discard(oldest)?;
+        self.store.free_quarantine_except(oldest, &busy)?;
         hit(Point::ControllerFreed);
+        self.tell();
         Ok(())
     }
 

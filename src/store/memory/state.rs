@@ -488,17 +488,21 @@ impl State {
         }
     }
 
-    /// Frees what changes that are over put into quarantine up to generation `oldest`.
-    pub(super) fn free_quarantine(&mut self, oldest: Generation) -> Vec<Area> {
+    /// What changes that are over put into quarantine up to generation `oldest`.
+    pub(super) fn freeable(&self, oldest: Generation) -> Vec<Area> {
         let unfinished: Vec<ChangeId> = self.unfinished().map(|stored| stored.record.id).collect();
         let over = |&(change, at): &(ChangeId, Generation)| at <= oldest && !unfinished.contains(&change);
-        let freed = self
-            .quarantine
-            .iter()
-            .filter(|(_, kept)| over(kept))
-            .map(|(&extent, _)| extent);
-        let freed = areas(freed);
-        self.quarantine.retain(|_, kept| !over(kept));
+        let found = self.quarantine.iter().filter(|(_, kept)| over(kept));
+        areas(found.map(|(&extent, _)| extent))
+    }
+
+    /// Frees that, without what lies on these disks.
+    pub(super) fn free_quarantine(&mut self, oldest: Generation, except: &BTreeSet<DiskId>) -> Vec<Area> {
+        let mut freed = self.freeable(oldest);
+        freed.retain(|area| !except.contains(&area.disk));
+        for extent in freed.iter().flat_map(|area| extents(*area)) {
+            self.quarantine.remove(&extent);
+        }
         freed
     }
 

@@ -9,6 +9,7 @@ use crate::store::{Owner, Use};
 use crate::units::{ChangeId, DiskExtent, DiskId, Generation, JobId, VolumeId};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Row, params};
+use std::collections::BTreeSet;
 
 /// Who claims extents ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -382,15 +383,36 @@ pub(super) fn take_quarantine(db: &Connection, area: Area, change: ChangeId) -> 
     Ok(())
 }
 
+/// The condition for what changes that are over put into quarantine up to generation `?1`.
+const OVER: &str = "generation <= ?1 AND change NOT IN (SELECT id FROM changes)";
+
+/// What changes that are over put into quarantine up to generation `oldest`.
+pub(super) fn freeable(db: &Connection, oldest: Generation) -> Result<Vec<Area>> {
+    let mut query = db.prepare_cached(&format!(
+        "SELECT disk, start, len FROM quarantine WHERE {OVER} ORDER BY disk, start"
+    ))?;
+    let found = query.query_map([capped(oldest.0)], area_row)?;
+    found.map(|area| Ok(area?)).collect()
+}
+
 /// Areas that one transaction frees: others wait for the store meanwhile.
 pub(super) const FREED: usize = 4096;
 
-/// Frees what changes that are over put into quarantine up to generation `oldest`, at most [`FREED`] areas of it.
-pub(super) fn free_quarantine(db: &Connection, oldest: Generation) -> Result<Vec<Area>> {
-    let some = "DELETE FROM quarantine WHERE (disk, start) IN
-                (SELECT disk, start FROM quarantine WHERE generation <= ?1 AND change NOT IN (SELECT id FROM changes) LIMIT ?2)
-                RETURNING disk, start, len";
-    let mut query = db.prepare_cached(some)?;
+/// Frees what changes that are over put into quarantine up to generation `oldest`, without what lies on the disks `except`, at most [`FREED`]
+/// areas of it.
+pub(super) fn free_quarantine(
+    db: &Connection,
+    oldest: Generation,
+    except: &BTreeSet<DiskId>,
+) -> Result<Vec<Area>> {
+    let except: Vec<String> = except.iter().map(|disk| disk.0.to_string()).collect();
+    let except = except.join(", ");
+    let some = format!(
+        "DELETE FROM quarantine WHERE (disk, start) IN
+         (SELECT disk, start FROM quarantine WHERE {OVER} AND disk NOT IN ({except}) LIMIT ?2)
+         RETURNING disk, start, len"
+    );
+    let mut query = db.prepare_cached(&some)?;
     let freed = query.query_map(params![capped(oldest.0), FREED], area_row)?;
     let mut freed: Vec<Area> = freed.collect::<Result<_, _>>()?;
     freed.sort_unstable();

@@ -15,7 +15,7 @@ use apparatus::pool::names::Name;
 use apparatus::pool::size;
 use apparatus::units::ByteCount;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// `vctl disk add`
 #[derive(Args, Debug)]
@@ -28,6 +28,9 @@ pub struct Add {
     /// Make a sparse image file of this size first
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     create: Option<ByteCount>,
+    /// Give the new image all its space at once, so that no write to it fails because its file system is full
+    #[arg(long, requires = "create")]
+    preallocate: bool,
     /// Put this tag on it, for `@TAG`; may be said again
     #[arg(long, value_parser = arguments::name("tag"))]
     tag: Vec<Name>,
@@ -51,11 +54,15 @@ impl Add {
             path: ops::place::absolute(&self.path)?,
             name: self.name.clone(),
             create: self.create,
+            preallocate: self.preallocate,
             tags: self.tag.iter().cloned().collect(),
             allocate: !self.no_allocate,
             reserve: self.reserve,
         };
         let title = format!("disk add {}", self.path.display());
+        if let Some(size) = self.create {
+            warn_if_short(context, &new.name()?, &new.path, size)?;
+        }
         if self.changing.dry_run {
             let planned = ops::disk::plan_add(&mut *context.store()?, &new)?;
             context.would_send(&planned.difference)?;
@@ -143,6 +150,11 @@ impl Resize {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let title = format!("disk resize {}", self.disk);
+        if let Some(size) = self.size {
+            let view = PoolView::load(&mut *context.store()?)?;
+            let record = &view.disk(&self.disk)?.record;
+            warn_if_short(context, &record.name, &record.path, size)?;
+        }
         if self.changing.dry_run {
             let effect = change(context, &self.changing, &title, |store| {
                 ops::disk::plan_resize(store, &self.disk, self.size)
@@ -186,6 +198,15 @@ impl Remove {
         let change = Effect::of(sent, &controller);
         told::removed(context, change, "disk", &self.disk)
     }
+}
+
+/// Says when an image of that size may ask more of its file system than that has left.
+fn warn_if_short(context: &mut Context, name: &Name, path: &Path, size: ByteCount) -> Result<()> {
+    let view = PoolView::load(&mut *context.store()?)?;
+    if let Some(short) = ops::room::short_with(&view, name, path, size) {
+        note(&format!("vctl: warning: disk {name}: {}", short.words()));
+    }
+    Ok(())
 }
 
 /// Says what a disk has become.
