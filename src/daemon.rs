@@ -7,10 +7,16 @@ use crate::pool::names::Name;
 use crate::serve::{self, Settings};
 use crate::{fuse, mount_helper, ops};
 use clap::{CommandFactory, Parser};
+use sd_notify::NotifyState;
 use simplelog::{ConfigBuilder, LevelFilter, ThreadLogMode, WriteLogger};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+
+/// What a process that cannot begin tells whoever waits for its readiness: why, and the way out.
+pub(crate) const FAILED_BECAUSE: &str = "X_APPARATUS_FAILED";
+/// See [`FAILED_BECAUSE`].
+pub(crate) const FAILED_HINT: &str = "X_APPARATUS_HINT";
 
 /// Exit statuses, as `vctl` has them.
 const FAILED: u8 = 1;
@@ -106,6 +112,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 }
 
 fn complain(error: &Error) -> u8 {
+    // Whoever started this process in the background, though its log may have no room.
+    let told = |key: &str, text: &str| format!("{key}={}", text.replace('\n', " "));
+    let (failed, hint) = (
+        told(FAILED_BECAUSE, &error.to_string()),
+        told(FAILED_HINT, error.way_out().unwrap_or_default()),
+    );
+    let _ = sd_notify::notify(&[NotifyState::Custom(&failed), NotifyState::Custom(&hint)]);
     eprintln!("apparatus: {error}");
     if let Some(hint) = error.way_out() {
         eprintln!("hint: {hint}");

@@ -1,11 +1,12 @@
 //! What is noticed by those who keep house, before anybody asks for it: an image that was cut short, and files of the run directory that were
-//! deleted or replaced; and that nothing changes meanwhile that somebody who serves might not hear of.
+//! deleted or replaced, and a database; and that nothing changes meanwhile that somebody who serves might not hear of.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod support;
 
 use apparatus::change::driver::{Controller, Wait};
 use apparatus::error::{Error, Kind};
+use apparatus::ops;
 use apparatus::pool::dir::PoolDir;
 use apparatus::pool::model::{Difference, Edit};
 use apparatus::store::{HoldMode, MemberState, NewChange, Severity, Store};
@@ -183,4 +184,47 @@ fn nothing_much() -> NewChange {
         spans: Vec::new(),
         mode: HoldMode::Writes,
     }
+}
+
+/// The database is deleted while an apparatus serves by it. No second pool is made beside it; the apparatus gives a copy, is stopped without a
+/// database, and the copy is put back.
+#[test]
+fn a_database_that_is_deleted_under_who_serves_is_had_back_from_him() {
+    let pool = pool();
+    let daemon = pool.start("x");
+    let file = daemon.open("v");
+    write(&file, b"before");
+    let generation = pool.store().header().unwrap().generation;
+    for end in ["", "-wal", "-shm"] {
+        fs::remove_file(pool.dir.path().join(format!("pool.db{end}"))).unwrap();
+    }
+    let refused = ops::pool::create(&pool.dir, pool.extent_size).unwrap_err();
+    assert!(
+        refused.kind() == Kind::Busy && refused.why().contains("deleted"),
+        "{refused}"
+    );
+    let refused = ops::open(&pool.dir).err().unwrap();
+    assert!(
+        refused.way_out().unwrap().contains("vctl pool backup"),
+        "{refused}"
+    );
+
+    let copy = pool.scratch().join("copy");
+    let header = ops::backup::backup(&pool.dir, &copy).unwrap();
+    assert_eq!(header.generation, generation);
+    let found = ops::backup::inspect(&pool.dir, &copy, false).unwrap();
+    let refused = ops::backup::restore(&pool.dir, &copy, &found, None).unwrap_err();
+    assert!(refused.to_string().contains("apparatus x: runs"), "{refused}");
+    let name = support::name_of("x");
+    let refused = ops::apparatus::stop_unlisted(&pool.dir, &name, false, PATIENCE).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Busy, "a host has it open: {refused}");
+    drop(file);
+    until("nobody has it open", || {
+        ops::apparatus::stop_unlisted(&pool.dir, &name, false, PATIENCE).is_ok()
+    });
+    drop(daemon);
+    ops::backup::restore(&pool.dir, &copy, &found, None).unwrap();
+    let again = pool.start("x");
+    assert_eq!(read_up_to(&again.open("v"), 6, 0), b"before");
+    again.stop();
 }

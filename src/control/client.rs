@@ -287,6 +287,28 @@ impl Link {
     }
 }
 
+/// The pool that an apparatus serves, by its own word: for when the database cannot be asked.
+///
+/// # Errors
+/// `Kind::NotFound` when it does not run, `Kind::TimedOut` when it does not answer in time.
+pub fn pool_of(pool: &PoolDir, name: &Name, patience: Duration) -> Result<Uuid> {
+    let mut links = Links::new(Uuid::nil(), Term(0));
+    links.connect(Slot(0), pool, name);
+    match links.wait(Instant::now() + patience) {
+        Some(Happening::Refused(_, Refusal::Pool(uuid))) => Ok(uuid),
+        Some(Happening::Lost(_, Loss::Absent)) => Err(Error::new(
+            Kind::NotFound,
+            format!("apparatus {name}"),
+            "does not run",
+        )),
+        other => Err(Error::new(
+            Kind::TimedOut,
+            format!("apparatus {name}"),
+            format!("does not say which pool it serves: {other:?}"),
+        )),
+    }
+}
+
 /// Asks one apparatus one thing, under no arbitration (`Status`, `Quiesce`, `RunJob`, `Stop`).
 ///
 /// # Errors

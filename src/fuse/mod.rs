@@ -96,8 +96,12 @@ pub struct Mount {
 /// # Errors
 /// Names the mount point and what is wrong with it, or what is missing to mount.
 pub fn mount(apparatus: &Arc<Apparatus>, point: &Path, options: &Options) -> Result<Mount> {
-    let point = place::prepare(point, &options.source)?;
-    let device = mount::attach(&point, options)?;
+    let (point, made) = place::prepare(point, &options.source)?;
+    let device = mount::attach(&point, options).inspect_err(|_| {
+        if made {
+            let _ = std::fs::remove_dir(&point);
+        }
+    })?;
     begin(apparatus, &point, options, device).map_err(|error| {
         // Nothing serves it, so nobody has it open.
         let _ = place::detach(&point);

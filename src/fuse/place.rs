@@ -15,17 +15,17 @@ pub(super) const TYPE: &str = "fuse.apparatus";
 /// Mounts on top of each other that are looked through.
 const DEEPEST: usize = 16;
 
-/// Makes `point` a free directory to mount on, and answers its absolute path without links. `source` is what the mount will be known
+/// Makes `point` a free directory to mount on, and answers its absolute path without links, and whether it was made. `source` is what the mount will be known
 /// as: a mount that has it already is this apparatus's own, of an earlier life.
 ///
 /// # Errors
 /// When it is no directory, not empty, or in use.
-pub(super) fn prepare(point: &Path, source: &str) -> Result<PathBuf> {
+pub(super) fn prepare(point: &Path, source: &str) -> Result<(PathBuf, bool)> {
     let what = || format!("mount point {}", point.display());
-    let point = resolve(point).map_err(|error| Error::because(what(), error))?;
+    let (point, made) = resolve(point).map_err(|error| Error::because(what(), error))?;
     for _ in 0..DEEPEST {
         let Some(mount) = find_mount(&point).map_err(|error| Error::because(what(), error))? else {
-            return free_directory(point);
+            return free_directory(point).map(|point| (point, made));
         };
         if !(mount.kind == TYPE && (mount.source == source || is_dead(&point))) {
             let why = format!("is in use: {} ({}) is mounted there", mount.source, mount.kind);
@@ -39,23 +39,23 @@ pub(super) fn prepare(point: &Path, source: &str) -> Result<PathBuf> {
     Err(Error::failed(what(), "has too many dead mounts on it").hint("umount -l it until none is left"))
 }
 
-/// The path with all links but a dead last component resolved; its directories made.
-fn resolve(point: &Path) -> io::Result<PathBuf> {
+/// The path with all links but a dead last component resolved; its directories made. Whether the last one was.
+fn resolve(point: &Path) -> io::Result<(PathBuf, bool)> {
     let absolute = std::path::absolute(point)?;
     let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
-        return Ok(absolute);
+        return Ok((absolute, false));
     };
     fs::create_dir_all(parent)?;
-    match fs::create_dir(&absolute) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => (),
-    }
+    let made = match fs::create_dir(&absolute) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        other => other.map(|()| true)?,
+    };
     // Following a link to a dead mount fails just as the mount does, so only a link is followed.
     let place = parent.canonicalize()?.join(name);
-    match fs::read_link(&place) {
-        Ok(_) => place.canonicalize(),
-        Err(_) => Ok(place),
-    }
+    Ok(match fs::read_link(&place) {
+        Ok(_) => (place.canonicalize()?, made),
+        Err(_) => (place, made),
+    })
 }
 
 fn free_directory(point: PathBuf) -> Result<PathBuf> {
@@ -239,9 +239,13 @@ mod tests {
     fn makes_what_is_missing_and_refuses_what_is_used() {
         let dir = tempfile::tempdir().unwrap();
         let point = dir.path().join("x/y");
-        let ready = prepare(&point, "a@1").unwrap();
-        assert!(ready.is_dir());
-        assert_eq!(prepare(&point, "a@1").unwrap(), ready, "as often as wanted");
+        let (ready, made) = prepare(&point, "a@1").unwrap();
+        assert!(ready.is_dir() && made);
+        assert_eq!(
+            prepare(&point, "a@1").unwrap(),
+            (ready, false),
+            "as often as wanted"
+        );
         fs::write(point.join("file"), "").unwrap();
         assert!(prepare(&point, "a@1").unwrap_err().why().contains("not empty"));
         let error = prepare(&point.join("file"), "a@1").unwrap_err();

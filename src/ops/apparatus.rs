@@ -4,12 +4,13 @@ mod start;
 mod stop;
 
 pub use start::{Start, start};
-pub use stop::{check as check_stop, fence, rejoin, stop};
+pub use stop::{check as check_stop, fence, rejoin, stop, stop_unlisted};
 
 use super::view::with_names;
 use crate::change::survey::lives;
 use crate::control::client;
 use crate::error::{Error, Result};
+use crate::member::LifeLock;
 use crate::pool::dir::PoolDir;
 use crate::pool::names::Name;
 use crate::store::{Member, MemberState, Store};
@@ -68,6 +69,14 @@ pub fn list(pool: &PoolDir, store: &mut dyn Store) -> Result<Vec<View>> {
 pub fn show(pool: &PoolDir, store: &mut dyn Store, name: &str) -> Result<View> {
     let uuid = store.header()?.uuid;
     look(pool, uuid, member(store, name)?)
+}
+
+/// Whether a process of this name runs, whatever the database says.
+///
+/// # Errors
+/// When its life lock cannot be read.
+pub fn runs(pool: &PoolDir, name: &Name) -> Result<bool> {
+    LifeLock::alive(pool, name.as_str())
 }
 
 /// The record of one that has not left.

@@ -1,13 +1,16 @@
 //! Copies of a pool's database: written while all goes on, looked at, and put back.
 
+use crate::control::client;
 use crate::disk::Disk;
 use crate::error::{Error, Kind, Result};
 use crate::member::{ArbitrationLock, LifeLock, anybody_lives};
 use crate::pool::dir::PoolDir;
 use crate::pool::model::{PoolHeader, Snapshot};
+use crate::pool::names::Name;
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
 use crate::units::ExtentSize;
+use crate::wire::message::{Answer, Request};
 use serde::Serialize;
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -16,13 +19,39 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use uuid::Uuid;
 
+/// How long an apparatus may take to answer, and to copy the database.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LONG: Duration = Duration::from_secs(600);
+
 /// Writes a copy of the database to a new file. Answers what it is a copy of.
 ///
 /// # Errors
 /// When there is no pool, or the file is there already or cannot be written.
 pub fn backup(pool: &PoolDir, file: &Path) -> Result<PoolHeader> {
-    SqliteStore::open(pool)?.backup_to(file)?;
+    match SqliteStore::open(pool) {
+        Ok(mut store) => store.backup_to(file)?,
+        Err(error) => by_an_apparatus(pool, file).ok_or(error)??,
+    }
     Ok(look(file)?.header)
+}
+
+/// The database cannot be opened, and may have been deleted: who serves by it still has it open. `None` when nobody does.
+fn by_an_apparatus(pool: &PoolDir, file: &Path) -> Option<Result<()>> {
+    let name = Name::new("apparatus", &living(pool).ok()??).ok()?;
+    let ask = || {
+        let uuid = client::pool_of(pool, &name, PATIENCE)?;
+        let request = Request::Backup {
+            file: file.to_owned(),
+        };
+        match client::ask(pool, uuid, &name, request, LONG)? {
+            Answer::Accepted => Ok(()),
+            other => Err(Error::failed(
+                format!("apparatus {name}"),
+                format!("answered {other:?} when asked for a copy of the database"),
+            )),
+        }
+    };
+    Some(ask())
 }
 
 /// That a backup could be written to this file.

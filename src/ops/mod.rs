@@ -8,6 +8,7 @@ pub mod attach;
 pub mod backup;
 pub mod check;
 pub mod describe;
+pub mod directory;
 pub mod disk;
 pub mod events;
 pub mod hold;
@@ -34,10 +35,11 @@ use crate::pool::dir::PoolDir;
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
 
-/// Opens a pool's store.
+/// Opens a pool's store, unless the file system that it is on does not answer: opening it would wait for that without end.
 ///
 /// # Errors
-/// `NotFound` when there is no pool; the store's.
+/// `NotFound` when there is no pool; `TimedOut`; the store's.
 pub fn open(pool: &PoolDir) -> Result<Box<dyn Store>> {
+    directory::fault(pool)?;
     Ok(Box::new(SqliteStore::open(pool)?))
 }

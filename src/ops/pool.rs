@@ -14,17 +14,20 @@ use crate::units::ExtentSize;
 /// # Errors
 /// When there is one already, or the directory cannot be made.
 pub fn create(pool: &PoolDir, extent_size: ExtentSize) -> Result<()> {
+    check_absent(pool)?;
     SqliteStore::create(pool, extent_size).map(drop)
 }
 
 /// That there is no pool yet.
 ///
 /// # Errors
-/// When there is one.
+/// When there is one, or apparatuses serve by one that was deleted.
 pub fn check_absent(pool: &PoolDir) -> Result<()> {
     let what = || format!("pool {}", pool.path().display());
     match pool.database().try_exists() {
-        Ok(false) => Ok(()),
+        Ok(false) => super::backup::check_nobody_lives(pool, "by a database that was deleted").map_err(|error| {
+            error.hint("save its map first: vctl pool backup FILE; then vctl apparatus stop NAME, vctl pool restore FILE")
+        }),
         Ok(true) => {
             Err(Error::failed(what(), "there is a pool here already").hint("look at it: vctl pool show"))
         }

@@ -125,6 +125,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> 
     let controller = ArbitrationLock::holder(pool)?;
     let mut findings = of_disks(store, view);
     findings.extend(of_room(view));
+    findings.extend(of_directory(pool)?);
     findings.extend(of_log(pool)?);
     findings.extend(of_space(view, store.fullness()?, store.options()?.thresholds));
     findings.extend(of_closed_disks(view, jobs));
@@ -173,6 +174,16 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> 
             .count(),
         controller,
     })
+}
+
+/// Without its file system nothing can be changed, though volumes are served.
+fn of_directory(pool: &PoolDir) -> Result<Option<Finding>> {
+    let finding = |why| {
+        let subject = format!("pool directory {}", pool.path().display());
+        let text = format!("takes no change ({why}), so nothing in the pool can be changed");
+        Finding::new(Severity::Error, subject, text).next(format!("df -h {}", pool.path().display()))
+    };
+    Ok(super::directory::fault(pool)?.map(finding))
 }
 
 fn of_disks(store: &mut dyn Store, view: &PoolView) -> Vec<Finding> {

@@ -20,7 +20,7 @@ mod contract;
 pub mod memory;
 pub mod sqlite;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::member::Origin;
 use crate::pool::model::{Area, Difference, DiskRecord, PoolHeader, Segment, Snapshot, Span, VolumeRecord};
 use crate::pool::names::Name;
@@ -31,7 +31,7 @@ use crate::units::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Which requests a hold parks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -436,6 +436,17 @@ pub trait Store: Send {
     fn log(&mut self, severity: Severity, subject: &str, text: &str) -> Result<()>;
     /// Events after `seq`, oldest first, at most `most`.
     fn events(&mut self, after: u64, most: usize) -> Result<Vec<Event>>;
+
+    /// Writes the whole database, as it is now, to one new file. Durable when it returns.
+    ///
+    /// # Errors
+    /// When the file is there already or cannot be written, or the store has no such copies.
+    fn back_up(&mut self, file: &Path) -> Result<()> {
+        Err(Error::failed(
+            file.display().to_string(),
+            "this store has no backups",
+        ))
+    }
 
     /// Copies what is in the write-ahead log back into the database if it has grown, so that it stays small. Cheap when
     /// it has not, and syncs when it has: outside holds only. To be called now and then by whoever commits much.

@@ -375,6 +375,10 @@ impl Store for SqliteStore {
         events::events(&self.connection, after, most)
     }
 
+    fn back_up(&mut self, file: &Path) -> Result<()> {
+        self.backup_to(file)
+    }
+
     fn checkpoint(&mut self) -> Result<()> {
         may_wait("a checkpoint");
         let (frames, copied) = self.log_frames("noop")?;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
+use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -98,6 +99,11 @@ pub enum Request {
     Stop,
     /// The same if no host has a volume open; else refused with [`Refusal::InUse`], and nothing has changed.
     StopUnused,
+    /// Write a copy of the database, as this apparatus has it open, to a new file with this absolute path: a way to it when the file was deleted.
+    Backup {
+        /// The file.
+        file: PathBuf,
+    },
     /// What hosts have open.
     Opens,
     /// Keep these volumes from being opened until the connection ends or the time is over. Refused with [`Refusal::InUse`] when a host

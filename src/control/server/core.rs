@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::pool::model::{Difference, DiskRecord, Edit, Span};
 use crate::store::HoldMode;
 use crate::units::{ChangeId, Generation, VolumeId};
-use crate::wire::message::Answer;
+use crate::wire::message::{Answer, Refusal};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -422,6 +422,16 @@ impl Core {
                     self.setup.listener = listener;
                 }
                 self.timers.arm(Key::Run, RUN);
+            }
+            Post::BackedUp(link, done) => {
+                let answer = match done {
+                    Ok(()) => Answer::Accepted,
+                    Err(why) => Answer::Refused {
+                        change: None,
+                        refusal: Refusal::Failed(why.to_string()),
+                    },
+                };
+                self.say(link, answer);
             }
             Post::LookedAtDisks => self.timers.arm(Key::Disks, DISKS),
             Post::Opened(change, opened) => self.opened(change, opened),

@@ -2,6 +2,7 @@
 
 use super::{OpenStore, Setup};
 use crate::change::failpoint::{Point, hit};
+use crate::change::participant::Link;
 use crate::change::recovery::others_reached;
 use crate::change::survey::see;
 use crate::control::listen::Door;
@@ -16,6 +17,7 @@ use crate::table::Draft;
 use crate::units::{ChangeId, DiskId, Generation, Incarnation};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 /// Works that wait for a helper, and posts that wait for the control thread.
@@ -32,6 +34,8 @@ pub(super) enum Work {
     Open(ChangeId, Vec<DiskRecord>),
     /// See whether others still find the control socket, the life lock and the member table, and put back what was deleted.
     LookAtRun(Door),
+    /// Write a copy of the database to a file, for somebody who asks on this connection.
+    Backup(Link, PathBuf),
     /// See whether a disk has become shorter.
     LookAtDisks,
     /// Get back into the control range from this life, with the disks of the new table open.
@@ -47,6 +51,7 @@ pub(super) enum Post {
     Opened(ChangeId, Result<Vec<Arc<Disk>>, (String, String)>),
     Rejoined(Result<Box<Back>>),
     LookedAtDisks,
+    BackedUp(Link, Result<()>),
     /// With a new control socket, if the old one was deleted.
     LookedAtRun(Option<Listener>),
 }
@@ -157,6 +162,8 @@ impl Helper {
             }
             Work::Open(change, records) => Post::Opened(change, self.open(&records)),
             Work::LookAtRun(door) => Post::LookedAtRun(self.look_at_run(&door)),
+            // Not by a new connection: the file may be deleted, and this one still has it.
+            Work::Backup(link, file) => Post::BackedUp(link, self.store.back_up(&file)),
             Work::LookAtDisks => {
                 self.look_at_disks();
                 Post::LookedAtDisks

@@ -1,6 +1,7 @@
 //! What each request of a connection comes to.
 
 use super::core::{Core, Key};
+use super::helpers::Work;
 use crate::change::failpoint::{Point, hit};
 use crate::change::participant::{Event, Link};
 use crate::units::{Generation, Term, VolumeId};
@@ -49,6 +50,11 @@ impl Core {
             Request::Hold { .. } => self.pass_on(Point::ApparatusHoldAsked, link, term, request),
             Request::Apply { .. } => self.pass_on(Point::ApparatusApplyAsked, link, term, request),
             Request::Release { .. } => self.pass_on(Point::ApparatusReleaseAsked, link, term, request),
+            Request::Backup { file } => {
+                if self.helpers.give_slow(Work::Backup(link, file)).is_err() {
+                    self.say(link, refused(Refusal::TooMany));
+                }
+            }
             Request::Status => {
                 let figures = Answer::Status(Box::new(self.figures()));
                 self.say(link, figures);

@@ -1,5 +1,6 @@
 //! Starting an apparatus in the background, and waiting until it serves.
 
+use crate::daemon::{FAILED_BECAUSE, FAILED_HINT};
 use crate::error::{Error, Kind, Result};
 use crate::member::LifeLock;
 use crate::pool::dir::PoolDir;
@@ -66,7 +67,7 @@ impl Start {
 /// on and has to collect its end.
 ///
 /// # Errors
-/// When it ended instead, with the last line of its log; when it does not serve in time, `TimedOut`: it is killed then.
+/// When it ended instead, with what it said of it, or the last line of its log; when it does not serve in time, `TimedOut`: it is killed then.
 pub fn start(pool: &PoolDir, start: &Start, within: Duration) -> Result<Child> {
     let what = format!("apparatus {}", start.name);
     if LifeLock::alive(pool, start.name.as_str())? {
@@ -79,21 +80,22 @@ pub fn start(pool: &PoolDir, start: &Start, within: Duration) -> Result<Child> {
     let ready = Ready::new().map_err(failed)?;
     let (log, from) = open_log(&pool.log(&start.name)).map_err(failed)?;
     let mut child = spawn(&start.command(pool), &log, &ready.path).map_err(failed)?;
+    let log_named = || format!("its log: {}", pool.log(&start.name).display());
     let outcome = await_readiness(&ready, &mut child, within).map_err(failed)?;
     match outcome {
         Readiness::Serves => Ok(child),
-        Readiness::Ended => {
-            let why =
-                last_line(&pool.log(&start.name), from).unwrap_or_else(|| "ended without a word".into());
-            Err(Error::failed(what, format!("did not start: {why}"))
-                .hint(format!("its log: {}", pool.log(&start.name).display())))
+        Readiness::Ended(told) => {
+            let why = told.why.or_else(|| last_line(&pool.log(&start.name), from));
+            let why = why.unwrap_or_else(|| "ended without a word".into());
+            let why = why.strip_prefix(&format!("{what}: ")).unwrap_or(&why);
+            Err(Error::failed(&what, format!("did not start: {why}"))
+                .hint(told.hint.unwrap_or_else(log_named)))
         }
         Readiness::Late => {
             let _ = child.kill();
             let _ = child.wait();
             let why = format!("does not serve after {} s", within.as_secs());
-            Err(Error::new(Kind::TimedOut, what, why)
-                .hint(format!("its log: {}", pool.log(&start.name).display())))
+            Err(Error::new(Kind::TimedOut, what, why).hint(log_named()))
         }
     }
 }
@@ -164,22 +166,38 @@ impl Ready {
         }
     }
 
-    /// Whether readiness is among what has been said since the last look.
-    fn said(&self) -> io::Result<bool> {
+    /// Whether readiness is among what has been said since the last look; what is said of a failure is kept.
+    fn said(&self, told: &mut Told) -> io::Result<bool> {
         let mut message = [0; 4096];
         loop {
             match self.socket.recv(&mut message) {
-                Ok(len)
-                    if message[..len]
-                        .split(|byte| *byte == b'\n')
-                        .any(|line| line == b"READY=1") =>
-                {
-                    return Ok(true);
+                Ok(len) => {
+                    let text = String::from_utf8_lossy(&message[..len]);
+                    if text.lines().any(|line| line == "READY=1") {
+                        return Ok(true);
+                    }
+                    text.lines().for_each(|line| told.take(line));
                 }
-                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             }
+        }
+    }
+}
+
+/// Why it could not begin, in its own words.
+#[derive(Default)]
+struct Told {
+    why: Option<String>,
+    hint: Option<String>,
+}
+
+impl Told {
+    fn take(&mut self, line: &str) {
+        match line.split_once('=') {
+            Some((FAILED_BECAUSE, why)) => self.why = Some(why.to_owned()),
+            Some((FAILED_HINT, hint)) if !hint.is_empty() => self.hint = Some(hint.to_owned()),
+            _ => {}
         }
     }
 }
@@ -192,19 +210,22 @@ impl Drop for Ready {
 
 enum Readiness {
     Serves,
-    Ended,
+    Ended(Told),
     Late,
 }
 
 fn await_readiness(ready: &Ready, child: &mut Child, within: Duration) -> io::Result<Readiness> {
     let end = open_process(child.id())?;
     let deadline = Instant::now() + within;
+    let mut told = Told::default();
     loop {
-        if ready.said()? {
+        if ready.said(&mut told)? {
             return Ok(Readiness::Serves);
         }
         if child.try_wait()?.is_some() {
-            return Ok(Readiness::Ended);
+            // What it said last may have come since.
+            ready.said(&mut told)?;
+            return Ok(Readiness::Ended(told));
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {

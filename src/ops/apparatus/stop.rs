@@ -10,6 +10,7 @@ use crate::member::{LifeLock, MemberTable};
 use crate::ops::usage;
 use crate::ops::watch::Watch;
 use crate::pool::dir::PoolDir;
+use crate::pool::names::Name;
 use crate::store::{Member, Store};
 use crate::wire::message::{Answer, Request};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -31,7 +32,13 @@ pub fn stop(
     overridden: bool,
     within: Duration,
 ) -> Result<bool> {
-    let member = member(store, name)?;
+    let member = match member(store, name) {
+        // The database may be a new or an older one.
+        Err(error) if error.kind() == Kind::NotFound && LifeLock::alive(pool, name)? => {
+            return stop_unlisted(pool, &Name::new("apparatus", name)?, overridden, within);
+        }
+        other => other?,
+    };
     if !lives(pool, &member)? {
         store.leave(member.slot, member.incarnation)?;
         return Ok(false);
@@ -57,6 +64,31 @@ pub fn stop(
         Err(error) => return Err(error.hint(format!("end it by force: vctl apparatus fence {name}"))),
     }
     await_end(pool, name, within)?;
+    Ok(true)
+}
+
+/// The same by its control socket alone, whatever the database says, or if there is none any more.
+///
+/// # Errors
+/// `NotFound`; `Busy` when hosts have volumes open; when it will not, or does not in time.
+pub fn stop_unlisted(pool: &PoolDir, name: &Name, overridden: bool, within: Duration) -> Result<bool> {
+    if !LifeLock::alive(pool, name.as_str())? {
+        return Err(Error::new(Kind::NotFound, what(name.as_str()), "does not run"));
+    }
+    let request = if overridden {
+        Request::Stop
+    } else {
+        Request::StopUnused
+    };
+    let uuid = client::pool_of(pool, name, PATIENCE)?;
+    match client::ask(pool, uuid, name, request, PATIENCE)? {
+        Answer::Accepted => {}
+        other => {
+            let why = format!("answered {other:?} when asked to stop");
+            return Err(Error::failed(what(name.as_str()), why));
+        }
+    }
+    await_end(pool, name.as_str(), within)?;
     Ok(true)
 }
 

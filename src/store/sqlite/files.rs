@@ -7,6 +7,7 @@ use super::convert::{DATABASE, Word};
 use super::holder::nudge;
 use super::schema::{APPLICATION_ID, MIGRATIONS, migrate};
 use crate::error::{Error, Kind, Result};
+use crate::member::anybody_lives;
 use crate::pool::dir::PoolDir;
 use crate::units::ExtentSize;
 use rusqlite::config::DbConfig;
@@ -48,10 +49,17 @@ fn name(dir: &PoolDir) -> String {
     format!("pool {}", dir.path().display())
 }
 
+/// The way out when the file is gone or another one, and somebody still has the right one open.
+const RESCUE: &str = "save what they have open: vctl pool backup FILE; then vctl apparatus stop NAME for each, and vctl pool restore FILE";
+
 fn no_pool(dir: &PoolDir) -> Error {
     let error = Error::new(Kind::NotFound, name(dir), "there is no pool here");
     if side(&dir.database(), OLD).exists() {
         return error.hint("a restore was interrupted: run it again, vctl pool restore FILE");
+    }
+    if matches!(anybody_lives(dir), Ok(true)) {
+        let why = "its database was deleted, and apparatuses still serve by it";
+        return Error::new(Kind::NotFound, name(dir), why).hint(RESCUE);
     }
     error.hint("make one with vctl pool create, or name another with --pool or $VCTL_POOL")
 }
@@ -64,6 +72,12 @@ fn of_pool(dir: &PoolDir, error: Error) -> Error {
         error.what()
     };
     let named = Error::new(error.kind(), name(dir), format!("{why} {}", error.why()));
+    if error.why() == NOT_A_POOLS {
+        return named.hint(match anybody_lives(dir) {
+            Ok(true) => RESCUE,
+            _ => "put the newest backup in its place: vctl pool restore FILE",
+        });
+    }
     match error.way_out() {
         Some(hint) => named.hint(hint),
         None => named,
@@ -124,12 +138,14 @@ fn patience(database: &Path) -> impl FnMut(i32) -> bool + Send + 'static {
     }
 }
 
+const NOT_A_POOLS: &str = "is not a pool's database";
+
 fn is_a_pools(connection: &Connection) -> Result<()> {
     let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     if id == APPLICATION_ID {
         Ok(())
     } else {
-        Err(Error::failed(DATABASE, "is not a pool's database"))
+        Err(Error::failed(DATABASE, NOT_A_POOLS))
     }
 }
 

@@ -140,8 +140,19 @@ pub struct Stop {
 impl Stop {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        let mut store = context.store()?;
         let overridden = self.overriding.cut_off_users;
+        let mut store = match context.store() {
+            Ok(store) => store,
+            // Without its database, by the control socket.
+            Err(error) => {
+                let name = Name::new("apparatus", &self.name)?;
+                if self.dry_run || !apparatus::runs(&context.pool, &name)? {
+                    return Err(error);
+                }
+                apparatus::stop_unlisted(&context.pool, &name, overridden, self.timeout)?;
+                return tell_gone(context, &self.name, true, "stopped");
+            }
+        };
         if self.dry_run {
             if !overridden {
                 apparatus::check_stop(&context.pool, &mut *store, &self.name)?;
