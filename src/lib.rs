@@ -14,6 +14,7 @@ pub mod error;
 pub mod fuse;
 pub mod gate;
 pub mod held;
+pub mod locks;
 pub mod member;
 pub mod mount_helper;
 pub mod ops;

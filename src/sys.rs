@@ -86,6 +86,20 @@ pub fn become_storage_daemon() -> Vec<String> {
     flusher.into_iter().chain(score).collect()
 }
 
+/// Lets this process have as many files open as it may: each owner of file locks takes one.
+///
+/// # Errors
+/// The kernel's.
+pub fn allow_many_files() -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    Ok(setrlimit(Resource::Nofile, most)?)
+}
+
 /// Memory for the calling thread, and for threads that it starts later, is not reclaimed by I/O that may wait for them.
 ///
 /// # Errors
@@ -271,6 +285,71 @@ const _: () = assert!(
         && WRITE_LOCK as libc::c_int == libc::F_WRLCK
         && UNLOCK as libc::c_int == libc::F_UNLCK
 );
+
+/// A lock on a range of a file, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RangeLock {
+    /// The first byte.
+    pub start: u64,
+    /// The last byte.
+    pub end: u64,
+    /// Exclusive or shared; none is no lock.
+    pub exclusive: Option<bool>,
+}
+
+const READ_LOCK: libc::c_short = 0;
+const _: () = assert!(READ_LOCK as libc::c_int == libc::F_RDLCK);
+
+impl RangeLock {
+    fn as_flock(self) -> io::Result<libc::flock> {
+        let mut lock = whole_file_lock();
+        lock.l_type = match self.exclusive {
+            Some(true) => WRITE_LOCK,
+            Some(false) => READ_LOCK,
+            None => UNLOCK,
+        };
+        lock.l_start = signed(self.start)?;
+        // To the end of all files is written as no length.
+        let end = i64::try_from(self.end).unwrap_or(i64::MAX);
+        if end < lock.l_start {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        lock.l_len = if end == i64::MAX {
+            0
+        } else {
+            end - lock.l_start + 1
+        };
+        Ok(lock)
+    }
+}
+
+/// Changes what an open file description has locked of a range. False when another description is in the way; nothing has changed then.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_range_lock(file: BorrowedFd<'_>, lock: RangeLock) -> io::Result<bool> {
+    set_lock(file, &lock.as_flock()?)
+}
+
+/// A lock of another open file description that is in the way of this one.
+///
+/// # Errors
+/// The kernel's.
+pub fn range_lock_in_the_way(file: BorrowedFd<'_>, lock: RangeLock) -> io::Result<Option<RangeLock>> {
+    let mut lock = lock.as_flock()?;
+    // SAFETY: the command reads and writes one `struct flock`.
+    done(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) })?;
+    let start = u64::try_from(lock.l_start).unwrap_or_default();
+    let length = u64::try_from(lock.l_len).unwrap_or_default();
+    Ok((lock.l_type != UNLOCK).then(|| RangeLock {
+        start,
+        end: match length {
+            0 => i64::MAX.unsigned_abs(),
+            length => start + length - 1,
+        },
+        exclusive: Some(lock.l_type == WRITE_LOCK),
+    }))
+}
 
 /// Takes the exclusive lock of an open file description. False when another description has it.
 ///

@@ -23,6 +23,16 @@ pub(super) const NO_SUCH_SEEK: Errno = Errno::EINVAL;
 pub(super) const NO_SUCH_IOCTL: Errno = Errno::ENOTTY;
 /// Tells the kernel not to ask again.
 pub(super) const NEVER_ASK: Errno = Errno::ENOSYS;
+/// Somebody else's lock is in the way.
+pub(super) const LOCKED: Errno = Errno::EAGAIN;
+/// A signal came while a lock was waited for.
+pub(super) const INTERRUPTED: Errno = Errno::EINTR;
+/// Those who wait for locks would wait for each other.
+pub(super) const DEADLOCK: Errno = Errno::EDEADLK;
+/// Too many locks, or nobody can decide about them.
+pub(super) const NO_LOCKS: Errno = Errno::ENOLCK;
+/// There is no such lock.
+pub(super) const NO_SUCH_LOCK: Errno = Errno::EINVAL;
 /// An answer that does not fit its question; does not happen.
 pub(super) const MISFIT: Errno = Errno::EIO;
 

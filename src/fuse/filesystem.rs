@@ -1,5 +1,6 @@
 //! Translates the kernel's requests for the core. A volume's inode is its number plus 2; 1 is the directory.
 
+use super::locking::{self, Wanted};
 use super::reply::{ToCut, ToDo, ToEmpty, ToRead, ToSeek, ToWrite};
 use super::turns::{Seat, Turns};
 use super::{Options, errno};
@@ -9,8 +10,8 @@ use crate::units::{VolumeId, VolumeOffset};
 use fuser::{
     BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
 };
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -30,9 +31,11 @@ const NAME_TTL: Duration = Duration::ZERO;
 /// What programs are told to read and write at once (`st_blksize`); docs/PERFORMANCE.md has the measurement.
 const BLOCK_SIZE: u32 = 256 << 10;
 /// What the kernel can do for us, each if it can.
-const WISHES: [InitFlags; 6] = [
+const WISHES: [InitFlags; 8] = [
     // File handles (NFS) find their files again after those have been evicted, and after a restart: `lookup` of "." in them.
     InitFlags::FUSE_EXPORT_SUPPORT,
+    InitFlags::FUSE_POSIX_LOCKS,
+    InitFlags::FUSE_FLOCK_LOCKS,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
     InitFlags::FUSE_PARALLEL_DIROPS,
@@ -349,6 +352,7 @@ impl Filesystem for Volumes {
         _: bool,
         reply: ReplyEmpty,
     ) {
+        self.options.locks.released(handle.0);
         self.apparatus.closed(handle.0);
         reply.ok();
     }
@@ -393,6 +397,74 @@ impl Filesystem for Volumes {
 
     fn flush(&self, _: &fuser::Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         reply.error(errno::NEVER_ASK);
+    }
+
+    fn setlk(
+        &self,
+        request: &fuser::Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
+        wait: bool,
+        reply: ReplyEmpty,
+    ) {
+        let Some(volume) = volume_id(inode) else {
+            return reply.error(errno::NO_SUCH_LOCK);
+        };
+        let process = (pid, request.pid());
+        let wanted = Wanted {
+            volume,
+            handle,
+            owner,
+            start,
+            end,
+            kind,
+            process,
+            wait,
+        };
+        match wanted.request() {
+            Some(request) => self.options.locks.set(request, locking::to_set(reply)),
+            None => reply.error(errno::NO_SUCH_LOCK),
+        }
+    }
+
+    fn getlk(
+        &self,
+        request: &fuser::Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let Some(volume) = volume_id(inode) else {
+            return reply.error(errno::NO_SUCH_LOCK);
+        };
+        let process = (pid, request.pid());
+        let wanted = Wanted {
+            volume,
+            handle,
+            owner,
+            start,
+            end,
+            kind,
+            process,
+            wait: false,
+        };
+        match wanted
+            .request()
+            .and_then(|request| Some((request.kind?, request)))
+        {
+            Some((kind, request)) => self.options.locks.test(request, kind, locking::to_test(reply)),
+            None => reply.error(errno::NO_SUCH_LOCK),
+        }
     }
 
     fn fsync(&self, _: &fuser::Request, inode: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {

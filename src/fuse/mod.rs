@@ -3,6 +3,7 @@
 mod errno;
 mod filesystem;
 mod governor;
+mod locking;
 mod mount;
 mod notices;
 mod place;
@@ -15,6 +16,7 @@ pub use witness::set_logger;
 
 use crate::data::Apparatus;
 use crate::error::{Error, Result};
+use crate::locks::Locks;
 use crate::pool::names::Name;
 use crate::units::VolumeId;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -51,6 +53,8 @@ pub struct Options {
     pub generation: u32,
     /// How long the kernel believes attributes unasked. It is told when they change.
     pub attributes_ttl: Duration,
+    /// The file locks of hosts.
+    pub locks: Locks,
 }
 
 /// What the mount of an apparatus is known as.

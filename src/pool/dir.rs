@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 ///     arbitration    the arbitration lock; its text names the holder
 ///     attach         held while a volume is attached to a loop device
 ///     log-failed     there if the database could not be made durable: boot and reason
+///     locks/ID       hosts' file locks on volume ID, for all apparatuses
 ///     NAME.sock      an apparatus's control socket, mode 0600
 ///     NAME.life      an apparatus's life lock
 ///     NAME.log       what a detached apparatus has to say

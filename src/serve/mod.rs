@@ -20,6 +20,7 @@ use crate::data::{Apparatus, Parts};
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, Result};
 use crate::fuse::{self, Mount};
+use crate::locks::{Locks, RunFiles};
 use crate::member::{LifeLock, MemberTable, MyLine};
 use crate::ops::place;
 use crate::pool::dir::PoolDir;
@@ -65,6 +66,9 @@ pub struct Settings {
 pub fn run(settings: &Settings) -> Result<()> {
     for missing in sys::become_storage_daemon() {
         log::debug!("not as well prepared as could be: {missing}");
+    }
+    if let Err(why) = sys::allow_many_files() {
+        log::debug!("open files: {why}");
     }
     let (ask, asked) = bounded(1);
     process::forward_signals(ask.clone())?;
@@ -296,7 +300,8 @@ impl Core<'_> {
             }
             let times = TimeKeeper::start(&apparatus, &self.pool, who.uuid)
                 .map_err(|error| Error::because("times of modification", error))?;
-            let mount = fuse::mount(&apparatus, &settings.mount, &mount_options(settings, joined))?;
+            let options = mount_options(settings, &self.pool, joined)?;
+            let mount = fuse::mount(&apparatus, &settings.mount, &options)?;
             let serves = format!("{} serves at {}", settings.name, mount.point().display());
             log::info!("{serves}");
             process::tell(&[NotifyState::Ready, NotifyState::Status(&serves)]);
@@ -355,9 +360,11 @@ fn unmount(settings: &Settings, mount: &Mount, asked: &Receiver<i32>) {
     }
 }
 
-fn mount_options(settings: &Settings, joined: &Joined) -> fuse::Options {
+fn mount_options(settings: &Settings, pool: &PoolDir, joined: &Joined) -> Result<fuse::Options> {
     let config = &settings.config;
-    fuse::Options {
+    let locks = Locks::start(Box::new(RunFiles::new(&pool.run())));
+    let locks = locks.map_err(|error| Error::because("file locks", error))?;
+    Ok(fuse::Options {
         source: fuse::source(&settings.name, joined.snapshot.header.uuid),
         generation: joined.snapshot.header.uuid.as_fields().0,
         threads: config.threads,
@@ -365,5 +372,6 @@ fn mount_options(settings: &Settings, joined: &Joined) -> fuse::Options {
         read_only: config.read_only,
         max_background: config.max_background,
         attributes_ttl: Duration::from_secs(config.attributes_ttl_s),
-    }
+        locks,
+    })
 }
