@@ -113,6 +113,9 @@ impl Table {
         let key = (request.volume, request.owner);
         let set = self.arbiter.set(key.0, key.1, request.range, kind);
         if !set.map_err(|why| no_locks(&why))? {
+            if !self.held.contains_key(&key) {
+                self.arbiter.forget(key.0, key.1);
+            }
             return Ok(false);
         }
         let mut held = self.held.remove(&key).unwrap_or_default();
@@ -252,7 +255,7 @@ mod tests {
             process: (std::process::id(), std::process::id()),
             wait,
         };
-        table.set(request, Box::new(move |answer| drop(tell.send(answer))));
+        table.set(request, Box::new(move |answer| tell.send(answer).unwrap()));
         told
     }
 
@@ -335,7 +338,7 @@ mod tests {
             process: (1, 1),
             wait: false,
         };
-        a.set(request, Box::new(move |answer| drop(tell.send(answer))));
+        a.set(request, Box::new(move |answer| tell.send(answer).unwrap()));
         told.recv().unwrap().unwrap();
         a.released(1);
         assert_eq!(a.owners(), 1);
@@ -359,7 +362,7 @@ mod tests {
                 process: (1, 1),
                 wait: false,
             };
-            table.test(&request, kind, Box::new(move |answer| drop(tell.send(answer))));
+            table.test(&request, kind, Box::new(move |answer| tell.send(answer).unwrap()));
             told.recv().unwrap().unwrap()
         };
         assert_eq!(test(&mut a, Kind::Shared), None);
