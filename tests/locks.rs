@@ -221,7 +221,7 @@ fn who_waits_for_a_lock_can_be_killed() {
         assert!(!child.wait().unwrap().success());
     }
     assert!(refused(flock(
-        &a.open("v"),
+        a.open("v"),
         FlockOperation::NonBlockingLockExclusive
     )));
 }
