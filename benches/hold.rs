@@ -108,6 +108,7 @@ fn frames() {
         tags: Default::default(),
         allocate: true,
         reserve: 0,
+        label: 0,
     };
     let hold = Request::Hold {
         change: ChangeId(42),
@@ -187,15 +188,15 @@ impl Bench {
         })
         .unwrap();
         let pool = PoolDir::new(files.path().join("pool"));
-        let uuid = SqliteStore::create(&pool, EXTENT).unwrap().header().unwrap().uuid;
+        let header = SqliteStore::create(&pool, EXTENT).unwrap().header().unwrap();
         let mut controller = Controller::acquire(&pool, "bench", Wait::No).unwrap();
         let disks = ["d1", "d2"].map(|text| {
             let path = files.path().join(text);
             create_image(&path, ByteCount((changes + 1) * EXTENT.bytes()), EXTENT).unwrap();
             let disk = uuid::Uuid::new_v4();
-            let candidate = Candidate::inspect(&path, uuid, EXTENT, &[]).unwrap();
+            let candidate = Candidate::inspect(&path, &header, &[]).unwrap();
             let extents = candidate.extents();
-            candidate.write_label(uuid, disk, 0).unwrap();
+            candidate.write_label(&header, disk).unwrap();
             let id = controller.store().next_disk_id().unwrap();
             let tags = Default::default();
             let record = DiskRecord {
@@ -207,6 +208,7 @@ impl Bench {
                 tags,
                 allocate: true,
                 reserve: 0,
+                label: 0,
             };
             run(&mut controller, vec![Edit::AddDisk(record)]);
             id

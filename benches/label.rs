@@ -6,7 +6,7 @@
 use apparatus::disk::label::Label;
 use apparatus::disk::{Candidate, Disk, create_image};
 use apparatus::member::MemberTable;
-use apparatus::pool::model::DiskRecord;
+use apparatus::pool::model::{DiskRecord, PoolHeader};
 use apparatus::pool::names::Name;
 use apparatus::sys::boot_id;
 use apparatus::units::{ByteCount, DiskId, ExtentSize};
@@ -25,6 +25,7 @@ fn bytes(c: &mut Criterion) {
         extent_size: UNIT,
         layout: 3,
         sequence: 4,
+        instance: Uuid::new_v4(),
     };
     let encoded = label.encode();
     c.bench_function("label/encode", |b| b.iter(|| black_box(&label).encode()));
@@ -37,10 +38,14 @@ fn rewrite(c: &mut Criterion) {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("disk.img");
     create_image(&path, ByteCount(8 * UNIT.bytes()), UNIT).unwrap();
-    let (pool, uuid) = (Uuid::new_v4(), Uuid::new_v4());
-    let candidate = Candidate::inspect(&path, pool, UNIT, &[]).unwrap();
+    let uuid = Uuid::new_v4();
+    let pool = PoolHeader {
+        uuid: Uuid::new_v4(),
+        ..PoolHeader::before(UNIT)
+    };
+    let candidate = Candidate::inspect(&path, &pool, &[]).unwrap();
     let extents = candidate.extents();
-    candidate.write_label(pool, uuid, 0).unwrap();
+    candidate.write_label(&pool, uuid).unwrap();
     let record = DiskRecord {
         id: DiskId(1),
         name: Name::new("disk", "d").unwrap(),
@@ -50,18 +55,19 @@ fn rewrite(c: &mut Criterion) {
         tags: BTreeSet::new(),
         allocate: true,
         reserve: 0,
+        label: 0,
     };
     c.bench_function("label/open a disk", |b| {
-        b.iter(|| Disk::open(&record, pool, UNIT).unwrap())
+        b.iter(|| Disk::open(&record, &pool).unwrap())
     });
     let members = MemberTable::open(
         &apparatus::pool::dir::PoolDir::new(scratch.path()),
-        pool,
+        pool.uuid,
         boot_id().unwrap(),
     )
     .unwrap();
     let ledger = members.marks(record.id);
-    let (disk, mut layout) = (Disk::open(&record, pool, UNIT).unwrap(), 0);
+    let (disk, mut layout) = (Disk::open(&record, &pool).unwrap(), 0);
     c.bench_function("label/rewrite, durably", |b| {
         b.iter(|| {
             layout += 1;

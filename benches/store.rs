@@ -39,6 +39,7 @@ fn disk(id: u32, extents: u64) -> Edit {
         tags: BTreeSet::new(),
         allocate: true,
         reserve: 0,
+        label: 0,
     })
 }
 

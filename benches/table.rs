@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on should say so")]
 
 use apparatus::pool::model::{
-    Area, Difference, DiskRecord, Edit, PoolHeader, Segment, Snapshot, VolumeRecord,
+    Area, Difference, DiskRecord, Edit, Instance, PoolHeader, Segment, Snapshot, VolumeRecord,
 };
 use apparatus::pool::names::Name;
 use apparatus::table::Table;
@@ -43,6 +43,7 @@ fn scattered(n: u64) -> Snapshot {
         tags: BTreeSet::new(),
         allocate: true,
         reserve: 0,
+        label: 0,
     };
     let volume = VolumeRecord {
         id: VolumeId(1),
@@ -60,6 +61,7 @@ fn scattered(n: u64) -> Snapshot {
         layout: 0,
         membership: MembershipVersion(0),
         term: Term(0),
+        instance: Instance::default(),
     };
     let segments = (0..n)
         .map(|extent| (VolumeId(1), segment(extent, 1, 2 * (n - extent))))

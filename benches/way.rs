@@ -16,8 +16,8 @@ use apparatus::pool::names::Name;
 use apparatus::sys::boot_id;
 use apparatus::table::Table;
 use apparatus::units::{
-    ByteCount, DiskExtent, DiskId, ExtentSize, Generation, Incarnation, MembershipVersion, Slot, Term,
-    VolumeExtent, VolumeId, VolumeOffset,
+    ByteCount, DiskExtent, DiskId, ExtentSize, Generation, Incarnation, Slot, VolumeExtent, VolumeId,
+    VolumeOffset,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::borrow::Cow;
@@ -60,11 +60,18 @@ fn name(kind: &'static str, text: &str) -> Name {
     Name::new(kind, text).unwrap()
 }
 
+fn header(uuid: Uuid) -> PoolHeader {
+    PoolHeader {
+        uuid,
+        ..PoolHeader::before(UNIT)
+    }
+}
+
 fn image(path: &Path, pool: Uuid) -> DiskRecord {
     create_image(path, ByteCount((EXTENTS + 1) * UNIT.bytes()), UNIT).unwrap();
-    let candidate = Candidate::inspect(path, pool, UNIT, &[]).unwrap();
+    let candidate = Candidate::inspect(path, &header(pool), &[]).unwrap();
     let (uuid, extents) = (Uuid::new_v4(), candidate.extents());
-    candidate.write_label(pool, uuid, 0).unwrap();
+    candidate.write_label(&header(pool), uuid).unwrap();
     DiskRecord {
         id: DiskId(1),
         name: name("disk", "d"),
@@ -74,19 +81,13 @@ fn image(path: &Path, pool: Uuid) -> DiskRecord {
         tags: BTreeSet::new(),
         allocate: true,
         reserve: 0,
+        label: 0,
     }
 }
 
 /// One volume on one disk.
 fn snapshot(disk: DiskRecord, pool: Uuid) -> Snapshot {
-    let header = PoolHeader {
-        uuid: pool,
-        extent_size: UNIT,
-        generation: Generation(0),
-        layout: 0,
-        membership: MembershipVersion(0),
-        term: Term(0),
-    };
+    let header = header(pool);
     let volume = VolumeRecord {
         id: VOLUME,
         name: name("volume", "v"),
@@ -117,7 +118,9 @@ fn apparatus(dir: &Path) -> Arc<Apparatus> {
     let pool = Uuid::new_v4();
     let snapshot = snapshot(image(&dir.join("d.img"), pool), pool);
     let disks = Disks::new();
-    disks.insert(Arc::new(Disk::open(&snapshot.disks[0], pool, UNIT).unwrap()));
+    disks.insert(Arc::new(
+        Disk::open(&snapshot.disks[0], &snapshot.header).unwrap(),
+    ));
     let members =
         MemberTable::open(&apparatus::pool::dir::PoolDir::new(dir), pool, boot_id().unwrap()).unwrap();
     let line = Arc::new(members.mine(Slot(0)));

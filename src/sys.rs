@@ -205,6 +205,28 @@ pub fn clone_range(from: &File, from_at: u64, to: &File, to_at: u64, len: u64) -
     done(unsafe { libc::ioctl(to.as_raw_fd(), FICLONERANGE, &raw const range) })
 }
 
+/// Takes the exclusive lock of the byte at `at`.
+///
+/// # Errors
+/// Where the file system has no locks, or the descriptor is not writable.
+pub fn try_lock_at(file: BorrowedFd<'_>, at: u64) -> io::Result<bool> {
+    let mut lock = whole_file_lock();
+    (lock.l_start, lock.l_len) = (signed(at)?, 1);
+    set_lock(file, &lock)
+}
+
+/// Where in a range another open file description has a lock, of either kind. Takes nothing.
+///
+/// # Errors
+/// The kernel's.
+pub fn locked_within(file: BorrowedFd<'_>, start: u64, len: u64) -> io::Result<Option<u64>> {
+    let mut lock = whole_file_lock();
+    (lock.l_start, lock.l_len) = (signed(start)?, signed(len)?);
+    // SAFETY: the command reads and writes one `struct flock`.
+    done(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) })?;
+    Ok((lock.l_type != UNLOCK).then(|| u64::try_from(lock.l_start).unwrap_or_default()))
+}
+
 /// Takes the exclusive lock of one byte, which need not exist, as [`try_lock`] takes that of a file.
 ///
 /// # Errors

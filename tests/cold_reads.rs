@@ -46,7 +46,7 @@ fn cold_reads_one_after_the_other_are_fetched_ahead_and_others_are_not() {
     let image = File::open(pool.image("a")).unwrap();
     fadvise(&image, 0, None, Advice::DontNeed).unwrap();
 
-    let disk = Disk::open(&record, pool.store().header().unwrap().uuid, pool.extent_size).unwrap();
+    let disk = Disk::open(&record, &pool.store().header().unwrap()).unwrap();
     let is_there = |at: u64| disk.resident(DiskOffset(MIB + at), PART as usize);
     let read = |at: u64| {
         let wanted = &bytes[at as usize..(at + PART) as usize];

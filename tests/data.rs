@@ -137,7 +137,7 @@ impl Rig {
         let snapshot = pool.store().snapshot().unwrap();
         let open = Disks::new();
         for record in &snapshot.disks {
-            let disk = Disk::open(record, snapshot.header.uuid, snapshot.header.extent_size);
+            let disk = Disk::open(record, &snapshot.header);
             open.insert(Arc::new(disk.unwrap()));
         }
         let members = MemberTable::open(&pool.dir, snapshot.header.uuid, boot_id().unwrap()).unwrap();

@@ -8,6 +8,7 @@
 //! A [`Candidate`](super::Candidate) has no ledger: it is not a disk of the pool yet, so that nothing that could be lost is on it.
 
 use super::Disk;
+use super::claim::alone_at_label;
 use super::faults::Operation;
 use super::label::Label;
 use super::labelled;
@@ -136,15 +137,34 @@ impl Disk {
         })
     }
 
+    /// Writes the label anew, as that of this database's disk, with a sequence number above `sequence`, durably.
+    ///
+    /// # Errors
+    /// Names the disk. The ledger remembers a failure.
+    pub fn take_over(&self, sequence: u64, ledger: &DiskMarks) -> Result<Label> {
+        self.relabel(ledger, |label| label.sequence = label.sequence.max(sequence))
+    }
+
     fn relabel(&self, ledger: &DiskMarks, change: impl FnOnce(&mut Label)) -> Result<Label> {
         may_wait("a label");
+        if self.read_only {
+            return Err(Error::failed(
+                self.what(),
+                "is read-only, so its label cannot be written",
+            ));
+        }
         let failed = |why: io::Error| Error::because(format!("{}: its label", self.what()), why);
         let mut known = self.label.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = labelled::next(&self.file, change)
-            .map_err(failed)?
-            .map_err(|fault| Error::failed(self.what(), fault.to_string()))?;
-        let written = self.watched(ledger, || next.write(&self.file));
-        *known = written.map_err(failed)?;
+        let change = |label: &mut Label| {
+            change(label);
+            label.instance = self.instance;
+        };
+        let written = alone_at_label(&self.file, || match labelled::next(&self.file, change)? {
+            Ok(next) => self.watched(ledger, || next.write(&self.file)).map(Ok),
+            Err(fault) => Ok(Err(fault)),
+        });
+        let written = written.map_err(failed)?;
+        *known = written.map_err(|fault| Error::failed(self.what(), fault.to_string()))?;
         Ok(*known)
     }
 }

@@ -1,5 +1,6 @@
 //! What a path is made of, down to the bottom: so that one disk is not taken for two.
 
+use super::stack;
 use crate::sys;
 use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
@@ -69,23 +70,31 @@ pub(super) fn sys_dir(device: u64) -> PathBuf {
 }
 
 fn directly_below(device: u64) -> Vec<Store> {
+    let devices = devices_below(device).into_iter().map(Store::Device);
+    devices.chain(below_loop(&sys_dir(device))).collect()
+}
+
+/// The devices that a device lies on: the members of a stacked one, the disk of a partition.
+pub(super) fn devices_below(device: u64) -> Vec<u64> {
     let dir = sys_dir(device);
     let slaves = fs::read_dir(dir.join("slaves")).into_iter().flatten();
     let mut below: Vec<_> = slaves
         .filter_map(|slave| number_in(&slave.ok()?.path().join("dev")))
-        .map(Store::Device)
         .collect();
     if dir.join("partition").exists() {
         // The link leads to the partition's directory, inside that of its disk.
         let disk = fs::canonicalize(&dir).ok();
         let disk = disk.as_deref().and_then(Path::parent);
-        below.extend(
-            disk.and_then(|disk| number_in(&disk.join("dev")))
-                .map(Store::Device),
-        );
+        below.extend(disk.and_then(|disk| number_in(&disk.join("dev"))));
     }
-    below.extend(below_loop(&dir));
     below
+}
+
+/// The path of the file below a loop device, as the kernel shows it: the file itself is not looked at. `dir` is the device's in `/sys`.
+pub(super) fn loop_file(dir: &Path) -> Option<PathBuf> {
+    let shown = fs::read_to_string(dir.join("loop/backing_file")).ok()?;
+    let shown = shown.trim_end_matches('\n');
+    Some(shown.strip_suffix(" (deleted)").unwrap_or(shown).into())
 }
 
 /// Reads `MAJOR:MINOR`.
@@ -95,16 +104,20 @@ fn number_in(path: &Path) -> Option<u64> {
     Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// What a loop device lies on: asked of the device where it may be opened, else looked up by the path that the kernel shows.
+/// What a loop device lies on: asked of the device where it may be opened, else looked up by the path that the kernel shows. To ask is
+/// to have the file looked at, which a mount of an apparatus may not answer: what lies on a volume is not asked about.
 fn below_loop(dir: &Path) -> Option<Store> {
-    let shown = fs::read_to_string(dir.join("loop/backing_file")).ok()?;
+    let shown = loop_file(dir)?;
+    if stack::is_volume(&shown) {
+        return None;
+    }
     let name = fs::canonicalize(dir).ok()?;
     let device = Path::new("/dev").join(name.file_name()?);
     let asked = File::open(device).and_then(|device| sys::loop_backing(&device));
     match asked {
         Ok(backing) if backing.raw_device != 0 => Some(Store::Device(backing.raw_device)),
         Ok(backing) => Some(Store::File(backing.device, backing.inode)),
-        Err(_) => store(&fs::metadata(shown.trim_end()).ok()?),
+        Err(_) => store(&fs::metadata(shown).ok()?),
     }
 }
 
@@ -128,6 +141,10 @@ pub(super) struct Mounted {
     pub(super) at: String,
     /// Its type: `ext4`, `fuse.apparatus`.
     pub(super) kind: String,
+    /// What it is mounted from: `/dev/sda1`, or whatever its server says.
+    pub(super) source: String,
+    /// Options of the file system.
+    pub(super) options: String,
 }
 
 /// All mounted file systems that this process sees.
@@ -141,11 +158,24 @@ fn mounted(line: &str) -> Option<Mounted> {
     let (place, kind) = line.split_once(" - ")?;
     let mut fields = place.split(' ');
     let (major, minor) = fields.nth(2)?.split_once(':')?;
+    let mut system = kind.split(' ');
     Some(Mounted {
         device: rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?),
-        at: fields.nth(1)?.to_owned(),
-        kind: kind.split(' ').next()?.to_owned(),
+        at: plain(fields.nth(1)?),
+        kind: system.next()?.to_owned(),
+        source: plain(system.next()?),
+        options: plain(system.next().unwrap_or_default()),
     })
+}
+
+/// The kernel writes blanks and the like as `\040`.
+fn plain(text: &str) -> String {
+    ["\\040 ", "\\011\t", "\\012\n", "\\134\\"]
+        .iter()
+        .fold(text.to_owned(), |text, escape| {
+            let (written, meant) = escape.split_at(4);
+            text.replace(written, meant)
+        })
 }
 
 #[cfg(test)]
@@ -171,7 +201,11 @@ mod tests {
         let line =
             "36 35 98:1 /sub /mnt/a\\040b rw,noatime shared:1 master:2 - ext3 /dev/root rw,errors=continue";
         let found = mounted(line).unwrap();
-        assert_eq!((found.at.as_str(), found.kind.as_str()), ("/mnt/a\\040b", "ext3"));
+        assert_eq!((found.at.as_str(), found.kind.as_str()), ("/mnt/a b", "ext3"));
+        assert_eq!(
+            (found.source.as_str(), found.options.as_str()),
+            ("/dev/root", "rw,errors=continue")
+        );
         assert_eq!(found.device, rustix::fs::makedev(98, 1));
         assert!(mounts().iter().any(|mount| mount.at == "/"));
     }

@@ -316,6 +316,9 @@ impl Disk {
 
     /// As [`Disk::inside`], after a look at the length of an image if the last is a clock tick ago.
     pub(super) fn writable(&self, at: DiskOffset, len: u64) -> io::Result<()> {
+        if self.read_only {
+            return Err(Errno::ROFS.into());
+        }
         if matches!(self.kind, Kind::Image { .. }) {
             let now = sys::coarse_us();
             if self.looked_us.load(Relaxed) != now {

@@ -8,17 +8,19 @@
 //! ```text
 //! offset  size
 //!      0     8  magic, "APPARLBL"
-//!      8     4  format version, 1
+//!      8     4  format version, 2
 //!     12     4  extent size in bytes, a power of two from 64 KiB to 64 MiB
 //!     16    16  pool UUID, not nil
 //!     32    16  disk UUID, not nil
 //!     48     8  usable size in bytes, label included: at least two whole extents
 //!     56     8  layout sequence number: the pool's hardened layout when the label was written
 //!     64     8  label sequence number, from 1: of two copies the higher one counts
-//!     72  4020  zero
+//!     72    16  instance: UUID of the database that owns the disk, nil for none
+//!     88  4004  zero
 //!   4092     4  crc32c of bytes 0 to 4091
 //! ```
 //!
+//! Version 1 ends with the label sequence number: a label of it is read as one of no instance, and rewritten as version 2.
 //! Every version keeps magic, version and checksum where they are, so that an older program can name a newer label.
 
 use crate::units::{ByteCount, ExtentSize};
@@ -29,12 +31,15 @@ use uuid::Uuid;
 pub const COPY: usize = 4096;
 /// Where the two copies are.
 pub const COPIES: [u64; 2] = [0, COPY as u64];
-/// The format written, and the only one read.
-pub const VERSION: u32 = 1;
+/// The format that is written. Version 1, which has no instance, is read too.
+pub const VERSION: u32 = 2;
+/// The format without an instance.
+const FIRST_VERSION: u32 = 1;
 
 const MAGIC: [u8; 8] = *b"APPARLBL";
 const CHECKSUM: usize = COPY - 4;
-const USED: usize = 72;
+const USED: usize = 88;
+const USED_FIRST: usize = 72;
 
 /// What a disk says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +56,8 @@ pub struct Label {
     pub layout: u64,
     /// Grows by one with each writing.
     pub sequence: u64,
+    /// The database that owns the disk: copies of a database differ in it. Nil where none has said so yet.
+    pub instance: Uuid,
 }
 
 /// Why bytes are not a label that can be used.
@@ -90,7 +97,7 @@ impl Label {
     #[must_use]
     pub fn encode(&self) -> [u8; COPY] {
         let mut bytes = [0; COPY];
-        let fields: [&[u8]; 8] = [
+        let fields: [&[u8]; 9] = [
             &MAGIC,
             &VERSION.to_le_bytes(),
             &(1_u32 << self.extent_size.shift()).to_le_bytes(),
@@ -99,6 +106,7 @@ impl Label {
             &self.size.0.to_le_bytes(),
             &self.layout.to_le_bytes(),
             &self.sequence.to_le_bytes(),
+            self.instance.as_bytes(),
         ];
         bytes[..USED].copy_from_slice(&fields.concat());
         let checksum = crc32c::crc32c(&bytes[..CHECKSUM]);
@@ -119,11 +127,12 @@ impl Label {
         if crc32c::crc32c(head).to_le_bytes() != checksum {
             return Err(Fault::Checksum);
         }
-        match u32::from_le_bytes(fields.take()) {
-            VERSION => {}
+        let used = match u32::from_le_bytes(fields.take()) {
+            VERSION => USED,
+            FIRST_VERSION => USED_FIRST,
             other => return Err(Fault::Version(other)),
-        }
-        if head[USED..].iter().any(|&byte| byte != 0) {
+        };
+        if head[used..].iter().any(|&byte| byte != 0) {
             return Err(Fault::Field("unused bytes are not zero"));
         }
         fields.label()
@@ -161,6 +170,8 @@ impl Fields<'_> {
             size: ByteCount(u64::from_le_bytes(self.take())),
             layout: u64::from_le_bytes(self.take()),
             sequence: u64::from_le_bytes(self.take()),
+            // Zero in version 1.
+            instance: Uuid::from_bytes(self.take()),
         };
         if label.pool.is_nil() {
             Err(Fault::Field("pool UUID"))
@@ -206,6 +217,7 @@ mod tests {
             extent_size: ExtentSize::DEFAULT,
             layout: 7,
             sequence,
+            instance: Uuid::from_u128(3),
         }
     }
 
@@ -219,18 +231,33 @@ mod tests {
     fn lies_where_the_table_says() {
         let mut bytes = label(0x0102_0304_0506_0708).encode();
         assert_eq!(&bytes[..8], b"APPARLBL");
-        assert_eq!(bytes[8..12], 1_u32.to_le_bytes());
+        assert_eq!(bytes[8..12], 2_u32.to_le_bytes());
         assert_eq!(bytes[12..16], (1_u32 << 20).to_le_bytes());
         assert_eq!(bytes[16..32], *Uuid::from_u128(1).as_bytes());
         assert_eq!(bytes[32..48], *Uuid::from_u128(2).as_bytes());
         assert_eq!(bytes[48..56], (8_u64 << 20).to_le_bytes());
         assert_eq!(bytes[56..64], 7_u64.to_le_bytes());
         assert_eq!(bytes[64..72], [8, 7, 6, 5, 4, 3, 2, 1]);
-        bytes[72] = 1;
+        assert_eq!(bytes[72..88], *Uuid::from_u128(3).as_bytes());
+        bytes[88] = 1;
         assert_eq!(
             Label::decode(&resealed(bytes)),
             Err(Fault::Field("unused bytes are not zero"))
         );
+    }
+
+    #[test]
+    fn a_label_of_the_first_version_is_read_as_one_of_no_instance() {
+        let none = Label {
+            instance: Uuid::nil(),
+            ..label(4)
+        };
+        let mut bytes = none.encode();
+        bytes[8] = 1;
+        let bytes = resealed(bytes);
+        assert_eq!(Label::decode(&bytes), Ok(none));
+        let copies = [bytes, label(5).encode()];
+        assert_eq!(choose(&copies), Ok((label(5), 1)));
     }
 
     #[test]
@@ -241,7 +268,11 @@ mod tests {
             Label::decode(&resealed(bytes)).unwrap_err()
         };
         assert_eq!(with(0, b"x"), Fault::Absent);
-        assert_eq!(with(8, &2_u32.to_le_bytes()), Fault::Version(2));
+        assert_eq!(with(8, &3_u32.to_le_bytes()), Fault::Version(3));
+        assert_eq!(
+            with(8, &1_u32.to_le_bytes()),
+            Fault::Field("unused bytes are not zero")
+        );
         assert_eq!(
             with(12, &(3_u32 << 20).to_le_bytes()),
             Fault::Field("extent size")
@@ -265,7 +296,7 @@ mod tests {
         }
         .encode();
         let mut later = label(9).encode();
-        later[8] = 2;
+        later[8] = 3;
         let later = resealed(later);
         assert_eq!(choose(&[old, new]), Ok((label(5), 1)));
         assert_eq!(choose(&[new, old]), Ok((label(5), 0)));
@@ -277,20 +308,21 @@ mod tests {
         assert_eq!(choose(&[[0; COPY], torn]), Err(Fault::Checksum));
         assert_eq!(choose(&[[0; COPY], [0; COPY]]), Err(Fault::Absent));
         assert_eq!(choose(&[old, foreign]), Err(Fault::Disagree));
-        assert_eq!(choose(&[old, later]), Err(Fault::Version(2)));
-        assert_eq!(choose(&[later, [0; COPY]]), Err(Fault::Version(2)));
+        assert_eq!(choose(&[old, later]), Err(Fault::Version(3)));
+        assert_eq!(choose(&[later, [0; COPY]]), Err(Fault::Version(3)));
     }
 
     fn labels() -> impl Strategy<Value = Label> {
         let ids = (1..u128::MAX, 1..u128::MAX);
         (ids, 16_u32..=26, 2_u64..1 << 36, any::<u64>(), 1..u64::MAX).prop_map(
-            |((pool, disk), shift, extents, layout, sequence)| Label {
-                pool: Uuid::from_u128(pool),
-                disk: Uuid::from_u128(disk),
+            |(ids, shift, extents, layout, sequence)| Label {
+                pool: Uuid::from_u128(ids.0),
+                disk: Uuid::from_u128(ids.1),
                 size: ByteCount(extents << shift),
                 extent_size: ExtentSize::new(1 << shift).unwrap(),
                 layout,
                 sequence,
+                instance: Uuid::from_u128(ids.0 ^ ids.1),
             },
         )
     }

@@ -31,6 +31,11 @@ pub(super) fn read(file: &File) -> io::Result<Result<Label, Fault>> {
 /// so, lest a crash leaves one old and one new copy.
 pub(super) fn write_first(file: &File, label: &Label) -> io::Result<()> {
     erase(file, label.extent_size.bytes())?;
+    write_both(file, label)
+}
+
+/// Writes both copies, durably, where there is no label that counts.
+pub(super) fn write_both(file: &File, label: &Label) -> io::Result<()> {
     for at in COPIES {
         file.write_all_at(&label.encode(), at)?;
     }

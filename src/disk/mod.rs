@@ -6,6 +6,8 @@
 //! beyond; that stays lost for this opening, even if the file grows again, so that nobody takes the new zeroes for data.
 
 pub(crate) mod aside;
+mod claim;
+mod content;
 mod copy;
 mod durable;
 mod faults;
@@ -19,11 +21,14 @@ mod probe;
 mod room;
 mod set;
 mod signature;
+mod stack;
+mod unlabelled;
 
 pub use copy::{CopyError, is_zero};
 pub use durable::grow_image;
 pub use faults::{FaultCounts, Operation};
-pub use open::Disk;
+pub use open::{Disk, Waived};
 pub use probe::{Candidate, create_image, wipe_label};
 pub use room::{Room, preallocate};
 pub use set::{Disks, View};
+pub use unlabelled::Unlabelled;

@@ -1,14 +1,17 @@
 //! Opening a disk: what its record says is held against what is there.
 
 use super::aside;
+use super::claim::{self, SameFile};
 use super::faults::{FaultCounts, Faults};
+use super::identity::sys_dir;
 use super::io::{piece, suffers_from_large_pieces};
 use super::label::{Fault, Label};
 use super::labelled;
 use super::mapping::Mapping;
 use super::room::keeps_space;
+use super::stack::refuse_cycle;
 use crate::error::{Error, Result};
-use crate::pool::model::DiskRecord;
+use crate::pool::model::{DiskRecord, PoolHeader};
 use crate::pool::names::Name;
 use crate::units::{DiskId, ExtentSize};
 use std::fs::{File, Metadata, OpenOptions};
@@ -45,6 +48,21 @@ pub struct Disk {
     pub(super) piece: usize,
     /// Whether the ledger of write errors has been told of this opening.
     pub(super) known: AtomicBool,
+    /// Which of the pool's databases it was opened for: named in its label.
+    pub(super) instance: Uuid,
+    /// It could only be opened for reading.
+    pub(super) read_only: bool,
+    /// Keeps other files from being taken for this disk.
+    _same: SameFile,
+}
+
+/// What a label need not say for the disk to be opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waived {
+    /// That the disk belongs to this database and to no copy of it.
+    pub owner: bool,
+    /// That it is the newest copy of the disk.
+    pub age: bool,
 }
 
 /// What a disk is, and with what its I/O has to be aligned.
@@ -102,6 +120,33 @@ pub(super) fn length(file: &File, kind: Kind) -> io::Result<u64> {
 
 /// Opens for reading and writing what is a regular file or block device.
 pub(super) fn open_file(path: &Path, what: &str) -> Result<(File, Kind)> {
+    let (file, kind) = recognised(path, what, |path| open_quietly(path, true))?;
+    Ok((file, kind))
+}
+
+/// The same; what has turned read-only is opened for reading, so that the data on it can be read and moved elsewhere. Answers whether it has.
+fn open_for_use(path: &Path, what: &str, pool: Uuid) -> Result<(File, Kind, bool)> {
+    refuse_cycle(what, path, pool)?;
+    let mut read_only = is_read_only_device(path);
+    let (file, kind) = recognised(path, what, |path| match open_quietly(path, !read_only) {
+        Err(why) if why.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            read_only = true;
+            open_quietly(path, false)
+        }
+        other => other,
+    })?;
+    Ok((file, kind, read_only))
+}
+
+/// A device that cannot be written may be opened for writing, and then cannot be mapped.
+fn is_read_only_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| {
+        let flag = || std::fs::read_to_string(sys_dir(meta.rdev()).join("ro"));
+        meta.file_type().is_block_device() && flag().is_ok_and(|flag| flag.trim() == "1")
+    })
+}
+
+fn recognised(path: &Path, what: &str, open: impl FnOnce(&Path) -> io::Result<File>) -> Result<(File, Kind)> {
     let failed = |why: io::Error| {
         let hint = match why.kind() {
             io::ErrorKind::NotFound => Some("attach the disk, or correct the path if it has moved"),
@@ -120,16 +165,16 @@ pub(super) fn open_file(path: &Path, what: &str) -> Result<(File, Kind)> {
             .hint("attach the disk, or correct the path if it has moved")
     };
     Kind::of(&std::fs::metadata(path).map_err(failed)?).ok_or_else(refused)?;
-    let file = open_quietly(path).map_err(failed)?;
+    let file = open(path).map_err(failed)?;
     let kind = Kind::of(&file.metadata().map_err(failed)?).ok_or_else(refused)?;
     Ok((file, kind))
 }
 
 /// Without a trace of when it was last read, where the caller may ask for that: leaving one waits for the file system's journal, for ever
 /// where its disk does not answer.
-fn open_quietly(path: &Path) -> io::Result<File> {
+fn open_quietly(path: &Path, writable: bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true);
+    options.read(true).write(writable);
     match options.clone().custom_flags(libc::O_NOATIME).open(path) {
         // Only the owner may.
         Err(why) if why.kind() == io::ErrorKind::PermissionDenied => options.open(path),
@@ -138,23 +183,39 @@ fn open_quietly(path: &Path) -> io::Result<File> {
 }
 
 impl Disk {
-    /// Opens the disk that the record names and checks its label against it.
+    /// Opens the disk that the record names, checks its label against it, and keeps other owners and other files out while it is open.
     ///
     /// # Errors
-    /// Names the disk, what is wrong with it (missing, shorter than recorded, foreign or damaged label, other disk), and the way out.
-    pub fn open(record: &DiskRecord, pool: Uuid, extent_size: ExtentSize) -> Result<Self> {
-        let what = format!("disk {} ({})", record.name, record.path.display());
-        let (file, kind) = open_file(&record.path, &what)?;
+    /// Names the disk, what is wrong with it (missing, shorter than recorded, foreign, damaged or old label, other disk), and the way out;
+    /// `Kind::Busy` when another database, or another file as this disk, is in use.
+    pub fn open(record: &DiskRecord, header: &PoolHeader) -> Result<Self> {
+        Self::open_waiving(Waived::default(), record, header)
+    }
+
+    /// The same, where the label need not say all.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn open_waiving(waived: Waived, record: &DiskRecord, header: &PoolHeader) -> Result<Self> {
+        let extent_size = header.extent_size;
+        let what = what(record);
+        let (file, kind, read_only) = open_for_use(&record.path, &what, header.uuid)?;
         let failed = |why: io::Error| Error::because(what.clone(), why);
         let size = record
             .extents
             .checked_mul(extent_size.bytes())
             .ok_or_else(|| Error::failed(&what, "its record has an impossible size"))?;
         long_enough(&what, &record.path, length(&file, kind).map_err(failed)?, size)?;
-        let label = labelled::read(&file)
-            .map_err(failed)?
-            .map_err(|fault| unreadable(&what, fault))?;
-        fits(&what, &label, record, pool, extent_size)?;
+        // Looked at before too: who must not have the disk is not to be in the owner's way, not even for a moment.
+        acceptable(&what, &file, record, header, waived)?;
+        let same = SameFile::claim(
+            &what,
+            &header.instance,
+            record.id.0,
+            &file.metadata().map_err(failed)?,
+        )?;
+        claim::own(&what, &file, &header.instance)?;
+        let label = acceptable(&what, &file, record, header, waived)?;
         let map = Mapping::new(&file, size)
             .map_err(|why| Error::because(format!("{what}: mapping it into memory"), why))?;
         let small = suffers_from_large_pieces(&file);
@@ -179,26 +240,50 @@ impl Disk {
             faults: Faults::default(),
             owed: Mutex::new(false),
             known: AtomicBool::new(false),
+            instance: header.instance.id,
+            read_only,
+            _same: same,
         })
+    }
+
+    /// Only reads the label, whichever copy of the pool's database the disk belongs to and whoever uses it.
+    ///
+    /// # Errors
+    /// As for [`Disk::open`], but never `Kind::Busy`.
+    pub fn read_label(record: &DiskRecord, header: &PoolHeader) -> Result<Label> {
+        let what = what(record);
+        let (file, _, _) = open_for_use(&record.path, &what, header.uuid)?;
+        let waived = Waived {
+            owner: true,
+            age: true,
+        };
+        acceptable(&what, &file, record, header, waived)
+    }
+
+    /// Whether this database could adopt the disk: its label fits but for the owner, the database is not older than it, and nobody uses it.
+    ///
+    /// # Errors
+    /// As for [`Disk::open`]; `Kind::Busy` when anybody has the disk open.
+    pub fn check_adoptable(record: &DiskRecord, header: &PoolHeader) -> Result<()> {
+        let what = what(record);
+        let (file, _, _) = open_for_use(&record.path, &what, header.uuid)?;
+        let waived = Waived {
+            owner: true,
+            ..Waived::default()
+        };
+        let label = acceptable(&what, &file, record, header, waived)?;
+        not_newer(&record.name, &label, header.layout)?;
+        claim::not_owned(&what, &file)
     }
 
     /// The same for somebody who can do without it, and waits no longer than `patience`.
     ///
     /// # Errors
     /// As above, and when it does not answer.
-    pub fn open_within(
-        patience: Duration,
-        record: &DiskRecord,
-        pool: Uuid,
-        extent_size: ExtentSize,
-    ) -> Result<Self> {
-        let asked = record.clone();
-        aside::ask(&record.path, patience, move || {
-            Self::open(&asked, pool, extent_size)
-        })
-        .unwrap_or_else(|why| {
-            let what = format!("disk {} ({})", record.name, record.path.display());
-            Err(Error::because(what, why)
+    pub fn open_within(patience: Duration, record: &DiskRecord, header: &PoolHeader) -> Result<Self> {
+        let (asked, of) = (record.clone(), header.clone());
+        aside::ask(&record.path, patience, move || Self::open(&asked, &of)).unwrap_or_else(|why| {
+            Err(Error::because(what(record), why)
                 .hint("see whether it is connected, and what the kernel tells: dmesg --level err,warn"))
         })
     }
@@ -233,6 +318,18 @@ impl Disk {
         self.size / self.extent_size.bytes()
     }
 
+    /// Which of the pool's databases it was opened for.
+    #[must_use]
+    pub fn instance(&self) -> Uuid {
+        self.instance
+    }
+
+    /// Whether it could only be opened for reading: writes to it fail.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     /// Whether it is a block device, not an image file.
     #[must_use]
     pub fn is_device(&self) -> bool {
@@ -250,17 +347,11 @@ impl Disk {
     /// # Errors
     /// Names the disk and the way out.
     pub fn check_layout(&self, layout: u64) -> Result<()> {
-        let found = self.label().layout;
-        if found <= layout {
-            return Ok(());
-        }
-        let why = format!("was written by a newer database: its layout is {found}, the database's {layout}");
-        Err(Error::failed(format!("disk {}", self.name), why)
-            .hint("the pool's database is an older copy: put back the newest one"))
+        not_newer(&self.name, &self.label(), layout)
     }
 }
 
-fn long_enough(what: &str, path: &Path, found: u64, recorded: u64) -> Result<()> {
+pub(super) fn long_enough(what: &str, path: &Path, found: u64, recorded: u64) -> Result<()> {
     if found >= recorded {
         return Ok(());
     }
@@ -271,12 +362,63 @@ fn long_enough(what: &str, path: &Path, found: u64, recorded: u64) -> Result<()>
     )))
 }
 
-fn unreadable(what: &str, fault: Fault) -> Error {
+fn not_newer(name: &Name, label: &Label, layout: u64) -> Result<()> {
+    let found = label.layout;
+    if found <= layout {
+        return Ok(());
+    }
+    let why = format!("was written by a newer database: its layout is {found}, the database's {layout}");
+    Err(Error::failed(format!("disk {name}"), why)
+        .hint("the pool's database is an older copy: put back the newest one"))
+}
+
+/// A disk in messages.
+pub(super) fn what(record: &DiskRecord) -> String {
+    format!("disk {} ({})", record.name, record.path.display())
+}
+
+/// The label, if the disk may be used as its record says.
+fn acceptable(
+    what: &str,
+    file: &File,
+    record: &DiskRecord,
+    header: &PoolHeader,
+    waived: Waived,
+) -> Result<Label> {
+    let label = labelled::read(file)
+        .map_err(|why| Error::because(what, why))?
+        .map_err(|fault| unreadable(what, &record.name, fault))?;
+    fits(what, &label, record, header.uuid, header.extent_size)?;
+    if !waived.owner {
+        claim::belongs(what, label.instance, &header.instance)?;
+    }
+    if !waived.age {
+        newest(what, &label, record)?;
+    }
+    Ok(label)
+}
+
+/// A label is written first and the store told second, so a label that is ahead is the last one written before a crash.
+fn newest(what: &str, label: &Label, record: &DiskRecord) -> Result<()> {
+    if label.sequence >= record.label {
+        return Ok(());
+    }
+    let why = format!(
+        "is an older copy: its label is number {}, and the last one written to this disk is number {}",
+        label.sequence, record.label
+    );
+    Err(Error::failed(what, why).hint(format!(
+        "put the newest copy in its place; to go on with this one and lose what was written since: vctl disk label {} --accept-older-data",
+        record.name
+    )))
+}
+
+pub(super) fn unreadable(what: &str, name: &Name, fault: Fault) -> Error {
     let hint = match fault {
-        Fault::Version(_) => "use the version of this program that wrote it",
-        _ => {
-            "check that the path leads to the right disk; if its head was overwritten, restore that from a backup"
-        }
+        Fault::Version(_) => "use the version of this program that wrote it".to_owned(),
+        _ => format!(
+            "check that the path leads to the right disk; if its head was overwritten, write the label again: vctl disk label {name}"
+        ),
     };
     Error::failed(what, fault.to_string()).hint(hint)
 }

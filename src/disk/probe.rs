@@ -1,19 +1,18 @@
 //! What `disk add` and `disk remove` need: is this path a disk that the pool can take, and the writing and wiping of labels.
 
+use super::claim::{alone_at_adding, not_owned_by_others};
 use super::identity::{Identity, Mounted, Store, loops_over, mounts, sys_dir};
 use super::label::{Fault, Label};
 use super::open::{Kind, length, open_file};
-use super::{labelled, signature};
+use super::stack::refuse_cycle;
+use super::{content, labelled};
 use crate::error::{Error, Kind as ErrorKind, Result};
-use crate::pool::FILE_SYSTEM;
-use crate::pool::model::DiskRecord;
-use crate::sys;
+use crate::pool::model::{DiskRecord, PoolHeader};
 use crate::units::{ByteCount, ExtentSize};
 use rustix::fs::OFlags;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
@@ -34,12 +33,18 @@ impl Candidate {
     /// # Errors
     /// Names the path, why it cannot be a disk of this pool, and the way out: missing, neither file nor block device, too
     /// small, in use, another pool's, or in this pool already, be it by another name, through a loop device or as a partition.
-    pub fn inspect(path: &Path, pool: Uuid, extent_size: ExtentSize, known: &[DiskRecord]) -> Result<Self> {
+    pub fn inspect(path: &Path, header: &PoolHeader, known: &[DiskRecord]) -> Result<Self> {
+        let extent_size = header.extent_size;
         let what = path.display().to_string();
+        refuse_cycle(
+            &what,
+            &std::path::absolute(path).map_err(|why| missing(&what, why))?,
+            header.uuid,
+        )?;
         let path = fs::canonicalize(path).map_err(|why| missing(&what, why))?;
         let (own, identity) = recognise(&path, &what)?;
         refuse_known(&identity, &what, known)?;
-        refuse_stacked(&identity, &what, own)?;
+        refuse_stacked(&what, own)?;
         let file = claim(&path, &what, own)?;
         let failed = |why: io::Error| Error::because(what.clone(), why);
         let kind = Kind::of(&file.metadata().map_err(failed)?)
@@ -55,10 +60,12 @@ impl Candidate {
             );
         }
         let found = labelled::read(&file).map_err(failed)?;
-        let content = match judge(found, &what, pool, known)? {
+        let judged = judge(found, &what, header, known)?;
+        not_owned_by_others(&what, &file, &header.instance)?;
+        let content = match judged {
             Finding::Content(content) => Some(content),
             Finding::Unused => None,
-            Finding::NoLabel => signature::content(&head(&file).map_err(failed)?),
+            Finding::NoLabel => content::of(&file, kind, size.0).map_err(failed)?,
         };
         Ok(Self {
             path,
@@ -104,16 +111,17 @@ impl Candidate {
     ///
     /// # Errors
     /// Names the path.
-    pub fn write_label(&self, pool: Uuid, disk: Uuid, layout: u64) -> Result<Label> {
+    pub fn write_label(&self, header: &PoolHeader, disk: Uuid) -> Result<Label> {
         let extent_size = self.extent_size;
         let size = ByteCount(self.extents() * extent_size.bytes());
         let label = Label {
-            pool,
+            pool: header.uuid,
             disk,
             size,
             extent_size,
-            layout,
+            layout: header.layout,
             sequence: 1,
+            instance: header.instance.id,
         };
         labelled::write_first(&self.file, &label)
             .map_err(|why| Error::because(format!("{}: writing the label", self.path.display()), why))?;
@@ -133,7 +141,7 @@ fn missing(what: &str, why: io::Error) -> Error {
     }
 }
 
-fn recognise(path: &Path, what: &str) -> Result<(Store, Identity)> {
+pub(super) fn recognise(path: &Path, what: &str) -> Result<(Store, Identity)> {
     let kind = fs::metadata(path).map_err(|why| missing(what, why))?.file_type();
     if let Some(identity) = Identity::of(path) {
         return Ok((identity.own, identity));
@@ -150,7 +158,7 @@ fn recognise(path: &Path, what: &str) -> Result<(Store, Identity)> {
     Err(Error::usage(what, format!("is {is}")).hint("a disk is a regular file or a block device"))
 }
 
-fn refuse_known(identity: &Identity, what: &str, known: &[DiskRecord]) -> Result<()> {
+pub(super) fn refuse_known(identity: &Identity, what: &str, known: &[DiskRecord]) -> Result<()> {
     let same = |record: &&DiskRecord| Identity::of(&record.path).is_some_and(|other| identity.shares(&other));
     let Some(record) = known.iter().find(same) else {
         return Ok(());
@@ -163,19 +171,8 @@ fn refuse_known(identity: &Identity, what: &str, known: &[DiskRecord]) -> Result
     Err(Error::usage(what, why).hint("add each disk once, under one path"))
 }
 
-/// A volume as a disk would wait for itself; a file below a loop device has two page caches that do not know each other.
-fn refuse_stacked(identity: &Identity, what: &str, own: Store) -> Result<()> {
-    let ours = format!("fuse.{FILE_SYSTEM}");
-    let volumes: Vec<u64> = mounts()
-        .into_iter()
-        .filter(|mount| mount.kind == ours)
-        .map(|mount| mount.device)
-        .collect();
-    let is_volume = |store: &Store| matches!(store, Store::File(device, _) if volumes.contains(device));
-    if identity.all.iter().any(is_volume) {
-        return Err(Error::usage(what, "is a volume that an apparatus serves")
-            .hint("a pool's disks lie outside of mounts of apparatuses"));
-    }
+/// A file below a loop device has two page caches that do not know each other.
+pub(super) fn refuse_stacked(what: &str, own: Store) -> Result<()> {
     let Some(over) = loops_over(own).into_iter().next() else {
         return Ok(());
     };
@@ -205,7 +202,7 @@ fn claim(path: &Path, what: &str, own: Store) -> Result<File> {
             })?
         }
     };
-    match sys::try_lock(file.as_fd()) {
+    match alone_at_adding(&file) {
         Ok(true) => Ok(file),
         Ok(false) => Err(Error::new(
             ErrorKind::Busy,
@@ -241,12 +238,17 @@ enum Finding {
 }
 
 /// What a label that was found means for adding.
-fn judge(found: Result<Label, Fault>, what: &str, pool: Uuid, known: &[DiskRecord]) -> Result<Finding> {
+fn judge(
+    found: Result<Label, Fault>,
+    what: &str,
+    header: &PoolHeader,
+    known: &[DiskRecord],
+) -> Result<Finding> {
     let clear = format!(
         "if that pool is gone, clear the label: dd if=/dev/zero of={what} bs=8K count=1 conv=notrunc"
     );
     match found {
-        Ok(label) if label.pool != pool => {
+        Ok(label) if label.pool != header.uuid => {
             let why = format!("belongs to another pool, {}, as disk {}", label.pool, label.disk);
             Err(Error::usage(what, why).hint(format!("remove it from that pool first; {clear}")))
         }
@@ -259,6 +261,9 @@ fn judge(found: Result<Label, Fault>, what: &str, pool: Uuid, known: &[DiskRecor
                 );
                 Err(Error::usage(what, why).hint("a copy of a disk is no second disk: add an empty one"))
             }
+            None if !header.instance.has(label.instance) => Ok(Finding::Content(
+                "a disk that another copy of this pool's database has added",
+            )),
             None if label.sequence == 1 => Ok(Finding::Unused),
             None => Ok(Finding::Content(
                 "a disk of this pool that its database does not know",
@@ -272,21 +277,6 @@ fn judge(found: Result<Label, Fault>, what: &str, pool: Uuid, known: &[DiskRecor
             Ok(Finding::Content("a disk of a pool, its label damaged"))
         }
     }
-}
-
-fn head(file: &File) -> io::Result<Vec<u8>> {
-    let mut head = vec![0; signature::HEAD];
-    let mut filled = 0;
-    while filled < head.len() {
-        match file.read_at(&mut head[filled..], filled as u64) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-            Err(why) => return Err(why),
-        }
-    }
-    head.truncate(filled);
-    Ok(head)
 }
 
 /// Makes a sparse image file, for good, where there is nothing yet. Only its owner may use it.

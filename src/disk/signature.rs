@@ -26,12 +26,14 @@ const SIGNATURES: [(usize, &[u8], &str); 18] = [
 
 /// What this head belongs to. `None` when it is all zero.
 pub(super) fn content(head: &[u8]) -> Option<&'static str> {
+    known(head).or_else(|| (!super::is_zero(head)).then_some("data of an unknown kind"))
+}
+
+/// The same, as far as it is said.
+pub(super) fn known(head: &[u8]) -> Option<&'static str> {
     let has =
         |(at, magic, _): &&(usize, &[u8], &str)| head.get(*at..).is_some_and(|rest| rest.starts_with(magic));
-    match SIGNATURES.iter().find(has) {
-        Some((_, _, name)) => Some(name),
-        None => (!super::is_zero(head)).then_some("data of an unknown kind"),
-    }
+    SIGNATURES.iter().find(has).map(|(_, _, name)| *name)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! byte 1                    the arbitration
+//! 2^59 to 2^60              which file is in use as which disk: `disk/claim.rs`
 //! 2^60 + number of a disk   freed extents of this disk are being discarded
 //! 2^61 + hash of a file     a member table that some process has mapped
 //! 2^62 + hash of a name     an apparatus of this name lives

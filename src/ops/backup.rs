@@ -128,8 +128,8 @@ pub fn inspect(pool: &PoolDir, file: &Path, accept_older: bool) -> Result<Restor
 fn read_labels(snapshot: &Snapshot) -> (u64, Vec<String>) {
     let (mut highest, mut unread) = (0, Vec::new());
     for record in &snapshot.disks {
-        match Disk::open(record, snapshot.header.uuid, snapshot.header.extent_size) {
-            Ok(disk) => highest = highest.max(disk.label().layout),
+        match Disk::read_label(record, &snapshot.header) {
+            Ok(label) => highest = highest.max(label.layout),
             Err(error) => unread.push(error.to_string()),
         }
     }

@@ -60,6 +60,12 @@ pub fn check(pool: &PoolDir) -> Result<Vec<Problem>> {
     let mut store = SqliteStore::open(pool)?;
     let mut problems: Vec<Problem> = store.check()?.into_iter().map(of_database).collect();
     let snapshot = store.snapshot()?;
+    if let Some(of) = store.copied_from(pool)? {
+        let why = format!("is a copy of the pool at {}, which owns the disks", of.display());
+        let problem = Problem::new("pool", why);
+        problems
+            .push(problem.hint("use that one; if it is gone or shall not be used again: vctl pool adopt"));
+    }
     problems.extend(of_disks(&snapshot));
     problems.extend(of_losses(
         pool,
@@ -82,7 +88,7 @@ fn of_database(why: String) -> Problem {
 /// Each disk opened as an apparatus opens it.
 fn of_disks(snapshot: &Snapshot) -> Vec<Problem> {
     let fault = |record| {
-        let disk = match Disk::open(record, snapshot.header.uuid, snapshot.header.extent_size) {
+        let disk = match Disk::open(record, &snapshot.header) {
             Ok(disk) => disk,
             Err(error) => return Some(error),
         };

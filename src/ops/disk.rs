@@ -64,6 +64,7 @@ impl NewDisk {
             tags: self.tags.clone(),
             allocate: self.allocate,
             reserve: 0,
+            label: 0,
         };
         record.reserve = plan::reserve_extents(extent_size, &record, self.reserve)?;
         Ok(record)
@@ -74,13 +75,36 @@ impl NewDisk {
 /// `header` may have been read before: a label that is later than it is held against the store as it is now.
 #[must_use]
 pub fn fault(store: &mut dyn Store, record: &DiskRecord, header: &PoolHeader) -> Option<Error> {
-    let disk = match Disk::open_within(GLANCE, record, header.uuid, header.extent_size) {
+    let disk = match Disk::open_within(GLANCE, record, header) {
         Ok(disk) => disk,
         Err(error) => return Some(error),
     };
-    disk.check_layout(header.layout).err()?;
-    let now = store.header();
-    now.and_then(|now| disk.check_layout(now.layout)).err()
+    if disk.check_layout(header.layout).is_err()
+        && let Err(error) = store.header().and_then(|now| disk.check_layout(now.layout))
+    {
+        return Some(error);
+    }
+    disk.is_read_only().then(|| read_only(record))
+}
+
+/// Why the controller does not have a disk open.
+pub(super) fn not_open(controller: &mut Controller, id: DiskId) -> Error {
+    let store = controller.store();
+    let found = store.header().and_then(|header| {
+        let disks = store.disks()?;
+        let record = disks.iter().find(|record| record.id == id);
+        Ok(record.and_then(|record| fault(store, record, &header)))
+    });
+    let unknown = || {
+        Error::failed(format!("disk #{id}"), "is not open").hint("see what is wrong with it: vctl pool check")
+    };
+    found.unwrap_or_else(Some).unwrap_or_else(unknown)
+}
+
+fn read_only(record: &DiskRecord) -> Error {
+    let what = format!("disk {} ({})", record.name, record.path.display());
+    let why = "has turned read-only: what is on it can be read and moved elsewhere, and writes to it fail";
+    Error::failed(what, why).hint(format!("vctl disk evacuate {}", record.name))
 }
 
 /// What would be lost by taking the disk in: `an XFS file system`.
@@ -101,15 +125,12 @@ pub fn content(store: &mut dyn Store, new: &NewDisk) -> Result<Option<&'static s
 pub fn content_before(extent_size: ExtentSize, new: &NewDisk) -> Result<Option<&'static str>> {
     match new.create {
         Some(_) => Ok(None),
-        None => Ok(Candidate::inspect(&new.path, Uuid::nil(), extent_size, &[])?.content()),
+        None => Ok(Candidate::inspect(&new.path, &PoolHeader::before(extent_size), &[])?.content()),
     }
 }
 
 fn inspect(snapshot: &Snapshot, new: &NewDisk) -> Result<Candidate> {
-    let PoolHeader {
-        uuid, extent_size, ..
-    } = snapshot.header;
-    Candidate::inspect(&new.path, uuid, extent_size, &snapshot.disks)
+    Candidate::inspect(&new.path, &snapshot.header, &snapshot.disks)
 }
 
 /// The disk joins; nothing is touched. Its UUID is drawn when it joins; here a number
@@ -182,13 +203,13 @@ fn take_in(
 ) -> Result<(Name, Sent)> {
     let candidate = inspect(snapshot, new)?;
     plan::check_disk_name(snapshot, &new.name()?)?;
-    let record = new.record(
+    let mut record = new.record(
         controller.store().next_disk_id()?,
         Uuid::new_v4(),
         candidate.extents(),
         snapshot.header.extent_size,
     )?;
-    candidate.write_label(snapshot.header.uuid, record.uuid, snapshot.header.layout)?;
+    record.label = candidate.write_label(&snapshot.header, record.uuid)?.sequence;
     drop(candidate);
     let name = record.name.clone();
     let sent = send(controller, title, &plan::add_disk(snapshot, record.clone()));
@@ -222,7 +243,7 @@ pub fn plan_set(store: &mut dyn Store, disk: &str, change: &DiskChange) -> Resul
             path: path.clone(),
             ..old.clone()
         };
-        Disk::open(&moved, snapshot.header.uuid, snapshot.header.extent_size)?;
+        Disk::open(&moved, &snapshot.header)?;
     }
     plan::set_disk(&snapshot, disk, change)
 }
@@ -264,15 +285,12 @@ pub fn plan_resize(store: &mut dyn Store, disk: &str, size: Option<ByteCount>) -
 
 fn found_extents(record: &DiskRecord, snapshot: &Snapshot) -> Result<u64> {
     let what = format!("disk {}", record.name);
-    let PoolHeader {
-        uuid, extent_size, ..
-    } = snapshot.header;
     // A record that is longer than what is there is the reason to come here.
     let least = DiskRecord {
         extents: 2,
         ..record.clone()
     };
-    let disk = Disk::open(&least, uuid, extent_size)?;
+    let disk = Disk::open(&least, &snapshot.header)?;
     disk.found_extents().map_err(|error| Error::because(what, error))
 }
 
@@ -294,28 +312,24 @@ pub fn resize(
     let Some(Edit::SetDisk(new)) = planned.difference.edits.first() else {
         return Ok(None);
     };
-    let PoolHeader {
-        uuid, extent_size, ..
-    } = snapshot.header;
-    let open = |extents: u64| {
-        Disk::open(
-            &DiskRecord {
-                extents,
-                ..old.clone()
-            },
-            uuid,
-            extent_size,
-        )
+    let relabel = |controller: &mut Controller, opened: u64| {
+        let record = DiskRecord {
+            extents: opened,
+            ..old.clone()
+        };
+        let ledger = controller.ledger(old.id);
+        let label = Disk::open(&record, &snapshot.header)?.set_extents(new.extents, &ledger)?;
+        controller.store().label_written(old.id, label.sequence)
     };
     if new.extents > old.extents {
         if let Some(size) = size {
             grow_image(old, size, &controller.ledger(old.id))?;
         }
-        open(old.extents)?.set_extents(new.extents, &controller.ledger(old.id))?;
+        relabel(controller, old.extents)?;
         return send(controller, title, &planned).map(Some);
     }
     let sent = send(controller, title, &planned)?;
-    open(new.extents)?.set_extents(new.extents, &controller.ledger(old.id))?;
+    relabel(controller, new.extents)?;
     Ok(Some(sent))
 }
 

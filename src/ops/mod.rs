@@ -2,6 +2,7 @@
 //!
 //! A verb that changes the table plans first ([`plan`], pure), then sends ([`send`]); a dry run stops between the two.
 
+pub mod adopt;
 pub mod apparatus;
 pub mod apply;
 pub mod attach;
@@ -13,6 +14,7 @@ pub mod disk;
 pub mod events;
 pub mod hold;
 pub mod job;
+pub mod label;
 pub mod metrics;
 pub mod moving;
 pub mod place;
@@ -42,4 +44,14 @@ use crate::store::sqlite::SqliteStore;
 pub fn open(pool: &PoolDir) -> Result<Box<dyn Store>> {
     directory::fault(pool)?;
     Ok(Box::new(SqliteStore::open(pool)?))
+}
+
+/// Opens a pool's store for a rehearsal of a change: refused where the change would be because the database is a copy.
+///
+/// # Errors
+/// `NotFound` when there is no pool; a copy; the store's.
+pub fn open_to_rehearse(pool: &PoolDir) -> Result<Box<dyn Store>> {
+    let mut store = SqliteStore::open(pool)?;
+    store.refuse_copy(pool)?;
+    Ok(Box::new(store))
 }

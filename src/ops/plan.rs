@@ -410,6 +410,12 @@ pub fn set_disk(snapshot: &Snapshot, disk: &str, change: &DiskChange) -> Result<
     Ok((new != *old).then(|| Planned::unheld(snapshot, vec![Edit::SetDisk(new)])))
 }
 
+/// A disk's record is sent as it is: every apparatus that could not open the disk tries again.
+#[must_use]
+pub fn announce_disk(snapshot: &Snapshot, record: DiskRecord) -> Planned {
+    Planned::unheld(snapshot, vec![Edit::SetDisk(record)])
+}
+
 /// A disk's reserve in whole extents.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! Sending what was planned.
 
+use super::disk::not_open;
 use super::plan::{Planned, Run};
 use super::usage::Guard;
 use crate::change::controller::Outcome;
@@ -80,11 +81,9 @@ pub fn send_with(
     }
 }
 
-fn zero(controller: &Controller, run: Run) -> Result<()> {
-    let disk = controller.disks().get(run.disk).ok_or_else(|| {
-        Error::failed(format!("disk #{}", run.disk), "is not open")
-            .hint("see what is wrong with it: vctl pool check")
-    })?;
+fn zero(controller: &mut Controller, run: Run) -> Result<()> {
+    let open = controller.disks().get(run.disk);
+    let disk = open.ok_or_else(|| not_open(controller, run.disk))?;
     disk.zero(run.at, run.len, true)
         .map_err(|error| Error::because(format!("disk {}: zeroing new space", disk.name()), error))
 }

@@ -15,6 +15,7 @@ use crate::store::{ChangeState, JobKind, JobState, Severity, Store};
 use crate::units::{DiskId, JobId, VolumeId};
 use crate::wire::message::Waiting;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Something worth saying.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,7 +124,8 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> 
         jobs,
     } = seen;
     let controller = ArbitrationLock::holder(pool)?;
-    let mut findings = of_disks(store, view);
+    let mut findings: Vec<Finding> = of_copy(pool)?.into_iter().collect();
+    findings.extend(of_disks(store, view));
     findings.extend(of_room(view));
     findings.extend(of_directory(pool)?);
     findings.extend(of_log(pool)?);
@@ -184,6 +186,15 @@ fn of_directory(pool: &PoolDir) -> Result<Option<Finding>> {
         Finding::new(Severity::Error, subject, text).next(format!("df -h {}", pool.path().display()))
     };
     Ok(super::directory::fault(pool)?.map(finding))
+}
+
+/// A copy of a pool's directory changes and serves nothing.
+fn of_copy(pool: &PoolDir) -> Result<Option<Finding>> {
+    let finding = |of: PathBuf| {
+        let text = format!("is a copy of the pool at {}, which owns the disks", of.display());
+        Finding::new(Severity::Error, "pool", text).next("vctl pool adopt")
+    };
+    Ok(SqliteStore::open(pool)?.copied_from(pool)?.map(finding))
 }
 
 fn of_disks(store: &mut dyn Store, view: &PoolView) -> Vec<Finding> {

@@ -1,6 +1,6 @@
 //! A pool on paper for the tests of this folder.
 
-use crate::pool::model::{Area, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
+use crate::pool::model::{Area, DiskRecord, Instance, PoolHeader, Segment, Snapshot, VolumeRecord};
 use crate::pool::names::Name;
 use crate::units::{
     ByteCount, DiskExtent, DiskId, ExtentSize, Generation, MembershipVersion, Term, VolumeExtent, VolumeId,
@@ -33,6 +33,7 @@ pub(super) fn disk(id: u32, tags: &[&str]) -> DiskRecord {
         tags: tags.iter().map(|tag| name(tag)).collect::<BTreeSet<_>>(),
         allocate: true,
         reserve: 0,
+        label: 0,
     }
 }
 
@@ -72,6 +73,7 @@ pub(super) fn pool(volumes: &[VolumeRecord]) -> Snapshot {
             layout: 0,
             membership: MembershipVersion(0),
             term: Term(0),
+            instance: Instance::default(),
         },
         disks: vec![disk(1, &["old"]), disk(2, &["new"])],
         volumes: volumes.to_vec(),

@@ -28,6 +28,43 @@ pub struct PoolHeader {
     pub membership: MembershipVersion,
     /// The last arbitration.
     pub term: Term,
+    /// Which of the databases of this pool it is.
+    pub instance: Instance,
+}
+
+impl PoolHeader {
+    /// Of a pool that is yet to be made.
+    #[must_use]
+    pub fn before(extent_size: ExtentSize) -> Self {
+        Self {
+            uuid: Uuid::nil(),
+            extent_size,
+            generation: Generation(0),
+            layout: 0,
+            membership: MembershipVersion(0),
+            term: Term(0),
+            instance: Instance::default(),
+        }
+    }
+}
+
+/// Tells a pool's database from its copies: disks are opened and labelled in its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Instance {
+    /// Written to every disk's label.
+    pub id: Uuid,
+    /// The instance that this database had before it adopted the disks: labels that still have it are its own. Nil for none.
+    pub former: Uuid,
+    /// The directory that the database was opened in; empty for a store without one.
+    pub dir: PathBuf,
+}
+
+impl Instance {
+    /// Whether a disk with a label of this instance belongs to this database. A label of the first format names none.
+    #[must_use]
+    pub fn has(&self, instance: Uuid) -> bool {
+        instance.is_nil() || instance == self.id || instance == self.former
+    }
 }
 
 /// A disk of the pool.
@@ -51,12 +88,15 @@ pub struct DiskRecord {
     /// Extents that stay free: only an evacuation that is told so, and the way back of a job, may take them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub reserve: u64,
+    /// The label's sequence number when it was last written, as far as the store has been told. It only grows, whatever an edit says.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub label: u64,
 }
 
 // What is passed over is compared by reference.
 #[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_zero(extents: &u64) -> bool {
-    *extents == 0
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A virtual volume.

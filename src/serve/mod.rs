@@ -6,6 +6,7 @@
 
 mod exporter;
 mod heartbeat;
+mod labels;
 mod process;
 mod report;
 mod times;
@@ -125,6 +126,7 @@ impl Beginning {
             let pool = pool.clone();
             Arc::new(move || Ok(Box::new(SqliteStore::open(&pool)?)))
         };
+        SqliteStore::open(&pool)?.own(&pool)?;
         let mut store = open_store()?;
         let life = LifeLock::take(&pool, name.as_str())?.ok_or_else(|| {
             Error::failed(format!("apparatus {name}"), "runs already")
@@ -206,7 +208,7 @@ impl Beginning {
 /// Opens those that are not open yet. One that cannot be is told about, and its volumes answer EIO.
 fn open_disks(disks: &Disks, records: &[DiskRecord], header: &PoolHeader, reporter: &Reporter) {
     for record in records.iter().filter(|record| disks.get(record.id).is_none()) {
-        match Disk::open(record, header.uuid, header.extent_size) {
+        match Disk::open(record, header) {
             Ok(disk) => disks.insert(Arc::new(disk)),
             Err(error) => reporter.tell(
                 Severity::Error,
@@ -292,6 +294,7 @@ impl Core<'_> {
         })?;
         let runtime: Arc<dyn Runtime> = apparatus.clone();
         hardener.serve(&runtime);
+        let (ledgers, stores) = (self.members.clone(), self.open_store.clone());
         let (members, inside) = ((self.members, self.line), (runtime, bell));
         let setup = Setup::new(&self.pool, joined, doors, members, inside, self.open_store);
         let ended = Server::start(setup).and_then(|server| {
@@ -304,6 +307,7 @@ impl Core<'_> {
             let mount = fuse::mount(&apparatus, &settings.mount, &options)?;
             let serves = format!("{} serves at {}", settings.name, mount.point().display());
             log::info!("{serves}");
+            labels::renew(apparatus.clone(), ledgers, stores);
             process::tell(&[NotifyState::Ready, NotifyState::Status(&serves)]);
             let heartbeat = Heartbeat::new(who, reporter);
             let ended = watch(settings, &apparatus, &mount, asked, heartbeat);

@@ -173,6 +173,13 @@ impl Store for MemoryStore {
         Ok(self.read().homes.disks.values().cloned().collect())
     }
 
+    fn label_written(&mut self, disk: DiskId, sequence: u64) -> Result<()> {
+        self.write(|state, _| {
+            Arc::make_mut(&mut state.homes).label_written(disk, sequence);
+            Ok(())
+        })
+    }
+
     fn volumes(&mut self) -> Result<Vec<VolumeRecord>> {
         Ok(self.read().homes.volumes.values().cloned().collect())
     }

@@ -311,6 +311,8 @@ pub trait Store: Send {
     fn snapshot(&mut self) -> Result<Snapshot>;
     /// The disks, by id.
     fn disks(&mut self) -> Result<Vec<DiskRecord>>;
+    /// A disk's label has been written with this sequence number, durably. The record keeps the highest.
+    fn label_written(&mut self, disk: DiskId, sequence: u64) -> Result<()>;
     /// The volumes, by id.
     fn volumes(&mut self) -> Result<Vec<VolumeRecord>>;
     /// A volume's segments that touch `[start, end)`, in order, whole (not clipped).

@@ -12,6 +12,7 @@ mod edits;
 mod events;
 mod files;
 mod holder;
+mod home;
 mod job;
 mod log;
 mod members;
@@ -42,7 +43,8 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use space::Claimant;
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
 
 /// A log shorter than this is not worth a checkpoint.
 const CHECKPOINT_FRAMES: i64 = 1000;
@@ -87,6 +89,59 @@ impl SqliteStore {
             boot,
             log,
         })
+    }
+
+    /// Makes sure that this database may change and serve the pool: it is in the directory that it was last used in, or that
+    /// directory has been renamed. Remembers the directory. A database in another directory is a copy.
+    ///
+    /// # Errors
+    /// Names the directory that the database was copied from, and the way out.
+    pub fn own(&mut self, dir: &PoolDir) -> Result<()> {
+        let here = home::Home::of(dir)?;
+        let found = self.read(|db, _| home::find(db, &here))?;
+        let (instance, sync) = match found {
+            home::Found::Same => return Ok(()),
+            home::Found::Copy(of) => return Err(home::refusal(dir, &of)),
+            home::Found::Renamed => (None, false),
+            home::Found::Replaced => (Some(Uuid::new_v4()), true),
+        };
+        self.write(|db| home::settle(db, &here, instance))?;
+        // Labels that name an instance which no database remembers would be refused by all.
+        if sync { self.log.sync() } else { Ok(()) }
+    }
+
+    /// The directory that this database was copied from, if it is a copy.
+    ///
+    /// # Errors
+    /// The database's, or when the directory cannot be looked at.
+    pub fn copied_from(&mut self, dir: &PoolDir) -> Result<Option<PathBuf>> {
+        let here = home::Home::of(dir)?;
+        Ok(match self.read(|db, _| home::find(db, &here))? {
+            home::Found::Copy(of) => Some(of),
+            _ => None,
+        })
+    }
+
+    /// Refuses a copy, as [`own`](Self::own) does, and changes nothing.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn refuse_copy(&mut self, dir: &PoolDir) -> Result<()> {
+        match self.copied_from(dir)? {
+            Some(of) => Err(home::refusal(dir, &of)),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes this database, wherever it is now, the owner of the pool's disks, under a new instance. Durable when it returns. The caller
+    /// has made sure that nobody else uses them, and writes the labels.
+    ///
+    /// # Errors
+    /// The database's, or when the directory cannot be looked at.
+    pub fn adopt(&mut self, dir: &PoolDir) -> Result<()> {
+        let here = home::Home::of(dir)?;
+        self.write(|db| home::settle(db, &here, Some(Uuid::new_v4())))?;
+        self.log.sync()
     }
 
     /// Writes the whole database, as it is now, to one new file. Durable when it returns.
@@ -169,6 +224,10 @@ impl Store for SqliteStore {
 
     fn disks(&mut self) -> Result<Vec<DiskRecord>> {
         table::disks(&self.connection)
+    }
+
+    fn label_written(&mut self, disk: DiskId, sequence: u64) -> Result<()> {
+        self.write(|db| table::label_written(db, disk, sequence))
     }
 
     fn volumes(&mut self) -> Result<Vec<VolumeRecord>> {

@@ -5,7 +5,7 @@ mod scale;
 mod switch;
 
 use super::*;
-use crate::pool::model::{Area, Edit, PoolHeader};
+use crate::pool::model::{Area, Edit, Instance, PoolHeader};
 use crate::units::{DiskExtent, MembershipVersion, Term};
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -26,6 +26,7 @@ fn disk(id: u32, extents: u64) -> DiskRecord {
         tags: BTreeSet::new(),
         allocate: true,
         reserve: 0,
+        label: 0,
     }
 }
 
@@ -66,6 +67,7 @@ fn snapshot(
         layout: 0,
         membership: MembershipVersion(0),
         term: Term(0),
+        instance: Instance::default(),
     };
     let segments = segments
         .iter()

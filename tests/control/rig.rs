@@ -94,8 +94,9 @@ impl Pool {
         create_image(&path, ByteCount(extents * EXTENT.bytes()), EXTENT).unwrap();
         let id = controller.store().next_disk_id().unwrap();
         let uuid = Uuid::new_v4();
-        let candidate = Candidate::inspect(&path, self.uuid, EXTENT, &[]).unwrap();
-        candidate.write_label(self.uuid, uuid, 0).unwrap();
+        let header = controller.store().header().unwrap();
+        let candidate = Candidate::inspect(&path, &header, &[]).unwrap();
+        candidate.write_label(&header, uuid).unwrap();
         let record = DiskRecord {
             id,
             name: name(text),
@@ -105,6 +106,7 @@ impl Pool {
             tags: Default::default(),
             allocate: true,
             reserve: 0,
+            label: 0,
         };
         controller
             .run(change("disk add", vec![Edit::AddDisk(record)]), true, &mut || {
@@ -296,9 +298,7 @@ impl Path {
     fn new(snapshot: &Snapshot, bell: &Arc<Bell>) -> Self {
         let disks = Disks::new();
         for record in &snapshot.disks {
-            disks.insert(Arc::new(
-                Disk::open(record, snapshot.header.uuid, EXTENT).unwrap(),
-            ));
+            disks.insert(Arc::new(Disk::open(record, &snapshot.header).unwrap()));
         }
         Self {
             gate: Gate::new(Bounds::default(), Arc::clone(bell) as _),

@@ -1,6 +1,6 @@
 //! Disks on real files and block devices: a disk is labelled and found again, is taken once and by one pool, refuses what it must by
 //! name; reads, writes, zeroes and copies land where they should on ext4, tmpfs, XFS, btrfs and loop devices; an image that is
-//! truncated while it is open answers with errors, never with a signal.
+//! truncated while it is open answers with errors, never with a signal. One database and one file at a time is a disk.
 //!
 //! Loop devices need root; without it those tests say so and pass.
 
@@ -10,13 +10,16 @@
 
 mod access;
 mod failing;
+mod owning;
 mod taking;
 
 use apparatus::disk::label::Label;
-use apparatus::disk::{Candidate, CopyError, Disk, Disks, create_image, grow_image, is_zero, wipe_label};
+use apparatus::disk::{
+    Candidate, CopyError, Disk, Disks, Unlabelled, Waived, create_image, grow_image, is_zero, wipe_label,
+};
 use apparatus::error::{Error, Kind};
 use apparatus::member::{DiskMarks, MemberTable};
-use apparatus::pool::model::DiskRecord;
+use apparatus::pool::model::{DiskRecord, Instance, PoolHeader};
 use apparatus::pool::names::Name;
 use apparatus::units::{ByteCount, DiskId, DiskOffset, ExtentSize};
 use std::collections::BTreeSet;
@@ -36,6 +39,19 @@ fn pool() -> Uuid {
     Uuid::from_u128(0xb001)
 }
 
+fn header() -> PoolHeader {
+    header_at(0)
+}
+
+/// Of a database with this layout number.
+fn header_at(layout: u64) -> PoolHeader {
+    PoolHeader {
+        uuid: pool(),
+        layout,
+        ..PoolHeader::before(EXTENT)
+    }
+}
+
 fn record(id: u32, path: &Path, extents: u64) -> DiskRecord {
     DiskRecord {
         id: DiskId(id),
@@ -46,24 +62,25 @@ fn record(id: u32, path: &Path, extents: u64) -> DiskRecord {
         tags: BTreeSet::new(),
         allocate: true,
         reserve: 0,
+        label: 0,
     }
 }
 
 fn inspect(path: &Path, known: &[DiskRecord]) -> Result<Candidate, Error> {
-    Candidate::inspect(path, pool(), EXTENT, known)
+    Candidate::inspect(path, &header(), known)
 }
 
 /// Labels what is at this path and answers its record.
 fn added(id: u32, path: &Path) -> DiskRecord {
     let candidate = inspect(path, &[]).unwrap();
     candidate
-        .write_label(pool(), Uuid::from_u128(id.into()), 0)
+        .write_label(&header(), Uuid::from_u128(id.into()))
         .unwrap();
     record(id, candidate.path(), candidate.extents())
 }
 
 fn opened(record: &DiskRecord) -> Disk {
-    Disk::open(record, pool(), EXTENT).unwrap()
+    Disk::open(record, &header()).unwrap()
 }
 
 /// A ledger of write errors for this disk, of its own.

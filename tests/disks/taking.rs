@@ -14,7 +14,7 @@ fn an_image_is_made_labelled_opened_and_wiped() {
             (ByteCount(8 * MIB + 12345), 8)
         );
         assert_eq!((candidate.content(), candidate.is_device()), (None, false));
-        candidate.write_label(pool(), Uuid::from_u128(1), 3).unwrap();
+        candidate.write_label(&header_at(3), Uuid::from_u128(1)).unwrap();
         drop(candidate);
 
         let record = record(1, &path, 8);
@@ -29,7 +29,7 @@ fn an_image_is_made_labelled_opened_and_wiped() {
 
         assert!(wipe_label(&record, pool()).unwrap());
         assert!(!wipe_label(&record, pool()).unwrap());
-        let (why, hint) = refused(Disk::open(&record, pool(), EXTENT));
+        let (why, hint) = refused(Disk::open(&record, &header()));
         assert!(
             why.contains("disk d1") && why.contains("has no label") && !hint.is_empty(),
             "{why}"
@@ -96,7 +96,7 @@ fn what_would_be_destroyed_is_told() {
     if run("mkfs.ext4", &["-q", "-F", path.to_str().unwrap()]).is_some() {
         let candidate = inspect(&path, &[]).unwrap();
         assert_eq!(candidate.content(), Some("an ext2, ext3 or ext4 file system"));
-        candidate.write_label(pool(), Uuid::from_u128(1), 0).unwrap();
+        candidate.write_label(&header_at(0), Uuid::from_u128(1)).unwrap();
         let mut head = vec![0; MIB as usize];
         File::open(&path).unwrap().read_exact_at(&mut head, 0).unwrap();
         assert!(is_zero(&head[8192..]), "a trace of the file system is left");
@@ -124,7 +124,14 @@ fn a_disk_is_in_one_pool_and_once() {
     assert!(why.contains("carries the label of disk d1"), "{why}");
 
     let other = Uuid::from_u128(0xb002);
-    let (why, hint) = refused(Candidate::inspect(&at("copy"), other, EXTENT, &[]));
+    let (why, hint) = refused(Candidate::inspect(
+        &at("copy"),
+        &PoolHeader {
+            uuid: other,
+            ..header()
+        },
+        &[],
+    ));
     assert!(
         why.contains("belongs to another pool") && why.contains(&pool().to_string()),
         "{why}"
@@ -156,7 +163,7 @@ fn a_disk_that_is_not_what_its_record_says_is_not_opened() {
     let dir = tempfile::tempdir().unwrap();
     let (one, two) = (image(dir.path(), 1, 4), image(dir.path(), 2, 4));
     let says = |record: &DiskRecord, expected: &str| {
-        let (why, hint) = refused(Disk::open(record, pool(), EXTENT));
+        let (why, hint) = refused(Disk::open(record, &header()));
         assert!(
             why.starts_with(&format!("disk {} ({})", record.name, record.path.display())),
             "{why}"
@@ -192,23 +199,19 @@ fn a_disk_that_is_not_what_its_record_says_is_not_opened() {
         },
         "shorter than the 5242880 recorded",
     );
-    assert!(
-        refused(Disk::open(&one, Uuid::from_u128(9), EXTENT))
-            .0
-            .contains("belongs to pool")
-    );
-    let small = ExtentSize::new(64 << 10).unwrap();
-    assert!(
-        refused(Disk::open(&one, pool(), small))
-            .0
-            .contains("extents of 1048576 bytes")
-    );
-    fs::File::options()
-        .write(true)
-        .open(&one.path)
-        .unwrap()
-        .set_len(8 * MIB)
-        .unwrap();
+    let foreign = PoolHeader {
+        uuid: Uuid::from_u128(9),
+        ..header()
+    };
+    let small = PoolHeader {
+        extent_size: ExtentSize::MIN,
+        ..header()
+    };
+    let by = |header: &PoolHeader| refused(Disk::open(&one, header)).0;
+    assert!(by(&foreign).contains("belongs to pool"));
+    assert!(by(&small).contains("extents of 1048576 bytes"));
+    let file = OpenOptions::new().write(true).open(&one.path).unwrap();
+    file.set_len(8 * MIB).unwrap();
     says(
         &DiskRecord {
             extents: 8,
@@ -217,7 +220,6 @@ fn a_disk_that_is_not_what_its_record_says_is_not_opened() {
         "is labelled with 4 extents",
     );
 
-    let file = OpenOptions::new().write(true).open(&one.path).unwrap();
     file.write_all_at(b"x", 40).unwrap();
     opened(&one);
     file.write_all_at(b"x", 4096 + 40).unwrap();
@@ -387,4 +389,68 @@ fn partitions_of_one_disk_are_two_disks_and_none_with_the_whole() {
     let (why, _) = refused(inspect(&part(2), &[whole]));
     assert!(why.contains("is disk d1 of this pool already"), "{why}");
     run("partx", &["-d", device.path.to_str().unwrap()]);
+}
+
+#[test]
+fn data_behind_an_empty_head_is_found() {
+    for place in places() {
+        let path = place.path().join("image");
+        let content = |write: &dyn Fn(&File)| {
+            empty_file(&path, 400 * MIB);
+            write(&OpenOptions::new().write(true).open(&path).unwrap());
+            inspect(&path, &[]).unwrap().content()
+        };
+        let some = Some("data behind an empty head");
+        assert_eq!(content(&|_| ()), None);
+        assert_eq!(
+            content(&|file| file.write_all_at(&[0; 8192], 30 * MIB).unwrap()),
+            None,
+            "zeroes"
+        );
+        assert_eq!(
+            content(&|file| file.write_all_at(&[1], 30 * MIB + 7).unwrap()),
+            some
+        );
+        assert_eq!(
+            content(&|file| file.write_all_at(&[1], 400 * MIB - 1).unwrap()),
+            some
+        );
+        let table = content(&|file| file.write_all_at(b"EFI PART", 400 * MIB - 512).unwrap());
+        assert_eq!(table, Some("a partition table (GPT)"));
+        let raid = |file: &File| {
+            file.write_all_at(&[0xfc, 0x4e, 0x2b, 0xa9], 400 * MIB - 8192)
+                .unwrap()
+        };
+        assert_eq!(content(&raid), Some("a member of a RAID array"));
+        let mirror = content(&|file| file.write_all_at(b"_BHRfS_M", 64 * MIB + 64).unwrap());
+        assert_eq!(mirror, Some("a btrfs file system"));
+    }
+}
+
+#[test]
+fn a_device_with_a_wiped_head_is_not_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    empty_file(&path, 200 * MIB);
+    let Some(device) = Loop::over(&path) else { return };
+    assert_eq!(inspect(&device.path, &[]).unwrap().content(), None);
+    let node = device.path.to_str().unwrap();
+    let Some(_) = run("mkfs.ext4", &["-q", "-b", "1024", node]) else {
+        return;
+    };
+    run(
+        "dd",
+        &[
+            "if=/dev/zero",
+            &format!("of={node}"),
+            "bs=1M",
+            "count=1",
+            "conv=fsync",
+        ],
+    )
+    .unwrap();
+    assert_eq!(
+        inspect(&device.path, &[]).unwrap().content(),
+        Some("an ext2, ext3 or ext4 file system")
+    );
 }

@@ -11,7 +11,7 @@ use super::shared::Shared;
 use super::work::volume_record;
 use super::{Delay, Task, World};
 use apparatus::change::controller::Patience;
-use apparatus::pool::model::{Area, Difference, DiskRecord, Edit, PoolHeader, Segment};
+use apparatus::pool::model::{Area, Difference, DiskRecord, Edit, Instance, PoolHeader, Segment};
 use apparatus::pool::names::Name;
 use apparatus::store::memory::MemoryStore;
 use apparatus::store::{Commit, HoldMode, NewChange, Store};
@@ -200,6 +200,7 @@ fn disk_record(id: u32, extents: u64) -> DiskRecord {
         tags: BTreeSet::new(),
         allocate: true,
         reserve: 0,
+        label: 0,
     }
 }
 
@@ -212,6 +213,7 @@ impl World {
             layout: 0,
             membership: MembershipVersion(0),
             term: Term(0),
+            instance: Instance::default(),
         };
         let clients = (0..options.apps * options.clients)
             .map(|n| Client {

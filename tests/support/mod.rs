@@ -116,7 +116,7 @@ impl TestPool {
         let path = self.image(name);
         let header = self.store().header().unwrap();
         let known = self.store().disks().unwrap();
-        let candidate = Candidate::inspect(&path, header.uuid, self.extent_size, &known).unwrap();
+        let candidate = Candidate::inspect(&path, &header, &known).unwrap();
         let record = DiskRecord {
             id: self.store().next_disk_id().unwrap(),
             name: name_of(name),
@@ -126,10 +126,9 @@ impl TestPool {
             tags: BTreeSet::new(),
             allocate: true,
             reserve: 0,
+            label: 0,
         };
-        candidate
-            .write_label(header.uuid, record.uuid, header.layout)
-            .unwrap();
+        candidate.write_label(&header, record.uuid).unwrap();
         self.change(vec![Edit::AddDisk(record.clone())], vec![]);
         record
     }

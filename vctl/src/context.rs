@@ -94,6 +94,14 @@ impl Context {
         ops::open(&self.pool)
     }
 
+    /// Opens the pool's store for a dry run.
+    ///
+    /// # Errors
+    /// When there is no pool, it cannot be read, or it is a copy.
+    pub fn rehearsal(&self) -> Result<Box<dyn Store>> {
+        ops::open_to_rehearse(&self.pool)
+    }
+
     /// Takes the arbitration, and says what the last holder had left.
     ///
     /// # Errors

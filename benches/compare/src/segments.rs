@@ -169,11 +169,11 @@ fn map(volume: VolumeId, segments: Vec<Segment>) -> Edit {
 }
 
 fn add_disk(controller: &mut Controller, path: &Path, name: &str, segments: u64) -> Outcome<DiskId> {
-    let pool = controller.store().header()?.uuid;
+    let pool = controller.store().header()?;
     create_image(path, ByteCount((segments + 1) * EXTENT.bytes()), EXTENT)?;
-    let candidate = Candidate::inspect(path, pool, EXTENT, &[])?;
+    let candidate = Candidate::inspect(path, &pool, &[])?;
     let (uuid, extents) = (uuid::Uuid::new_v4(), candidate.extents());
-    candidate.write_label(pool, uuid, 0)?;
+    candidate.write_label(&pool, uuid)?;
     let id = controller.store().next_disk_id()?;
     let record = DiskRecord {
         id,
@@ -184,6 +184,7 @@ fn add_disk(controller: &mut Controller, path: &Path, name: &str, segments: u64)
         tags: Default::default(),
         allocate: true,
         reserve: 0,
+        label: 0,
     };
     run(controller, vec![Edit::AddDisk(record)])?;
     Ok(id)

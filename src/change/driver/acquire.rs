@@ -45,7 +45,9 @@ impl Controller {
             log::debug!("memory for the controller may wait for its own disks: {why}");
         }
         hit(Point::ControllerLocked);
-        let mut store: Box<dyn Store> = Box::new(SqliteStore::open(pool)?);
+        let mut store = SqliteStore::open(pool)?;
+        store.own(pool)?;
+        let mut store: Box<dyn Store> = Box::new(store);
         let term = store.raise_term()?;
         hit(Point::ControllerTermRaised);
         let header = store.header()?;
@@ -166,9 +168,13 @@ impl Controller {
     fn open_disks(&mut self, header: &PoolHeader) -> Result<()> {
         let layout = self.store.header()?.layout;
         for record in self.store.disks()? {
-            match Disk::open_within(SPIN_UP, &record, header.uuid, header.extent_size) {
+            match Disk::open_within(SPIN_UP, &record, header) {
                 Ok(disk) => {
                     disk.check_layout(layout)?;
+                    // A crash came between label and record.
+                    if disk.label().sequence > record.label {
+                        self.store.label_written(record.id, disk.label().sequence)?;
+                    }
                     let disk = Arc::new(disk);
                     self.label(&disk, layout);
                     self.disks.insert(disk);
@@ -181,10 +187,14 @@ impl Controller {
 
     /// Writes the layout number to a label that is behind.
     pub(super) fn label(&mut self, disk: &Disk, layout: u64) {
-        if disk.label().layout >= layout {
+        let label = disk.label();
+        if label.layout >= layout && label.instance == disk.instance() || disk.is_read_only() {
             return;
         }
-        if let Err(why) = disk.set_layout(layout, &self.members.marks(disk.id())) {
+        let ledger = self.members.marks(disk.id());
+        let written = disk.set_layout(layout, &ledger);
+        let recorded = written.and_then(|label| self.store.label_written(disk.id(), label.sequence));
+        if let Err(why) = recorded {
             self.notes.push((
                 Severity::Warning,
                 format!("disk {}", disk.name()),

@@ -123,7 +123,7 @@ impl Controller {
         if records.iter().any(|record| !self.disks.has(record)) {
             let header = self.store.header()?;
             for record in records.iter().filter(|record| !self.disks.has(record)) {
-                let disk = Disk::open(record, header.uuid, header.extent_size)?;
+                let disk = Disk::open(record, &header)?;
                 self.disks.insert(Arc::new(disk));
             }
         }

@@ -3,7 +3,7 @@
 use crate::disk::{Candidate, Disk, create_image};
 use crate::member::MemberTable;
 use crate::pool::dir::PoolDir;
-use crate::pool::model::DiskRecord;
+use crate::pool::model::{DiskRecord, PoolHeader};
 use crate::pool::names::Name;
 use crate::units::{BootId, ByteCount, DiskId, ExtentSize};
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 /// Disks 1 and 2, of 16 extents of 1 MiB each, empty but for their labels.
 pub(super) struct Images {
     dir: TempDir,
-    pool: Uuid,
+    pool: PoolHeader,
     /// The images themselves.
     pub(super) files: [File; 2],
     /// Their records.
@@ -26,12 +26,15 @@ pub(super) struct Images {
 impl Images {
     pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let pool = Uuid::new_v4();
+        let pool = PoolHeader {
+            uuid: Uuid::new_v4(),
+            ..PoolHeader::before(ExtentSize::DEFAULT)
+        };
         let records = [1, 2].map(|id| record(dir.path().join(format!("d{id}.img")), id));
         for record in &records {
             create_image(&record.path, ByteCount(16 << 20), ExtentSize::DEFAULT).unwrap();
-            let probe = Candidate::inspect(&record.path, pool, ExtentSize::DEFAULT, &[]).unwrap();
-            probe.write_label(pool, record.uuid, 0).unwrap();
+            let probe = Candidate::inspect(&record.path, &pool, &[]).unwrap();
+            probe.write_label(&pool, record.uuid).unwrap();
         }
         let files = records
             .each_ref()
@@ -46,7 +49,12 @@ impl Images {
 
     /// Their ledgers of write errors.
     pub(super) fn ledgers(&self) -> Arc<MemberTable> {
-        MemberTable::open(&PoolDir::new(self.dir.path()), self.pool, BootId(Uuid::nil())).unwrap()
+        MemberTable::open(
+            &PoolDir::new(self.dir.path()),
+            self.pool.uuid,
+            BootId(Uuid::nil()),
+        )
+        .unwrap()
     }
 
     /// Opens both.
@@ -54,7 +62,7 @@ impl Images {
         assert!(self.dir.path().exists());
         self.records
             .each_ref()
-            .map(|record| Arc::new(Disk::open(record, self.pool, ExtentSize::DEFAULT).unwrap()))
+            .map(|record| Arc::new(Disk::open(record, &self.pool).unwrap()))
     }
 }
 
@@ -68,5 +76,6 @@ fn record(path: PathBuf, id: u32) -> DiskRecord {
         tags: BTreeSet::new(),
         allocate: true,
         reserve: 0,
+        label: 0,
     }
 }

@@ -136,6 +136,7 @@ fn disks_are_open_before_anything_is_held() {
         tags: std::collections::BTreeSet::new(),
         allocate: true,
         reserve: 0,
+        label: 0,
     };
     let mut request = hold_of(X);
     if let Request::Hold { disks, .. } = &mut request {

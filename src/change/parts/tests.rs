@@ -45,6 +45,7 @@ fn table(volume: Option<(VolumeRecord, Vec<Segment>)>) -> Table {
         tags: Default::default(),
         allocate: true,
         reserve: 0,
+        label: 0,
     };
     let (volumes, segments) = volume.map_or_else(Default::default, |(record, segments)| {
         let segments = segments.into_iter().map(|segment| (record.id, segment)).collect();
@@ -57,6 +58,7 @@ fn table(volume: Option<(VolumeRecord, Vec<Segment>)>) -> Table {
         layout: 0,
         membership: MembershipVersion(0),
         term: Term(0),
+        instance: crate::pool::model::Instance::default(),
     };
     let snapshot = Snapshot {
         header,

@@ -195,7 +195,7 @@ impl Helper {
     fn open(&self, records: &[DiskRecord]) -> Result<Vec<Arc<Disk>>, (String, String)> {
         let missing = records.iter().filter(|record| !self.runtime.disks().has(record));
         let open = |record: &DiskRecord| {
-            let disk = Disk::open(record, self.header.uuid, self.header.extent_size);
+            let disk = Disk::open(record, &self.header);
             disk.map(Arc::new)
                 .map_err(|why| (record.name.to_string(), why.why().to_owned()))
         };

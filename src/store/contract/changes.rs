@@ -1,8 +1,8 @@
 use super::world::{World, area, disk, map, seg, unmap, volume};
 use crate::error::Kind;
-use crate::pool::model::Edit;
+use crate::pool::model::{DiskRecord, Edit};
 use crate::store::{Cancel, ChangeState, Commit, Owner, Severity};
-use crate::units::{ChangeId, Generation, MembershipVersion, Term, VolumeExtent, VolumeId};
+use crate::units::{ChangeId, DiskId, Generation, MembershipVersion, Term, VolumeExtent, VolumeId};
 
 pub(super) fn a_change_lives_from_prepared_to_hardened(world: World) {
     let mut world = world.furnished();
@@ -296,4 +296,20 @@ pub(super) fn events_are_numbered_and_paged(mut world: World) {
     assert_eq!(world.store.events(2, 2).unwrap(), all[2..4]);
     assert_eq!(world.store.events(5, 9).unwrap(), []);
     assert_eq!(world.store.events(u64::MAX, usize::MAX).unwrap(), []);
+}
+
+pub(super) fn labels_only_get_higher_numbers(world: World) {
+    let mut world = world.furnished();
+    let label = |world: &mut World| world.store.disks().unwrap()[0].label;
+    assert_eq!(label(&mut world), 0);
+    world.store.label_written(DiskId(1), 5).unwrap();
+    world.store.label_written(DiskId(1), 4).unwrap();
+    world.store.label_written(DiskId(9), 7).unwrap();
+    assert_eq!(label(&mut world), 5);
+    let record = disk(1, 100);
+    world.change(vec![Edit::SetDisk(record.clone())]);
+    assert_eq!(label(&mut world), 5, "an edit that was planned before");
+    world.change(vec![Edit::SetDisk(DiskRecord { label: 6, ..record })]);
+    assert_eq!(label(&mut world), 6);
+    assert_eq!(world.store.snapshot().unwrap().disks[0].label, 6);
 }

@@ -3,7 +3,7 @@
 
 use super::world::{Fixture, Memory, Sqlite, World, area, disk, map, new_job, seg, step, unmap, volume};
 use crate::error::{Kind, Result};
-use crate::pool::model::{DiskRecord, Edit, VolumeRecord};
+use crate::pool::model::{DiskRecord, Edit, Instance, VolumeRecord};
 use crate::pool::names::Name;
 use crate::store::{ChangeState, JobState, Step};
 use crate::units::{ByteCount, ChangeId, DiskId, Generation, JobId, MembershipVersion, Term, VolumeId};
@@ -329,7 +329,9 @@ fn job(world: &mut World, op: &Op) -> String {
 /// All that can be seen, but for times and the shape of the way back.
 fn seen(world: &mut World) -> Vec<String> {
     let store = &mut world.store;
-    let snapshot = store.snapshot().unwrap();
+    let mut snapshot = store.snapshot().unwrap();
+    // A database in a directory has one, a store in memory has none.
+    snapshot.header.instance = Instance::default();
     let uses: Vec<_> = snapshot
         .disks
         .iter()

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::pool::dir::PoolDir;
-use crate::pool::model::{Area, Difference, DiskRecord, Edit, PoolHeader, Segment, VolumeRecord};
+use crate::pool::model::{Area, Difference, DiskRecord, Edit, Instance, PoolHeader, Segment, VolumeRecord};
 use crate::pool::names::Name;
 use crate::store::memory::MemoryStore;
 use crate::store::sqlite::SqliteStore;
@@ -82,6 +82,7 @@ impl Memory {
             layout: 0,
             membership: MembershipVersion(0),
             term: Term(0),
+            instance: Instance::default(),
         };
         Self(MemoryStore::new(header, boot(1)))
     }
@@ -262,6 +263,7 @@ pub(super) fn disk(id: u32, extents: u64) -> DiskRecord {
         tags: BTreeSet::from([Name::new("tag", "ssd").unwrap()]),
         allocate: true,
         reserve: 0,
+        label: 0,
     }
 }
 

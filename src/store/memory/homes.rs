@@ -118,11 +118,19 @@ impl Homes {
         Ok(vec![Edit::RemoveDisk(disk.id)])
     }
 
+    /// The label's sequence number only grows.
+    pub(super) fn label_written(&mut self, id: DiskId, sequence: u64) {
+        if let Some(disk) = self.disks.get_mut(&id) {
+            disk.label = disk.label.max(sequence);
+        }
+    }
+
     fn set_disk(&mut self, disk: &DiskRecord, claimed: Claimed<'_>) -> Result<Vec<Edit>> {
         self.disk(disk.id)?;
         self.disk_is_unique(disk)?;
         self.unused_from(disk.id, disk.extents, claimed)?;
         let old = self.disks.insert(disk.id, disk.clone());
+        self.label_written(disk.id, old.as_ref().map_or(0, |old| old.label));
         Ok(old.map(Edit::SetDisk).into_iter().collect())
     }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::pool::model::{Difference, Edit};
+use crate::pool::model::{Difference, Edit, Instance};
 use crate::store::{ChangeState, HoldMode};
 use crate::units::ExtentSize;
 use uuid::Uuid;
@@ -16,6 +16,7 @@ fn pool() -> MemoryStore {
         layout: 0,
         membership: MembershipVersion(0),
         term: Term(0),
+        instance: Instance::default(),
     };
     MemoryStore::new(header, boot(1))
 }
@@ -30,6 +31,7 @@ fn disk(id: u32, extents: u64) -> DiskRecord {
         tags: std::collections::BTreeSet::new(),
         allocate: true,
         reserve: 0,
+        label: 0,
     }
 }
 

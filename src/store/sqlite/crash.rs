@@ -19,7 +19,9 @@ struct Seen {
 }
 
 fn seen(store: &mut SqliteStore) -> Seen {
-    let snapshot = store.snapshot().unwrap();
+    let mut snapshot = store.snapshot().unwrap();
+    // The same database in another directory.
+    snapshot.header.instance.dir = PathBuf::new();
     let uses = snapshot
         .disks
         .iter()

@@ -216,9 +216,11 @@ impl Editor<'_> {
                 format!("path {:?} is not UTF-8", disk.path),
             )
         })?;
-        let sql = "INSERT INTO disks (id, name, uuid, path, extents, tags, allocate, reserve) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-                   ON CONFLICT (id) DO UPDATE SET (name, uuid, path, extents, tags, allocate, reserve)
-                   = (excluded.name, excluded.uuid, excluded.path, excluded.extents, excluded.tags, excluded.allocate, excluded.reserve)";
+        let sql = "INSERT INTO disks (id, name, uuid, path, extents, tags, allocate, reserve, label)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                   ON CONFLICT (id) DO UPDATE SET (name, uuid, path, extents, tags, allocate, reserve, label)
+                   = (excluded.name, excluded.uuid, excluded.path, excluded.extents, excluded.tags, excluded.allocate, excluded.reserve,
+                      max(label, excluded.label))";
         let tags = to_ron(&disk.tags)?;
         let uuid = disk.uuid.to_string();
         let values = params![
@@ -229,7 +231,8 @@ impl Editor<'_> {
             disk.extents,
             tags,
             disk.allocate,
-            disk.reserve
+            disk.reserve,
+            disk.label
         ];
         self.db.prepare_cached(sql)?.execute(values)?;
         Ok(())

@@ -5,6 +5,7 @@
 
 use super::convert::{DATABASE, Word};
 use super::holder::nudge;
+use super::home::{Home, settle};
 use super::schema::{APPLICATION_ID, MIGRATIONS, migrate};
 use crate::error::{Error, Kind, Result};
 use crate::member::anybody_lives;
@@ -159,7 +160,7 @@ pub(super) fn create(dir: &PoolDir, extent_size: ExtentSize) -> Result<()> {
         return Err(there_already(dir));
     }
     let draft = side(&file, &format!("{}.new", Uuid::new_v4()));
-    let made = fill(&draft, extent_size).and_then(|()| publish(dir, &draft));
+    let made = fill(&draft, extent_size, &Home::of(dir)?).and_then(|()| publish(dir, &draft));
     // Its content, if there was any, is linked under its proper name by now.
     let tidied = fs::remove_file(&draft);
     made?;
@@ -175,7 +176,7 @@ fn private_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-fn fill(file: &Path, extent_size: ExtentSize) -> Result<()> {
+fn fill(file: &Path, extent_size: ExtentSize, home: &Home) -> Result<()> {
     empty_file(file)?;
     let mut connection = connect(file)?;
     connection.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -185,6 +186,7 @@ fn fill(file: &Path, extent_size: ExtentSize) -> Result<()> {
          checkpoints) VALUES (1, ?1, ?2, 0, 0, 0, 0, 0, 0, 0, 0)",
         params![Word(Uuid::new_v4()), extent_size.bytes()],
     )?;
+    settle(&connection, home, Some(Uuid::new_v4()))?;
     connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
     connection.close().map_err(|(_, error)| error)?;
     sync_file(file)

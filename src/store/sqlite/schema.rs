@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 pub(super) const APPLICATION_ID: i32 = 0x5661_7070;
 
 /// Migration `n` leads from version `n` to `n + 1`. What has been released is never edited, only added to.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
 
 /// Ranges are in extents. `changes` holds the unfinished ones alone, so that it stays small whatever the pool's age.
 const V1: &str = "
@@ -155,6 +155,16 @@ ALTER TABLE pool ADD COLUMN fullness TEXT NOT NULL DEFAULT 'room';
 /// Where the process of an apparatus was started: tells whether a life lock that is free proves its end.
 const V3: &str = "
 ALTER TABLE members ADD COLUMN origin TEXT;
+";
+
+/// Which of the pool's databases this is, and the directory it was last used in; each label's sequence number.
+const V4: &str = "
+ALTER TABLE disks ADD COLUMN label INTEGER NOT NULL DEFAULT 0 CHECK (label >= 0);
+ALTER TABLE pool ADD COLUMN instance TEXT NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000';
+ALTER TABLE pool ADD COLUMN former TEXT NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000';
+ALTER TABLE pool ADD COLUMN home TEXT NOT NULL DEFAULT '';
+ALTER TABLE pool ADD COLUMN home_device TEXT NOT NULL DEFAULT '';
+ALTER TABLE pool ADD COLUMN home_inode TEXT NOT NULL DEFAULT '';
 ";
 
 /// Brings the database to the last of `migrations`, in one transaction.

@@ -2,18 +2,20 @@
 
 use super::convert::{Ron, Word, damaged};
 use crate::error::Result;
-use crate::pool::model::{Area, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
+use crate::pool::model::{Area, DiskRecord, Instance, PoolHeader, Segment, Snapshot, VolumeRecord};
 use crate::units::{
     BootId, ByteCount, DiskExtent, DiskId, ExtentSize, Generation, MembershipVersion, Term, VolumeExtent,
     VolumeId,
 };
 use rusqlite::types::ToSql;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use std::path::Path;
 
 /// The layout number counts changes that another boot had as good as hardened: taking back makes them so.
 pub(super) fn header(db: &Connection, boot: BootId) -> Result<PoolHeader> {
     let sql = "SELECT uuid, extent_size, generation, membership, term,
-               layout + (SELECT count(*) FROM changes WHERE state = 'hardening' AND boot <> ?1) FROM pool";
+               layout + (SELECT count(*) FROM changes WHERE state = 'hardening' AND boot <> ?1), instance, former FROM pool";
+    let dir = db.path().map(Path::new).and_then(Path::parent);
     let (size, mut header) = db.prepare_cached(sql)?.query_row([Word(boot)], |row| {
         let header = PoolHeader {
             uuid: row.get::<_, Word<_>>(0)?.0,
@@ -22,6 +24,11 @@ pub(super) fn header(db: &Connection, boot: BootId) -> Result<PoolHeader> {
             membership: MembershipVersion(row.get(3)?),
             term: Term(row.get(4)?),
             layout: row.get(5)?,
+            instance: Instance {
+                id: row.get::<_, Word<_>>(6)?.0,
+                former: row.get::<_, Word<_>>(7)?.0,
+                dir: dir.unwrap_or(Path::new("")).to_owned(),
+            },
         };
         Ok((row.get(1)?, header))
     })?;
@@ -54,7 +61,7 @@ pub(super) fn guards(db: &Connection) -> Result<Guards> {
     })
 }
 
-const DISK: &str = "SELECT id, name, uuid, path, extents, tags, allocate, reserve FROM disks";
+const DISK: &str = "SELECT id, name, uuid, path, extents, tags, allocate, reserve, label FROM disks";
 
 fn disk_row(row: &Row<'_>) -> rusqlite::Result<DiskRecord> {
     Ok(DiskRecord {
@@ -66,6 +73,7 @@ fn disk_row(row: &Row<'_>) -> rusqlite::Result<DiskRecord> {
         tags: row.get::<_, Ron<_>>(5)?.0,
         allocate: row.get(6)?,
         reserve: row.get(7)?,
+        label: row.get(8)?,
     })
 }
 
@@ -78,6 +86,13 @@ pub(super) fn disks(db: &Connection) -> Result<Vec<DiskRecord>> {
 pub(super) fn disk(db: &Connection, id: DiskId) -> Result<Option<DiskRecord>> {
     let mut query = db.prepare_cached(&format!("{DISK} WHERE id = ?1"))?;
     Ok(query.query_row([id.0], disk_row).optional()?)
+}
+
+/// The disk's label has been written with this sequence number.
+pub(super) fn label_written(db: &Connection, id: DiskId, sequence: u64) -> Result<()> {
+    db.prepare_cached("UPDATE disks SET label = max(label, ?2) WHERE id = ?1")?
+        .execute(params![id.0, sequence])?;
+    Ok(())
 }
 
 /// How many extents the disk has, if it is there.

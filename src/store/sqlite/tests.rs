@@ -24,6 +24,7 @@ pub(super) fn disk(id: u32, extents: u64) -> DiskRecord {
         tags: BTreeSet::new(),
         allocate: true,
         reserve: 0,
+        label: 0,
     }
 }
 

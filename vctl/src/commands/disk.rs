@@ -2,6 +2,7 @@
 
 mod change;
 mod evacuate;
+mod label;
 mod list;
 mod revert;
 
@@ -27,6 +28,8 @@ pub enum Verb {
     Evacuate(evacuate::Evacuate),
     /// Go back from a bad disk to the places that moves there have left and that are still kept
     Revert(revert::Revert),
+    /// Write a disk's label again: one that is lost, or that of an older copy
+    Label(label::Label),
     /// Take an empty disk out of the pool
     Remove(change::Remove),
 }
@@ -42,6 +45,7 @@ impl Verb {
             Self::Resize(verb) => verb.run(context),
             Self::Evacuate(verb) => verb.run(context),
             Self::Revert(verb) => verb.run(context),
+            Self::Label(verb) => verb.run(context),
             Self::Remove(verb) => verb.run(context),
         }
     }

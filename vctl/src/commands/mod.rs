@@ -91,7 +91,7 @@ pub fn change(
     plan: impl FnOnce(&mut dyn Store) -> Result<Option<Planned>>,
 ) -> Result<Option<Effect>> {
     if changing.dry_run {
-        let mut store = context.store()?;
+        let mut store = context.rehearsal()?;
         let from = store.header()?.generation;
         let planned = plan(&mut *store)?;
         if let Some(planned) = &planned {

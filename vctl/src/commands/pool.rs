@@ -1,5 +1,6 @@
 //! `vctl pool`.
 
+mod adopt;
 mod check;
 mod copy;
 mod create;
@@ -26,6 +27,8 @@ pub enum Verb {
     Backup(copy::Backup),
     /// Put a copy of the database in the place of the present one
     Restore(copy::Restore),
+    /// Make this copy of a pool the owner of its disks
+    Adopt(adopt::Adopt),
     /// Make the pool what a description says
     Apply(describe::Apply),
     /// Write a description of the pool
@@ -42,6 +45,7 @@ impl Verb {
             Self::Check(verb) => verb.run(context),
             Self::Backup(verb) => verb.run(context),
             Self::Restore(verb) => verb.run(context),
+            Self::Adopt(verb) => verb.run(context),
             Self::Apply(verb) => verb.run(context),
             Self::Dump(verb) => verb.run(context),
         }

@@ -61,8 +61,8 @@ fn every_verb_of_the_contract_is_there() {
             "",
             "pool disk volume apparatus job status console events metrics completions man",
         ),
-        ("pool", "create show check backup restore apply dump"),
-        ("disk", "add list show set resize evacuate revert remove"),
+        ("pool", "create show check backup restore adopt apply dump"),
+        ("disk", "add list show set resize evacuate revert label remove"),
         (
             "volume",
             "create list show map resize rename remove move attach detach hold",

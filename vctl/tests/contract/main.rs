@@ -13,6 +13,7 @@ mod in_use;
 mod json;
 mod live;
 mod locale;
+mod owners;
 mod placement;
 mod status;
 mod style;

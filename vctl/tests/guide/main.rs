@@ -129,6 +129,8 @@ procedures! {
     upgrade: "Upgrade",
     when_an_apparatus_is_fenced: "When an apparatus is fenced",
     when_a_disk_dies: "When a disk dies",
+    when_a_disk_loses_what_was_moved_to_it: "When a disk loses what was moved to it",
+    when_a_disk_is_refused: "When a disk is refused",
     when_the_pool_fills: "When the pool fills",
 }
 

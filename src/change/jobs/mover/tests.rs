@@ -4,7 +4,7 @@ use super::super::plan::{plan, plan_back};
 use super::super::testing::Images;
 use super::super::{Request, steps};
 use super::*;
-use crate::pool::model::{Area, Difference, Edit, PoolHeader, Segment, Span, VolumeRecord};
+use crate::pool::model::{Area, Difference, Edit, Instance, PoolHeader, Segment, Span, VolumeRecord};
 use crate::pool::names::Name;
 use crate::store::memory::MemoryStore;
 use crate::store::{Commit, JobKind, JobState, Store};
@@ -68,6 +68,7 @@ impl Bench {
             layout: 0,
             membership: MembershipVersion(0),
             term: Term(0),
+            instance: Instance::default(),
         };
         let mut store = MemoryStore::new(header, BootId(Uuid::nil()));
         let term = store.raise_term().unwrap();

@@ -64,7 +64,7 @@ impl Add {
             warn_if_short(context, &new.name()?, &new.path, size)?;
         }
         if self.changing.dry_run {
-            let planned = ops::disk::plan_add(&mut *context.store()?, &new)?;
+            let planned = ops::disk::plan_add(&mut *context.rehearsal()?, &new)?;
             context.would_send(&planned.difference)?;
             return Ok(Done::Plainly);
         }
@@ -186,7 +186,7 @@ impl Remove {
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let title = format!("disk remove {}", self.disk);
         if self.changing.dry_run {
-            let planned = ops::disk::plan_remove(&mut *context.store()?, &self.disk)?;
+            let planned = ops::disk::plan_remove(&mut *context.rehearsal()?, &self.disk)?;
             context.would_send(&planned.difference)?;
             return Ok(Done::Plainly);
         }
@@ -210,7 +210,7 @@ fn warn_if_short(context: &mut Context, name: &Name, path: &Path, size: ByteCoun
 }
 
 /// Says what a disk has become.
-fn tell(context: &mut Context, effect: Option<Effect>, name: &str, done: &str) -> Result<Done> {
+pub(super) fn tell(context: &mut Context, effect: Option<Effect>, name: &str, done: &str) -> Result<Done> {
     let Some(change) = effect else {
         return Ok(Done::Plainly);
     };

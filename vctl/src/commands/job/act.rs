@@ -48,7 +48,7 @@ fn would(
         would: &'a str,
         job: Row,
     }
-    let view = ops::job::show(&mut *context.store()?, job)?;
+    let view = ops::job::show(&mut *context.rehearsal()?, job)?;
     ops::job::rehearse(&context.pool, wish)?;
     let state = word(view.record.state);
     context.out.say(
@@ -136,7 +136,7 @@ impl Pause {
         if self.dry_run {
             return would(context, self.job, "pause", |store| jobs::pause(store, self.job));
         }
-        let mut store = context.store()?;
+        let mut store = context.rehearsal()?;
         ops::job::find(&mut *store, self.job)?;
         jobs::pause(&mut *store, self.job)?;
         tell(context, self.job)
@@ -188,7 +188,7 @@ impl Resume {
         if self.running.changing.dry_run {
             return would(context, self.job, "resume", |store| jobs::resume(store, self.job));
         }
-        let mut store = context.store()?;
+        let mut store = context.rehearsal()?;
         ops::job::find(&mut *store, self.job)?;
         jobs::resume(&mut *store, self.job)?;
         self.running

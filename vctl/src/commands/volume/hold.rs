@@ -65,7 +65,7 @@ impl Hold {
             writes_only: self.requests == Requests::Writes,
         };
         if self.changing.dry_run {
-            let planned = ops::hold::plan(&mut *context.store()?, &wish)?;
+            let planned = ops::hold::plan(&mut *context.rehearsal()?, &wish)?;
             context.would_send(&planned.difference)?;
             return Ok(Done::Plainly);
         }

@@ -8,7 +8,7 @@ use apparatus::ops::apparatus::{State, View};
 use apparatus::ops::status::{Finding, Status};
 use apparatus::ops::view::{DiskView, PoolView, Usage, VolumeView};
 use apparatus::ops::{job, moving};
-use apparatus::pool::model::{Area, DiskRecord, PoolHeader, Segment, VolumeRecord};
+use apparatus::pool::model::{Area, DiskRecord, Instance, PoolHeader, Segment, VolumeRecord};
 use apparatus::pool::names::Name;
 use apparatus::store::{self, JobKind, JobLimits, JobRecord, JobState, Member, MemberState, Severity, Step};
 use apparatus::units::{
@@ -43,6 +43,7 @@ fn disk(id: u32, text: &str, allocate: bool) -> DiskView {
             tags: [name("fast")].into(),
             allocate,
             reserve: 0,
+            label: 0,
         },
         usage: Usage {
             size: mib(64),
@@ -130,6 +131,7 @@ fn look(at_us: u64) -> PoolLook {
                 layout: 0,
                 membership: MembershipVersion(0),
                 term: Term(3),
+                instance: Instance::default(),
             },
             disks: vec![disk(1, "d1", false), disk(2, "d2", true)],
             volumes: vec![volume()],

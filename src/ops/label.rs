@@ -1,0 +1,89 @@
+//! A disk's label, written again.
+
+use super::plan::{self, Planned};
+use super::select;
+use super::send::{Sent, send};
+use crate::change::driver::Controller;
+use crate::disk::{Disk, Unlabelled, Waived};
+use crate::error::{Error, Kind, Result};
+use crate::pool::model::{DiskRecord, Snapshot};
+use crate::store::Store;
+
+/// Why a label has to be written again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It cannot be read. What the head of the disk holds instead, where that is anything.
+    Lost(Option<&'static str>),
+    /// It is older than the last one that was written: so is the disk.
+    Older,
+}
+
+/// What is wrong with a disk's label. `None` when nothing is.
+///
+/// # Errors
+/// When there is no such disk, when it cannot be opened for another reason, and when it is an older copy and that is not `accepted`.
+pub fn inspect(store: &mut dyn Store, disk: &str, accepted: bool) -> Result<Option<Cause>> {
+    let snapshot = store.snapshot()?;
+    let record = select::disk(&snapshot.disks, disk)?;
+    match Disk::open(record, &snapshot.header) {
+        Ok(_) => Ok(None),
+        Err(busy) if busy.kind() == Kind::Busy => Err(busy),
+        Err(why) => Ok(Some(cause(record, &snapshot, accepted, why)?)),
+    }
+}
+
+fn cause(record: &DiskRecord, snapshot: &Snapshot, accepted: bool, why: Error) -> Result<Cause> {
+    if let Some(lost) = Unlabelled::inspect(record, &snapshot.header, &snapshot.disks)? {
+        return Ok(Cause::Lost(lost.content()));
+    }
+    match Disk::open_waiving(OLD, record, &snapshot.header) {
+        Ok(_) if accepted => Ok(Cause::Older),
+        _ => Err(why),
+    }
+}
+
+const OLD: Waived = Waived {
+    owner: false,
+    age: true,
+};
+
+/// Writes the label, and has every apparatus open the disk that could not before. `None` when the label is as it should be.
+///
+/// # Errors
+/// Those of [`inspect`], and the disk's.
+pub fn write(controller: &mut Controller, title: &str, disk: &str, accepted: bool) -> Result<Option<Sent>> {
+    let Some(cause) = inspect(controller.store(), disk, accepted)? else {
+        return Ok(None);
+    };
+    let snapshot = controller.store().snapshot()?;
+    let record = select::disk(&snapshot.disks, disk)?;
+    let label = match cause {
+        Cause::Older => Disk::open_waiving(OLD, record, &snapshot.header)?
+            .take_over(record.label, &controller.ledger(record.id))?,
+        Cause::Lost(_) => Unlabelled::inspect(record, &snapshot.header, &snapshot.disks)?
+            .ok_or_else(|| Error::failed(format!("disk {disk}"), "changed while it was looked at"))?
+            .write_label(&controller.ledger(record.id))?,
+    };
+    controller.store().label_written(record.id, label.sequence)?;
+    let planned = announcement(&snapshot, record, label.sequence);
+    send(controller, title, &planned).map(Some)
+}
+
+/// What would be sent. `None` when the label is as it should be.
+///
+/// # Errors
+/// Those of [`inspect`].
+pub fn plan(store: &mut dyn Store, disk: &str, accepted: bool) -> Result<Option<Planned>> {
+    let cause = inspect(store, disk, accepted)?;
+    let snapshot = store.snapshot()?;
+    let record = select::disk(&snapshot.disks, disk)?;
+    Ok(cause.map(|_| announcement(&snapshot, record, record.label + 1)))
+}
+
+fn announcement(snapshot: &Snapshot, record: &DiskRecord, label: u64) -> Planned {
+    let record = DiskRecord {
+        label,
+        ..record.clone()
+    };
+    plan::announce_disk(snapshot, record)
+}

@@ -1,0 +1,53 @@
+//! `vctl disk label`.
+
+use super::change::tell;
+use crate::commands::{Effect, change};
+use crate::context::{Changing, Context};
+use crate::exit::Done;
+use apparatus::error::Result;
+use apparatus::ops;
+use apparatus::ops::label::Cause;
+use clap::Args;
+
+/// `vctl disk label`
+#[derive(Args, Debug)]
+pub struct Label {
+    /// Its name
+    #[arg(value_name = "DISK")]
+    disk: String,
+    /// Go on with an older copy of the disk: what was written to it since that copy was made is lost
+    #[arg(long)]
+    accept_older_data: bool,
+    /// Go on without asking when there is something else at the head of the disk
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+impl Label {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        let title = format!("disk label {}", self.disk);
+        if self.changing.dry_run {
+            let effect = change(context, &self.changing, &title, |store| {
+                ops::label::plan(store, &self.disk, self.accept_older_data)
+            })?;
+            return tell(context, effect, &self.disk, "labelled");
+        }
+        let cause = ops::label::inspect(&mut *context.store()?, &self.disk, self.accept_older_data)?;
+        if let Some(Cause::Lost(Some(found))) = cause {
+            let what = format!("disk {}", self.disk);
+            let consequence =
+                format!("its head holds {found}, so it may not be this disk; that will be overwritten");
+            context.confirm(self.yes, &what, &consequence)?;
+        }
+        let mut controller = context.controller(&title, &self.changing)?;
+        let sent = ops::label::write(&mut controller, &title, &self.disk, self.accept_older_data)?;
+        let effect = match sent {
+            Some(sent) => Effect::of(sent, &controller),
+            None => Effect::none(controller.store().header()?.generation),
+        };
+        tell(context, Some(effect), &self.disk, "labelled")
+    }
+}

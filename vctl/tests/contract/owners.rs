@@ -1,0 +1,173 @@
+//! One database owns a pool's disks: a copy of its directory changes and serves nothing until it adopts them, and then the former owner
+//! changes and serves nothing. A directory that was renamed is no copy.
+
+use crate::support::{Pool, Said, finish, vctl};
+use std::path::Path;
+use std::process::Command;
+
+fn copy(from: &Path, to: &Path) {
+    assert!(
+        Command::new("cp")
+            .arg("-a")
+            .args([from, to])
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+fn at(dir: &Path, words: &[&str]) -> Said {
+    finish(vctl().arg("--pool").arg(dir).args(words).spawn().unwrap())
+}
+
+#[test]
+fn a_copy_of_the_directory_is_refused_whatever_it_would_change() {
+    let pool = Pool::with_volume();
+    let twin = pool.path("twin");
+    copy(&pool.pool_dir(), &twin);
+    let mount = pool.file("m");
+    let verbs: &[&[&str]] = &[
+        &["volume", "create", "w", "1M"],
+        &["volume", "create", "w", "1M", "--dry-run"],
+        &["volume", "move", "v", "--to", "d2"],
+        &["volume", "hold", "v"],
+        &["disk", "set", "d1", "--no-allocate"],
+        &["disk", "label", "d1"],
+        &["pool", "set", "--policy", "pack"],
+        &["apparatus", "start", "b", &mount],
+    ];
+    for words in verbs {
+        let told = at(&twin, words).ended(1);
+        assert!(
+            told.err.contains("is a copy of the pool at"),
+            "{words:?}: {told:#?}"
+        );
+    }
+    let told = at(&twin, &["volume", "create", "w", "1M"]).complains(&["which owns the disks"]);
+    assert!(told.err.contains("pool adopt"), "{told:#?}");
+    let status = at(&twin, &["status"]);
+    assert!(
+        status.status != 0 && status.out.contains("is a copy of the pool"),
+        "{status:#?}"
+    );
+    assert!(
+        at(&twin, &["pool", "check"])
+            .ended(7)
+            .out
+            .contains("is a copy of the pool")
+    );
+    at(&twin, &["volume", "list"]).ok();
+    pool.run(["volume", "create", "w", "1M"]).ok();
+}
+
+#[test]
+fn adopting_takes_the_disks_from_the_former_owner() {
+    let pool = Pool::with_volume();
+    let twin = pool.path("twin");
+    copy(&pool.pool_dir(), &twin);
+    at(&twin, &["pool", "adopt", "--dry-run"]).ok();
+    pool.run(["volume", "create", "w", "1M"]).ok();
+    pool.run(["volume", "remove", "w", "--yes"]).ok();
+    // The copy has missed that.
+    at(&twin, &["pool", "adopt"])
+        .ended(1)
+        .complains(&["newer database"]);
+
+    std::fs::remove_dir_all(&twin).unwrap();
+    copy(&pool.pool_dir(), &twin);
+    assert!(at(&twin, &["pool", "adopt"]).ok().out.contains("d1, d2"));
+    at(&twin, &["pool", "adopt"]).ok();
+    at(&twin, &["volume", "move", "v", "--to", "d2"]).ok();
+    let told = pool.run(["volume", "create", "w", "1M"]).ended(1);
+    assert!(
+        told.err.contains("belongs to another copy") || told.err.contains("newer database"),
+        "{told:#?}"
+    );
+    at(&twin, &["pool", "check"]).ok();
+
+    let moved = pool.path("moved");
+    std::fs::rename(&twin, &moved).unwrap();
+    at(&moved, &["volume", "create", "w", "1M"]).ok();
+    at(&moved, &["pool", "check"]).ok();
+}
+
+#[test]
+fn what_is_restored_in_its_place_is_the_pool_and_elsewhere_a_copy() {
+    let pool = Pool::with_volume();
+    let (dir, backup) = (pool.pool_dir(), pool.file("backup"));
+    pool.run(["pool", "backup", &backup]).ok();
+    let elsewhere = pool.path("elsewhere");
+    at(&elsewhere, &["pool", "restore", &backup]).ok();
+    at(&elsewhere, &["volume", "create", "w", "1M"])
+        .ended(1)
+        .complains(&["is a copy"]);
+
+    let archive = pool.path("archive");
+    copy(&dir, &archive);
+    std::fs::remove_dir_all(&dir).unwrap();
+    copy(&archive, &dir);
+    pool.run(["volume", "create", "w", "1M"]).ok();
+    at(&archive, &["volume", "create", "x", "1M"])
+        .ended(1)
+        .complains(&["is a copy"]);
+
+    std::fs::remove_dir_all(&dir).unwrap();
+    pool.run(["pool", "restore", &backup, "--accept-older-layout"])
+        .ok();
+    pool.run(["volume", "create", "y", "1M"]).ok();
+}
+
+#[test]
+fn a_copy_cannot_adopt_what_is_served() {
+    if !Path::new("/dev/fuse").exists() {
+        return println!("skipped: needs /dev/fuse");
+    }
+    let pool = Pool::with_volume();
+    let twin = pool.path("twin");
+    copy(&pool.pool_dir(), &twin);
+    pool.start("a");
+    at(&twin, &["pool", "adopt"])
+        .ended(4)
+        .complains(&["disk d1", "is in use (apparatus, process "]);
+    pool.run(["apparatus", "stop", "a"]).ok();
+    at(&twin, &["pool", "adopt"]).ok();
+}
+
+#[test]
+fn an_older_copy_of_an_image_and_a_lost_label_have_a_way_out() {
+    let pool = Pool::with_volume();
+    let (image, old) = (pool.file("d1.img"), pool.path("old.img"));
+    copy(Path::new(&image), &old);
+    pool.run(["volume", "create", "w", "1M", "--on", "d1"]).ok();
+    pool.run(["volume", "create", "x", "1M", "--on", "d2"]).ok();
+    copy(&old, Path::new(&image));
+    assert!(pool.run(["status"]).out.contains("is an older copy"));
+    assert!(
+        pool.run(["pool", "check"])
+            .ended(7)
+            .out
+            .contains("is an older copy")
+    );
+    pool.run(["volume", "create", "y", "1M", "--on", "d1"])
+        .ended(1)
+        .complains(&["older copy", "--accept-older-data"]);
+    pool.run(["disk", "label", "d1"])
+        .ended(1)
+        .complains(&["older copy"]);
+    pool.run(["disk", "label", "d1", "--accept-older-data"]).ok();
+    pool.run(["disk", "label", "d1"]).ok();
+    pool.run(["volume", "create", "y", "1M", "--on", "d1"]).ok();
+
+    let file = std::fs::File::options().write(true).open(&image).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0; 8192], 0).unwrap();
+    let status = pool.run(["status"]);
+    assert!(status.out.contains("vctl disk label d1"), "{status:#?}");
+    pool.run(["disk", "label", "d1"]).ok();
+    pool.run(["pool", "check"]).ok();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[7; 65536], 0).unwrap();
+    pool.run(["disk", "label", "d1"])
+        .ended(2)
+        .complains(&["nobody is there to confirm it"]);
+    pool.run(["disk", "label", "d1", "--yes"]).ok();
+    pool.run(["pool", "check"]).ok();
+}
