@@ -19,7 +19,7 @@ mod support;
 use apparatus::change::jobs::{self, Request};
 use apparatus::control::client;
 use apparatus::pool::model::Span;
-use apparatus::store::{JobLimits, JobState, Severity, Store};
+use apparatus::store::{JobLimits, JobState, Owner, Severity, Store};
 use apparatus::units::{ByteCount, VolumeOffset};
 use apparatus::wire::message::{Answer, Request as Wish};
 use moving::{PATIENCE, Scene, Worker, assert_linearizable, assert_sound};
@@ -159,6 +159,31 @@ fn holes_stay_holes_and_a_range_alone_is_moved() {
         support::read_up_to(&file, 3 * EXTENT as usize, 30 * EXTENT),
         bytes
     );
+    drop(file);
+    daemon.stop();
+}
+
+/// Holes go in one piece up to where data begins on either side.
+#[test]
+fn data_among_long_holes_arrives_and_long_holes_stay_holes() {
+    let scene = Scene::new(MIB, 200);
+    let daemon = scene.pool.start("x");
+    let file = daemon.open("v");
+    let places = [3 * MIB + 4096, 37 * MIB, 150 * MIB + 65536, 199 * MIB];
+    let bytes = Random::new(6).bytes(65536);
+    for place in places {
+        file.write_all_at(&bytes, place).unwrap();
+    }
+    // The second time the destination still holds what was there.
+    for disk in [1, 0, 1] {
+        let job = scene.move_to(disk);
+        assert!(job.copied.0 <= 2 * 65536 * places.len() as u64, "{job:?}");
+        scene.assert_all_on(disk);
+        for place in places {
+            assert_eq!(support::read_up_to(&file, bytes.len(), place), bytes);
+            assert_eq!(support::read_up_to(&file, 4096, place - 4096), vec![0; 4096]);
+        }
+    }
     drop(file);
     daemon.stop();
 }

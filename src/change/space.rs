@@ -32,9 +32,10 @@ pub fn spaces(
 
 fn space(store: &mut dyn Store, disk: DiskRecord, reserve: Reserve) -> Result<Space> {
     let uses = store.uses(disk.id)?;
-    let quarantined = uses
-        .iter()
-        .filter(|taken| matches!(taken.owner, Owner::Quarantine(_)));
+    let owned = |mine: fn(&Owner) -> bool| {
+        let owned = uses.iter().filter(|taken| mine(&taken.owner));
+        owned.map(|taken| taken.area.len).sum()
+    };
     Ok(Space {
         disk: disk.id,
         allocate: disk.allocate,
@@ -43,7 +44,8 @@ fn space(store: &mut dyn Store, disk: DiskRecord, reserve: Reserve) -> Result<Sp
             Reserve::Kept => disk.reserve,
             Reserve::Used => 0,
         },
-        quarantined: quarantined.map(|taken| taken.area.len).sum(),
+        quarantined: owned(|owner| matches!(owner, Owner::Quarantine(_))),
+        reserved: owned(|owner| matches!(owner, Owner::Job(_))),
         name: disk.name,
     })
 }

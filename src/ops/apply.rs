@@ -10,7 +10,7 @@ use super::disk::{self, NewDisk};
 use super::plan::{DiskChange, NewVolume, Planned, VolumeChange};
 use super::pool::OptionsChange;
 use super::send::send;
-use super::{backup, job, pool, select, volume};
+use super::{backup, job, moving, pool, select, volume};
 use crate::change::driver::Controller;
 use crate::change::jobs::{self, Observer, Request};
 use crate::error::{Error, Kind, Result};
@@ -325,7 +325,8 @@ pub fn carry_out(
         Action::AddDisk(new) => disk::add(controller, &title, new).map(drop),
         Action::RemoveDisk(name) => disk::remove(controller, &title, name).map(drop),
         Action::Move(_, _, request) | Action::Evacuate(_, request) => {
-            let id = jobs::create(controller, request, &title, JobLimits::default())?;
+            let begun = moving::begin(controller, request, &title, JobLimits::default())?;
+            let Some(id) = begun.job else { return Ok(()) };
             controller.set_purpose(&job::purpose(id))?;
             match jobs::run(controller, id, observer)? {
                 JobState::Done => Ok(()),

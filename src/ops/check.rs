@@ -1,5 +1,6 @@
 //! Looking for what is wrong with a pool, and putting right what can be without losing data.
 
+use super::job;
 use crate::change::driver::Controller;
 use crate::change::harden::disks_at_risk;
 use crate::change::survey::lives;
@@ -7,9 +8,9 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::member::{ArbitrationLock, MemberTable};
 use crate::pool::dir::PoolDir;
-use crate::pool::model::{DiskRecord, PoolHeader, Snapshot};
+use crate::pool::model::{DiskRecord, PoolHeader, Snapshot, VolumeRecord};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{ChangeState, JobState, Member, MemberState, Store};
+use crate::store::{ChangeRecord, ChangeState, Member, MemberState, Store};
 use crate::sys::boot_id;
 use serde::Serialize;
 
@@ -74,8 +75,9 @@ pub fn check(pool: &PoolDir) -> Result<Vec<Problem>> {
         snapshot.disks.iter(),
     )?);
     if ArbitrationLock::holder(pool)?.is_none() {
-        problems.extend(of_what_is_left(&mut store)?);
+        problems.extend(of_changes(&mut store)?);
     }
+    problems.extend(of_jobs(pool, &mut store)?);
     let (_, members) = store.members()?;
     problems.extend(of_members(pool, &members)?);
     Ok(problems)
@@ -124,30 +126,38 @@ pub(super) fn of_losses<'a>(
     Ok(lost.map(problem).collect())
 }
 
-/// Changes that nobody finishes, and jobs that nobody works on. Asked only when no controller acts.
-fn of_what_is_left(store: &mut dyn Store) -> Result<Vec<Problem>> {
-    let mut problems = Vec::new();
-    for change in store
-        .unfinished()?
-        .iter()
-        .filter(|change| change.state != ChangeState::Hardened)
-    {
+/// Changes that nobody finishes. Asked only when no controller acts.
+fn of_changes(store: &mut dyn Store) -> Result<Vec<Problem>> {
+    let mut unfinished = store.unfinished()?;
+    unfinished.retain(|change| change.state != ChangeState::Hardened);
+    let problem = |change: &ChangeRecord| {
         let why = format!(
             "was left {:?} by a controller that is gone: {}",
             change.state, change.change.title
         );
-        problems.push(Problem::new(format!("change {}", change.id), why).repairable());
-    }
-    for volume in store.volumes()?.iter().filter(|volume| volume.name.is_hidden()) {
+        Problem::new(format!("change {}", change.id), why).repairable()
+    };
+    let half = |volume: &&VolumeRecord| volume.name.is_hidden();
+    let half_made = |volume: &VolumeRecord| {
         let why = "was left half made or half removed by a controller that is gone";
-        problems.push(Problem::new(format!("volume number {}", volume.id), why).repairable());
-    }
-    let working = |state| matches!(state, JobState::Running | JobState::RollingBack);
-    for job in store.jobs()?.iter().filter(|job| working(job.state)) {
-        let problem = Problem::new(format!("job {}", job.id), "nobody works on it");
-        problems.push(problem.hint(format!("vctl job resume {}", job.id)));
-    }
+        Problem::new(format!("volume number {}", volume.id), why).repairable()
+    };
+    let mut problems: Vec<Problem> = unfinished.iter().map(problem).collect();
+    problems.extend(store.volumes()?.iter().filter(half).map(half_made));
     Ok(problems)
+}
+
+/// Jobs that nobody works on: what is reserved for them stays so until somebody goes on with them or gives them up.
+fn of_jobs(pool: &PoolDir, store: &mut dyn Store) -> Result<Vec<Problem>> {
+    let abandoned = |view: &job::View| view.abandoned;
+    let problem = |view: job::View| {
+        let id = view.record.id;
+        Problem::new(format!("job {id}"), "nobody works on it").hint(format!(
+            "vctl job resume {id}, or give it up: vctl job cancel {id}"
+        ))
+    };
+    let jobs = job::list(pool, store)?;
+    Ok(jobs.into_iter().filter(abandoned).map(problem).collect())
 }
 
 fn of_members(pool: &PoolDir, members: &[Member]) -> Result<Vec<Problem>> {

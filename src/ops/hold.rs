@@ -26,6 +26,11 @@ use std::time::{Duration, Instant};
 
 /// A command that is told to end has so long until it is killed.
 const GRACE: Duration = Duration::from_secs(2);
+/// A command that is killed has ended after so long, unless it waits for the kernel.
+const DEATH: Duration = Duration::from_secs(2);
+/// What placing the hold and letting go of it may take beyond the time that it is to last. Then the apparatuses end it by themselves,
+/// also when this process is stopped.
+const SLACK: Duration = Duration::from_millis(1500);
 
 /// What to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,12 +110,13 @@ pub fn hold(controller: &mut Controller, title: &str, wish: &Wish, work: &Work) 
     } else {
         Vec::new()
     };
-    let long = u64::try_from(work.time.saturating_add(GRACE).as_micros()).unwrap_or(u64::MAX);
+    let long = work.time.saturating_add(SLACK).as_micros();
     controller.set_patience(Patience {
-        hold_us: PATIENCE.hold_us.saturating_add(long),
+        hold_us: u64::try_from(long).unwrap_or(u64::MAX),
         ..PATIENCE
     });
     let (mut done, mut lasted) = (None, Duration::ZERO);
+    let mut running = None;
     let sent = send_with(controller, title, &planned, &mut || {
         let begun = Instant::now();
         let again = matches!(done, Some(Ok(_))) && work.command.is_some();
@@ -119,14 +125,16 @@ pub fn hold(controller: &mut Controller, title: &str, wish: &Wish, work: &Work) 
         } else {
             disks.iter().try_for_each(|(disk, ledger)| flush(disk, ledger))
         };
-        let ended = flushed.and_then(|()| do_work(work, begun));
+        let ended = flushed.and_then(|()| do_work(work, begun, &mut running));
         lasted = begun.elapsed();
         let said = ended.as_ref().map(drop).map_err(ToString::to_string);
         done = Some(ended);
         said
     });
+    // What the hosts wait for is over; a command that is not may have waited for them.
+    let left = running.map_or(Ok(()), |running: Running| running.end());
     match (done, sent) {
-        (Some(Err(failure)), _) => Err(failure),
+        (Some(Err(failure)), _) => Err(also(failure, left)),
         (done, sent) => {
             let sent = sent?;
             Ok(Held {
@@ -135,6 +143,20 @@ pub fn hold(controller: &mut Controller, title: &str, wish: &Wish, work: &Work) 
                 sent,
             })
         }
+    }
+}
+
+/// A failure, and that the command is still there if it is.
+fn also(failure: Error, left: Result<(), String>) -> Error {
+    let Err(left) = left else { return failure };
+    let both = Error::new(
+        failure.kind(),
+        failure.what(),
+        format!("{}; {left}", failure.why()),
+    );
+    match failure.way_out() {
+        Some(hint) => both.hint(hint),
+        None => both,
     }
 }
 
@@ -170,8 +192,9 @@ fn flush(disk: &Disk, ledger: &DiskMarks) -> Result<()> {
     refuse_lost(disk.name(), ledger)
 }
 
-/// Waits, or runs the command, until it is done, the time is over, or the operator wants it to end.
-fn do_work(work: &Work, begun: Instant) -> Result<Option<u8>> {
+/// Waits, or runs the command, until it is done, the time is over, or the operator wants it to end. A command that has not ended by then
+/// is left in `running`: it may wait for what is held, and is ended once nothing is.
+fn do_work(work: &Work, begun: Instant, running: &mut Option<Running>) -> Result<Option<u8>> {
     let deadline = begun + work.time;
     let Some(command) = &work.command else {
         return match wait(work.stop.as_fd(), None, deadline)? {
@@ -179,24 +202,22 @@ fn do_work(work: &Work, begun: Instant) -> Result<Option<u8>> {
             Woken::Ended | Woken::Late => Ok(None),
         };
     };
-    let name = command
-        .words
-        .first()
-        .map(|word| word.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let failed = |error: io::Error| Error::because(format!("command {name}"), error);
-    let mut child = spawn(command).map_err(failed)?;
-    let end = pidfd_of(&child).map_err(failed)?;
-    let woken = wait(work.stop.as_fd(), Some(end.as_fd()), deadline)?;
-    if woken != Woken::Ended {
-        end_group(&mut child, &end).map_err(failed)?;
-    }
-    match woken {
-        Woken::Ended => Ok(Some(status_of(child.wait().map_err(failed)?))),
-        Woken::Stop => Err(stopped()),
-        Woken::Late => {
+    let mut started = Running::start(command)?;
+    match wait(work.stop.as_fd(), Some(started.end.as_fd()), deadline) {
+        Ok(Woken::Ended) => started.status().map(Some),
+        Ok(Woken::Stop) => {
+            *running = Some(started);
+            Err(stopped())
+        }
+        Ok(Woken::Late) => {
             let why = format!("did not end in {} s, and was told to", work.time.as_secs_f32());
-            Err(Error::new(Kind::TimedOut, format!("command {name}"), why).hint("give it longer with --for"))
+            let what = format!("command {}", started.name);
+            *running = Some(started);
+            Err(Error::new(Kind::TimedOut, what, why).hint("give it longer with --for"))
+        }
+        Err(failed) => {
+            *running = Some(started);
+            Err(failed)
         }
     }
 }
@@ -205,7 +226,63 @@ fn stopped() -> Error {
     Error::new(Kind::Cancelled, "hold", "ended on request")
 }
 
-/// In a process group of its own, so that all of it can be ended.
+/// A command that runs, in a process group of its own, so that all of it can be ended.
+struct Running {
+    name: String,
+    child: Child,
+    end: OwnedFd,
+}
+
+impl Running {
+    fn start(command: &Command) -> Result<Self> {
+        let first = command.words.first();
+        let name = first.map_or_else(String::new, |word| word.to_string_lossy().into_owned());
+        let failed = |error: io::Error| Error::because(format!("command {name}"), error);
+        let child = spawn(command).map_err(failed)?;
+        let end = pidfd_of(&child).map_err(failed)?;
+        Ok(Self { name, child, end })
+    }
+
+    fn status(&mut self) -> Result<u8> {
+        let status = self.child.wait();
+        let status = status.map_err(|error| Error::because(format!("command {}", self.name), error))?;
+        Ok(status_of(status))
+    }
+
+    /// Tells it to end, kills it if it does not, and waits no longer than a killed process takes: one that waits for the kernel is left.
+    fn end(mut self) -> Result<(), String> {
+        if let Ok(group) = pid_of(&self.child) {
+            // Its end is looked at below; a group that is gone already is as well.
+            let _ = kill_process_group(group, Signal::TERM);
+            let ended = self.ends_within(GRACE);
+            let _ = kill_process_group(group, Signal::KILL);
+            if !ended && !self.ends_within(DEATH) {
+                return Err(format!(
+                    "it was killed, and process {} has not ended yet",
+                    self.child.id()
+                ));
+            }
+        }
+        // It has ended: this takes its status.
+        self.child.wait().map(drop).map_err(|error| error.to_string())
+    }
+
+    fn ends_within(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut ended = [PollFd::new(&self.end, PollFlags::IN)];
+            let timeout = Timespec::try_from(left).ok();
+            match poll(&mut ended, timeout.as_ref()) {
+                Ok(0) | Err(Errno::INTR) if left.is_zero() => return false,
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
 fn spawn(command: &Command) -> io::Result<Child> {
     let (program, arguments) = command
         .words
@@ -226,17 +303,6 @@ fn pidfd_of(child: &Child) -> io::Result<OwnedFd> {
 fn pid_of(child: &Child) -> io::Result<Pid> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     pid.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
-}
-
-fn end_group(child: &mut Child, end: &OwnedFd) -> io::Result<()> {
-    let group = pid_of(child)?;
-    // Its end is looked at below; a group that is gone already is as well.
-    let _ = kill_process_group(group, Signal::TERM);
-    let mut ended = [PollFd::new(end, PollFlags::IN)];
-    let grace = Timespec::try_from(GRACE).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let _ = poll(&mut ended, Some(&grace));
-    let _ = kill_process_group(group, Signal::KILL);
-    child.wait().map(drop)
 }
 
 fn status_of(status: ExitStatus) -> u8 {

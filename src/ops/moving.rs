@@ -1,12 +1,15 @@
 //! Moves and evacuations: from the words that people use, and what they come to before anything is sent.
 
-use super::{job, select, volume};
+use super::job::{Workers, wants_work};
+use super::{backup, job, select, volume};
+use crate::change::driver::Controller;
 use crate::change::jobs::{self, Request};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::pool::alloc::Policy;
+use crate::pool::dir::PoolDir;
 use crate::pool::model::Difference;
-use crate::store::{Step, Store};
-use crate::units::ByteCount;
+use crate::store::{JobKind, JobLimits, JobRecord, JobState, Step, Store};
+use crate::units::{ByteCount, JobId};
 
 /// What of a volume is to go where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,4 +84,100 @@ pub fn outline(store: &mut dyn Store, request: &Request) -> Result<Outline> {
         bytes,
         difference,
     })
+}
+
+/// What was begun.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Begun {
+    /// The job; none when all lies where it was to go.
+    pub job: Option<JobId>,
+    /// Jobs about the same that nobody worked on any more: cancelled.
+    pub ended: Vec<JobId>,
+}
+
+/// Records a job. Earlier ones about the same volume or disk whose controller is gone are ended first, so that what they had reserved is free.
+///
+/// # Errors
+/// Those of [`jobs::create`]; `Busy` when an apparatus is about to work on such a job.
+pub fn begin(
+    controller: &mut Controller,
+    request: &Request,
+    title: &str,
+    limits: JobLimits,
+) -> Result<Begun> {
+    let pool = controller.pool().clone();
+    let left = left_behind(&pool, controller.store(), request)?;
+    if !left.is_empty() {
+        refuse_nonsense(controller.store(), request)?;
+        for job in &left {
+            controller
+                .store()
+                .set_job_state(job.id, job.state, JobState::Cancelled, OVERTAKEN)?;
+        }
+    }
+    Ok(Begun {
+        job: jobs::create(controller, request, title, limits)?,
+        ended: left.iter().map(|job| job.id).collect(),
+    })
+}
+
+/// What [`begin`] would do. Changes nothing.
+///
+/// # Errors
+/// Those of [`begin`].
+pub fn preview(pool: &PoolDir, store: &mut dyn Store, request: &Request) -> Result<(Outline, Vec<JobId>)> {
+    let left = left_behind(pool, store, request)?;
+    if left.is_empty() {
+        return Ok((outline(store, request)?, Vec::new()));
+    }
+    refuse_nonsense(store, request)?;
+    let copy = backup::Copy::of_pool(pool)?;
+    let mut store = copy.into_store()?;
+    for job in &left {
+        store.set_job_state(job.id, job.state, JobState::Cancelled, OVERTAKEN)?;
+    }
+    let outline = outline(&mut store, request)?;
+    Ok((outline, left.iter().map(|job| job.id).collect()))
+}
+
+/// Why a job was ended by the next one about the same.
+const OVERTAKEN: &str = "nobody worked on it any more, and a later command began anew";
+
+/// A request that cannot be carried out in any case ends nobody else's job.
+fn refuse_nonsense(store: &mut dyn Store, request: &Request) -> Result<()> {
+    match jobs::plan(store, request) {
+        Err(error) if matches!(error.kind(), Kind::Usage | Kind::NotFound) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Jobs about the same volume or disk that want work and that nobody works on.
+fn left_behind(pool: &PoolDir, store: &mut dyn Store, request: &Request) -> Result<Vec<JobRecord>> {
+    let mut jobs = store.jobs()?;
+    jobs.retain(|job| wants_work(job.state) && is_about(&job.kind, request));
+    if jobs.is_empty() {
+        return Ok(jobs);
+    }
+    let seen = Workers::ask(pool, store)?;
+    for job in &jobs {
+        if let Some(name) = seen.taken_by(job.id) {
+            let why = format!("apparatus {name} has taken it on");
+            return Err(
+                Error::new(Kind::Busy, format!("job {}", job.id), why).hint(format!(
+                    "wait for its end (vctl job wait {0}), or give it up (vctl job cancel {0})",
+                    job.id
+                )),
+            );
+        }
+    }
+    jobs.retain(|job| !seen.acts_for(&job::purpose(job.id)));
+    Ok(jobs)
+}
+
+fn is_about(kind: &JobKind, request: &Request) -> bool {
+    match (kind, request) {
+        (JobKind::Move { volume: a }, Request::Move { volume: b, .. }) => a == b,
+        (JobKind::Evacuate { disk: a, .. }, Request::Evacuate { disk: b, .. }) => a == b,
+        _ => false,
+    }
 }

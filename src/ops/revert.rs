@@ -210,7 +210,6 @@ fn end_jobs(store: &mut dyn Store, disk: DiskId, title: &str) -> Result<()> {
         let leads_there = |step: &crate::store::Step| step.to.disk == disk && step.done > 0;
         if store.steps(id)?.iter().any(leads_there) {
             store.set_job_state(id, state, JobState::Cancelled, &format!("taken back: {title}"))?;
-            store.unreserve(id)?;
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use super::apparatus::{self, State};
 use super::check::of_losses;
-use super::job;
+use super::job::{self, Worker, Workers};
 use super::view::{PoolView, Usage};
 use crate::error::Result;
 use crate::member::ArbitrationLock;
@@ -12,7 +12,7 @@ use crate::pool::options::{Fullness, Thresholds};
 use crate::pool::size::Human;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{ChangeState, JobKind, JobState, Severity, Store};
-use crate::units::{DiskId, JobId, VolumeId};
+use crate::units::{DiskId, VolumeId};
 use crate::wire::message::Waiting;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -99,7 +99,7 @@ impl Seen {
         Ok(Self {
             view: PoolView::load(store)?,
             apparatuses: apparatus::list(pool, store)?,
-            jobs: job::list(store)?,
+            jobs: job::list(pool, store)?,
         })
     }
 }
@@ -130,7 +130,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> 
     findings.extend(of_directory(pool)?);
     findings.extend(of_log(pool)?);
     findings.extend(of_space(view, store.fullness()?, store.options()?.thresholds));
-    findings.extend(of_closed_disks(view, jobs));
+    findings.extend(of_closed_disks(view, jobs, apparatuses));
     findings.extend(of_quarantine(view, apparatuses));
     let losses = of_losses(
         pool,
@@ -138,7 +138,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> 
         &view.header,
         view.disks.iter().map(|disk| &disk.record),
     )?;
-    let of_errors = of_errors(apparatuses).into_iter();
+    let of_errors = of_errors(view, apparatuses).into_iter();
     findings.extend(of_errors.filter(|error| losses.iter().all(|loss| loss.subject != error.subject)));
     findings.extend(losses.into_iter().map(|loss| Finding {
         severity: Severity::Error,
@@ -152,9 +152,8 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> 
         let finding = Finding::new(Severity::Info, "apparatuses", "none runs, so no volume is served");
         findings.push(finding.next("vctl apparatus start NAME MOUNTPOINT"));
     }
-    for each in jobs {
-        findings.extend(of_job(pool, each, seen)?);
-    }
+    let workers = Workers::new(controller.clone(), apparatuses);
+    findings.extend(jobs.iter().filter_map(|each| of_job(&workers, each, seen)));
     if controller.is_none() {
         findings.extend(of_changes(store)?);
         findings.extend(of_hidden(store)?);
@@ -257,7 +256,8 @@ fn of_space(view: &PoolView, was: Fullness, thresholds: Thresholds) -> Option<Fi
 }
 
 /// Disks that take nothing new, and that nobody is emptying: after an evacuation that is easily forgotten.
-fn of_closed_disks(view: &PoolView, jobs: &[job::View]) -> Vec<Finding> {
+fn of_closed_disks(view: &PoolView, jobs: &[job::View], apparatuses: &[apparatus::View]) -> Vec<Finding> {
+    let errors = errors_of_disks(apparatuses);
     let emptied = |disk: DiskId| {
         jobs.iter().any(|job| {
             let unfinished = job::wants_work(job.record.state) || job.record.state == JobState::Paused;
@@ -266,7 +266,7 @@ fn of_closed_disks(view: &PoolView, jobs: &[job::View]) -> Vec<Finding> {
     };
     let closed = view.disks.iter().filter(|disk| !disk.record.allocate);
     closed
-        .filter(|disk| !emptied(disk.record.id))
+        .filter(|disk| !emptied(disk.record.id) && !errors.contains_key(disk.record.name.as_str()))
         .map(|disk| {
             let name = &disk.record.name;
             let finding = |text: String| Finding::new(Severity::Info, format!("disk {name}"), text);
@@ -304,19 +304,36 @@ fn of_quarantine(view: &PoolView, apparatuses: &[apparatus::View]) -> Vec<Findin
         .collect()
 }
 
-/// Disks on which requests have failed, as those tell who serve by them.
-fn of_errors(apparatuses: &[apparatus::View]) -> Vec<Finding> {
+/// How many requests have failed on which disk, as those tell who serve by them.
+fn errors_of_disks(apparatuses: &[apparatus::View]) -> BTreeMap<&str, u64> {
     let mut errors: BTreeMap<&str, u64> = BTreeMap::new();
     for figures in apparatuses.iter().filter_map(|each| each.figures.as_ref()) {
         for (disk, io) in figures.disks.iter().filter(|(_, io)| io.errors > 0) {
             *errors.entry(disk).or_default() += io.errors;
         }
     }
-    let finding = |(disk, count)| {
-        let text = format!("{count} requests have failed on it since the apparatuses began");
-        Finding::new(Severity::Error, format!("disk {disk}"), text).next(format!("vctl disk evacuate {disk}"))
+    errors
+}
+
+/// Disks on which requests have failed: to be emptied, and once they are empty, to be removed.
+fn of_errors(view: &PoolView, apparatuses: &[apparatus::View]) -> Vec<Finding> {
+    let is_empty = |name: &str| {
+        let mut disks = view.disks.iter();
+        disks.any(|disk| disk.record.name.as_str() == name && disk.volumes == 0)
     };
-    errors.into_iter().map(finding).collect()
+    let finding = |(disk, count): (&str, u64)| {
+        let failed = format!("{count} requests have failed on it since the apparatuses began");
+        let (text, next) = if is_empty(disk) {
+            (
+                format!("{failed}, and it is empty"),
+                format!("vctl disk remove {disk}"),
+            )
+        } else {
+            (failed, format!("vctl disk evacuate {disk}"))
+        };
+        Finding::new(Severity::Error, format!("disk {disk}"), text).next(next)
+    };
+    errors_of_disks(apparatuses).into_iter().map(finding).collect()
 }
 
 /// Volumes whose hosts wait for a disk that does not answer, or hardly.
@@ -392,40 +409,42 @@ fn about(kind: &JobKind) -> About {
     }
 }
 
-fn of_job(pool: &PoolDir, view: &job::View, seen: &Seen) -> Result<Option<Finding>> {
-    let last: BTreeMap<About, JobId> = seen
-        .jobs
-        .iter()
-        .map(|each| (about(&each.record.kind), each.record.id))
-        .collect();
+/// Whether the volume or disk that a job is about is still there.
+fn is_there(kind: &JobKind, view: &PoolView) -> bool {
+    match kind {
+        JobKind::Move { volume } => view.volumes.iter().any(|each| each.record.id == *volume),
+        JobKind::Evacuate { disk, .. } => view.disks.iter().any(|each| each.record.id == *disk),
+    }
+}
+
+fn of_job(workers: &Workers, view: &job::View, seen: &Seen) -> Option<Finding> {
     let record = &view.record;
     let id = record.id;
     let finding =
         |severity, text: String| Finding::new(severity, format!("job {id} ({})", view.subject), text);
-    let superseded = last.get(&about(&record.kind)).is_some_and(|last| *last != id);
-    Ok(match record.state {
+    let later = |each: &job::View| each.record.id > id && about(&each.record.kind) == about(&record.kind);
+    match record.state {
         JobState::Done | JobState::Cancelled => None,
-        JobState::Failed if superseded => None,
-        JobState::Failed => Some(
-            finding(Severity::Error, format!("failed: {}", record.why)).next(format!("vctl job show {id}")),
-        ),
+        // A failure is a thing of the past once there was a later job about the same, or there is nothing left that it is about.
+        JobState::Failed if seen.jobs.iter().any(later) || !is_there(&record.kind, &seen.view) => None,
+        JobState::Failed => {
+            let text = format!("failed: {}; vctl job cancel {id} dismisses it", record.why);
+            Some(finding(Severity::Error, text).next(format!("vctl job show {id}")))
+        }
         JobState::Paused => {
             Some(finding(Severity::Warning, "is paused".into()).next(format!("vctl job resume {id}")))
         }
-        JobState::Running | JobState::RollingBack => {
-            let phase = job::phase(pool, view)?;
-            let show = format!("vctl job show {id}");
-            let holder = ArbitrationLock::holder(pool)?;
-            Some(match (holder, job::taken_by(id, &seen.apparatuses)) {
-                (Some(_), _) => finding(Severity::Info, phase).next(show),
-                (None, Some(name)) => {
-                    finding(Severity::Info, format!("apparatus {name} has taken it on")).next(show)
-                }
-                (None, None) => finding(Severity::Error, "nobody works on it".into())
-                    .next(format!("vctl job resume {id}")),
-            })
-        }
-    })
+        JobState::Running | JobState::RollingBack => Some(match workers.on(record) {
+            Worker::Nobody => {
+                let text = format!("nobody works on it; vctl job cancel {id} gives it up");
+                finding(Severity::Error, text).next(format!("vctl job resume {id}"))
+            }
+            Worker::Acts(_) | Worker::Waits(_) => {
+                let phase = job::phase(workers, record);
+                finding(Severity::Info, phase).next(format!("vctl job show {id}"))
+            }
+        }),
+    }
 }
 
 /// Changes that the next controller finishes or takes back: asked only when none acts.

@@ -47,6 +47,8 @@ pub struct Space {
     pub reserve: u64,
     /// Extents that become free when no apparatus can use them any more: for the explanation.
     pub quarantined: u64,
+    /// Extents that are kept for jobs that have not ended.
+    pub reserved: u64,
 }
 
 impl Space {
@@ -233,6 +235,7 @@ fn lack(space: &Space, wish: &Wish) -> Reason {
         free: space.free(),
         reserve: space.reserve.min(space.free()),
         quarantined: space.quarantined,
+        reserved: space.reserved,
     }
 }
 
@@ -261,6 +264,8 @@ pub enum Reason {
         reserve: u64,
         /// Not counted as free: so many will be when no apparatus can use them any more.
         quarantined: u64,
+        /// Not counted as free: so many are kept for jobs that have not ended.
+        reserved: u64,
     },
     /// There is room on it, and not in the one piece that is wanted.
     InPieces {
@@ -277,6 +282,7 @@ impl fmt::Display for Reason {
                 free,
                 reserve,
                 quarantined,
+                reserved,
             } => {
                 write!(f, "{free} extents free")?;
                 if *reserve > 0 {
@@ -284,6 +290,9 @@ impl fmt::Display for Reason {
                 }
                 if *quarantined > 0 {
                     write!(f, ", {quarantined} more once no apparatus can use them")?;
+                }
+                if *reserved > 0 {
+                    write!(f, ", {reserved} reserved by jobs (vctl job list)")?;
                 }
                 Ok(())
             }
@@ -351,6 +360,7 @@ mod tests {
             free: free_runs(DiskId(disk), extents, taken),
             reserve: 0,
             quarantined: 0,
+            reserved: 0,
         }
     }
 
@@ -446,6 +456,7 @@ mod tests {
         ];
         spaces[0].allocate = false;
         spaces[2].quarantined = 6;
+        spaces.iter_mut().for_each(|space| space.reserved = 2);
         spaces[3].reserve = 5;
         let shortage = allocate(&spaces, &wish(6, &[1, 3, 4])).unwrap_err();
         let reasons: Vec<_> = shortage.disks.iter().map(|(_, reason)| *reason).collect();
@@ -453,6 +464,7 @@ mod tests {
             free,
             reserve,
             quarantined,
+            reserved: 2,
         };
         assert_eq!(reasons, [Reason::NoAllocate, short(3, 0, 6), short(7, 5, 0)]);
         let text = shortage.error("volume v", ExtentSize::DEFAULT).to_string();
@@ -461,6 +473,7 @@ mod tests {
             "d1: no-allocate",
             "d3: 3 extents free, 6 more",
             "5 of them kept",
+            "2 reserved by jobs",
         ] {
             assert!(text.contains(part), "{text}");
         }

@@ -2,6 +2,7 @@
 
 pub mod alloc;
 pub mod dir;
+pub mod holds;
 pub mod model;
 pub mod names;
 pub mod options;

@@ -48,6 +48,8 @@ macro_rules! contract {
                 job_states_are_compared_and_set,
                 a_refused_job_leaves_nothing_behind,
                 only_the_step_that_a_segment_continues_moves_on,
+                a_job_that_ends_owns_nothing,
+                what_is_removed_takes_its_jobs_along,
             }
             members {
                 slots_and_lives,
@@ -74,6 +76,7 @@ macro_rules! contract {
     };
 }
 pub(crate) use contract;
+pub(crate) use world::new_job;
 
 mod sqlite {
     use super::world::Sqlite;

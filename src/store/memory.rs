@@ -11,9 +11,10 @@ pub use homes::{Extent, Homes};
 
 use super::{
     Cancel, ChangeRecord, Commit, Event, JobLimits, JobRecord, JobState, Joined, Member, MemberState,
-    NewChange, Severity, Step, Store, Use,
+    NewChange, Progress, Severity, Step, Store, Use,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::pool::holds::Holds;
 use crate::pool::model::{Area, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
 use crate::pool::names::Name;
 use crate::pool::options::{Fullness, Options};
@@ -160,6 +161,14 @@ fn hash_of(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
+/// A job as it is read: with how far its copy progress table is.
+fn with_progress((job, steps): &(JobRecord, Vec<Step>)) -> JobRecord {
+    JobRecord {
+        progress: Progress::of(steps),
+        ..job.clone()
+    }
+}
+
 impl Store for MemoryStore {
     fn header(&mut self) -> Result<PoolHeader> {
         Ok(self.read().header.clone())
@@ -261,14 +270,13 @@ impl Store for MemoryStore {
     fn reserve(&mut self, term: Term, job: JobId, areas: &[Area]) -> Result<()> {
         self.write(|state, _| {
             state.not_stale(term)?;
+            if state.job(job)?.state.has_ended() {
+                return Err(Error::failed(
+                    format!("job {job}"),
+                    "has ended, and reserves nothing",
+                ));
+            }
             areas.iter().try_for_each(|&area| state.reserve(job, area))
-        })
-    }
-
-    fn unreserve(&mut self, job: JobId) -> Result<()> {
-        self.write(|state, _| {
-            state.unreserve(job);
-            Ok(())
         })
     }
 
@@ -334,11 +342,11 @@ impl Store for MemoryStore {
     }
 
     fn jobs(&mut self) -> Result<Vec<JobRecord>> {
-        Ok(self.read().jobs.values().map(|(job, _)| job.clone()).collect())
+        Ok(self.read().jobs.values().map(with_progress).collect())
     }
 
     fn job(&mut self, id: JobId) -> Result<Option<JobRecord>> {
-        Ok(self.read().jobs.get(&id).map(|(job, _)| job.clone()))
+        Ok(self.read().jobs.get(&id).map(with_progress))
     }
 
     fn steps(&mut self, id: JobId) -> Result<Vec<Step>> {
@@ -374,10 +382,12 @@ impl Store for MemoryStore {
         copied: ByteCount,
         longest_hold_us: u64,
         held: u64,
+        holds: &Holds,
     ) -> Result<()> {
         self.write(|state, _| {
             let job = state.job(id)?;
             (job.copied, job.longest_hold_us, job.held) = (copied, longest_hold_us, held);
+            job.holds.clone_from(holds);
             Ok(())
         })
     }

@@ -17,11 +17,14 @@
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+pub(crate) use contract::new_job as a_job;
 pub mod memory;
 pub mod sqlite;
 
 use crate::error::{Error, Result};
 use crate::member::Origin;
+use crate::pool::holds::Holds;
 use crate::pool::model::{Area, Difference, DiskRecord, PoolHeader, Segment, Snapshot, Span, VolumeRecord};
 use crate::pool::names::Name;
 use crate::pool::options::{Fullness, Options};
@@ -207,6 +210,23 @@ pub enum JobKind {
     },
 }
 
+impl JobKind {
+    /// Whether there is nothing left to do once this volume is gone.
+    fn is_about_volume(&self, gone: VolumeId) -> bool {
+        matches!(self, Self::Move { volume } if *volume == gone)
+    }
+
+    /// Whether there is nothing left to do once this disk is gone.
+    fn is_about_disk(&self, gone: DiskId) -> bool {
+        matches!(self, Self::Evacuate { disk, .. } if *disk == gone)
+    }
+}
+
+/// Why a job was cancelled whose volume was removed.
+const VOLUME_REMOVED: &str = "its volume was removed";
+/// Why a job was cancelled whose disk was removed.
+const DISK_REMOVED: &str = "its disk was removed";
+
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum JobState {
@@ -224,6 +244,14 @@ pub enum JobState {
     Failed,
 }
 
+impl JobState {
+    /// Whether nothing more is done: the job owns no extents then.
+    #[must_use]
+    pub fn has_ended(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
+    }
+}
+
 /// The operator's wishes for a job, changeable while it runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct JobLimits {
@@ -233,6 +261,9 @@ pub struct JobLimits {
     pub hold_target_us: Option<u64>,
     /// Reads are held too.
     pub hold_all: bool,
+    /// Places that cannot be read stay where they are, and what is beside them is moved.
+    #[serde(default)]
+    pub skip_unreadable: bool,
 }
 
 /// One line of a copy progress table: a run of the volume, where it was, where it goes, how far it is.
@@ -246,6 +277,27 @@ pub struct Step {
     pub to: Area,
     /// Extents moved so far, from the start of the run.
     pub done: u64,
+}
+
+/// How far a copy progress table is, in extents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Progress {
+    /// Moved so far.
+    pub done: u64,
+    /// All together.
+    pub total: u64,
+}
+
+impl Progress {
+    /// Of these steps.
+    #[must_use]
+    pub fn of(steps: &[Step]) -> Self {
+        let add = |sum: Self, step: &Step| Self {
+            done: sum.done.saturating_add(step.done),
+            total: sum.total.saturating_add(step.to.len),
+        };
+        steps.iter().fold(Self::default(), add)
+    }
 }
 
 /// A job as the store has it. Its copy progress table is read with [`Store::steps`].
@@ -273,6 +325,10 @@ pub struct JobRecord {
     pub longest_hold_us: u64,
     /// Host requests held so far.
     pub held: u64,
+    /// How long its holds took.
+    pub holds: Holds,
+    /// How far it is. The store keeps it from the copy progress table; what a caller gives is passed over.
+    pub progress: Progress,
     /// What it waits for, or why it failed; empty while it simply runs.
     pub why: String,
 }
@@ -336,7 +392,8 @@ pub trait Store: Send {
     fn prepare(&mut self, term: Term, change: &NewChange) -> Result<ChangeId>;
     /// Compare-and-set prepared -> committed: applies the difference, records the undo, puts the extents that lost
     /// their home into quarantine, moves the job's progress on: a segment that a chunk maps at `from.start + done` of one of
-    /// its steps adds its length to that step's `done` (and a take-back subtracts it). One generation up.
+    /// its steps adds its length to that step's `done` (and a take-back subtracts it). One generation up. A volume or disk that goes away
+    /// ends the jobs that are about it, and takes its part out of the others.
     fn commit(&mut self, term: Term, id: ChangeId, membership: MembershipVersion) -> Result<Commit>;
     /// Compare-and-set prepared -> cancelled. Anybody may: an apparatus whose hold ran out, or the next controller.
     fn cancel(&mut self, id: ChangeId) -> Result<Cancel>;
@@ -358,10 +415,9 @@ pub trait Store: Send {
     /// in another boot, and marks all members of another boot as left. Durable when it returns. Answers those taken back.
     fn recover_boot(&mut self, boot: BootId) -> Result<Vec<ChangeId>>;
 
-    /// Gives extents to a job ahead of its changes. Refused when one is not free.
+    /// Gives extents to a job ahead of its changes. Refused when one is not free, and when the job has ended: an extent that a job
+    /// owns always belongs to one that somebody can go on with or cancel.
     fn reserve(&mut self, term: Term, job: JobId, areas: &[Area]) -> Result<()>;
-    /// Takes back what the job has not mapped.
-    fn unreserve(&mut self, job: JobId) -> Result<()>;
     /// What [`Store::free_quarantine`] would free, and has not.
     fn freeable(&mut self, oldest: Generation) -> Result<Vec<Area>>;
     /// As [`Store::free_quarantine`], without what lies on these disks.
@@ -410,9 +466,10 @@ pub trait Store: Send {
     /// The job's copy progress table, in order.
     fn steps(&mut self, id: JobId) -> Result<Vec<Step>>;
     /// Replaces the copy progress table, its reservations (for what is not `done` of each step) and `JobRecord::back`.
-    /// What the job had reserved and the new table does not ask for becomes free.
+    /// What the job had reserved and the new table does not ask for becomes free. A job that has ended reserves nothing.
     fn replace_steps(&mut self, term: Term, id: JobId, steps: &[Step], back: bool) -> Result<()>;
-    /// The operator's wish or the worker's finding, compare-and-set on the state; false when it was another.
+    /// The operator's wish or the worker's finding, compare-and-set on the state; false when it was another. A job that ends
+    /// frees what it has reserved in the same transaction.
     fn set_job_state(&mut self, id: JobId, from: JobState, to: JobState, why: &str) -> Result<bool>;
     /// Changes a job's limits.
     fn set_job_limits(&mut self, id: JobId, limits: JobLimits) -> Result<()>;
@@ -423,6 +480,7 @@ pub trait Store: Send {
         copied: ByteCount,
         longest_hold_us: u64,
         held: u64,
+        holds: &Holds,
     ) -> Result<()>;
 
     /// What the operator has chosen for the pool.

@@ -30,6 +30,7 @@ use crate::error::Result;
 use crate::held::may_wait;
 use crate::member::Origin;
 use crate::pool::dir::PoolDir;
+use crate::pool::holds::Holds;
 use crate::pool::model::{Area, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
 use crate::pool::names::Name;
 use crate::pool::options::{Fullness, Options};
@@ -40,7 +41,6 @@ use crate::units::{
 };
 use log::{Log, Mark};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
-use space::Claimant;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -303,14 +303,8 @@ impl Store for SqliteStore {
     fn reserve(&mut self, term: Term, job: JobId, areas: &[Area]) -> Result<()> {
         self.write(|db| {
             change::not_stale(db, term)?;
-            areas
-                .iter()
-                .try_for_each(|area| space::claim(db, *area, Claimant::Job(job)))
+            job::reserve(db, job, areas)
         })
-    }
-
-    fn unreserve(&mut self, job: JobId) -> Result<()> {
-        self.write(|db| space::drop_job(db, job))
     }
 
     fn freeable(&mut self, oldest: Generation) -> Result<Vec<Area>> {
@@ -405,8 +399,9 @@ impl Store for SqliteStore {
         copied: ByteCount,
         longest_hold_us: u64,
         held: u64,
+        holds: &Holds,
     ) -> Result<()> {
-        self.write(|db| job::set_figures(db, id, copied, longest_hold_us, held))
+        self.write(|db| job::set_figures(db, id, copied, longest_hold_us, held, holds))
     }
 
     fn options(&mut self) -> Result<Options> {

@@ -81,3 +81,61 @@ fn an_evacuation_looks_again_before_it_says_that_the_disk_is_free() {
     assert_eq!(scene.run(job).unwrap(), JobState::Done);
     assert_eq!(scene.pool.store().uses(scene.disks[0]).unwrap(), vec![]);
 }
+
+/// One place under one of three volumes cannot be read.
+#[test]
+fn what_can_be_read_leaves_the_disk_and_what_cannot_is_listed() {
+    let scene = Scene::new(EXTENT, 32);
+    let on_first = |name: &str, at| {
+        scene
+            .pool
+            .add_volume(name, 3 * EXTENT, &[(scene.disks[0], at, 3)])
+    };
+    let (w, x) = (on_first("w", 33), on_first("x", 36));
+    let evacuate = Request::Evacuate {
+        disk: scene.disks[0],
+        to: vec![],
+        use_reserve: false,
+    };
+    let mut controller = scene.pool.controller();
+    // The disk's extents 38 and 39 are lost: the last one of volume x, and one that is free.
+    let image = OpenOptions::new()
+        .write(true)
+        .open(scene.pool.image("a"))
+        .unwrap();
+    image.set_len(38 * EXTENT).unwrap();
+    let mut run = |limits| {
+        let job = jobs::create(&mut controller, &evacuate, "evacuate a", limits)
+            .unwrap()
+            .unwrap();
+        (job, jobs::run(&mut controller, job, &mut moving::Quiet))
+    };
+    let (job, failed) = run(JobLimits::default());
+    let failed = failed.unwrap_err();
+    assert!(
+        failed.why().contains("volume x bytes 131072 to 196608"),
+        "{failed}"
+    );
+    assert!(
+        failed.way_out().unwrap().contains("--skip-unreadable"),
+        "{failed}"
+    );
+    assert_eq!(scene.job(job).state, JobState::Failed);
+    let left = |volume| {
+        let uses = scene.pool.store().uses(scene.disks[0]).unwrap();
+        let mine = uses.iter().filter(|taken| taken.owner == Owner::Volume(volume));
+        mine.map(|taken| taken.area.len).sum::<u64>()
+    };
+    assert_eq!([scene.volume, w.id, x.id].map(left), [0, 0, 3]);
+
+    let (job, done) = run(JobLimits {
+        skip_unreadable: true,
+        ..JobLimits::default()
+    });
+    assert_eq!(done.unwrap(), JobState::Done);
+    let why = scene.job(job).why;
+    assert!(why.contains("volume x bytes 131072 to 196608"), "{why}");
+    assert_eq!([scene.volume, w.id, x.id].map(left), [0, 0, 1]);
+    drop(controller);
+    scene.assert_nothing_left_over();
+}

@@ -133,7 +133,8 @@ impl Scene {
     }
 
     pub fn create(&self, request: &Request, limits: JobLimits) -> JobId {
-        jobs::create(&mut self.pool.controller(), request, "test move", limits).unwrap()
+        let created = jobs::create(&mut self.pool.controller(), request, "test move", limits);
+        created.unwrap().expect("there is something to move")
     }
 
     /// Works on a job here.

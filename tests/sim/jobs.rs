@@ -7,8 +7,9 @@ use super::fault::Fault;
 use super::host::BLOCK;
 use super::work::Job;
 use super::{ProcId, World};
+use apparatus::pool::holds::Holds;
 use apparatus::pool::model::{Area, Edit, Segment, Span};
-use apparatus::store::{HoldMode, JobKind, JobLimits, JobRecord, JobState, Step, Store};
+use apparatus::store::{HoldMode, JobKind, JobLimits, JobRecord, JobState, Progress, Step, Store};
 use apparatus::units::{
     ByteCount, DiskExtent, DiskId, JobId, Timestamp, VolumeExtent, VolumeId, VolumeOffset,
 };
@@ -90,7 +91,6 @@ impl World {
 
     fn end_job(&mut self, job: &JobRecord, state: JobState, what: &'static str) {
         self.set_job(job, state, what);
-        _ = self.store.unreserve(job.id);
     }
 
     /// What the job has moved is to go back: once that is hardened, the way back is planned.
@@ -232,6 +232,8 @@ pub fn record(volume: VolumeId) -> JobRecord {
         copied: ByteCount(0),
         longest_hold_us: 0,
         held: 0,
+        holds: Holds::default(),
+        progress: Progress::default(),
         why: String::new(),
     }
 }

@@ -87,13 +87,9 @@ impl World {
         }
         if self.rng.permille(500) {
             for job in self.store.jobs().unwrap_or_default() {
-                if self
+                _ = self
                     .store
-                    .set_job_state(job.id, JobState::Running, JobState::Cancelled, "")
-                    .unwrap_or(false)
-                {
-                    _ = self.store.unreserve(job.id);
-                }
+                    .set_job_state(job.id, JobState::Running, JobState::Cancelled, "");
             }
         }
     }

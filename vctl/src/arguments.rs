@@ -177,6 +177,18 @@ pub fn extent_size(text: &str) -> Result<ExtentSize> {
     })
 }
 
+/// A rate in bytes a second.
+///
+/// # Errors
+/// When it is no size, or nothing at all.
+pub fn rate(text: &str) -> Result<ByteCount> {
+    match size::parse(text)? {
+        ByteCount(0) => Err(Error::usage(format!("rate {text:?}"), "would never move anything")
+            .hint("for no limit leave --rate out, or take one back with vctl job set JOB --rate none; to stop for a while: vctl job pause JOB")),
+        rate => Ok(rate),
+    }
+}
+
 /// A value, or `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrNone<T>(pub Option<T>);
@@ -256,6 +268,14 @@ mod tests {
             "1.5.5s",
         ] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        assert_eq!(rate("50M").unwrap(), ByteCount(50 << 20));
+        for text in ["0", "0M", "", "fast"] {
+            assert!(rate(text).is_err(), "{text}");
         }
     }
 

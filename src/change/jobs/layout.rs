@@ -122,6 +122,7 @@ mod tests {
             free: free_runs(DiskId(disk), extents, taken),
             reserve: 0,
             quarantined: 0,
+            reserved: 0,
         }
     }
 

@@ -22,12 +22,13 @@
 //!   +--> Done                      |       \ no room to go back
 //!   |                 roll back    |        v
 //!   +----------------------------- Failed <-+
-//!       a disk fails                  |
+//!       a disk fails                  |      cancel: Failed --> Cancelled
 //!   Running, RollingBack <------------+  resume
 //! ```
 
 mod copier;
 mod layout;
+mod left;
 mod mover;
 mod pace;
 mod plan;
@@ -40,15 +41,16 @@ mod wishes;
 mod worker;
 
 pub use plan::plan;
-pub use wishes::{cancel, pause, resume, set_limits};
+pub use wishes::{cancel, check_cancel, check_resume, pause, resume, set_limits};
 pub use worker::run;
 
 use crate::change::driver::Controller;
 use crate::change::space;
 use crate::error::{Error, Result};
 use crate::pool::alloc::Policy;
+use crate::pool::holds::Holds;
 use crate::pool::model::{Difference, Edit, Span};
-use crate::store::{HoldMode, JobKind, JobLimits, JobRecord, JobState, NewChange};
+use crate::store::{HoldMode, JobKind, JobLimits, JobRecord, JobState, NewChange, Progress};
 use crate::units::{ByteCount, DiskId, JobId, Timestamp, VolumeId};
 
 /// What to move where.
@@ -103,7 +105,7 @@ pub trait Observer {
 }
 
 /// Records the job with its reservations; it runs when [`run`] is called, by whomever. A disk that is to be emptied takes nothing new
-/// from now on.
+/// from now on. `None`, and no job, when all lies where it was to go.
 ///
 /// # Errors
 /// Those of [`plan`] and the store.
@@ -112,13 +114,18 @@ pub fn create(
     request: &Request,
     title: &str,
     limits: JobLimits,
-) -> Result<JobId> {
+) -> Result<Option<JobId>> {
     let mut steps = plan(controller.store(), request)?;
     let mut kind = request.kind();
     if let JobKind::Evacuate { disk, reopen, .. } = &mut kind {
         *reopen = set_allocate(controller, *disk, false, title)?;
-        // What was placed there before it was closed is part of the job.
-        steps = plan(controller.store(), request)?;
+        if *reopen {
+            // What was placed there before it was closed is part of the job.
+            steps = plan(controller.store(), request)?;
+        }
+    }
+    if steps.is_empty() {
+        return Ok(None);
     }
     let job = JobRecord {
         id: JobId(0),
@@ -132,12 +139,14 @@ pub fn create(
         copied: ByteCount(0),
         longest_hold_us: 0,
         held: 0,
+        holds: Holds::default(),
+        progress: Progress::default(),
         why: String::new(),
     };
     let term = controller.term();
     let id = controller.store().create_job(term, &job, &steps)?;
     space::watch(controller.store());
-    Ok(id)
+    Ok(Some(id))
 }
 
 /// Sets or takes away `no-allocate`. False when it was so already.

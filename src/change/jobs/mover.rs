@@ -4,22 +4,22 @@ use super::copier::{Fault, Route, Scratch, Staged, copy};
 use super::pace::{ChunkSize, HOLD_TARGET, Limiter};
 use super::ranges::{clip, total};
 use super::stager::{Stager, Window};
-use super::steps::{Chunk, progress, remaining};
+use super::steps::{Chunk, remaining};
 use crate::change::controller::{Outcome, Reason};
 use crate::change::driver::{Prepare, Series};
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, Result};
 use crate::member::MemberTable;
-use crate::store::{HoldMode, JobLimits, JobRecord, NewChange, Step};
+use crate::pool::holds::Holds;
+use crate::store::{HoldMode, JobLimits, JobRecord, NewChange, Progress, Step};
 use crate::units::{DiskId, DiskOffset, ExtentSize, JobId};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Made ready at once where there is data: enough for a disk to read in one go.
-const WINDOW: u64 = 8 << 20;
-/// Made ready at once where there are holes.
-const EMPTY_WINDOW: u64 = 128 << 20;
+/// Made ready at once where there is data: enough for a disk to read in one go. Where there are holes it is all that is left of a step, and
+/// the stager cuts it where data begins.
+pub(super) const WINDOW: u64 = 8 << 20;
 /// Longest wait for the stager before the worker looks at the operator's wishes again.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// Longest wait for disk operations in hand to end.
@@ -39,7 +39,7 @@ pub(super) enum Trouble {
 }
 
 /// What was moved since it was last asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Figures {
     /// Changes committed.
     pub(super) chunks: u64,
@@ -49,6 +49,8 @@ pub(super) struct Figures {
     pub(super) longest: Duration,
     /// Host requests held.
     pub(super) held: u64,
+    /// How long the holds took.
+    pub(super) holds: Holds,
 }
 
 /// A change under way.
@@ -73,6 +75,8 @@ pub(super) struct Mover {
     steps: Vec<Step>,
     /// The first step that is not done.
     first: usize,
+    /// What the steps come to: to add them up takes long where they are many.
+    progress: Progress,
     /// What has been asked of the stager: so many extents of this step, and all before it.
     asked: (usize, u64),
     empty: bool,
@@ -105,6 +109,7 @@ impl Mover {
             limits: job.limits,
             steps: Vec::new(),
             first: 0,
+            progress: Progress::default(),
             asked: (0, 0),
             empty: false,
             stager: Stager::start(ledgers.clone())?,
@@ -143,6 +148,7 @@ impl Mover {
     /// When a disk does not answer.
     pub(super) fn restart(&mut self, steps: Vec<Step>) -> Result<()> {
         self.settle()?;
+        self.progress = Progress::of(&steps);
         self.steps = steps;
         self.first = 0;
         self.skip_done();
@@ -164,8 +170,8 @@ impl Mover {
     }
 
     /// Extents moved and extents in all.
-    pub(super) fn progress(&self) -> (u64, u64) {
-        progress(&self.steps)
+    pub(super) fn progress(&self) -> Progress {
+        self.progress
     }
 
     /// Everything is moved.
@@ -211,13 +217,17 @@ impl Mover {
         }
     }
 
-    /// Keeps the stager busy with what comes next.
+    /// Keeps the stager busy with what comes next. Where there are holes it has one run at a time, because where that ends is not known
+    /// before it is made ready.
     fn look_ahead(&mut self, disks: &Disks) {
-        while self.trouble.is_none() && self.stager.has_room() {
+        while self.trouble.is_none() && self.stager.has_room() && (!self.empty || self.stager.is_idle()) {
             let (index, skip) = self.asked;
             let Some(step) = self.steps.get(index) else { return };
-            let window = if self.empty { EMPTY_WINDOW } else { WINDOW };
-            let extents = (window >> self.size.shift()).max(1);
+            let extents = if self.empty {
+                u64::MAX
+            } else {
+                (WINDOW >> self.size.shift()).max(1)
+            };
             let whole = Chunk {
                 volume: step.volume,
                 from: step.from,
@@ -257,6 +267,7 @@ impl Mover {
             match self.stager.take(patience)? {
                 Some(Ok(window)) => {
                     self.empty = window.staged.data.is_empty();
+                    self.asked.1 = self.asked.1.saturating_sub(window.left_out);
                     self.window = Some((window, 0));
                 }
                 Some(Err((chunk, fault))) => self.trouble = Some(Trouble::Disk(chunk, fault)),
@@ -296,6 +307,8 @@ impl Mover {
         self.figures.copied += begun.copied;
         self.figures.longest = self.figures.longest.max(hold);
         self.figures.held += parked;
+        let us = hold.as_micros();
+        self.figures.holds.add(u64::try_from(us).unwrap_or(u64::MAX));
     }
 
     /// The progress table follows what the store has committed.
@@ -308,6 +321,7 @@ impl Mover {
             ));
         };
         step.done += chunk.len();
+        self.progress.done += chunk.len();
         self.skip_done();
         Ok(())
     }
@@ -388,7 +402,9 @@ impl Series for Mover {
                 self.count(&begun, hold, *parked);
                 self.advance(&begun.chunk)?;
                 let route = begun.route;
-                self.stager.write_back(route.target, route.to, route.len);
+                if begun.copied > 0 {
+                    self.stager.write_back(route.target, route.to, route.len);
+                }
             }
             Outcome::GaveUp { reason, .. } => {
                 self.trouble

@@ -2,32 +2,69 @@
 
 use std::time::{Duration, Instant};
 
-/// Holds stay below this unless the operator says otherwise.
-pub(super) const HOLD_TARGET: Duration = Duration::from_millis(2);
+/// What holds are to take on average unless the operator says otherwise: the longest of a move are some times that.
+pub(super) const HOLD_TARGET: Duration = Duration::from_millis(1);
 /// The data of the first chunk.
-const FIRST: u64 = 1 << 20;
+const FIRST: u64 = 512 << 10;
 /// The data of the largest chunk: beyond it a round of messages costs nothing in comparison.
 const LARGEST: u64 = 32 << 20;
 /// Copies of less data than this tell more about overhead than about the speed of copying.
 const TELLING: u64 = 64 << 10;
+/// A hold that takes so many times its target halves what chunks may have.
+const TOO_LONG: f64 = 2.0;
+/// After a hold in time they may have so much more again.
+const REGAIN: f64 = 1.05;
+/// They never have less than this part of what the averages say: a hold that something else makes long gets no shorter with its chunk.
+const LEAST: f64 = 1.0 / 16.0;
 
-/// How much data a chunk has, learnt from how long the holds of the last chunks took.
+/// How much data a chunk has, learnt from how long the holds of the last chunks took: from their average, how far they are spread, and
+/// whether one was too long.
 #[derive(Clone, Debug)]
 pub(super) struct ChunkSize {
     target: Duration,
     /// Seconds that copying one byte takes.
-    per_byte: Option<f64>,
+    per_byte: Option<Average>,
     /// Seconds of a hold that are not copying.
-    fixed: f64,
+    fixed: Average,
+    /// What of the size that the averages ask for a chunk may have, after holds that were too long.
+    share: f64,
+}
+
+/// A moving average, and that of the distance from it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Average {
+    mean: f64,
+    spread: f64,
+}
+
+impl Average {
+    fn of(value: f64) -> Self {
+        Self {
+            mean: value,
+            spread: 0.0,
+        }
+    }
+
+    /// Moves by so much of the distance.
+    fn learn(&mut self, value: f64, weight: f64) {
+        self.spread += ((value - self.mean).abs() - self.spread) * weight.min(0.25);
+        self.mean += (value - self.mean) * weight;
+    }
+
+    /// What most are below.
+    fn high(self) -> f64 {
+        self.mean + self.spread
+    }
 }
 
 impl ChunkSize {
-    /// For holds below `target`.
+    /// For holds of about `target`.
     pub(super) fn new(target: Duration) -> Self {
         Self {
             target,
             per_byte: None,
-            fixed: 0.0,
+            fixed: Average::default(),
+            share: 1.0,
         }
     }
 
@@ -42,22 +79,27 @@ impl ChunkSize {
             return FIRST;
         };
         let target = self.target.as_secs_f64();
-        // A fifth of the target is left for the moment when everything is a little slower than on average.
-        let copying = (target * 0.8 - self.fixed).max(target / 4.0);
-        whole(copying / per_byte).clamp(1, LARGEST)
+        // A fifth of the target is left for the moment when everything is a little slower than usual.
+        let copying = (target * 0.8 - self.fixed.high()).max(target / 4.0);
+        whole(copying * self.share / per_byte.high()).clamp(1, LARGEST)
     }
 
     /// A hold took so long, of which copying so many bytes took `copying`.
     pub(super) fn learn(&mut self, bytes: u64, copying: Duration, hold: Duration) {
         let fixed = hold.saturating_sub(copying).as_secs_f64();
-        self.fixed += (fixed - self.fixed) * 0.2;
+        self.fixed.learn(fixed, 0.2);
         if bytes >= TELLING {
             let now = copying.as_secs_f64().max(1e-9) / float(bytes);
-            let before = self.per_byte.unwrap_or(now);
+            let known = self.per_byte.get_or_insert(Average::of(now));
             // Slower is believed at once, faster only after a while: a hold that is too long costs more than one that is too short.
-            let weight = if now > before { 0.7 } else { 0.2 };
-            self.per_byte = Some(before + (now - before) * weight);
+            known.learn(now, if now > known.mean { 0.7 } else { 0.2 });
         }
+        let share = if hold.as_secs_f64() > self.target.as_secs_f64() * TOO_LONG {
+            self.share / 2.0
+        } else {
+            self.share * REGAIN
+        };
+        self.share = share.clamp(LEAST, 1.0);
     }
 }
 
@@ -209,7 +251,7 @@ mod tests {
     #[test]
     fn chunks_grow_until_the_hold_is_near_its_target() {
         let mut size = ChunkSize::new(Duration::from_millis(2));
-        assert_eq!(size.bytes(), MIB);
+        assert_eq!(size.bytes(), FIRST);
         for _ in 0..50 {
             // 4 GB/s and 100 us of messages.
             let copying = Duration::from_nanos(size.bytes() / 4);
@@ -235,11 +277,45 @@ mod tests {
     }
 
     #[test]
+    fn a_hold_that_was_too_long_halves_the_next_chunks_and_those_in_time_bring_them_back() {
+        let mut size = ChunkSize::new(Duration::from_millis(2));
+        let quick = Duration::from_micros(250);
+        (0..50).for_each(|_| size.learn(MIB, quick, quick));
+        let before = size.bytes();
+        // Not the copying: something else was in its way, and may be again.
+        size.learn(MIB, quick, Duration::from_millis(9));
+        let after = size.bytes();
+        assert!(after <= before / 2 && after >= before / 16, "{before} to {after}");
+        (0..60).for_each(|_| size.learn(MIB, quick, quick));
+        assert!(size.bytes() > before * 9 / 10, "{before} to {}", size.bytes());
+    }
+
+    #[test]
+    fn where_copying_is_now_quick_now_slow_chunks_are_smaller_than_its_average_allows() {
+        let (mut even, mut uneven) = (
+            ChunkSize::new(Duration::from_millis(2)),
+            ChunkSize::new(Duration::from_millis(2)),
+        );
+        let us = Duration::from_micros;
+        for round in 0..200 {
+            even.learn(MIB, us(400), us(500));
+            let copying = if round % 2 == 0 { us(100) } else { us(700) };
+            uneven.learn(MIB, copying, copying + us(100));
+        }
+        assert!(
+            uneven.bytes() < even.bytes() * 3 / 4,
+            "{} {}",
+            uneven.bytes(),
+            even.bytes()
+        );
+    }
+
+    #[test]
     fn long_drains_do_not_make_chunks_vanish() {
         let mut size = ChunkSize::new(Duration::from_millis(2));
         let quick = Duration::from_micros(250);
         (0..50).for_each(|_| size.learn(MIB, quick, Duration::from_millis(50)));
-        assert!(size.bytes() >= MIB);
+        assert!(size.bytes() >= MIB / 8);
         size.learn(0, quick, quick);
         assert!(size.bytes() <= LARGEST);
     }

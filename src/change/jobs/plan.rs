@@ -2,7 +2,7 @@
 
 use super::Request;
 use super::layout::{Source, lay_out};
-use super::steps::{moved, still_at};
+use super::steps::{Left, moved, still_at, without};
 use crate::change::space::{Reserve, spaces};
 use crate::error::{Error, Kind, Result};
 use crate::pool::alloc::{Policy, Space};
@@ -16,6 +16,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// # Errors
 /// When the request makes no sense, or there is not enough room: says for each disk why it was not taken.
 pub fn plan(store: &mut dyn Store, request: &Request) -> Result<Vec<Step>> {
+    plan_without(store, request, &[])
+}
+
+/// The same for all but what stays where it is.
+pub(super) fn plan_without(store: &mut dyn Store, request: &Request, left: &[Left]) -> Result<Vec<Step>> {
     let disks = store.disks()?;
     match request {
         Request::Move {
@@ -54,7 +59,7 @@ pub fn plan(store: &mut dyn Store, request: &Request) -> Result<Vec<Step>> {
             let subject = format!("disk {}", find_disk(&disks, *disk)?.name);
             check_disks(&disks, &subject, Some(*disk), to)?;
             refuse_other_jobs(store, *disk, &subject)?;
-            let sources = sources_on_disk(store, *disk)?;
+            let sources = leave_out(sources_on_disk(store, *disk)?, left);
             let mut spaces = spaces_without(store, Some(*disk), reserve)?;
             let policy = policy_of_pool(store)?;
             steps(store, &subject, &sources, &mut spaces, to, policy)
@@ -233,6 +238,17 @@ fn sources_on_disk(store: &mut dyn Store, disk: DiskId) -> Result<Vec<Source>> {
         })?);
     }
     Ok(sources)
+}
+
+fn leave_out(sources: Vec<Source>, left: &[Left]) -> Vec<Source> {
+    if left.is_empty() {
+        return sources;
+    }
+    let parts = |source: Source| {
+        let parts = without(source.volume, source.run, left).into_iter();
+        parts.map(move |run| Source { run, ..source })
+    };
+    sources.into_iter().flat_map(parts).collect()
 }
 
 /// A disk that a job still writes to cannot be emptied.

@@ -2,6 +2,7 @@
 //! written back, so that the mover itself meets neither a cold page nor a throttled write.
 
 use super::copier::{Fault, Known, Route, Staged, stage};
+use super::mover::WINDOW;
 use super::steps::Chunk;
 use crate::disk::Disk;
 use crate::error::{Error, Kind, Result};
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// Runs under way at once.
 pub(super) const AHEAD: usize = 3;
+/// Made ready at once where there are holes, and the target still holds what was there before.
+const OLD_WINDOW: u64 = 128 << 20;
 /// Written-back runs that may wait; more are left to the kernel.
 const BEHIND: usize = 32;
 
@@ -26,6 +29,8 @@ pub(super) struct Window {
     pub(super) route: Route,
     /// What is known of it.
     pub(super) staged: Staged,
+    /// So many extents at the end of the run that was asked for are not part of it: something begins there.
+    pub(super) left_out: u64,
 }
 
 /// What came of a run.
@@ -70,6 +75,11 @@ impl Stager {
     /// Whether another run may be asked for.
     pub(super) fn has_room(&self) -> bool {
         self.outstanding < AHEAD
+    }
+
+    /// Whether nothing is asked for.
+    pub(super) fn is_idle(&self) -> bool {
+        self.outstanding == 0
     }
 
     /// Asks for a run; false when there is no room.
@@ -144,15 +154,88 @@ fn serve(inbox: &Receiver<Task>, outbox: &Sender<Ready>, stop: &AtomicBool, ledg
         match task {
             _ if stop.load(Ordering::Relaxed) => return,
             Task::Stage(chunk, route) => {
-                let ready = match stage(&route, &mut known, ledgers) {
-                    Ok(staged) => Ok(Window { chunk, route, staged }),
-                    Err(fault) => Err((chunk, fault)),
-                };
+                let ready = make_ready(chunk, &route, &mut known, ledgers).map_err(|fault| (chunk, fault));
                 if outbox.try_send(ready).is_err() {
                     return;
                 }
             }
             Task::WriteBack(disk, at, len) => disk.start_writeback(at, len, &ledgers.marks(disk.id())),
         }
+    }
+}
+
+fn make_ready(
+    chunk: Chunk,
+    route: &Route,
+    known: &mut Known,
+    ledgers: &Arc<MemberTable>,
+) -> std::result::Result<Window, Fault> {
+    let extent = route.len / chunk.len().max(1);
+    let fit = extents_at_once(route, extent)?;
+    let (Some(chunk), left_out) = (chunk.part(0, fit), chunk.len().saturating_sub(fit)) else {
+        return Err(Fault::Source(std::io::ErrorKind::InvalidInput.into()));
+    };
+    let route = route.part(0, chunk.len() * extent);
+    let staged = stage(&route, known, ledgers)?;
+    Ok(Window {
+        chunk,
+        route,
+        staged,
+        left_out,
+    })
+}
+
+/// How much of a run is made ready at once: a hole that is one on both sides costs the same however long it is; what holds data is read, and
+/// what the target still holds is cleared, so both go in small steps.
+fn extents_at_once(route: &Route, extent: u64) -> std::result::Result<u64, Fault> {
+    let all = route.len / extent.max(1);
+    if route.len <= WINDOW {
+        return Ok(all);
+    }
+    let from =
+        |start: Option<u64>, at: DiskOffset| start.map_or(route.len, |start| start.saturating_sub(at.0));
+    let data = route
+        .source
+        .data_from(route.at, route.len)
+        .map_err(Fault::Source)?;
+    let old = route
+        .target
+        .data_from(route.to, route.len)
+        .map_err(Fault::Target)?;
+    let hole = from(data, route.at);
+    Ok(cut(hole, from(old, route.to), extent).min(all))
+}
+
+/// How many extents: up to the first byte of data on either side, or where that is in the first extent, a window's worth.
+fn cut(hole: u64, clean: u64, extent: u64) -> u64 {
+    match (hole / extent.max(1), clean / extent.max(1)) {
+        (0, _) => (WINDOW / extent.max(1)).max(1),
+        (hole, 0) => hole.min((OLD_WINDOW / extent.max(1)).max(1)),
+        (hole, clean) => hole.min(clean),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const TIB: u64 = 1 << 40;
+
+    #[test]
+    fn a_hole_goes_at_once_and_data_and_what_was_left_behind_in_steps() {
+        for (hole, clean, extents) in [
+            (10 * TIB, 10 * TIB, 10 * MIB),
+            (5 * MIB + 1, 10 * TIB, 5),
+            (10 * TIB, 5 * MIB + 1, 5),
+            (0, 10 * TIB, 8),
+            (MIB - 1, 0, 8),
+            (10 * TIB, 0, 128),
+            (3 * MIB, MIB - 1, 3),
+        ] {
+            assert_eq!(cut(hole, clean, MIB), extents, "{hole} {clean}");
+        }
+        assert_eq!(cut(0, 0, 64 * MIB), 1, "never nothing");
+        assert_eq!(cut(TIB, 0, 256 * MIB), 1);
     }
 }

@@ -98,13 +98,6 @@ pub(super) fn step(chunk: &Chunk, done: u64) -> Step {
     }
 }
 
-/// Extents moved and extents in all.
-pub(super) fn progress(steps: &[Step]) -> (u64, u64) {
-    steps.iter().fold((0, 0), |(done, total), step| {
-        (done + step.done, total + step.to.len)
-    })
-}
-
 /// What of a run lies, by `segments` (of the run's volume, in order), where `home` says.
 pub(super) fn still_at(run: Segment, segments: &[Segment]) -> Vec<Segment> {
     let same = |part: &Segment| {
@@ -130,6 +123,45 @@ pub(super) fn reconciled<'a>(steps: &[Step], segments: impl Fn(VolumeId) -> &'a 
         table.extend(moved(one).map(|chunk| step(&chunk, chunk.len())));
         let Some(rest) = remaining(one) else { continue };
         for part in still_at(rest.from, segments(rest.volume)) {
+            let skip = part.start.0 - rest.from.start.0;
+            table.extend(rest.part(skip, part.home.len).map(|chunk| step(&chunk, 0)));
+        }
+    }
+    merged(table)
+}
+
+/// A run of a volume that stays where it is, in extents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Left {
+    /// The volume.
+    pub(super) volume: VolumeId,
+    /// First extent.
+    pub(super) start: VolumeExtent,
+    /// One past the last.
+    pub(super) end: VolumeExtent,
+}
+
+/// What of a run is none of `left`.
+pub(super) fn without(volume: VolumeId, run: Segment, left: &[Left]) -> Vec<Segment> {
+    let mut parts = vec![run];
+    for left in left.iter().filter(|left| left.volume == volume) {
+        let around = |part: Segment| {
+            let before = part.clip(VolumeExtent(0), left.start);
+            let behind = part.clip(left.end, VolumeExtent(u64::MAX));
+            before.into_iter().chain(behind)
+        };
+        parts = parts.into_iter().flat_map(around).collect();
+    }
+    parts
+}
+
+/// The table without what is still to be moved of these runs. What has been moved stays on record.
+pub(super) fn leave(steps: &[Step], left: &[Left]) -> Vec<Step> {
+    let mut table = Vec::with_capacity(steps.len() + 2);
+    for one in steps {
+        table.extend(moved(one).map(|chunk| step(&chunk, chunk.len())));
+        let Some(rest) = remaining(one) else { continue };
+        for part in without(rest.volume, rest.from, left) {
             let skip = part.start.0 - rest.from.start.0;
             table.extend(rest.part(skip, part.home.len).map(|chunk| step(&chunk, 0)));
         }
@@ -166,6 +198,7 @@ fn joins(last: &Step, next: &Step) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Progress;
     use crate::units::DiskId;
     use proptest::prelude::*;
 
@@ -251,6 +284,42 @@ mod tests {
     }
 
     #[test]
+    fn what_stays_is_cut_out_and_what_was_moved_stays_on_record() {
+        let left = |start, end| Left {
+            volume: VolumeId(1),
+            start: VolumeExtent(start),
+            end: VolumeExtent(end),
+        };
+        let steps = vec![a_step(2)];
+        let table = leave(&steps, &[left(14, 15), left(17, 40)]);
+        let expected = vec![
+            Step {
+                volume: VolumeId(1),
+                from: segment(10, 1, 100, 4),
+                to: area(2, 50, 4),
+                done: 2,
+            },
+            Step {
+                volume: VolumeId(1),
+                from: segment(15, 1, 105, 2),
+                to: area(2, 55, 2),
+                done: 0,
+            },
+        ];
+        assert_eq!(table, expected);
+        let all = Left {
+            end: VolumeExtent(u64::MAX),
+            ..left(0, 0)
+        };
+        assert_eq!(leave(&steps, &[all]), vec![step(&moved(&a_step(2)).unwrap(), 2)]);
+        let other = Left {
+            volume: VolumeId(2),
+            ..all
+        };
+        assert_eq!(leave(&steps, &[other]), steps);
+    }
+
+    #[test]
     fn a_chunk_holds_its_own_bytes() {
         let chunk = whole(&a_step(0)).part(2, 3).unwrap();
         let span = chunk.span(ExtentSize::DEFAULT);
@@ -282,7 +351,7 @@ mod tests {
             }
             let expected: Vec<u64> = (one.done..8).filter(|&i| !elsewhere[usize::try_from(i).unwrap()]).map(|i| i + 10).collect();
             prop_assert_eq!(left, expected);
-            prop_assert_eq!(progress(&table).0, one.done);
+            prop_assert_eq!(Progress::of(&table).done, one.done);
         }
     }
 }

@@ -23,27 +23,49 @@ pub fn pause(store: &mut dyn Store, id: JobId) -> Result<()> {
 /// # Errors
 /// When it is done or cancelled.
 pub fn resume(store: &mut dyn Store, id: JobId) -> Result<()> {
-    wish(store, id, "resumed", |job| match job.state {
+    wish(store, id, "resumed", resumed)
+}
+
+/// Whether a job could be resumed.
+///
+/// # Errors
+/// Those of [`resume`].
+pub fn check_resume(store: &mut dyn Store, id: JobId) -> Result<()> {
+    allowed(store, id, "resumed", resumed)
+}
+
+fn resumed(job: &JobRecord) -> Option<JobState> {
+    match job.state {
         JobState::Paused | JobState::Failed if job.back => Some(JobState::RollingBack),
         JobState::Paused | JobState::Failed => Some(JobState::Running),
         state @ (JobState::Running | JobState::RollingBack) => Some(state),
         _ => None,
-    })
+    }
 }
 
-/// Ends a job where it stands, or has it move back what it moved. A job that failed can still be rolled back.
+/// Ends a job where it stands, or has it move back what it moved. One that failed can still be rolled back, or be dismissed, which
+/// leaves its reason on record.
 ///
 /// # Errors
 /// When it has ended.
 pub fn cancel(store: &mut dyn Store, id: JobId, roll_back: bool) -> Result<()> {
-    wish(store, id, "cancelled", |job| match (job.state, roll_back) {
-        (JobState::Running | JobState::Paused | JobState::RollingBack, false) => Some(JobState::Cancelled),
-        (JobState::Running | JobState::Paused | JobState::RollingBack | JobState::Failed, true) => {
-            Some(JobState::RollingBack)
-        }
-        (JobState::Cancelled, false) => Some(JobState::Cancelled),
-        _ => None,
-    })
+    wish(store, id, "cancelled", |job| cancelled(job, roll_back))
+}
+
+/// Whether a job could be cancelled.
+///
+/// # Errors
+/// Those of [`cancel`].
+pub fn check_cancel(store: &mut dyn Store, id: JobId, roll_back: bool) -> Result<()> {
+    allowed(store, id, "cancelled", |job| cancelled(job, roll_back))
+}
+
+fn cancelled(job: &JobRecord, roll_back: bool) -> Option<JobState> {
+    match (job.state, roll_back) {
+        (JobState::Done, _) | (JobState::Cancelled, true) => None,
+        (_, false) => Some(JobState::Cancelled),
+        (_, true) => Some(JobState::RollingBack),
+    }
 }
 
 /// Changes what limits a job, while it runs or before it is resumed.
@@ -53,7 +75,9 @@ pub fn cancel(store: &mut dyn Store, id: JobId, roll_back: bool) -> Result<()> {
 pub fn set_limits(store: &mut dyn Store, id: JobId, limits: JobLimits) -> Result<()> {
     let job = find(store, id)?;
     match job.state {
-        JobState::Running | JobState::Paused | JobState::RollingBack => store.set_job_limits(id, limits),
+        JobState::Running | JobState::Paused | JobState::RollingBack | JobState::Failed => {
+            store.set_job_limits(id, limits)
+        }
         state => Err(ended(id, state, "changed")),
     }
 }
@@ -80,10 +104,22 @@ fn wish(
         let Some(to) = next(&job) else {
             return Err(ended(id, job.state, verb));
         };
-        if to == job.state || store.set_job_state(id, job.state, to, "")? {
+        let dismissed = job.state == JobState::Failed && to == JobState::Cancelled;
+        let why = if dismissed { job.why.as_str() } else { "" };
+        if to == job.state || store.set_job_state(id, job.state, to, why)? {
             return Ok(());
         }
     }
+}
+
+fn allowed(
+    store: &mut dyn Store,
+    id: JobId,
+    verb: &str,
+    next: impl Fn(&JobRecord) -> Option<JobState>,
+) -> Result<()> {
+    let job = find(store, id)?;
+    next(&job).map(drop).ok_or_else(|| ended(id, job.state, verb))
 }
 
 fn ended(id: JobId, state: JobState, verb: &str) -> Error {
@@ -96,4 +132,46 @@ fn ended(id: JobId, state: JobState, verb: &str) -> Error {
         JobState::RollingBack => "is about to move back what it moved",
     };
     Error::failed(format!("job {id}"), format!("{now}, and cannot be {verb}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::model::{Instance, PoolHeader};
+    use crate::store::memory::MemoryStore;
+    use crate::units::{BootId, ExtentSize, Generation, MembershipVersion, Term};
+    use uuid::Uuid;
+
+    fn store() -> MemoryStore {
+        let header = PoolHeader {
+            uuid: Uuid::nil(),
+            extent_size: ExtentSize::MIN,
+            generation: Generation(0),
+            layout: 0,
+            membership: MembershipVersion(0),
+            term: Term(0),
+            instance: Instance::default(),
+        };
+        MemoryStore::new(header, BootId(Uuid::nil()))
+    }
+
+    #[test]
+    fn a_job_that_failed_can_be_dismissed_and_its_reason_stays() {
+        let mut store = store();
+        let id = store.create_job(Term(0), &crate::store::a_job(), &[]).unwrap();
+        assert!(
+            store
+                .set_job_state(id, JobState::Running, JobState::Failed, "a disk is gone")
+                .unwrap()
+        );
+        check_cancel(&mut store, id, false).unwrap();
+        cancel(&mut store, id, false).unwrap();
+        let job = find(&mut store, id).unwrap();
+        assert_eq!(
+            (job.state, job.why.as_str()),
+            (JobState::Cancelled, "a disk is gone")
+        );
+        cancel(&mut store, id, false).unwrap();
+        assert!(cancel(&mut store, id, true).is_err());
+    }
 }

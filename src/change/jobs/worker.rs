@@ -1,10 +1,11 @@
 //! Works on a job: rounds of changes; between them, with no hold in place, the operator's wishes, hardening and freeing.
 
 use super::copier::Fault;
+use super::left::LeftBehind;
 use super::mover::{Mover, Trouble};
 use super::pace::{Backoff, Cadence};
-use super::plan::{plan, plan_back};
-use super::steps::{Chunk, reconciled};
+use super::plan::{plan_back, plan_without};
+use super::steps::{Chunk, leave, reconciled};
 use super::wishes::find;
 use super::{Observer, Request, set_allocate};
 use crate::change::controller::Reason;
@@ -12,7 +13,7 @@ use crate::change::driver::Controller;
 use crate::change::space;
 use crate::error::{Error, Kind, Result};
 use crate::pool::model::Segment;
-use crate::store::{JobKind, JobRecord, JobState, Member, Severity, Step};
+use crate::store::{JobKind, JobRecord, JobState, Member, Progress, Severity, Step};
 use crate::units::{DiskId, ExtentSize, JobId, Slot, VolumeExtent, VolumeId};
 use std::collections::BTreeMap;
 use std::thread::park_timeout;
@@ -51,6 +52,8 @@ struct Worker<'a> {
     backoff: Backoff,
     not_before: Instant,
     saved: Instant,
+    /// What cannot be read and stays where it is.
+    left: LeftBehind,
 }
 
 impl<'a> Worker<'a> {
@@ -70,6 +73,7 @@ impl<'a> Worker<'a> {
             backoff: Backoff::default(),
             not_before: now,
             saved: now,
+            left: LeftBehind::default(),
         })
     }
 
@@ -81,7 +85,7 @@ impl<'a> Worker<'a> {
                 JobState::RollingBack => !self.job.back,
                 state => return Ok(state),
             };
-            let (done, total) = self.mover.progress();
+            let Progress { done, total } = self.mover.progress();
             let go_on = observer.progress(&self.job, done, total);
             match (go_on, to_plan) {
                 (true, true) => self.turn_back()?,
@@ -97,16 +101,12 @@ impl<'a> Worker<'a> {
     /// Reads what the operator wishes. The figures stay those of this run, which are newer.
     fn look(&mut self) -> Result<()> {
         let record = find(self.controller.store(), self.job.id)?;
-        let JobRecord {
-            copied,
-            longest_hold_us,
-            held,
-            ..
-        } = self.job;
+        let old = &mut self.job;
         self.job = JobRecord {
-            copied,
-            longest_hold_us,
-            held,
+            copied: old.copied,
+            longest_hold_us: old.longest_hold_us,
+            held: old.held,
+            holds: std::mem::take(&mut old.holds),
             ..record
         };
         self.mover.obey(self.job.limits);
@@ -147,6 +147,7 @@ impl<'a> Worker<'a> {
         self.job.held += figures.held;
         let longest = u64::try_from(figures.longest.as_micros()).unwrap_or(u64::MAX);
         self.job.longest_hold_us = self.job.longest_hold_us.max(longest);
+        self.job.holds.merge(&figures.holds);
         if figures.chunks > 0 {
             self.cadence.committed(figures.copied, Instant::now());
             self.backoff.reset();
@@ -161,7 +162,7 @@ impl<'a> Worker<'a> {
         let job = &self.job;
         self.controller
             .store()
-            .set_job_figures(job.id, job.copied, job.longest_hold_us, job.held)
+            .set_job_figures(job.id, job.copied, job.longest_hold_us, job.held, &job.holds)
     }
 
     /// Goes on after what ended the round early, or gives the job up.
@@ -170,7 +171,14 @@ impl<'a> Worker<'a> {
             return self.waits_for("");
         };
         self.start_over()?;
+        // A job that the operator has ended meanwhile has nothing reserved any more, so its chunk could not be committed.
+        if matches!(trouble, Trouble::GaveUp(_)) && self.unwanted()? {
+            return Ok(());
+        }
         match trouble {
+            Trouble::Disk(chunk, fault @ Fault::Source(_)) if self.goes_past() => {
+                self.go_past(&chunk, &fault)
+            }
             Trouble::Disk(chunk, fault) => Err(self.disk_failed(&chunk, &fault)),
             Trouble::NoDisk(id) => {
                 let why = format!("disk {} cannot be opened", self.disk_name(id));
@@ -281,7 +289,11 @@ impl<'a> Worker<'a> {
         {
             set_allocate(self.controller, disk, true, &self.job.title)?;
         }
-        if self.set_state(to, "")? {
+        let why = match self.left.in_words() {
+            Some(left) if !self.job.limits.skip_unreadable => return Err(self.left_behind(&left)),
+            left => left.unwrap_or_default(),
+        };
+        if self.set_state(to, &why)? {
             let text = match to {
                 JobState::Done => "done",
                 _ => "moved back what it had moved",
@@ -307,7 +319,7 @@ impl<'a> Worker<'a> {
             to,
             use_reserve,
         };
-        let more = match plan(self.controller.store(), &request) {
+        let more = match plan_without(self.controller.store(), &request, self.left.runs()) {
             Ok(more) => more,
             Err(error) => return Err(self.fail(&error.to_string(), error.way_out().unwrap_or_default())),
         };
@@ -366,12 +378,63 @@ impl<'a> Worker<'a> {
             self.controller.harden()?;
             self.controller.free()?;
         }
-        let state = find(self.controller.store(), self.job.id)?.state;
-        if matches!(state, JobState::Cancelled | JobState::Failed | JobState::Done) {
-            self.controller.store().unreserve(self.job.id)?;
-        }
         space::watch(self.controller.store());
         Ok(())
+    }
+
+    /// Whether a place that cannot be read is no reason to stop: where that is wished, and where others can be moved off the disk.
+    fn goes_past(&self) -> bool {
+        let evacuates = matches!(self.job.kind, JobKind::Evacuate { .. });
+        !self.job.back && (evacuates || self.job.limits.skip_unreadable)
+    }
+
+    /// Leaves a place that cannot be read where it is, with the rest of its volume unless places are to be skipped, and goes on.
+    fn go_past(&mut self, chunk: &Chunk, fault: &Fault) -> Result<()> {
+        let bad = match self.unreadable(chunk) {
+            Some(bad) => bad,
+            None if self.backoff.attempts() < REFUSALS => {
+                self.not_before = Instant::now() + self.backoff.next();
+                return Ok(());
+            }
+            None => *chunk,
+        };
+        let text = format!(
+            "{}: {fault}; it stays where it is",
+            self.place(&bad, bad.from.home.disk)
+        );
+        self.tell(Severity::Error, &text);
+        let whole = !self.job.limits.skip_unreadable;
+        let name = self.volume_name(bad.volume);
+        self.left.add(&bad, &name, self.size, whole);
+        let steps = leave(self.mover.steps(), self.left.runs());
+        let term = self.controller.term();
+        self.controller
+            .store()
+            .replace_steps(term, self.job.id, &steps, false)?;
+        self.mover.restart(steps)
+    }
+
+    /// All that could be moved has been, and nobody has said that the rest may be left.
+    fn left_behind(&mut self, left: &str) -> Error {
+        let JobKind::Evacuate { disk, .. } = self.job.kind else {
+            return self.fail(left, "");
+        };
+        let disk = self.disk_name(disk);
+        let why = format!("{left}; the rest of these volumes stays there too, all else has been moved");
+        let hint = format!(
+            "vctl disk evacuate {disk} --skip-unreadable moves all but these places; write them anew from a backup, or remove the volumes"
+        );
+        self.fail(&why, &hint)
+    }
+
+    /// A place, for people.
+    fn place(&mut self, chunk: &Chunk, disk: DiskId) -> String {
+        let (disk, volume) = (self.disk_name(disk), self.volume_name(chunk.volume));
+        let span = chunk.span(self.size);
+        format!(
+            "disk {disk}, bytes {} to {} of volume {volume}",
+            span.start, span.end
+        )
     }
 
     fn disk_failed(&mut self, chunk: &Chunk, fault: &Fault) -> Error {
@@ -383,17 +446,10 @@ impl<'a> Worker<'a> {
             Fault::Source(_) => self.unreadable(chunk),
             Fault::Target(_) => None,
         };
-        let span = exact.unwrap_or(*chunk).span(self.size);
-        let volume = self.volume_name(chunk.volume);
-        let why = format!(
-            "disk {}, bytes {} to {} of volume {volume}: {fault}",
-            self.disk_name(home),
-            span.start,
-            span.end
-        );
+        let why = format!("{}: {fault}", self.place(&exact.unwrap_or(*chunk), home));
         let hint = match fault {
             Fault::Source(_) => format!(
-                "write that range anew and move again, or move the other ranges, or move back with `vctl job cancel {} --roll-back`",
+                "write that range anew and move again, or go past it with --skip-unreadable, or move back with `vctl job cancel {} --roll-back`",
                 self.job.id
             ),
             Fault::Target(_) => "all data is safe where it was; move to another disk, with what was moved too if this one is failing".into(),
@@ -470,7 +526,7 @@ fn up_to_date(controller: &mut Controller, job: &JobRecord) -> Result<Vec<Step>>
     let now = reconciled(&steps, |volume| segments.get(&volume).map_or(&[], Vec::as_slice));
     // Reserved anew, too: a job that has failed has given back what it had. Who turns back asks for no place ahead.
     let turns_back = job.state == JobState::RollingBack && !job.back;
-    if !ended(job.state)
+    if !job.state.has_ended()
         && !turns_back
         && let Err(why) = store.replace_steps(term, job.id, &now, job.back)
     {
@@ -478,10 +534,6 @@ fn up_to_date(controller: &mut Controller, job: &JobRecord) -> Result<Vec<Step>>
         return Err(why.hint("its place is somebody else's by now: move anew"));
     }
     Ok(now)
-}
-
-fn ended(state: JobState) -> bool {
-    matches!(state, JobState::Done | JobState::Failed | JobState::Cancelled)
 }
 
 /// What a job waits for when a change was given up for a reason that passes.

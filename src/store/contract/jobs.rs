@@ -1,7 +1,9 @@
-use super::world::{World, area, map, new_job, seg, step};
+use super::world::{World, area, disk, map, new_job, seg, step, volume};
 use crate::error::Kind;
-use crate::store::{JobLimits, JobRecord, JobState, Owner, Step};
-use crate::units::{ByteCount, JobId, VolumeId};
+use crate::pool::holds::Holds;
+use crate::pool::model::Edit;
+use crate::store::{JobKind, JobLimits, JobRecord, JobState, Owner, Progress, Step};
+use crate::units::{ByteCount, DiskId, JobId, VolumeId};
 
 pub(super) fn a_job_reserves_its_destination_and_uses_it_up(world: World) {
     let mut world = world.furnished();
@@ -10,8 +12,14 @@ pub(super) fn a_job_reserves_its_destination_and_uses_it_up(world: World) {
         step(seg(6, 1, 7, 4), area(2, 30, 4), 1),
     ];
     let id = world.job(&steps);
-    assert_eq!(world.store.jobs().unwrap(), [JobRecord { id, ..new_job() }]);
-    assert_eq!(world.store.job(id).unwrap(), Some(JobRecord { id, ..new_job() }));
+    let progress = Progress { done: 1, total: 10 };
+    let record = JobRecord {
+        id,
+        progress,
+        ..new_job()
+    };
+    assert_eq!(world.store.jobs().unwrap(), std::slice::from_ref(&record));
+    assert_eq!(world.store.job(id).unwrap(), Some(record));
     assert_eq!(world.store.steps(id).unwrap(), steps);
     let mine = Owner::Job(id);
     assert_eq!(
@@ -33,6 +41,8 @@ pub(super) fn a_job_reserves_its_destination_and_uses_it_up(world: World) {
         .map(|step| step.done)
         .collect();
     assert_eq!(done, [6, 2]);
+    let progress = world.store.job(id).unwrap().unwrap().progress;
+    assert_eq!(progress, Progress { done: 8, total: 10 });
     assert_eq!(
         world.segments(1),
         [
@@ -50,9 +60,11 @@ pub(super) fn a_job_reserves_its_destination_and_uses_it_up(world: World) {
         .reserve(term, id, &[area(2, 50, 2), area(2, 52, 1)])
         .unwrap();
     assert_eq!(world.uses(2).last(), Some(&(50, 3, mine)));
-    world.store.unreserve(id).unwrap();
+    let ended = world
+        .store
+        .set_job_state(id, JobState::Running, JobState::Cancelled, "");
+    assert!(ended.unwrap());
     assert_eq!(world.uses(2), [(10, 6, volume), (31, 1, volume)]);
-    world.store.unreserve(id).unwrap();
     assert_eq!(world.store.steps(JobId(9)).unwrap(), []);
     assert_eq!(world.store.job(JobId(9)).unwrap(), None);
 }
@@ -122,21 +134,28 @@ pub(super) fn job_states_are_compared_and_set(world: World) {
         rate: Some(ByteCount(5)),
         hold_target_us: Some(7),
         hold_all: true,
+        skip_unreadable: true,
     };
     world.store.set_job_limits(id, limits).unwrap();
-    world.store.set_job_figures(id, ByteCount(100), 8, 9).unwrap();
+    let mut holds = Holds::default();
+    [7, 8, 9000].into_iter().for_each(|us| holds.add(us));
+    world
+        .store
+        .set_job_figures(id, ByteCount(100), 8, 9, &holds)
+        .unwrap();
     let job = world.store.job(id).unwrap().unwrap();
     assert_eq!(
         (job.limits, job.copied, job.longest_hold_us, job.held),
         (limits, ByteCount(100), 8, 9)
     );
+    assert_eq!(job.holds, holds);
     let missing = [
         world
             .store
             .set_job_state(JobId(9), JobState::Done, JobState::Done, "")
             .map(|_| ()),
         world.store.set_job_limits(JobId(9), limits),
-        world.store.set_job_figures(JobId(9), ByteCount(0), 0, 0),
+        world.store.set_job_figures(JobId(9), ByteCount(0), 0, 0, &holds),
     ];
     for answer in missing {
         assert_eq!(answer.unwrap_err().kind(), Kind::NotFound);
@@ -194,4 +213,74 @@ pub(super) fn only_the_step_that_a_segment_continues_moves_on(world: World) {
     world.change_of(Some(id), vec![map(1, &[seg(4, 2, 20, 1)])]);
     assert_eq!(done(&mut world), [0, 1]);
     world.assert_one_owner_each();
+}
+
+/// Whoever asks for space finds none that belongs to a job that nobody can go on with or cancel.
+pub(super) fn a_job_that_ends_owns_nothing(world: World) {
+    let mut world = world.furnished();
+    let term = world.term();
+    let steps = [step(seg(0, 1, 1, 6), area(2, 10, 6), 0)];
+    for end in [JobState::Cancelled, JobState::Failed, JobState::Done] {
+        let id = world.job(&steps);
+        assert_eq!(world.uses(2), [(10, 6, Owner::Job(id))]);
+        assert!(!world.store.set_job_state(id, JobState::Paused, end, "").unwrap());
+        assert_eq!(world.uses(2), [(10, 6, Owner::Job(id))], "it has not ended");
+        assert!(world.store.set_job_state(id, JobState::Running, end, "").unwrap());
+        assert_eq!(world.uses(2), [], "{end:?}");
+        assert!(world.store.reserve(term, id, &[area(2, 30, 1)]).is_err());
+        world.store.replace_steps(term, id, &steps, false).unwrap();
+        assert_eq!(world.uses(2), [], "{end:?}");
+        // One that goes on has to reserve anew.
+        assert!(world.store.set_job_state(id, end, JobState::Running, "").unwrap());
+        world.store.replace_steps(term, id, &steps, false).unwrap();
+        assert_eq!(world.uses(2), [(10, 6, Owner::Job(id))]);
+        assert!(world.store.set_job_state(id, JobState::Running, end, "").unwrap());
+    }
+    assert!(world.store.reserve(term, JobId(99), &[area(2, 30, 1)]).is_err());
+}
+
+pub(super) fn what_is_removed_takes_its_jobs_along(world: World) {
+    let mut world = world.furnished();
+    world.change(vec![
+        Edit::AddDisk(disk(3, 100)),
+        Edit::AddVolume(volume(2, 4)),
+        map(2, &[seg(0, 1, 20, 4)]),
+    ]);
+    let move_first = world.job(&[step(seg(0, 1, 1, 10), area(2, 10, 10), 0)]);
+    let of_second = Step {
+        volume: VolumeId(2),
+        ..step(seg(0, 1, 20, 4), area(2, 34, 4), 0)
+    };
+    let evacuate = JobRecord {
+        kind: JobKind::Evacuate {
+            disk: DiskId(3),
+            to: Vec::new(),
+            use_reserve: false,
+            reopen: false,
+        },
+        ..new_job()
+    };
+    let term = world.term();
+    let both = [step(seg(0, 1, 1, 4), area(2, 30, 4), 0), of_second];
+    let empty_third = world.store.create_job(term, &evacuate, &both).unwrap();
+    assert_eq!(
+        world.uses(2),
+        [(10, 10, Owner::Job(move_first)), (30, 8, Owner::Job(empty_third))]
+    );
+    world.change(vec![Edit::RemoveVolume(VolumeId(1))]);
+    let ended = world.store.job(move_first).unwrap().unwrap();
+    assert_eq!(ended.state, JobState::Cancelled);
+    assert!(ended.why.contains("removed"), "{}", ended.why);
+    assert_eq!(world.store.steps(empty_third).unwrap(), [of_second]);
+    assert_eq!(world.uses(2), [(34, 4, Owner::Job(empty_third))]);
+    let left = world.store.job(empty_third).unwrap().unwrap();
+    assert_eq!(
+        (left.state, left.progress),
+        (JobState::Running, Progress { done: 0, total: 4 })
+    );
+
+    world.change(vec![Edit::RemoveDisk(DiskId(3))]);
+    let ended = world.store.job(empty_third).unwrap().unwrap();
+    assert_eq!(ended.state, JobState::Cancelled);
+    assert_eq!(world.uses(2), []);
 }

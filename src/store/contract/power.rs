@@ -251,7 +251,6 @@ pub(super) fn a_job_that_was_done_goes_on(world: World) {
     let mut world = world.furnished();
     let id = world.job(&[step(seg(0, 1, 1, 2), area(2, 10, 2), 0)]);
     world.change_of(Some(id), vec![map(1, &[seg(0, 2, 10, 2)])]);
-    world.store.unreserve(id).unwrap();
     assert!(
         world
             .store
@@ -271,7 +270,6 @@ pub(super) fn a_cancelled_job_gets_nothing_back(world: World) {
     let mut world = world.furnished();
     let id = world.job(&[step(seg(0, 1, 1, 4), area(2, 10, 4), 0)]);
     world.change_of(Some(id), vec![map(1, &[seg(0, 2, 10, 2)])]);
-    world.store.unreserve(id).unwrap();
     assert!(
         world
             .store

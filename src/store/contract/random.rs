@@ -50,7 +50,6 @@ enum Op {
         job: u64,
         at: Choice,
     },
-    Unreserve(u64),
     SetJob {
         job: u64,
         to: JobState,
@@ -88,7 +87,9 @@ fn op() -> impl Strategy<Value = Op> {
     let job_states = prop::sample::select(vec![
         JobState::Running,
         JobState::Paused,
+        JobState::RollingBack,
         JobState::Done,
+        JobState::Failed,
         JobState::Cancelled,
     ]);
     prop_oneof![
@@ -108,8 +109,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => choices().prop_map(Op::CreateJob),
         1 => (1..4_u64, choices()).prop_map(|(job, steps)| Op::ReplaceSteps { job, steps }),
         1 => (1..4_u64, choice()).prop_map(|(job, at)| Op::Reserve { job, at }),
-        1 => (1..4_u64).prop_map(Op::Unreserve),
-        1 => (1..4_u64, job_states).prop_map(|(job, to)| Op::SetJob { job, to }),
+        2 => (1..4_u64, job_states).prop_map(|(job, to)| Op::SetJob { job, to }),
         1 => Just(Op::PowerLoss),
     ]
 }
@@ -313,7 +313,6 @@ fn job(world: &mut World, op: &Op) -> String {
             JobId(*job),
             &[area(at.disk, at.home, at.len)],
         )),
-        Op::Unreserve(job) => said(world.store.unreserve(JobId(*job))),
         Op::SetJob { job, to } => {
             let state = world
                 .store
@@ -344,7 +343,9 @@ fn seen(world: &mut World) -> Vec<String> {
         .map(|change| change.state)
         .collect();
     let (version, mut members) = store.members().unwrap();
-    members.iter_mut().for_each(|member| member.since.0 = 0);
+    members
+        .iter_mut()
+        .for_each(|member| (member.since.0, member.origin) = (0, None));
     let mut jobs = store.jobs().unwrap();
     jobs.iter_mut()
         .filter_map(|job| job.ended.as_mut())
@@ -379,7 +380,7 @@ proptest! {
                 prop_assert_eq!(here, there, "after {:?}", op);
             }
             one.assert_one_owner_each();
-
+            one.assert_owners_can_be_told();
         }
     }
 }

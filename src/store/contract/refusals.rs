@@ -1,7 +1,7 @@
 use super::world::{World, area, disk, map, new_job, seg, step, unmap, volume};
 use crate::error::Kind;
 use crate::pool::model::{DiskRecord, Edit, Segment, VolumeRecord};
-use crate::store::{Commit, Owner};
+use crate::store::{Commit, JobState, Owner};
 use crate::units::{DiskId, Generation, JobId, VolumeId};
 
 pub(super) fn a_lower_term_changes_nothing(world: World) {
@@ -192,7 +192,10 @@ pub(super) fn a_change_that_no_longer_fits_is_not_committed(world: World) {
     let id = world
         .prepare(Some(job), vec![map(1, &[seg(0, 2, 1, 1)])])
         .unwrap();
-    world.store.unreserve(job).unwrap();
+    let ended = world
+        .store
+        .set_job_state(job, JobState::Running, JobState::Cancelled, "");
+    assert!(ended.unwrap());
     assert!(world.commit(id).is_err(), "its destination is nobody's now");
     world.assert_one_owner_each();
 }

@@ -2,12 +2,14 @@
 
 use crate::error::Result;
 use crate::pool::dir::PoolDir;
+use crate::pool::holds::Holds;
 use crate::pool::model::{Area, Difference, DiskRecord, Edit, Instance, PoolHeader, Segment, VolumeRecord};
 use crate::pool::names::Name;
 use crate::store::memory::MemoryStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{
-    Commit, HoldMode, JobKind, JobLimits, JobRecord, JobState, Joined, NewChange, Owner, Step, Store,
+    ChangeState, Commit, HoldMode, JobKind, JobLimits, JobRecord, JobState, Joined, NewChange, Owner,
+    Progress, Step, Store,
 };
 use crate::units::{
     BootId, ByteCount, ChangeId, DiskExtent, DiskId, ExtentSize, Generation, JobId, MembershipVersion, Term,
@@ -214,6 +216,29 @@ impl World {
         (snapshot.disks, snapshot.volumes, snapshot.segments)
     }
 
+    /// What is kept ahead of a volume belongs to a change that is prepared, or to a job that has not ended: to somebody who can
+    /// still be told to let it go.
+    pub(super) fn assert_owners_can_be_told(&mut self) {
+        for disk in self.store.disks().unwrap() {
+            for owned in self.store.uses(disk.id).unwrap() {
+                match owned.owner {
+                    Owner::Job(id) => {
+                        let job = self.store.job(id).unwrap();
+                        assert!(job.is_some_and(|job| !job.state.has_ended()), "{owned:?}");
+                    }
+                    Owner::Change(id) => {
+                        let change = self.store.change(id).unwrap();
+                        assert!(
+                            change.is_some_and(|change| change.state == ChangeState::Prepared),
+                            "{owned:?}"
+                        );
+                    }
+                    Owner::Volume(_) | Owner::Quarantine(_) => {}
+                }
+            }
+        }
+    }
+
     /// Each extent has one owner, and the volumes' are exactly their segments'.
     pub(super) fn assert_one_owner_each(&mut self) {
         let snapshot = self.store.snapshot().unwrap();
@@ -318,7 +343,7 @@ pub(super) fn step(from: Segment, to: Area, done: u64) -> Step {
     }
 }
 
-pub(super) fn new_job() -> JobRecord {
+pub(crate) fn new_job() -> JobRecord {
     JobRecord {
         id: JobId(0),
         kind: JobKind::Move { volume: VolumeId(1) },
@@ -331,6 +356,8 @@ pub(super) fn new_job() -> JobRecord {
         copied: ByteCount(0),
         longest_hold_us: 0,
         held: 0,
+        holds: Holds::default(),
+        progress: Progress::default(),
         why: String::new(),
     }
 }

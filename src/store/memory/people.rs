@@ -6,7 +6,10 @@ use crate::error::{Error, Kind, Result};
 use crate::member::SLOTS;
 use crate::pool::model::{Area, Difference, Edit, Segment};
 use crate::pool::names::Name;
-use crate::store::{ChangeState, JobRecord, JobState, Joined, Member, MemberState, Owner, Step};
+use crate::store::{
+    ChangeState, DISK_REMOVED, JobKind, JobRecord, JobState, Joined, Member, MemberState, Owner, Step,
+    VOLUME_REMOVED,
+};
 use crate::units::{
     BootId, DiskExtent, Generation, Incarnation, JobId, MembershipVersion, Slot, Term, Timestamp,
     VolumeExtent, VolumeId,
@@ -194,12 +197,13 @@ impl State {
 
     /// Sets the table and reserves what is not done of it.
     fn put_steps(&mut self, id: JobId, steps: &[Step]) -> Result<()> {
+        let ended = self.job(id)?.state.has_ended();
         for (seq, step) in steps.iter().enumerate() {
             if step.from.home.len != step.to.len || step.done > step.to.len {
                 let why = "moves more than there is, or to an area of another length";
                 return Err(Error::failed(format!("step {seq}"), why));
             }
-            if step.done < step.to.len {
+            if step.done < step.to.len && !ended {
                 let start = DiskExtent(step.to.start.0 + step.done);
                 self.reserve(
                     id,
@@ -239,10 +243,58 @@ impl State {
         let changes = job.state == from;
         if changes {
             job.state = to;
-            job.ended = over(to).then_some(Timestamp(0));
+            job.ended = to.has_ended().then_some(Timestamp(0));
             why.clone_into(&mut job.why);
+            if to.has_ended() {
+                self.unreserve(id);
+            }
         }
         Ok(changes)
+    }
+
+    /// Ends the jobs that are about what these edits remove, and takes its part out of the others.
+    pub(super) fn end_jobs_of_removed(&mut self, edits: &[Edit]) -> Result<()> {
+        for edit in edits {
+            match edit {
+                Edit::RemoveVolume(volume) => {
+                    self.end_jobs(|kind| kind.is_about_volume(*volume), VOLUME_REMOVED)?;
+                    self.forget_steps(*volume)?;
+                }
+                Edit::RemoveDisk(disk) => self.end_jobs(|kind| kind.is_about_disk(*disk), DISK_REMOVED)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn end_jobs(&mut self, about: impl Fn(&JobKind) -> bool, why: &str) -> Result<()> {
+        let open = |(job, _): &&(JobRecord, Vec<Step>)| !job.state.has_ended() && about(&job.kind);
+        let ended: Vec<_> = self
+            .jobs
+            .values()
+            .filter(open)
+            .map(|(job, _)| (job.id, job.state))
+            .collect();
+        for (id, state) in ended {
+            self.set_job_state(id, state, JobState::Cancelled, why)?;
+        }
+        Ok(())
+    }
+
+    fn forget_steps(&mut self, volume: VolumeId) -> Result<()> {
+        let open = |(job, _): &&(JobRecord, Vec<Step>)| !job.state.has_ended();
+        let open: Vec<_> = self.jobs.values().filter(open).map(|(job, _)| job.id).collect();
+        for id in open {
+            let mut steps = self
+                .jobs
+                .get(&id)
+                .map(|(_, steps)| steps.clone())
+                .unwrap_or_default();
+            steps.retain(|step| step.volume != volume);
+            self.unreserve(id);
+            self.put_steps(id, &steps)?;
+        }
+        Ok(())
     }
 
     /// Moves the copy progress table on by what a chunk has mapped.
@@ -283,16 +335,12 @@ impl State {
             (job.state, job.ended) = (JobState::Running, None);
             "power was lost before its last chunks were durable".clone_into(&mut job.why);
         }
-        if !over(job.state) {
+        if !job.state.has_ended() {
             let mine = |extent: &&Extent| back.iter().any(|area| holds(*area, **extent));
             self.claims
                 .extend(freed.iter().filter(mine).map(|&extent| (extent, Owner::Job(id))));
         }
     }
-}
-
-fn over(state: JobState) -> bool {
-    matches!(state, JobState::Done | JobState::Failed | JobState::Cancelled)
 }
 
 fn holds(area: Area, (disk, extent): Extent) -> bool {

@@ -310,6 +310,7 @@ impl State {
         if let Some(job) = change.job {
             self.advance(job, &change.difference);
         }
+        self.end_jobs_of_removed(&change.difference.edits)?;
         self.take_numbers(&change.difference.edits);
         let undo = Some(Difference {
             from: generation,

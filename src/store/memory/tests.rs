@@ -97,6 +97,9 @@ fn a_transaction_that_fails_changes_nothing() {
         start: crate::units::DiskExtent(start),
         len,
     };
+    let term = store.header().unwrap().term;
+    let job = crate::store::a_job();
+    assert_eq!(store.create_job(term, &job, &[]).unwrap(), JobId(1));
     let before = store.fork();
     assert!(
         store

@@ -379,6 +379,7 @@ fn make_current(
     if let Some(job) = change.job {
         job::advance(db, job, &change.difference)?;
     }
+    job::end_of_removed(db, &change.difference.edits)?;
     let undo = Difference {
         from: generation,
         edits: applied.undo,

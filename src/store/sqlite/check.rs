@@ -138,8 +138,10 @@ fn leftovers(db: &Connection, found: &mut Vec<String>) -> Result<()> {
     let queries = [
         "SELECT 'change ' || owner || ': is not prepared, and claims extents' FROM claims
          WHERE kind = 'change' AND owner NOT IN (SELECT id FROM changes WHERE state = 'prepared')",
-        "SELECT 'job ' || owner || ': is not there, and claims extents' FROM claims
+        "SELECT DISTINCT 'job ' || owner || ': is not there, and claims extents' FROM claims
          WHERE kind = 'job' AND owner NOT IN (SELECT id FROM jobs)",
+        "SELECT DISTINCT 'job ' || owner || ': has ended, and claims extents' FROM claims
+         WHERE kind = 'job' AND owner IN (SELECT id FROM jobs WHERE state IN ('done', 'failed', 'cancelled'))",
         "SELECT 'change ' || id || ': led to table ' || generation || ', which is later than the current one'
          FROM changes WHERE generation > (SELECT generation FROM pool)",
         "SELECT 'change ' || change || ': freed extents by a table later than the current one' FROM quarantine

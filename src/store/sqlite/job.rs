@@ -4,8 +4,9 @@ use super::change::not_stale;
 use super::convert::{Ron, Word, to_ron};
 use super::space::{self, Claimant};
 use crate::error::{Error, Result};
+use crate::pool::holds::Holds;
 use crate::pool::model::{Area, Difference, Edit, Segment};
-use crate::store::{JobLimits, JobRecord, JobState, Step};
+use crate::store::{DISK_REMOVED, JobKind, JobLimits, JobRecord, JobState, Progress, Step, VOLUME_REMOVED};
 use crate::units::{ByteCount, DiskExtent, DiskId, JobId, Term, Timestamp, VolumeExtent, VolumeId};
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -13,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 /// Jobs that ended are kept up to this number.
 const KEPT: u64 = 200;
 
-const JOB: &str = "SELECT id, kind, state, limits, back, title, created, ended, copied, longest_hold_us, held, why FROM jobs";
+const JOB: &str = "SELECT id, kind, state, limits, back, title, created, ended, copied, longest_hold_us, held, why, holds, moved, extents FROM jobs";
 const STEP: &str = "SELECT volume, start, from_disk, from_start, len, to_disk, to_start, done, seq FROM steps WHERE job = ?1";
 
 fn job_row(row: &Row<'_>) -> rusqlite::Result<JobRecord> {
@@ -30,6 +31,11 @@ fn job_row(row: &Row<'_>) -> rusqlite::Result<JobRecord> {
         longest_hold_us: row.get(9)?,
         held: row.get(10)?,
         why: row.get(11)?,
+        holds: row.get::<_, Ron<_>>(12)?.0,
+        progress: Progress {
+            done: row.get(13)?,
+            total: row.get(14)?,
+        },
     })
 }
 
@@ -73,8 +79,8 @@ pub(super) fn steps(db: &Connection, id: JobId) -> Result<Vec<Step>> {
 
 pub(super) fn create(db: &Connection, term: Term, job: &JobRecord, steps: &[Step]) -> Result<JobId> {
     not_stale(db, term)?;
-    let sql = "INSERT INTO jobs (kind, state, limits, back, title, created, ended, copied, longest_hold_us, held, why)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    let sql = "INSERT INTO jobs (kind, state, limits, back, title, created, ended, copied, longest_hold_us, held, why, holds)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
     let ended = job.ended.map(|at| at.0);
     db.prepare_cached(sql)?.execute(params![
         to_ron(&job.kind)?,
@@ -87,7 +93,8 @@ pub(super) fn create(db: &Connection, term: Term, job: &JobRecord, steps: &[Step
         job.copied.0,
         job.longest_hold_us,
         job.held,
-        job.why
+        job.why,
+        to_ron(&job.holds)?
     ])?;
     let id = db
         .prepare_cached("SELECT max(id) FROM jobs")?
@@ -97,44 +104,139 @@ pub(super) fn create(db: &Connection, term: Term, job: &JobRecord, steps: &[Step
     Ok(id)
 }
 
-/// Writes the table and reserves what is not done of it.
+/// Writes the table, counts it, and reserves what is not done of it, unless the job has ended.
 fn put_steps(db: &Connection, id: JobId, steps: &[Step]) -> Result<()> {
+    for (seq, step) in steps.iter().enumerate() {
+        put_step(db, id, seq, step)?;
+    }
+    let Progress { done, total } = Progress::of(steps);
+    let sql = "UPDATE jobs SET moved = ?2, extents = ?3 WHERE id = ?1";
+    update(db, sql, &[&id.0, &done, &total])?;
+    claim_rest(db, id, steps)
+}
+
+fn put_step(db: &Connection, id: JobId, seq: usize, step: &Step) -> Result<()> {
+    let Step {
+        volume,
+        from,
+        to,
+        done,
+    } = step;
+    if from.home.len != to.len || *done > to.len {
+        let why = format!(
+            "moves {done} of {} extents to an area of {}",
+            from.home.len, to.len
+        );
+        return Err(Error::failed(format!("step {seq}"), why));
+    }
     let sql =
         "INSERT INTO steps (job, seq, volume, start, from_disk, from_start, len, to_disk, to_start, done)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
-    for (seq, step) in steps.iter().enumerate() {
-        let Step {
-            volume,
-            from,
-            to,
-            done,
-        } = step;
-        if from.home.len != to.len || *done > to.len {
-            let why = format!(
-                "moves {done} of {} extents to an area of {}",
-                from.home.len, to.len
-            );
-            return Err(Error::failed(format!("step {seq}"), why));
+    let Area { disk, start, len } = from.home;
+    let values = params![
+        id.0,
+        seq,
+        volume.0,
+        from.start.0,
+        disk.0,
+        start.0,
+        len,
+        to.disk.0,
+        to.start.0,
+        done
+    ];
+    db.prepare_cached(sql)?.execute(values)?;
+    Ok(())
+}
+
+/// Reserves what is not done of these steps, run by run: a million steps into one free run are one reservation.
+fn claim_rest(db: &Connection, id: JobId, steps: &[Step]) -> Result<()> {
+    if one(db, id)?.is_none_or(|job| job.state.has_ended()) {
+        return Ok(());
+    }
+    let mut areas: Vec<Area> = steps.iter().filter_map(undone).collect();
+    areas.sort_unstable();
+    if let Some(pair) = areas.windows(2).find(|pair| pair[0].overlaps(pair[1])) {
+        let why = format!(
+            "has two destinations at extent {} of disk {}",
+            pair[1].start, pair[1].disk
+        );
+        return Err(Error::failed(format!("job {id}"), why));
+    }
+    let mut areas = areas.into_iter().peekable();
+    while let Some(mut run) = areas.next() {
+        while let Some(next) = areas.next_if(|next| next.disk == run.disk && next.start == run.end()) {
+            run.len += next.len;
         }
-        let Area { disk, start, len } = from.home;
-        let values = params![
-            id.0,
-            seq,
-            volume.0,
-            from.start.0,
-            disk.0,
-            start.0,
-            len,
-            to.disk.0,
-            to.start.0,
-            done
-        ];
-        db.prepare_cached(sql)?.execute(values)?;
-        if let Some(rest) = undone(step) {
-            space::claim(db, rest, Claimant::Job(id))?;
+        space::claim(db, run, Claimant::Job(id))?;
+    }
+    Ok(())
+}
+
+pub(super) fn reserve(db: &Connection, id: JobId, areas: &[Area]) -> Result<()> {
+    let job = one(db, id)?.ok_or_else(|| Error::not_found("job", &id.to_string()))?;
+    if job.state.has_ended() {
+        return Err(Error::failed(
+            format!("job {id}"),
+            "has ended, and reserves nothing",
+        ));
+    }
+    areas
+        .iter()
+        .try_for_each(|area| space::claim(db, *area, Claimant::Job(id)))
+}
+
+/// Ends the jobs that are about what these edits remove, and takes its part out of the others.
+pub(super) fn end_of_removed(db: &Connection, edits: &[Edit]) -> Result<()> {
+    for edit in edits {
+        match edit {
+            Edit::RemoveVolume(volume) => {
+                end_all(db, |kind| kind.is_about_volume(*volume), VOLUME_REMOVED)?;
+                forget_steps(db, *volume)?;
+            }
+            Edit::RemoveDisk(disk) => end_all(db, |kind| kind.is_about_disk(*disk), DISK_REMOVED)?,
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// The jobs that have not ended.
+fn open_jobs(db: &Connection) -> Result<Vec<JobRecord>> {
+    let sql = format!("{JOB} WHERE state NOT IN ('done', 'failed', 'cancelled') ORDER BY id");
+    let mut query = db.prepare_cached(&sql)?;
+    let rows = query.query_map([], job_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn end_all(db: &Connection, about: impl Fn(&JobKind) -> bool, why: &str) -> Result<()> {
+    for job in open_jobs(db)?.iter().filter(|job| about(&job.kind)) {
+        set_state(db, job.id, job.state, JobState::Cancelled, why)?;
+    }
+    Ok(())
+}
+
+fn forget_steps(db: &Connection, volume: VolumeId) -> Result<()> {
+    for job in open_jobs(db)? {
+        let sql = "SELECT EXISTS (SELECT 1 FROM steps WHERE job = ?1 AND volume = ?2)";
+        let any: bool = db
+            .prepare_cached(sql)?
+            .query_row(params![job.id.0, volume.0], |row| row.get(0))?;
+        if any {
+            let mut rest = steps(db, job.id)?;
+            rest.retain(|step| step.volume != volume);
+            put_anew(db, job.id, &rest)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts these steps in the place of those that are there.
+fn put_anew(db: &Connection, id: JobId, steps: &[Step]) -> Result<()> {
+    space::drop_job(db, id)?;
+    db.prepare_cached("DELETE FROM steps WHERE job = ?1")?
+        .execute([id.0])?;
+    put_steps(db, id, steps)
 }
 
 /// The part of a step's destination that is not mapped yet.
@@ -147,22 +249,17 @@ fn undone(step: &Step) -> Option<Area> {
     })
 }
 
-pub(super) fn replace_steps(
-    db: &Connection,
-    term: Term,
-    id: JobId,
-    steps: &[Step],
-    back: bool,
-) -> Result<()> {
+pub(super) fn replace_steps(db: &Connection, term: Term, id: JobId, new: &[Step], back: bool) -> Result<()> {
     not_stale(db, term)?;
     changed(
         id,
         update(db, "UPDATE jobs SET back = ?2 WHERE id = ?1", &[&id.0, &back])?,
     )?;
-    space::drop_job(db, id)?;
-    db.prepare_cached("DELETE FROM steps WHERE job = ?1")?
-        .execute([id.0])?;
-    put_steps(db, id, steps)
+    if steps(db, id)? == new {
+        space::drop_job(db, id)?;
+        return claim_rest(db, id, new);
+    }
+    put_anew(db, id, new)
 }
 
 fn update(db: &Connection, sql: &str, values: &[&dyn ToSql]) -> Result<usize> {
@@ -177,16 +274,14 @@ fn changed(id: JobId, rows: usize) -> Result<()> {
     }
 }
 
-fn over(state: JobState) -> bool {
-    matches!(state, JobState::Done | JobState::Failed | JobState::Cancelled)
-}
-
 pub(super) fn set_state(db: &Connection, id: JobId, from: JobState, to: JobState, why: &str) -> Result<bool> {
-    let ended = over(to).then(|| Timestamp::now().0);
+    let ended = to.has_ended().then(|| Timestamp::now().0);
     let sql = "UPDATE jobs SET state = ?3, why = ?4, ended = ?5 WHERE id = ?1 AND state = ?2";
     let rows = update(db, sql, &[&id.0, &Word(from), &Word(to), &why, &ended])?;
     if rows == 0 {
         one(db, id)?.ok_or_else(|| Error::not_found("job", &id.to_string()))?;
+    } else if to.has_ended() {
+        space::drop_job(db, id)?;
     }
     Ok(rows > 0)
 }
@@ -206,9 +301,11 @@ pub(super) fn set_figures(
     copied: ByteCount,
     longest: u64,
     held: u64,
+    holds: &Holds,
 ) -> Result<()> {
-    let sql = "UPDATE jobs SET copied = ?2, longest_hold_us = ?3, held = ?4 WHERE id = ?1";
-    changed(id, update(db, sql, &[&id.0, &copied.0, &longest, &held])?)
+    let sql = "UPDATE jobs SET copied = ?2, longest_hold_us = ?3, held = ?4, holds = ?5 WHERE id = ?1";
+    let values: [&dyn ToSql; 5] = [&id.0, &copied.0, &longest, &held, &to_ron(holds)?];
+    changed(id, update(db, sql, &values)?)
 }
 
 /// Moves the copy progress table on by what a chunk has mapped.
@@ -219,6 +316,12 @@ pub(super) fn advance(db: &Connection, job: JobId, difference: &Difference) -> R
             && goes_to(&step, segment)
         {
             set_done(db, job, seq, step.done + segment.home.len)?;
+            count(
+                db,
+                "UPDATE jobs SET moved = moved + ?2 WHERE id = ?1",
+                job,
+                segment.home.len,
+            )?;
         }
     }
     Ok(())
@@ -234,6 +337,12 @@ pub(super) fn retreat(db: &Connection, job: JobId, difference: &Difference) -> R
             && goes_to(&step, segment)
         {
             set_done(db, job, seq, step.done - segment.home.len)?;
+            count(
+                db,
+                "UPDATE jobs SET moved = moved - ?2 WHERE id = ?1",
+                job,
+                segment.home.len,
+            )?;
             back.push(segment.home);
         }
     }
@@ -271,13 +380,17 @@ fn set_done(db: &Connection, job: JobId, seq: u64, done: u64) -> Result<()> {
     Ok(())
 }
 
+fn count(db: &Connection, sql: &str, job: JobId, extents: u64) -> Result<()> {
+    update(db, sql, &[&job.0, &extents]).map(drop)
+}
+
 /// A job whose last chunks a power loss took back is not done after all. Answers whether it goes on, and so keeps its
 /// destination.
 pub(super) fn reopen(db: &Connection, id: JobId) -> Result<bool> {
     let sql = "UPDATE jobs SET state = 'running', ended = NULL, why = 'power was lost before its last chunks were durable'
                WHERE id = ?1 AND state = 'done'";
     db.prepare_cached(sql)?.execute([id.0])?;
-    Ok(one(db, id)?.is_some_and(|job| !over(job.state)))
+    Ok(one(db, id)?.is_some_and(|job| !job.state.has_ended()))
 }
 
 fn prune(db: &Connection) -> Result<()> {

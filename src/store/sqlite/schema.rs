@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 pub(super) const APPLICATION_ID: i32 = 0x5661_7070;
 
 /// Migration `n` leads from version `n` to `n + 1`. What has been released is never edited, only added to.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5];
 
 /// Ranges are in extents. `changes` holds the unfinished ones alone, so that it stays small whatever the pool's age.
 const V1: &str = "
@@ -165,6 +165,16 @@ ALTER TABLE pool ADD COLUMN former TEXT NOT NULL DEFAULT '00000000-0000-0000-000
 ALTER TABLE pool ADD COLUMN home TEXT NOT NULL DEFAULT '';
 ALTER TABLE pool ADD COLUMN home_device TEXT NOT NULL DEFAULT '';
 ALTER TABLE pool ADD COLUMN home_inode TEXT NOT NULL DEFAULT '';
+";
+
+/// How long the holds of a job took, and how far it is. A job that has ended owns nothing: what older programs left is freed.
+const V5: &str = "
+ALTER TABLE jobs ADD COLUMN holds TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE jobs ADD COLUMN moved INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN extents INTEGER NOT NULL DEFAULT 0;
+UPDATE jobs SET moved = (SELECT ifnull(sum(done), 0) FROM steps WHERE job = jobs.id),
+                extents = (SELECT ifnull(sum(len), 0) FROM steps WHERE job = jobs.id);
+DELETE FROM claims WHERE kind = 'job' AND owner NOT IN (SELECT id FROM jobs WHERE state IN ('running', 'paused', 'rolling back'));
 ";
 
 /// Brings the database to the last of `migrations`, in one transaction.

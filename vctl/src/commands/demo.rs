@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::exit::{Done, status_of};
 use crate::output::{duration, note, size};
 use apparatus::error::{Error, Kind, Result};
-use apparatus::ops;
+use apparatus::pool::holds::Holds;
 use apparatus::pool::size::parse as parse_size;
 use apparatus::store::JobRecord;
 use apparatus::units::ByteCount;
@@ -49,6 +49,8 @@ struct Figures {
     held_requests: u64,
     longest_host_latency_us: u64,
     longest_hold_us: u64,
+    median_hold_us: u64,
+    p99_hold_us: u64,
     errors: u64,
     lost_writes: u64,
     file_system: Option<bool>,
@@ -110,8 +112,8 @@ impl Demo {
         }
         let seen = hosts.finish()?;
         stage.say("compared: every block is what was last acknowledged, through both");
-        let jobs = ops::job::list(&mut *stage.store()?)?;
-        let records: Vec<&JobRecord> = jobs.iter().map(|job| &job.record).collect();
+        let jobs = stage.store()?.jobs()?;
+        let records: Vec<&JobRecord> = jobs.iter().collect();
         Ok(self.figures(&records, &seen, moving, requests))
     }
 
@@ -122,6 +124,10 @@ impl Demo {
     fn figures(&self, jobs: &[&JobRecord], seen: &Seen, moving: Duration, requests: u64) -> Figures {
         let moved = self.size.0 * u64::from(self.rounds) * 2;
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let mut holds = Holds::default();
+        jobs.iter().for_each(|job| holds.merge(&job.holds));
+        let longest = jobs.iter().map(|job| job.longest_hold_us).max().unwrap_or(0);
+        let hold = |per_mille| holds.quantile(per_mille).unwrap_or(0).min(longest);
         Figures {
             volume_bytes: self.size.0,
             moves: self.rounds * 2,
@@ -133,7 +139,9 @@ impl Demo {
             host_requests_while_moving: requests,
             held_requests: jobs.iter().map(|job| job.held).sum(),
             longest_host_latency_us: micros(seen.longest),
-            longest_hold_us: jobs.iter().map(|job| job.longest_hold_us).max().unwrap_or(0),
+            longest_hold_us: longest,
+            median_hold_us: hold(500),
+            p99_hold_us: hold(990),
             errors: seen.errors,
             lost_writes: seen.lost,
             file_system: None,
@@ -159,7 +167,12 @@ fn people(figures: &Figures) -> Vec<String> {
             "longest host latency  {}",
             duration(figures.longest_host_latency_us)
         ),
-        format!("longest hold          {}", duration(figures.longest_hold_us)),
+        format!(
+            "holds                 median {}, p99 {}, longest {}",
+            duration(figures.median_hold_us),
+            duration(figures.p99_hold_us),
+            duration(figures.longest_hold_us)
+        ),
         format!("errors                {}", figures.errors),
         format!("lost writes           {}", figures.lost_writes),
     ];

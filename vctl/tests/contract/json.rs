@@ -26,7 +26,7 @@ const DISK: &str = "id:i name:s uuid:s path:s size:i used:i reserved:i quarantin
 const VOLUME: &str = "id:i name:s size:i mode:s uid:i gid:i read_only:b segments:i disks:a";
 const CHANGE: &str = "changed:b generation:i held_requests:i longest_hold_us:i fenced:a";
 const JOB: &str = "id:i title:s subject:s state:s why:s back:b done:i total:i copied:i held_requests:i \
-                   longest_hold_us:i rate:? hold_target_us:? hold_all:b created:s ended:?";
+                   longest_hold_us:i median_hold_us:? p99_hold_us:? abandoned:b rate:? hold_target_us:? hold_all:b skip_unreadable:b created:s ended:?";
 
 #[test]
 fn of_the_pool() {

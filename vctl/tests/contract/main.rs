@@ -4,6 +4,7 @@
 // Helpers of tests may fail a test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
+mod abandoned;
 mod bad_input;
 mod describe;
 mod dry_run;

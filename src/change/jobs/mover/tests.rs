@@ -1,13 +1,14 @@
 //! The mover on real images and the store in memory, driven as the driver drives it, with changes given up at every point.
 
+use super::super::Request;
 use super::super::plan::{plan, plan_back};
 use super::super::testing::Images;
-use super::super::{Request, steps};
 use super::*;
+use crate::pool::holds::Holds;
 use crate::pool::model::{Area, Difference, Edit, Instance, PoolHeader, Segment, Span, VolumeRecord};
 use crate::pool::names::Name;
 use crate::store::memory::MemoryStore;
-use crate::store::{Commit, JobKind, JobState, Store};
+use crate::store::{Commit, JobKind, JobState, Progress, Store};
 use crate::units::{
     BootId, ByteCount, DiskExtent, Generation, MembershipVersion, Term, Timestamp, VolumeExtent, VolumeId,
     VolumeOffset,
@@ -206,6 +207,8 @@ impl Bench {
             copied: ByteCount(0),
             longest_hold_us: 0,
             held: 0,
+            holds: Holds::default(),
+            progress: Progress::default(),
             why: String::new(),
         };
         job.id = self.store.create_job(self.term, &job, steps).unwrap();
@@ -366,14 +369,14 @@ fn a_range_is_moved_and_moved_back() {
         policy: None,
     };
     let forth = plan(&mut bench.store, &request).unwrap();
-    assert_eq!(steps::progress(&forth), (0, 6));
+    assert_eq!(Progress::of(&forth), Progress { done: 0, total: 6 });
     let job = bench.job(&forth);
     bench.move_all(&job, vec![]);
     bench.check_content();
     bench.free();
     let moved = bench.store.steps(job.id).unwrap();
     let back = plan_back(&mut bench.store, &moved, "job 1").unwrap();
-    assert_eq!(steps::progress(&back), (0, 6));
+    assert_eq!(Progress::of(&back), Progress { done: 0, total: 6 });
     bench
         .store
         .replace_steps(bench.term, job.id, &back, true)
@@ -402,7 +405,7 @@ fn a_source_that_cannot_be_read_ends_the_series_with_its_range() {
         panic!("no trouble")
     };
     assert_eq!(chunk.from.home.disk, DiskId(1));
-    assert_eq!(mover.progress(), (7, 10));
+    assert_eq!(mover.progress(), Progress { done: 7, total: 10 });
 }
 
 proptest! {

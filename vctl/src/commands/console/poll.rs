@@ -5,6 +5,7 @@ use super::model::{Event, JobLook, PoolLook, Pulse, Told};
 use apparatus::error::Result;
 use apparatus::member::ArbitrationLock;
 use apparatus::ops;
+use apparatus::ops::job::Workers;
 use apparatus::ops::status::Seen;
 use apparatus::ops::usage::{Census, Usage};
 use apparatus::ops::view::PoolView;
@@ -108,9 +109,11 @@ impl<'a> Eye<'a> {
     fn read(&mut self, store: &mut dyn Store) -> Result<PoolLook> {
         let at_us = sys::monotonic_us();
         let view = PoolView::load(store)?;
-        let jobs = store.jobs()?.into_iter();
-        let jobs = jobs
-            .map(|record| self.job(store, &view, record))
+        let records = store.jobs()?;
+        let workers = Workers::look(self.pool, store, &records)?;
+        let jobs = records
+            .into_iter()
+            .map(|record| self.job(store, &view, &workers, record))
             .collect::<Result<_>>()?;
         let most = if self.last.is_none() { EVENTS } else { usize::MAX };
         let (events, last) = ops::events::latest(store, self.last.unwrap_or(0), most)?;
@@ -124,17 +127,23 @@ impl<'a> Eye<'a> {
         })
     }
 
-    fn job(&mut self, store: &mut dyn Store, view: &PoolView, record: JobRecord) -> Result<JobLook> {
+    fn job(
+        &mut self,
+        store: &mut dyn Store,
+        view: &PoolView,
+        workers: &Workers,
+        record: JobRecord,
+    ) -> Result<JobLook> {
         let known = self.ended.get(&record.id).filter(|known| known.record == record);
         let view = match known {
             Some(known) => known.clone(),
-            None => ops::job::view(store, view, record)?,
+            None => ops::job::view(store, view, workers, record)?,
         };
         let state = view.record.state;
         if !ops::job::wants_work(state) && state != JobState::Paused {
             self.ended.insert(view.record.id, view.clone());
         }
-        let phase = ops::job::phase(self.pool, &view)?;
+        let phase = ops::job::phase(workers, &view.record);
         Ok(JobLook { view, phase })
     }
 

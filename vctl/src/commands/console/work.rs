@@ -105,7 +105,7 @@ impl Hand<'_> {
         match verb {
             Verb::Move { wish, .. } => {
                 let request = moving::of_volume(store, wish)?;
-                of_request(store, &request)
+                of_request(self.pool, store, &request)
             }
             Verb::Evacuate {
                 disk,
@@ -114,26 +114,36 @@ impl Hand<'_> {
                 ..
             } => {
                 let request = moving::of_disk(store, disk, to, *use_reserve)?;
-                let mut preview = of_request(store, &request)?;
+                let mut preview = of_request(self.pool, store, &request)?;
                 let closed = format!("disk {disk} takes nothing new from then on");
                 preview.summary.push(closed);
                 Ok(preview)
             }
             Verb::Remove(disk) => of_removal(store, disk),
             Verb::Pause(id) => of_job(
+                self.pool,
                 store,
                 *id,
                 "stops at the end of a chunk; what was moved stays moved",
             ),
-            Verb::Resume(id) => of_job(store, *id, "goes on"),
-            Verb::Cancel { job, back: false } => of_job(store, *job, "ends; what was moved stays moved"),
-            Verb::Cancel { job, back: true } => of_job(store, *job, "moves back what it moved, and ends"),
+            Verb::Resume(id) => of_job(self.pool, store, *id, "goes on"),
+            Verb::Cancel { job, back: false } => {
+                of_job(self.pool, store, *job, "ends; what was moved stays moved")
+            }
+            Verb::Cancel { job, back: true } => {
+                of_job(self.pool, store, *job, "moves back what it moved, and ends")
+            }
             Verb::Rate { job, rate } => {
                 let said = |rate: Option<ByteCount>| {
                     rate.map_or("no limit".into(), |rate| format!("{}/s", size(rate.0)))
                 };
                 let old = ops::job::find(store, *job)?.limits.rate;
-                of_job(store, *job, &format!("rate: {} -> {}", said(old), said(*rate)))
+                of_job(
+                    self.pool,
+                    store,
+                    *job,
+                    &format!("rate: {} -> {}", said(old), said(*rate)),
+                )
             }
             Verb::Fence(name) => self.of_fence(store, name),
             Verb::Rejoin(name) => self.of_rejoin(store, name),
@@ -209,18 +219,17 @@ impl Hand<'_> {
                 jobs::pause(&mut *self.store()?, *id)?;
                 Ok(format!("job {id} is paused"))
             }
-            Verb::Resume(id) => {
-                jobs::resume(&mut *self.store()?, *id)?;
-                self.go_on(*id)
-            }
+            Verb::Resume(id) => self.go_on(*id, &|store| jobs::resume(store, *id)),
             Verb::Cancel { job, back } => {
-                jobs::cancel(&mut *self.store()?, *job, *back)?;
                 let worked_on = ops::job::worker(self.pool, *job)?.is_some();
                 let done = if *back { "is moving back" } else { "is cancelled" };
-                if worked_on {
-                    return Ok(format!("job {job} {done}"));
+                let wish = |store: &mut dyn Store| jobs::cancel(store, *job, *back);
+                if worked_on || !*back {
+                    wish(&mut *self.store()?)?;
+                } else {
+                    self.go_on(*job, &wish)?;
                 }
-                self.go_on(*job).map(|_| format!("job {job} {done}"))
+                Ok(format!("job {job} {done}"))
             }
             Verb::Rate { job, rate } => {
                 let mut store = self.store()?;
@@ -279,7 +288,7 @@ impl Hand<'_> {
     ) -> Result<String> {
         let title = verb.command();
         let mut controller = self.controller(&title)?;
-        let now = moving::outline(controller.store(), request)?;
+        let (now, _) = moving::preview(self.pool, controller.store(), request)?;
         if expected.is_some_and(|expected| expected.steps != now.steps) {
             return Err(Error::new(
                 Kind::Stale,
@@ -292,16 +301,19 @@ impl Hand<'_> {
             rate,
             ..JobLimits::default()
         };
-        let job = jobs::create(&mut controller, request, &title, limits)?;
+        let begun = moving::begin(&mut controller, request, &title, limits)?;
         drop(controller);
-        self.go_on(job)
+        match begun.job {
+            Some(job) => self.go_on(job, &|_| Ok(())),
+            None => Ok("nothing to move: all lies where it is to go".into()),
+        }
     }
 
     /// An apparatus works on it, or, where none serves, this process does.
-    fn go_on(&self, job: JobId) -> Result<String> {
-        match ops::job::hand_over(self.pool, &mut *self.store()?, job, None) {
+    fn go_on(&self, job: JobId, wish: &dyn Fn(&mut dyn Store) -> Result<()>) -> Result<String> {
+        match ops::job::wish_and_hand_over(self.pool, &mut *self.store()?, job, None, wish) {
             Ok(apparatus) => Ok(format!("job {job}: apparatus {apparatus} works on it")),
-            Err(_) if self.nobody_serves()? => self.work_here(job),
+            Err(_) if self.nobody_serves()? => self.work_here(job, wish),
             Err(error) => Err(error),
         }
     }
@@ -313,8 +325,9 @@ impl Hand<'_> {
             .all(|view| view.state != ops::apparatus::State::Serving))
     }
 
-    fn work_here(&self, job: JobId) -> Result<String> {
+    fn work_here(&self, job: JobId, wish: &dyn Fn(&mut dyn Store) -> Result<()>) -> Result<String> {
         let mut controller = self.controller(&ops::job::purpose(job))?;
+        wish(controller.store())?;
         let state = jobs::run(&mut controller, job, &mut &*self.leash)?;
         Ok(match state {
             JobState::Done => format!("job {job} is done"),
@@ -378,14 +391,14 @@ fn of_removal(store: &mut dyn Store, disk: &str) -> Result<Preview> {
     })
 }
 
-fn of_job(store: &mut dyn Store, id: JobId, what: &str) -> Result<Preview> {
+fn of_job(pool: &PoolDir, store: &mut dyn Store, id: JobId, what: &str) -> Result<Preview> {
     let View {
         record,
         subject,
         done,
         total,
         ..
-    } = ops::job::show(store, id)?;
+    } = ops::job::show(pool, store, id)?;
     let state = crate::commands::job::word(record.state);
     Ok(summary([
         format!(
@@ -397,8 +410,8 @@ fn of_job(store: &mut dyn Store, id: JobId, what: &str) -> Result<Preview> {
     ]))
 }
 
-fn of_request(store: &mut dyn Store, request: &Request) -> Result<Preview> {
-    let outline = moving::outline(store, request)?;
+fn of_request(pool: &PoolDir, store: &mut dyn Store, request: &Request) -> Result<Preview> {
+    let (outline, ends) = moving::preview(pool, store, request)?;
     let view = PoolView::load(store)?;
     let mut summary = vec![format!(
         "moves {} in {}, while hosts go on",
@@ -407,6 +420,9 @@ fn of_request(store: &mut dyn Store, request: &Request) -> Result<Preview> {
     )];
     if outline.steps.is_empty() {
         summary = vec!["nothing is to be moved: all lies there already".into()];
+    }
+    for job in ends {
+        summary.push(format!("cancels job {job}, on which nobody works any more"));
     }
     let moved =
         |volume: &&ops::view::VolumeView| outline.steps.iter().any(|step| step.volume == volume.record.id);

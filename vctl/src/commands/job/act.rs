@@ -1,17 +1,15 @@
 //! `vctl job wait`, `pause`, `resume`, `cancel`, `set`.
 
 use super::list::{Row, word};
-use super::start::{ended, hand_over, outcome, work};
+use super::start::{ended, hand_over, named, outcome, work};
 use crate::arguments;
 use crate::context::{Changing, Context};
 use crate::exit::Done;
 use crate::output::Progress;
 use apparatus::change::jobs;
 use apparatus::error::{Error, Kind, Result};
-use apparatus::member::ArbitrationLock;
 use apparatus::ops;
 use apparatus::ops::watch::Watch;
-use apparatus::pool::size;
 use apparatus::store::{JobLimits, JobState, Store};
 use apparatus::units::{ByteCount, JobId};
 use clap::Args;
@@ -26,7 +24,7 @@ struct Told {
 /// Says how a job stands.
 fn tell(context: &mut Context, job: JobId) -> Result<Done> {
     let body = Told {
-        job: Row::new(ops::job::show(&mut *context.store()?, job)?),
+        job: Row::new(ops::job::show(&context.pool, &mut *context.store()?, job)?),
     };
     context.out.say(&body, |out| {
         out.line(&body.job.in_words(out.style()));
@@ -48,7 +46,7 @@ fn would(
         would: &'a str,
         job: Row,
     }
-    let view = ops::job::show(&mut *context.rehearsal()?, job)?;
+    let view = ops::job::show(&context.pool, &mut *context.rehearsal()?, job)?;
     ops::job::rehearse(&context.pool, wish)?;
     let state = word(view.record.state);
     context.out.say(
@@ -96,17 +94,14 @@ impl Wait {
                     Done::Plainly,
                 );
             }
-            if ops::job::wants_work(record.state) && ArbitrationLock::holder(&context.pool)?.is_none() {
-                let why = "nobody works on it";
-                let apparatuses = ops::apparatus::list(&context.pool, &mut *store)?;
-                let again = ops::job::find(&mut *store, self.job)?;
-                if ops::job::wants_work(again.state)
-                    && ops::job::taken_by(self.job, &apparatuses).is_none()
-                    && ArbitrationLock::holder(&context.pool)?.is_none()
-                {
-                    return Err(Error::failed(format!("job {}", self.job), why)
-                        .hint(format!("go on with it: vctl job resume {}", self.job)));
-                }
+            // Twice: it may have ended, or have been taken on, between two looks.
+            let mut look = || ops::job::show(&context.pool, &mut *store, self.job);
+            if look()?.abandoned && look()?.abandoned {
+                let error = Error::failed(format!("job {}", self.job), "nobody works on it");
+                return Err(error.hint(format!(
+                    "vctl job resume {0}, or give it up: vctl job cancel {0}",
+                    self.job
+                )));
             }
             if !watch.changed(deadline)? {
                 return Err(Error::new(
@@ -157,18 +152,19 @@ struct Running {
 }
 
 impl Running {
-    fn go_on(&self, context: &mut Context, job: JobId, title: &str) -> Result<Done> {
-        match &self.background {
-            Some(apparatus) => hand_over(
-                context,
-                job,
-                (!apparatus.is_empty()).then_some(apparatus.as_str()),
-            ),
-            None => {
-                let controller = context.controller(title, &self.changing)?;
-                work(context, controller, job, self.progress)
-            }
+    /// Does what is wished of a job and works on it, or has an apparatus do so. Where that cannot be, the job stays as it is.
+    fn go_on(
+        &self,
+        context: &mut Context,
+        job: JobId,
+        wish: impl FnOnce(&mut dyn Store) -> Result<()>,
+    ) -> Result<Done> {
+        if let Some(background) = &self.background {
+            return hand_over(context, job, named(background), wish);
         }
+        let mut controller = context.controller(&ops::job::purpose(job), &self.changing)?;
+        wish(controller.store())?;
+        work(context, controller, job, self.progress)
     }
 }
 
@@ -188,11 +184,15 @@ impl Resume {
         if self.running.changing.dry_run {
             return would(context, self.job, "resume", |store| jobs::resume(store, self.job));
         }
-        let mut store = context.rehearsal()?;
-        ops::job::find(&mut *store, self.job)?;
-        jobs::resume(&mut *store, self.job)?;
+        let mut store = context.store()?;
+        let state = ops::job::find(&mut *store, self.job)?.state;
+        jobs::check_resume(&mut *store, self.job)?;
+        if ops::job::wants_work(state) && ops::job::worker(&context.pool, self.job)?.is_some() {
+            return tell(context, self.job);
+        }
+        drop(store);
         self.running
-            .go_on(context, self.job, &ops::job::purpose(self.job))
+            .go_on(context, self.job, |store| jobs::resume(store, self.job))
     }
 }
 
@@ -222,19 +222,23 @@ impl Cancel {
         }
         let mut store = context.store()?;
         ops::job::find(&mut *store, self.job)?;
-        jobs::cancel(&mut *store, self.job, self.roll_back)?;
+        jobs::check_cancel(&mut *store, self.job, self.roll_back)?;
         let worked_on = ops::job::worker(&context.pool, self.job)?.is_some();
-        if worked_on {
-            return tell(context, self.job);
+        if self.roll_back && !worked_on {
+            drop(store);
+            return self.roll_back(context);
         }
-        self.carry_out(context)
+        jobs::cancel(&mut *store, self.job, self.roll_back)?;
+        if !worked_on {
+            self.tidy(context);
+        }
+        tell(context, self.job)
     }
 
     /// Cancelled is what was asked for.
-    fn carry_out(&self, context: &mut Context) -> Result<Done> {
-        let ended = self
-            .running
-            .go_on(context, self.job, &ops::job::purpose(self.job));
+    fn roll_back(&self, context: &mut Context) -> Result<Done> {
+        let wish = |store: &mut dyn Store| jobs::cancel(store, self.job, true);
+        let ended = self.running.go_on(context, self.job, wish);
         let state = ops::job::find(&mut *context.store()?, self.job)?.state;
         match ended {
             Ok(Done::Badly(Kind::Cancelled)) if state == JobState::Cancelled => Ok(Done::Plainly),
@@ -244,24 +248,37 @@ impl Cancel {
             other => other,
         }
     }
+
+    /// What the job moved is made durable and its old places are freed, if no other controller acts: that one does so, or the next.
+    fn tidy(&self, context: &Context) {
+        let tidied = context
+            .controller(&ops::job::purpose(self.job), &Changing::default())
+            .and_then(|mut controller| controller.harden().and_then(|()| controller.free()));
+        if let Err(why) = tidied {
+            log::info!("what job {} moved is made durable another time: {why}", self.job);
+        }
+    }
 }
 
 /// `vctl job set`
 #[derive(Args, Debug)]
-#[group(required = true, multiple = true, id = "wish", args = ["rate", "latency", "hold_all"])]
+#[group(required = true, multiple = true, id = "wish", args = ["rate", "latency", "hold_all", "skip_unreadable"])]
 pub struct Set {
     /// Its number
     #[arg(value_name = "JOB", value_parser = arguments::job)]
     job: JobId,
     /// At most so many bytes a second; `none` for no limit
-    #[arg(long, value_name = "SIZE", value_parser = arguments::or_none(size::parse))]
+    #[arg(long, value_name = "SIZE", value_parser = arguments::or_none(arguments::rate))]
     rate: Option<arguments::OrNone<ByteCount>>,
-    /// Size chunks so that holds stay below this; `none` for the usual
+    /// Size chunks so that holds take about this; `none` for the usual
     #[arg(long, value_name = "TIME", value_parser = arguments::or_none(arguments::duration))]
     latency: Option<arguments::OrNone<Duration>>,
     /// Whether reads are held too
     #[arg(long, value_name = "YES|NO", value_parser = arguments::yes_or_no)]
     hold_all: Option<bool>,
+    /// Whether places that cannot be read are gone past: they stay where they are
+    #[arg(long, value_name = "YES|NO", value_parser = arguments::yes_or_no)]
+    skip_unreadable: Option<bool>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -285,6 +302,7 @@ impl Set {
                 .latency
                 .map_or(old.hold_target_us, |time| time.0.map(arguments::micros)),
             hold_all: self.hold_all.unwrap_or(old.hold_all),
+            skip_unreadable: self.skip_unreadable.unwrap_or(old.skip_unreadable),
         };
         jobs::set_limits(&mut *store, self.job, limits)?;
         tell(context, self.job)

@@ -6,7 +6,7 @@ use crate::exit::Done;
 use crate::output::{Cell, Column, Style, TableOptions, Tone, details, size, table};
 use apparatus::error::Result;
 use apparatus::ops;
-use apparatus::ops::job::View;
+use apparatus::ops::job::{View, Workers};
 use apparatus::ops::view::PoolView;
 use apparatus::store::{JobState, Step};
 use apparatus::units::{ByteCount, JobId, Timestamp};
@@ -27,9 +27,13 @@ pub struct Row {
     copied: ByteCount,
     held_requests: u64,
     longest_hold_us: u64,
+    median_hold_us: Option<u64>,
+    p99_hold_us: Option<u64>,
+    abandoned: bool,
     rate: Option<ByteCount>,
     hold_target_us: Option<u64>,
     hold_all: bool,
+    skip_unreadable: bool,
     created: String,
     ended: Option<String>,
     #[serde(skip)]
@@ -50,6 +54,20 @@ pub fn word(state: JobState) -> &'static str {
     }
 }
 
+/// How long holds took: median, 99 of a hundred, longest.
+pub fn holds_in_words((median, p99, longest): (Option<u64>, Option<u64>, u64), style: Style) -> String {
+    let time = |us: u64| Cell::Micros(us).plain(style);
+    match (median, p99) {
+        (Some(median), Some(p99)) => format!(
+            "holds: median {}, p99 {}, longest {}",
+            time(median),
+            time(p99),
+            time(longest)
+        ),
+        _ => "no holds".to_owned(),
+    }
+}
+
 /// How good or bad a job's state is.
 pub fn tone(state: JobState) -> Tone {
     match state {
@@ -63,21 +81,37 @@ impl Row {
     /// From what is known of it.
     pub fn new(view: View) -> Self {
         let record = view.record;
+        // A quantile is told as the end of its bucket.
+        let hold = |per_mille| {
+            record
+                .holds
+                .quantile(per_mille)
+                .map(|us| us.min(record.longest_hold_us))
+        };
+        let (median_hold_us, p99_hold_us) = (hold(500), hold(990));
         Self {
             id: record.id,
             title: record.title,
             subject: view.subject,
             state: word(record.state),
-            why: record.why,
+            why: if view.abandoned {
+                ops::job::abandoned(record.id)
+            } else {
+                record.why
+            },
             back: record.back,
             done: view.done,
             total: view.total,
             copied: record.copied,
             held_requests: record.held,
             longest_hold_us: record.longest_hold_us,
+            median_hold_us,
+            p99_hold_us,
+            abandoned: view.abandoned,
             rate: record.limits.rate,
             hold_target_us: record.limits.hold_target_us,
             hold_all: record.limits.hold_all,
+            skip_unreadable: record.limits.skip_unreadable,
             created: record.created.to_string(),
             ended: record.ended.map(|time| time.to_string()),
             is: record.state,
@@ -89,14 +123,17 @@ impl Row {
     pub fn in_words(&self, style: Style) -> String {
         let bytes = |bytes: ByteCount| Cell::Size(bytes.0).plain(style);
         format!(
-            "job {}: {}, {} of {} moved, {} copied, {} host requests held, longest hold {}",
+            "job {}: {}, {} of {} moved, {} copied, {} host requests held, {}",
             self.id,
             self.state,
             bytes(self.done),
             bytes(self.total),
             bytes(self.copied),
             self.held_requests,
-            Cell::Micros(self.longest_hold_us).plain(style),
+            holds_in_words(
+                (self.median_hold_us, self.p99_hold_us, self.longest_hold_us),
+                style
+            ),
         )
     }
 
@@ -122,6 +159,10 @@ const COLUMNS: &[Column<Row>] = &[
     Column::shown("HELD", |row| Cell::Number(row.held_requests)),
     Column::shown("LONGEST-HOLD", |row| Cell::Micros(row.longest_hold_us)),
     Column::shown("WHY", |row| Cell::text(&row.why)),
+    Column::hidden("MEDIAN-HOLD", |row| {
+        row.median_hold_us.map_or(Cell::None, Cell::Micros)
+    }),
+    Column::hidden("P99-HOLD", |row| row.p99_hold_us.map_or(Cell::None, Cell::Micros)),
     Column::hidden("TITLE", |row| Cell::text(&row.title)),
     Column::hidden("COPIED", |row| Cell::Size(row.copied.0)),
     Column::hidden("RATE", |row| {
@@ -131,6 +172,7 @@ const COLUMNS: &[Column<Row>] = &[
         row.hold_target_us.map_or(Cell::None, Cell::Micros)
     }),
     Column::hidden("HOLD-ALL", |row| Cell::Flag(row.hold_all)),
+    Column::hidden("SKIP-UNREADABLE", |row| Cell::Flag(row.skip_unreadable)),
     Column::hidden("BACK", |row| Cell::Flag(row.back)),
     Column::hidden("CREATED", |row| Cell::Time(row.times.0)),
     Column::hidden("ENDED", |row| row.times.1.map_or(Cell::None, Cell::Time)),
@@ -146,7 +188,7 @@ pub struct List {
 impl List {
     /// Does it.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        let jobs = ops::job::list(&mut *context.store()?)?;
+        let jobs = ops::job::list(&context.pool, &mut *context.store()?)?;
         let rows = jobs.into_iter().map(Row::new).collect();
         told::list(context, &self.table, COLUMNS, "jobs", rows)
     }
@@ -234,9 +276,10 @@ impl Show {
             steps: Vec<Line>,
         }
         let mut store = context.store()?;
-        let view = ops::job::show(&mut *store, self.job)?;
+        let view = ops::job::show(&context.pool, &mut *store, self.job)?;
         let pool = PoolView::load(&mut *store)?;
-        let phase = ops::job::phase(&context.pool, &view)?;
+        let workers = Workers::look(&context.pool, &mut *store, std::slice::from_ref(&view.record))?;
+        let phase = ops::job::phase(&workers, &view.record);
         let mut steps: Vec<Line> = view.steps.iter().map(|step| Line::new(&pool, step)).collect();
         self.table.sort(LINES, &mut steps)?;
         let body = Job {

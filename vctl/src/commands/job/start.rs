@@ -5,16 +5,15 @@ use crate::arguments;
 use crate::context::{Changing, Context, stop_flag};
 use crate::exit::Done;
 use crate::failure;
-use crate::output::{Display, Progress};
+use crate::output::{Display, Progress, note, printable};
 use apparatus::change::driver::Controller;
 use apparatus::change::jobs::{self, Request};
 use apparatus::error::{Error, Kind, Result};
 use apparatus::ops;
-use apparatus::ops::moving::{Outline, outline};
+use apparatus::ops::moving::{self, Outline};
 use apparatus::pool::model::Difference;
 use apparatus::pool::names::Name;
-use apparatus::pool::size;
-use apparatus::store::{JobLimits, JobState, Step};
+use apparatus::store::{JobLimits, JobState, Step, Store};
 use apparatus::units::{ByteCount, JobId};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -38,14 +37,17 @@ pub struct JobOptions {
     #[arg(long, value_name = "APPARATUS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     background: Option<String>,
     /// At most so many bytes a second
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = arguments::rate)]
     rate: Option<ByteCount>,
-    /// Size chunks so that holds stay below this
+    /// Size chunks so that holds take about this; 1ms if not said
     #[arg(long, value_name = "TIME", value_parser = arguments::duration)]
     latency: Option<Duration>,
     /// Which host requests wait while a chunk is copied
     #[arg(long, value_enum, default_value_t)]
     hold: Hold,
+    /// Go past places that cannot be read: they stay where they are and are listed, and all else is moved
+    #[arg(long)]
+    skip_unreadable: bool,
     /// How to show progress
     #[arg(long, value_enum, default_value_t)]
     pub progress: Progress,
@@ -57,6 +59,7 @@ impl JobOptions {
             rate: self.rate,
             hold_target_us: self.latency.map(arguments::micros),
             hold_all: self.hold == Hold::All,
+            skip_unreadable: self.skip_unreadable,
         }
     }
 }
@@ -69,20 +72,62 @@ pub fn begin(
     request: &Request,
     title: &str,
 ) -> Result<Done> {
+    let named = options.background.as_deref().map(named);
+    if let Some(named) = named {
+        ops::job::check_hand_over(&context.pool, &mut *context.store()?, named)?;
+    }
     if changing.dry_run {
         return would_do(context, request);
     }
     let mut controller = context.controller(title, changing)?;
-    let job = jobs::create(&mut controller, request, title, options.limits())?;
+    let begun = moving::begin(&mut controller, request, title, options.limits())?;
+    begun.ended.iter().for_each(|job| tell_ended(*job));
+    let Some(job) = begun.job else {
+        return nothing_to_do(context, controller.fenced().to_vec());
+    };
     controller.set_purpose(&ops::job::purpose(job))?;
-    match &options.background {
-        Some(apparatus) => {
+    match named {
+        Some(named) => {
             drop(controller);
-            let named = (!apparatus.is_empty()).then_some(apparatus.as_str());
-            hand_over(context, job, named)
+            hand_over_new(context, job, named)
         }
         None => work(context, controller, job, options.progress),
     }
+}
+
+/// The apparatus that `--background` names.
+pub fn named(background: &str) -> Option<&str> {
+    (!background.is_empty()).then_some(background)
+}
+
+fn tell_ended(job: JobId) {
+    note(&format!(
+        "vctl: job {job}, on which nobody worked any more, is cancelled: what it moved stays moved"
+    ));
+}
+
+/// All lies where it was to go: there is no job.
+fn nothing_to_do(context: &mut Context, fenced: Vec<Name>) -> Result<Done> {
+    #[derive(Serialize)]
+    struct Nothing {
+        job: Option<Row>,
+        fenced: Vec<Name>,
+    }
+    let body = Nothing { job: None, fenced };
+    context.out.say(&body, |out| {
+        out.line("nothing to move: all lies where it is to go");
+        Ok(())
+    })?;
+    Ok(Done::WithFenced(body.fenced))
+}
+
+/// Hands a job over that has just been recorded. Where nobody takes it, it is cancelled: nobody would work on it.
+fn hand_over_new(context: &mut Context, job: JobId, to: Option<&str>) -> Result<Done> {
+    let taken = hand_over(context, job, to, |_| Ok(()));
+    if taken.is_err() {
+        jobs::cancel(&mut *context.store()?, job, false)?;
+    }
+    taken
 }
 
 fn would_do(context: &mut Context, request: &Request) -> Result<Done> {
@@ -92,44 +137,53 @@ fn would_do(context: &mut Context, request: &Request) -> Result<Done> {
         steps: &'a [Step],
         bytes: ByteCount,
         difference: Difference,
+        ends_jobs: Vec<JobId>,
     }
     let mut store = context.store()?;
+    let (outline, ends_jobs) = moving::preview(&context.pool, &mut *store, request)?;
     let Outline {
         steps,
         bytes,
         difference,
-    } = outline(&mut *store, request)?;
+    } = outline;
     let view = ops::view::PoolView::load(&mut *store)?;
-    context.out.say(
-        &WouldDo {
-            dry_run: true,
-            steps: &steps,
-            bytes,
-            difference: difference.clone(),
-        },
-        |out| {
-            for step in &steps {
-                let row = super::list::Line::new(&view, step);
-                out.line(&format!("// {}", row.in_words(out.style())));
-            }
-            out.line(&ops::plan::as_ron(&difference)?);
-            Ok(())
-        },
-    )?;
+    let body = WouldDo {
+        dry_run: true,
+        steps: &steps,
+        bytes,
+        difference: difference.clone(),
+        ends_jobs,
+    };
+    context.out.say(&body, |out| {
+        for job in &body.ends_jobs {
+            out.line(&format!("// cancels job {job}, on which nobody works any more"));
+        }
+        for step in &steps {
+            let row = super::list::Line::new(&view, step);
+            out.line(&format!("// {}", row.in_words(out.style())));
+        }
+        out.line(&ops::plan::as_ron(&difference)?);
+        Ok(())
+    })?;
     Ok(Done::Plainly)
 }
 
-/// Has an apparatus work on a job.
-pub fn hand_over(context: &mut Context, job: JobId, to: Option<&str>) -> Result<Done> {
+/// Has an apparatus work on a job, of which this is wished. Where nobody takes it, it stays as it is.
+pub fn hand_over(
+    context: &mut Context,
+    job: JobId,
+    to: Option<&str>,
+    wish: impl FnOnce(&mut dyn Store) -> Result<()>,
+) -> Result<Done> {
     #[derive(Serialize)]
     struct HandedOver {
         job: Row,
         apparatus: Name,
     }
     let mut store = context.store()?;
-    let apparatus = ops::job::hand_over(&context.pool, &mut *store, job, to)?;
+    let apparatus = ops::job::wish_and_hand_over(&context.pool, &mut *store, job, to, wish)?;
     let body = HandedOver {
-        job: Row::new(ops::job::show(&mut *store, job)?),
+        job: Row::new(ops::job::show(&context.pool, &mut *store, job)?),
         apparatus,
     };
     context.out.say(&body, |out| {
@@ -166,7 +220,7 @@ fn report(context: &mut Context, job: JobId, fenced: Vec<Name>, state: JobState)
         job: Row,
         fenced: Vec<Name>,
     }
-    let view = ops::job::show(&mut *context.store()?, job)?;
+    let view = ops::job::show(&context.pool, &mut *context.store()?, job)?;
     let why = view.record.why.clone();
     let body = Ended {
         job: Row::new(view),
@@ -175,6 +229,9 @@ fn report(context: &mut Context, job: JobId, fenced: Vec<Name>, state: JobState)
     if state == JobState::Done || context.out.style().json {
         context.out.say(&body, |out| {
             out.line(&body.job.in_words(out.style()));
+            if !why.is_empty() {
+                out.line(&printable(&why));
+            }
             Ok(())
         })?;
     }

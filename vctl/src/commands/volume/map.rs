@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Column, Output, TableOptions, size, table};
 use apparatus::error::{Error, Result};
-use apparatus::ops::job::{self, wants_work};
+use apparatus::ops::job::{self, Workers, wants_work};
 use apparatus::ops::moving::{self, Wish};
 use apparatus::ops::view::{PoolView, VolumeView};
 use apparatus::pool::model::Segment;
@@ -168,7 +168,7 @@ fn under_way(store: &mut dyn Store, view: &PoolView, volume: &VolumeView) -> Res
         if !wants_work(record.state) && record.state != JobState::Paused {
             continue;
         }
-        let job = job::view(store, view, record)?;
+        let job = job::view(store, view, &Workers::default(), record)?;
         if job.steps.iter().any(|step| step.volume == volume.record.id) {
             return Ok(Some(Outlook {
                 caption: format!("after job {}", job.record.id),

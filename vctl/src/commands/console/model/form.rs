@@ -5,7 +5,6 @@ use crate::arguments;
 use apparatus::error::{Error, Result};
 use apparatus::ops::{hold, moving};
 use apparatus::pool::alloc::Policy;
-use apparatus::pool::size;
 use apparatus::units::{ByteCount, JobId};
 use std::collections::BTreeSet;
 
@@ -215,7 +214,7 @@ impl Form {
 
     fn rate(&self) -> Result<Option<ByteCount>> {
         let text = self.text("rate").filter(|text| *text != "none");
-        text.map(size::parse).transpose()
+        text.map(arguments::rate).transpose()
     }
 
     fn policy(&self) -> Result<Option<Policy>> {

@@ -8,9 +8,12 @@ use apparatus::ops::apparatus::{State, View};
 use apparatus::ops::status::{Finding, Status};
 use apparatus::ops::view::{DiskView, PoolView, Usage, VolumeView};
 use apparatus::ops::{job, moving};
+use apparatus::pool::holds::Holds;
 use apparatus::pool::model::{Area, DiskRecord, Instance, PoolHeader, Segment, VolumeRecord};
 use apparatus::pool::names::Name;
-use apparatus::store::{self, JobKind, JobLimits, JobRecord, JobState, Member, MemberState, Severity, Step};
+use apparatus::store::{
+    self, JobKind, JobLimits, JobRecord, JobState, Member, MemberState, Progress, Severity, Step,
+};
 use apparatus::units::{
     ByteCount, DiskExtent, DiskId, ExtentSize, Generation, Incarnation, JobId, MembershipVersion, Slot, Term,
     Timestamp, VolumeExtent, VolumeId,
@@ -100,6 +103,8 @@ fn moving_job(state: JobState) -> JobLook {
         copied: ByteCount(8 << 20),
         longest_hold_us: 1_400,
         held: 12,
+        holds: Holds::default(),
+        progress: Progress::default(),
         why: String::new(),
     };
     let step = Step {
@@ -112,6 +117,7 @@ fn moving_job(state: JobState) -> JobLook {
         view: job::View {
             record,
             steps: vec![step],
+            abandoned: false,
             subject: "volume vm".into(),
             done: ByteCount(8 << 20),
             total: ByteCount(32 << 20),
