@@ -31,6 +31,21 @@ pub fn boot_id() -> Result<BootId> {
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn start_of_process(pid: u32) -> io::Result<Option<u64>> {
+    Ok(state_of_process(pid)?.map(|(_, start)| start))
+}
+
+/// Whether a process of this number, which started then, has not ended. One that has ended and whose parent has not noticed yet counts as
+/// ended, though threads of it may be about to end: this is for telling people.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn runs_since(pid: u32, started: u64) -> io::Result<bool> {
+    let state = state_of_process(pid)?;
+    Ok(state.is_some_and(|(state, start)| start == started && state != "Z" && state != "X"))
+}
+
+/// Its state, a letter, and when it started.
+fn state_of_process(pid: u32) -> io::Result<Option<(String, u64)>> {
     let text = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(text) => text,
         Err(why) if matches!(why.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(None),
@@ -38,11 +53,11 @@ pub fn start_of_process(pid: u32) -> io::Result<Option<u64>> {
     };
     // The name in parentheses may hold anything; what follows is field 3 and on, and the start is field 22.
     let after_name = text.rsplit(')').next().unwrap_or_default();
-    let start = after_name
-        .split_ascii_whitespace()
-        .nth(19)
-        .and_then(|word| word.parse().ok());
-    start
+    let mut fields = after_name.split_ascii_whitespace();
+    let state = fields.next().map(str::to_owned);
+    let start = fields.nth(18).and_then(|word| word.parse().ok());
+    state
+        .zip(start)
         .map(Some)
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }

@@ -12,6 +12,7 @@ pub mod describe;
 pub mod directory;
 pub mod disk;
 pub mod events;
+pub mod history;
 pub mod hold;
 pub mod job;
 pub mod label;

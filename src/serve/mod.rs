@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::fuse::{self, Mount};
 use crate::locks::{Locks, RunFiles};
 use crate::member::{LifeLock, MemberTable, MyLine};
+use crate::ops::history::Deed;
 use crate::ops::place;
 use crate::pool::dir::PoolDir;
 use crate::pool::model::{DiskRecord, PoolHeader};
@@ -77,6 +78,11 @@ pub fn run(settings: &Settings) -> Result<()> {
     let mut beginning = Beginning::new(settings)?;
     let (joined, table) = beginning.join(settings)?;
     let (line, members) = (beginning.line(&joined), beginning.members.clone());
+    let deed = Deed::begin(
+        &beginning.pool,
+        &format!("apparatus {}", settings.name),
+        command_line(),
+    );
     let mut membership = Membership {
         store: beginning.store,
         slot: joined.member.slot,
@@ -100,9 +106,17 @@ pub fn run(settings: &Settings) -> Result<()> {
     if !matches!(served, Ok(Ended::Abruptly)) {
         membership.leave();
     }
+    match &served {
+        Ok(_) => deed.end(0, ""),
+        Err(why) => deed.end(1, &why.to_string()),
+    }
     reporter.end();
     drop(beginning.life);
     served.map(drop)
+}
+
+fn command_line() -> impl Iterator<Item = String> {
+    std::env::args_os().map(|word| word.to_string_lossy().into_owned())
 }
 
 /// What is there before anybody knows of this apparatus.

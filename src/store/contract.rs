@@ -33,6 +33,7 @@ macro_rules! contract {
                 numbers_are_never_given_twice,
                 handles_see_each_other_at_once,
                 events_are_numbered_and_paged,
+                deeds_are_recorded_when_they_begin_and_when_they_end,
                 labels_only_get_higher_numbers,
             }
             refusals {

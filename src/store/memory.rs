@@ -9,6 +9,7 @@ mod tests;
 
 pub use homes::{Extent, Homes};
 
+use super::audit::{Entry, Recorded};
 use super::{
     Cancel, ChangeRecord, Commit, Event, JobLimits, JobRecord, JobState, Joined, Member, MemberState,
     NewChange, Progress, Severity, Step, Store, Use,
@@ -432,6 +433,21 @@ impl Store for MemoryStore {
             .take(most)
             .cloned()
             .collect())
+    }
+
+    fn record(&mut self, entry: &Entry) -> Result<()> {
+        self.write(|state, _| {
+            state.record(entry);
+            Ok(())
+        })
+    }
+
+    fn recorded(&mut self, after: u64, most: usize) -> Result<Vec<Recorded>> {
+        let mut all = self.read().audit.clone();
+        all.retain(|each| each.mark > after);
+        all.sort_by_key(|each| each.mark);
+        all.truncate(most);
+        Ok(all)
     }
 
     fn checkpoint(&mut self) -> Result<()> {

@@ -15,6 +15,7 @@
 //! cancelled                               undone
 //! ```
 
+pub mod audit;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
@@ -496,6 +497,11 @@ pub trait Store: Send {
     fn log(&mut self, severity: Severity, subject: &str, text: &str) -> Result<()>;
     /// Events after `seq`, oldest first, at most `most`.
     fn events(&mut self, after: u64, most: usize) -> Result<Vec<Event>>;
+
+    /// Writes an entry of the audit log, or the end of one that is there without. Only the newest [`audit::KEPT`] are kept.
+    fn record(&mut self, entry: &audit::Entry) -> Result<()>;
+    /// Entries written after the mark `after`, in the order of their marks, at most `most`.
+    fn recorded(&mut self, after: u64, most: usize) -> Result<Vec<audit::Recorded>>;
 
     /// Writes the whole database, as it is now, to one new file. Durable when it returns.
     ///

@@ -5,6 +5,7 @@
 //! makes a controller inside a hold wait for a disk. Hardening is therefore two transactions around one sync: *hardening* is written,
 //! the log is synced, *hardened* is written. Another boot that finds *hardening* knows that the disks had been flushed, and counts it as hardened.
 
+mod audit;
 mod change;
 mod check;
 mod convert;
@@ -22,6 +23,7 @@ mod schema;
 mod space;
 mod table;
 
+use super::audit::{Entry, Recorded};
 use super::{
     Cancel, ChangeRecord, Commit, Event, JobLimits, JobRecord, JobState, Joined, Member, NewChange, Severity,
     Step, Store, Use,
@@ -427,6 +429,14 @@ impl Store for SqliteStore {
 
     fn events(&mut self, after: u64, most: usize) -> Result<Vec<Event>> {
         events::events(&self.connection, after, most)
+    }
+
+    fn record(&mut self, entry: &Entry) -> Result<()> {
+        self.write(|db| audit::record(db, entry))
+    }
+
+    fn recorded(&mut self, after: u64, most: usize) -> Result<Vec<Recorded>> {
+        audit::recorded(&self.connection, after, most)
     }
 
     fn back_up(&mut self, file: &Path) -> Result<()> {

@@ -10,7 +10,7 @@ use apparatus::change::driver::Wait;
 use apparatus::error::{Error, Result};
 use apparatus::pool::names::Name;
 use apparatus::pool::size;
-use apparatus::units::{ByteCount, ExtentSize, JobId};
+use apparatus::units::{ByteCount, ExtentSize, JobId, Timestamp};
 use std::time::Duration;
 
 /// `500us`, `20ms`, `2s`, `1.5s`, `3m`, `1h`; no unit is seconds.
@@ -35,6 +35,22 @@ pub fn duration(text: &str) -> Result<Duration> {
     };
     let micros = decimal(number, micros_each).ok_or_else(|| wrong("is not a number with a unit of time"))?;
     Ok(Duration::from_micros(micros))
+}
+
+/// A time as RFC 3339 writes it, or a duration: so long before now.
+///
+/// # Errors
+/// When it is neither.
+pub fn moment(text: &str) -> Result<Timestamp> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Ok(Timestamp(time.as_microsecond()));
+    }
+    let ago = duration(text).map_err(|_| {
+        Error::usage(format!("time {text:?}"), "is neither a time nor a duration")
+            .hint("write it like 2026-03-01T09:00:00Z, or 30m, 12h for so long before now")
+    })?;
+    let ago = i64::try_from(ago.as_micros()).unwrap_or(i64::MAX);
+    Ok(Timestamp(Timestamp::now().0.saturating_sub(ago)))
 }
 
 /// `number`, which may have decimals, times `each`, cut to a whole number.

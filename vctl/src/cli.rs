@@ -1,13 +1,15 @@
 //! The words of the command line, and what each leads to.
 
 use crate::commands::{
-    apparatus, completions, console, demo, disk, events, hidden, job, man, metrics, pool, status, volume,
+    apparatus, completions, console, demo, disk, events, hidden, history, job, man, metrics, pool, status,
+    volume,
 };
 use crate::context::{Context, Global};
-use crate::exit::Done;
+use crate::exit::{self, Done};
 use crate::failure;
 use ::apparatus::error::Result;
-use clap::{Parser, Subcommand};
+use ::apparatus::ops::history::Deed;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 
 /// Pools of virtual volumes: plain files, laid out on real disks, moved while in use
@@ -54,6 +56,8 @@ enum Noun {
     Console(console::Console),
     /// What happened
     Events(events::Events),
+    /// What was changed, when, by whom, by which command line, and what came of it
+    History(history::History),
     /// Figures of everything, as Prometheus text
     Metrics(metrics::Metrics),
     /// Completions for a shell
@@ -68,15 +72,44 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, u8> {
     if let Some(done) = hidden::intercept(&arguments) {
         return done.map_err(|error| failure::report(&error, false));
     }
-    let cli = Cli::try_parse_from(&arguments).map_err(|error| failure::of_arguments(&error, &arguments))?;
+    let parsed = Cli::command()
+        .try_get_matches_from(&arguments)
+        .and_then(|matches| Ok((changes_something(&matches), Cli::from_arg_matches(&matches)?)));
+    let (changes, cli) = parsed.map_err(|error| failure::of_arguments(&error, &arguments))?;
     let json = cli.global.json;
     start_log(cli.global.verbose);
-    run(cli).map_err(|error| failure::report(&error, json))
+    let line = changes.then_some(&arguments[..]);
+    run(cli, line).map_err(|error| failure::report(&error, json))
 }
 
-fn run(cli: Cli) -> Result<Done> {
+/// Whether the verb is one of those that change something, and is not only rehearsed: exactly they have the option `--dry-run`, and
+/// `pool check` changes something with `--repair`.
+fn changes_something(matches: &ArgMatches) -> bool {
+    let verb = std::iter::successors(Some(matches), |matches| {
+        matches.subcommand().map(|(_, matches)| matches)
+    });
+    let flag = |matches: &ArgMatches, name| matches.try_get_one::<bool>(name).ok().flatten().copied();
+    verb.last()
+        .is_some_and(|verb| flag(verb, "dry_run") == Some(false) || flag(verb, "repair") == Some(true))
+}
+
+/// `recorded` is the command line, if the history is to have it.
+fn run(cli: Cli, recorded: Option<&[OsString]>) -> Result<Done> {
     let mut context = Context::new(&cli.global)?;
+    let deed = recorded.map(|line| {
+        let words = line
+            .iter()
+            .skip(1)
+            .map(|word| word.to_string_lossy().into_owned());
+        Deed::begin(&context.pool, "vctl", words)
+    });
     let done = dispatch(cli.noun, &mut context);
+    if let Some(deed) = deed {
+        match &done {
+            Ok(done) => deed.end(done.status(), ""),
+            Err(error) => deed.end(exit::status_of(error.kind()), &error.to_string()),
+        }
+    }
     let flushed = context.out.flush();
     let done = done?;
     flushed?;
@@ -96,6 +129,7 @@ fn dispatch(noun: Noun, context: &mut Context) -> Result<Done> {
         Noun::Console(console) => console.run(context),
         Noun::Metrics(metrics) => metrics.run(context),
         Noun::Events(events) => events.run(context),
+        Noun::History(history) => history.run(context),
         Noun::Completions(completions) => completions.run(context),
         Noun::Man(man) => man.run(context),
     }

@@ -8,6 +8,7 @@ use crate::control::client::Happening;
 use crate::error::{Error, Result};
 use crate::held::Held;
 use crate::member::LifeLock;
+use crate::ops::history;
 use crate::store::{NewChange, Severity};
 use crate::units::{ChangeId, Slot};
 use crate::wire::message::{Answer, Request};
@@ -285,6 +286,13 @@ impl Controller {
     pub(super) fn tell(&mut self) {
         for (severity, subject, text) in std::mem::take(&mut self.notes) {
             log::warn!("{subject}: {text}");
+            // What a controller did for others than who asked for its change.
+            if severity == Severity::Warning {
+                let words = [format!("{subject}:"), text.clone()];
+                if let Err(why) = history::note(&mut *self.store, "controller", words) {
+                    log::warn!("history: {why}");
+                }
+            }
             if let Err(why) = self.store.log(severity, &subject, &text) {
                 log::warn!("event log: {why}");
             }

@@ -4,7 +4,9 @@ use super::Limits;
 use crate::change::driver::{Controller, Wait};
 use crate::change::jobs::{self, Observer};
 use crate::error::Result;
+use crate::ops::history::Deed;
 use crate::pool::dir::PoolDir;
+use crate::pool::names::Name;
 use crate::store::JobRecord;
 use crate::units::JobId;
 use crate::wire::message::Refusal;
@@ -89,7 +91,7 @@ impl Jobs {
     }
 
     /// Begins to work on a job; no harm when it is worked on already.
-    pub(super) fn begin(&mut self, pool: &PoolDir, job: JobId) -> Result<(), Refusal> {
+    pub(super) fn begin(&mut self, pool: &PoolDir, me: &Name, job: JobId) -> Result<(), Refusal> {
         self.jobs.retain(|job| !job.thread.is_finished());
         if self
             .jobs
@@ -103,8 +105,15 @@ impl Jobs {
         }
         let (pool, stop, turn) = (pool.clone(), Arc::clone(&self.stop), Arc::<Turn>::default());
         let seen = Arc::clone(&turn);
+        let by = format!("apparatus {me}");
         let work = move || loop {
-            if let Err(why) = work_on(&pool, job, Arc::clone(&stop)) {
+            let deed = Deed::begin(&pool, &by, ["job".into(), job.to_string()]);
+            let worked = work_on(&pool, job, Arc::clone(&stop));
+            match &worked {
+                Ok(()) => deed.end(0, ""),
+                Err(why) => deed.end(1, &why.to_string()),
+            }
+            if let Err(why) = worked {
                 log::error!("job {job}: {why}");
             }
             if seen.may_leave() {

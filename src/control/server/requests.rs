@@ -61,7 +61,7 @@ impl Core {
             }
             Request::Quiesce { wait_us } => self.quiesce(link, Duration::from_micros(wait_us)),
             Request::RunJob { job } => {
-                let answer = match self.jobs.begin(&self.setup.pool, job) {
+                let answer = match self.jobs.begin(&self.setup.pool, &self.setup.member.name, job) {
                     Ok(()) => Answer::Accepted,
                     Err(refusal) => refused(refusal),
                 };

@@ -1,8 +1,12 @@
 use super::world::{World, area, disk, map, seg, unmap, volume};
 use crate::error::Kind;
 use crate::pool::model::{DiskRecord, Edit};
+use crate::store::audit::{End, Entry, Process};
 use crate::store::{Cancel, ChangeState, Commit, Owner, Severity};
-use crate::units::{ChangeId, DiskId, Generation, MembershipVersion, Term, VolumeExtent, VolumeId};
+use crate::units::{
+    ChangeId, DiskId, Generation, MembershipVersion, Term, Timestamp, VolumeExtent, VolumeId,
+};
+use uuid::Uuid;
 
 pub(super) fn a_change_lives_from_prepared_to_hardened(world: World) {
     let mut world = world.furnished();
@@ -312,4 +316,36 @@ pub(super) fn labels_only_get_higher_numbers(world: World) {
     world.change(vec![Edit::SetDisk(DiskRecord { label: 6, ..record })]);
     assert_eq!(label(&mut world), 6);
     assert_eq!(world.store.snapshot().unwrap().disks[0].label, 6);
+}
+
+pub(super) fn deeds_are_recorded_when_they_begin_and_when_they_end(mut world: World) {
+    let entry = |n: u32| Entry {
+        id: Uuid::from_u128(n.into()),
+        by: "vctl".into(),
+        uid: 1000,
+        user: "me".into(),
+        pid: n,
+        process: Process::this().ok(),
+        command: vec!["volume".into(), format!("v{n}\u{1b}")],
+        began: Timestamp(n.into()),
+        end: None,
+    };
+    let ended = |n: u32| Entry {
+        end: Some(End {
+            at: Timestamp(99),
+            status: 4,
+            why: "busy".into(),
+        }),
+        ..entry(n)
+    };
+    let store = &mut world.store;
+    for each in [entry(1), entry(2), ended(1), ended(3), entry(3), entry(1)] {
+        store.record(&each).unwrap();
+    }
+    let all = store.recorded(0, 9).unwrap();
+    let told: Vec<_> = all.iter().map(|each| (each.seq, each.entry.clone())).collect();
+    assert_eq!(told, [(2, entry(2)), (1, ended(1)), (3, ended(3))]);
+    assert_eq!(store.recorded(all[0].mark, 1).unwrap(), all[1..2]);
+    assert_eq!(store.recorded(all[2].mark, 9).unwrap(), []);
+    assert_eq!(store.recorded(u64::MAX, usize::MAX).unwrap(), []);
 }

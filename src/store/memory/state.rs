@@ -4,6 +4,7 @@ use super::homes::{Applied, Extent, Homes, areas, extents};
 use crate::error::{Error, Kind, Result};
 use crate::pool::model::{Area, Difference, Edit, PoolHeader, Segment, Snapshot};
 use crate::pool::options::{Fullness, Options};
+use crate::store::audit::{Entry, KEPT, Recorded};
 use crate::store::{
     Cancel, ChangeRecord, ChangeState, Commit, Event, JobRecord, Member, NewChange, Owner, Severity, Step,
     Use,
@@ -28,6 +29,7 @@ pub(super) struct State {
     pub(super) incarnations: u64,
     pub(super) jobs: BTreeMap<JobId, (JobRecord, Vec<Step>)>,
     pub(super) events: Vec<Event>,
+    pub(super) audit: Vec<Recorded>,
     pub(super) options: Options,
     pub(super) fullness: Fullness,
     pub(super) next_disk: DiskId,
@@ -77,6 +79,7 @@ impl State {
             incarnations: 0,
             jobs: BTreeMap::new(),
             events: Vec::new(),
+            audit: Vec::new(),
             options: Options::default(),
             fullness: Fullness::default(),
             next_disk: DiskId(1),
@@ -436,6 +439,22 @@ impl State {
             subject: subject.to_owned(),
             text: text.to_owned(),
         });
+    }
+
+    pub(super) fn record(&mut self, entry: &Entry) {
+        let next = |number: fn(&Recorded) -> u64| self.audit.iter().map(number).max().unwrap_or(0) + 1;
+        let (seq, mark) = (next(|each| each.seq), next(|each| each.mark));
+        match self.audit.iter_mut().find(|each| each.entry.id == entry.id) {
+            Some(there) if there.entry.end.is_some() || entry.end.is_none() => {}
+            Some(there) => (there.mark, there.entry.end) = (mark, entry.end.clone()),
+            None => self.audit.push(Recorded {
+                seq,
+                mark,
+                entry: entry.clone(),
+            }),
+        }
+        let newest = self.audit.last().map_or(0, |each| each.seq);
+        self.audit.retain(|each| each.seq + KEPT > newest);
     }
 
     fn take_back(&mut self, record: &ChangeRecord, undo: &Difference) -> Result<()> {

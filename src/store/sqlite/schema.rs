@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 pub(super) const APPLICATION_ID: i32 = 0x5661_7070;
 
 /// Migration `n` leads from version `n` to `n + 1`. What has been released is never edited, only added to.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6];
 
 /// Ranges are in extents. `changes` holds the unfinished ones alone, so that it stays small whatever the pool's age.
 const V1: &str = "
@@ -175,6 +175,20 @@ ALTER TABLE jobs ADD COLUMN extents INTEGER NOT NULL DEFAULT 0;
 UPDATE jobs SET moved = (SELECT ifnull(sum(done), 0) FROM steps WHERE job = jobs.id),
                 extents = (SELECT ifnull(sum(len), 0) FROM steps WHERE job = jobs.id);
 DELETE FROM claims WHERE kind = 'job' AND owner NOT IN (SELECT id FROM jobs WHERE state IN ('running', 'paused', 'rolling back'));
+";
+
+/// The audit log: `who` is the entry as it was begun.
+const V6: &str = "
+CREATE TABLE audit (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    mark INTEGER NOT NULL UNIQUE,
+    id TEXT NOT NULL UNIQUE,
+    who TEXT NOT NULL,
+    began INTEGER NOT NULL,
+    ended INTEGER,
+    status INTEGER,
+    why TEXT
+) STRICT;
 ";
 
 /// Brings the database to the last of `migrations`, in one transaction.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::pool::model::{Difference, Edit};
+use crate::store::audit::Entry;
 use crate::store::{ChangeState, HoldMode};
 use crate::units::{DiskExtent, Timestamp};
 use std::collections::BTreeSet;
@@ -341,7 +342,22 @@ fn finished_changes_and_events_are_forgotten_in_the_end() {
     for _ in 0..10_050 {
         events::log(&store.connection, Severity::Info, "pool", "x").unwrap();
     }
+    for n in 0..10_050 {
+        let entry = Entry {
+            id: Uuid::from_u128(n),
+            by: String::new(),
+            uid: 0,
+            user: String::new(),
+            pid: 1,
+            process: None,
+            command: Vec::new(),
+            began: Timestamp(0),
+            end: None,
+        };
+        audit::record(&store.connection, &entry).unwrap();
+    }
     store.connection.execute_batch("COMMIT").unwrap();
+    assert_eq!(rows(&store, "audit"), 10_000);
     assert_eq!((rows(&store, "history"), rows(&store, "events")), (1000, 10_000));
     assert_eq!(
         store.change(ChangeId(1100)).unwrap().unwrap().state,

@@ -7,6 +7,7 @@ pub mod demo;
 pub mod disk;
 pub mod events;
 pub mod hidden;
+pub mod history;
 pub mod job;
 pub mod man;
 pub mod metrics;

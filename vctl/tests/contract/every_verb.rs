@@ -68,6 +68,7 @@ const VERBS: &[(&str, Kind, i32)] = &[
     ("job set 1 --rate 1M", Changes, 1),
     ("status", Shows, 0),
     ("events", Table, 0),
+    ("history", Table, 0),
     ("metrics", Shows, 0),
 ];
 
@@ -111,7 +112,7 @@ fn known(noun: &[String], found: &mut BTreeSet<String>) {
 
 fn name(verb: &str) -> String {
     let alone = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase());
-    let count = if ["status", "events", "metrics"]
+    let count = if ["status", "events", "history", "metrics"]
         .iter()
         .any(|one| verb.starts_with(one))
     {

@@ -59,7 +59,7 @@ fn every_verb_of_the_contract_is_there() {
     let contract = [
         (
             "",
-            "pool disk volume apparatus job status console events metrics completions man",
+            "pool disk volume apparatus job status console events history metrics completions man",
         ),
         ("pool", "create show check backup restore adopt apply dump"),
         ("disk", "add list show set resize evacuate revert label remove"),

@@ -10,6 +10,7 @@ mod describe;
 mod dry_run;
 mod every_verb;
 mod help;
+mod history;
 mod in_use;
 mod json;
 mod live;

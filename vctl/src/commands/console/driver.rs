@@ -6,8 +6,9 @@ use super::screen::Screen;
 use super::verb::Verb;
 use super::view::{self, Theme};
 use super::work::{Hand, Leash};
-use crate::exit::Done;
+use crate::exit::{Done, status_of};
 use apparatus::error::{Error, Kind, Result};
+use apparatus::ops::history::Deed;
 use apparatus::ops::moving::Outline;
 use apparatus::pool::dir::PoolDir;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -195,10 +196,14 @@ fn do_task(hand: &Hand<'_>, task: Task) -> Event {
             Event::Previewed(verb, preview)
         }
         Task::Send(verb, outline) => {
-            let sent = hand
-                .send(&verb, outline.as_ref())
-                .map_err(|error| Told::from(&error));
-            Event::Ended(verb, sent)
+            let words = verb.command();
+            let deed = Deed::begin(hand.pool, "console", words.split(' ').map(str::to_owned));
+            let sent = hand.send(&verb, outline.as_ref());
+            match &sent {
+                Ok(_) => deed.end(0, ""),
+                Err(error) => deed.end(status_of(error.kind()), &error.to_string()),
+            }
+            Event::Ended(verb, sent.map_err(|error| Told::from(&error)))
         }
     }
 }

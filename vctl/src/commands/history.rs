@@ -1,0 +1,222 @@
+//! `vctl history`.
+
+use crate::context::Context;
+use crate::exit::Done;
+use crate::output::{Cell, Column, Style, TableOptions, Tone, printable, table};
+use apparatus::error::Result;
+use apparatus::ops::history::{self, Standing};
+use apparatus::ops::watch::Watch;
+use apparatus::store::Store;
+use apparatus::store::audit::Recorded;
+use apparatus::units::Timestamp;
+use clap::Args;
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+/// Read at a time.
+const BATCH: usize = 1000;
+
+/// `vctl history`
+#[derive(Args, Debug)]
+pub struct History {
+    /// Go on with what is done from now on, a line when it begins and a line when it has ended, until Ctrl-C
+    #[arg(long, short = 'f')]
+    follow: bool,
+    /// At most so many of the latest; the newest 10000 are kept
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 50)]
+    limit: usize,
+    /// Only what began then or later: a time (2026-03-01T09:00:00Z), or 12h for so long before now
+    #[arg(long, value_name = "TIME", value_parser = crate::arguments::moment)]
+    since: Option<Timestamp>,
+    #[command(flatten)]
+    table: TableOptions,
+}
+
+/// Something that was done, as scripts see it.
+#[derive(Serialize)]
+struct Row {
+    seq: u64,
+    began: String,
+    ended: Option<String>,
+    state: &'static str,
+    status: Option<u8>,
+    why: Option<String>,
+    by: String,
+    uid: u32,
+    user: String,
+    pid: u32,
+    command: Vec<String>,
+    #[serde(skip)]
+    times: (Timestamp, Option<Timestamp>),
+    #[serde(skip)]
+    tone: Tone,
+}
+
+#[derive(Serialize)]
+struct One<'a> {
+    entry: &'a Row,
+}
+
+/// What a standing is called.
+fn word(standing: Standing) -> (&'static str, Tone) {
+    match standing {
+        Standing::Done => ("done", Tone::Good),
+        Standing::Failed => ("failed", Tone::Bad),
+        Standing::Running => ("running", Tone::Good),
+        Standing::Unfinished => ("unfinished", Tone::Warning),
+        Standing::Unknown => ("unknown", Tone::Warning),
+    }
+}
+
+impl Row {
+    fn new(recorded: Recorded) -> Self {
+        let Recorded { seq, entry, .. } = recorded;
+        let (state, tone) = word(history::standing(&entry));
+        let end = entry.end;
+        Self {
+            seq,
+            began: entry.began.to_string(),
+            ended: end.as_ref().map(|end| end.at.to_string()),
+            state,
+            status: end.as_ref().map(|end| end.status),
+            times: (entry.began, end.as_ref().map(|end| end.at)),
+            why: end.map(|end| end.why).filter(|why| !why.is_empty()),
+            by: entry.by,
+            uid: entry.uid,
+            user: entry.user,
+            pid: entry.pid,
+            command: entry.command,
+            tone,
+        }
+    }
+
+    fn who(&self) -> String {
+        match self.user.as_str() {
+            "" => self.uid.to_string(),
+            name => name.to_owned(),
+        }
+    }
+
+    /// As one would type it, in front of it the program where that is not vctl.
+    fn line(&self) -> String {
+        let words: Vec<String> = self.command.iter().map(|word| quoted(word)).collect();
+        let words = words.join(" ");
+        match self.by.as_str() {
+            "vctl" => format!("vctl {words}"),
+            by => format!("{by}: {words}"),
+        }
+    }
+
+    fn in_words(&self, style: Style) -> String {
+        let (before, after) = Cell::Word(self.state, self.tone).paint(style);
+        let (who, line) = (printable(&self.who()), printable(&self.line()));
+        let why = self.why.as_deref().map(|why| format!(" ({})", printable(why)));
+        let why = why.unwrap_or_default();
+        format!(
+            "{}  {before}{:<10}{after}  {who}[{}]  {line}{why}",
+            self.began, self.state, self.pid
+        )
+    }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./=:,@+%^…".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+const COLUMNS: &[Column<Row>] = &[
+    Column::hidden("SEQ", |row| Cell::Number(row.seq)),
+    Column::shown("BEGAN", |row| Cell::Time(row.times.0)),
+    Column::hidden("ENDED", |row| row.times.1.map_or(Cell::None, Cell::Time)),
+    Column::shown("STATE", |row| Cell::Word(row.state, row.tone)),
+    Column::hidden("STATUS", |row| {
+        row.status
+            .map_or(Cell::None, |status| Cell::Number(status.into()))
+    }),
+    Column::shown("USER", |row| Cell::text(row.who())),
+    Column::hidden("UID", |row| Cell::Number(row.uid.into())),
+    Column::hidden("PID", |row| Cell::Number(row.pid.into())),
+    Column::hidden("BY", |row| Cell::text(&row.by)),
+    Column::shown("COMMAND", |row| Cell::text(row.line())),
+    Column::shown("WHY", |row| row.why.as_ref().map_or(Cell::None, Cell::text)),
+];
+
+impl History {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct All {
+            history: Vec<Row>,
+        }
+        // Before the first look, so that nothing is missed between the two.
+        let watch = if self.follow {
+            Some(Watch::new(&context.pool)?)
+        } else {
+            None
+        };
+        let mut store = context.store()?;
+        let (found, last) = history::latest(&mut *store, self.since, self.limit)?;
+        let mut rows: Vec<Row> = found.into_iter().map(Row::new).collect();
+        if let Some(watch) = watch {
+            return follow(context, &mut *store, watch, &rows, last);
+        }
+        self.table.sort(COLUMNS, &mut rows)?;
+        let body = All { history: rows };
+        context
+            .out
+            .say(&body, |out| table(out, &self.table, COLUMNS, &body.history))?;
+        Ok(Done::Plainly)
+    }
+}
+
+fn follow(
+    context: &mut Context,
+    store: &mut dyn Store,
+    mut watch: Watch,
+    first: &[Row],
+    mut last: u64,
+) -> Result<Done> {
+    const EVER: Duration = Duration::from_secs(u32::MAX as u64);
+    let end = Instant::now() + EVER;
+    first.iter().try_for_each(|row| say(context, row))?;
+    loop {
+        context.out.flush()?;
+        if context.out.closed() || !watch.changed(end)? {
+            return Ok(Done::Plainly);
+        }
+        for recorded in store.recorded(last, BATCH)? {
+            last = recorded.mark;
+            say(context, &Row::new(recorded))?;
+        }
+    }
+}
+
+fn say(context: &mut Context, row: &Row) -> Result<()> {
+    context.out.say(&One { entry: row }, |out| {
+        out.line(&row.in_words(out.style()));
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn words_are_quoted_as_a_shell_takes_them() {
+        let cases = [
+            ("d1", "d1"),
+            ("", "''"),
+            ("a b", "'a b'"),
+            ("it's", r"'it'\''s'"),
+            ("$x", "'$x'"),
+        ];
+        for (word, expected) in cases {
+            assert_eq!(quoted(word), expected);
+        }
+    }
+}
