@@ -1,6 +1,7 @@
 //! System calls that have no safe wrapper elsewhere, and what a storage daemon asks of the kernel.
 #![allow(unsafe_code)]
 
+pub mod child;
 pub mod loopdev;
 
 use crate::error::{Error, Result};

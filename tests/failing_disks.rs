@@ -11,6 +11,8 @@
 )]
 
 mod history;
+#[path = "failing_disks/hung.rs"]
+mod hung;
 mod moving;
 mod support;
 

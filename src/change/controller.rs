@@ -10,9 +10,10 @@
 //!                                                                                          Done(Finished)
 //! ```
 //!
-//! Who is silent in Holding or Applying (time-out, or its connection is lost) is fenced: the machine asks for
-//! [`Effect::Fence`] and goes on without it once [`Event::Fenced`] says that the word is set. Silence in Releasing costs
-//! nothing: the apparatus ends its hold itself.
+//! Who is silent in Holding or Applying (it shows no life until the time-out, or its connection is lost) is fenced: the machine asks for
+//! [`Effect::Fence`] and goes on without it once [`Event::Fenced`] says that the word is set. Who shows life and is only slow costs the change
+//! in Holding, which is given up; in Applying it is waited for longer ([`WAITS`]), because a committed change cannot be given up.
+//! Silence in Releasing costs nothing: the apparatus ends its hold itself.
 //!
 //! Not drawn: a store that fails. At the commit, the change is cancelled, and where that answers that it was committed after
 //! all, the machine goes on to Applying. Anywhere else it ends Done(Unfinished), and the next holder of the arbitration
@@ -86,8 +87,8 @@ pub enum Event {
     Answered(Slot, Answer),
     /// The connection to it broke, or cannot be made.
     Lost(Slot),
-    /// The timer armed last ran out.
-    TimedOut,
+    /// The timer armed last ran out. Of those whose answer is awaited, these have shown life since it was armed.
+    TimedOut(Vec<Slot>),
     /// The fence is in the store and in the member table.
     Fenced {
         /// Who is out.
@@ -182,6 +183,17 @@ pub enum Reason {
         /// The disk that the oldest waits for.
         disk: String,
     },
+    /// A disk of the change could not be opened in time.
+    Opening {
+        /// On this apparatus.
+        slot: Slot,
+        /// The disk.
+        disk: String,
+        /// Since when it has been asked, in microseconds.
+        waited_us: u64,
+    },
+    /// This apparatus shows life and did not answer in time.
+    Slow(Slot),
     /// Somebody joined, left, rejoined or was fenced meanwhile, or somebody fenced just now may have writes in the air that this hold
     /// of writes alone does not cover: read the members and ask again.
     MembershipMoved,
@@ -239,6 +251,9 @@ impl State {
     }
 }
 
+/// How often an apparatus that shows life and has not applied a committed change is waited for anew before it is fenced.
+pub const WAITS: u32 = 8;
+
 /// What is awaited of a participant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Seat {
@@ -275,6 +290,8 @@ pub struct Controller {
     fenced: Vec<Slot>,
     /// Why it is given up, once it is.
     reason: Option<Reason>,
+    /// How often those who show life and do not answer have been waited for anew.
+    waited: u32,
     parked: u64,
     longest_us: u64,
 }

@@ -5,6 +5,7 @@
 
 mod acquire;
 mod discard;
+mod disks;
 mod flight;
 mod plan;
 mod series;
@@ -13,7 +14,7 @@ mod whole;
 
 use crate::change::controller::{Outcome, Patience, Reason};
 use crate::control::client::Links;
-use crate::disk::Disks;
+use crate::disk::{Disks, Opening};
 use crate::error::{Error, Kind, Result};
 use crate::member::{ArbitrationLock, DiskMarks, MemberTable};
 use crate::pool::dir::PoolDir;
@@ -22,7 +23,7 @@ use crate::store::{NewChange, Severity, Store};
 use crate::units::{DiskId, Generation, Slot, Term};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What to do when another controller acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,39 @@ pub const PATIENCE: Patience = Patience {
 
 /// How often a change is asked for again when the membership or the table moved meanwhile.
 const ATTEMPTS: u32 = 8;
+/// For how long a change that holds no requests is asked for again while an apparatus is slow or opens a disk, and how often any other.
+const SLOW: Duration = Duration::from_secs(15);
+const SLOW_ATTEMPTS: u32 = 3;
+
+/// How often a change has been asked for, and for which reasons.
+struct Again {
+    since: Instant,
+    /// It holds requests, so hosts wait in each attempt.
+    holds: bool,
+    moved: u32,
+    slow: u32,
+}
+
+impl Again {
+    fn begin(change: &NewChange) -> Self {
+        Self {
+            since: Instant::now(),
+            holds: !change.spans.is_empty(),
+            moved: 0,
+            slow: 0,
+        }
+    }
+
+    /// Whether another attempt may end otherwise.
+    fn is_worth_it(&mut self, reason: &Reason) -> bool {
+        if matches!(reason, Reason::MembershipMoved | Reason::GenerationMoved) {
+            self.moved += 1;
+            return self.moved < ATTEMPTS;
+        }
+        self.slow += 1;
+        self.since.elapsed() < SLOW && (self.slow < SLOW_ATTEMPTS || !self.holds)
+    }
+}
 
 /// The holder of the arbitration.
 pub struct Controller {
@@ -50,6 +84,8 @@ pub struct Controller {
     store: Box<dyn Store>,
     members: Arc<MemberTable>,
     disks: Disks,
+    /// Those that are not open yet: they have been asked, and are waited for when they are needed.
+    opening: BTreeMap<DiskId, Opening>,
     links: Links,
     term: Term,
     patience: Patience,
@@ -136,7 +172,7 @@ impl Controller {
         &mut *self.store
     }
 
-    /// All disks of the pool that could be opened.
+    /// The disks that are open: those of the pool that answered at once, and those that a change has needed since.
     #[must_use]
     pub fn disks(&self) -> &Disks {
         &self.disks
@@ -177,21 +213,26 @@ impl Controller {
         work: &mut dyn FnMut() -> Result<(), String>,
     ) -> Result<Outcome> {
         self.check_finished()?;
-        for _ in 0..ATTEMPTS {
-            if let Some(outcome) = self.attempt(&change, work)? {
-                return self.finished(outcome, harden);
+        let mut again = Again::begin(&change);
+        loop {
+            match self.attempt(&change, work)? {
+                Ok(outcome) => return self.finished(outcome, harden),
+                Err(reason) if again.is_worth_it(&reason) => {}
+                Err(Reason::MembershipMoved | Reason::GenerationMoved) => {
+                    let why = format!("apparatuses came and went during {ATTEMPTS} attempts");
+                    return Err(Error::new(Kind::TimedOut, change.title, why));
+                }
+                Err(reason) => return Err(settle::given_up(&change.title, &reason, &self.names)),
             }
         }
-        let why = format!("apparatuses came and went during {ATTEMPTS} attempts");
-        Err(Error::new(Kind::TimedOut, change.title, why))
     }
 
-    /// `None`: to be asked for again.
+    /// The reason where it was given up for one that passes.
     fn attempt(
         &mut self,
         change: &NewChange,
         work: &mut dyn FnMut() -> Result<(), String>,
-    ) -> Result<Option<Outcome>> {
+    ) -> Result<Result<Outcome, Reason>> {
         let mut change = change.clone();
         change.difference.from = self.store.header()?.generation;
         let title = change.title.clone();
@@ -199,11 +240,15 @@ impl Controller {
         self.tell();
         let (outcome, error) = flown?;
         match &outcome {
-            Outcome::Finished { .. } => Ok(Some(outcome)),
+            Outcome::Finished { .. } => Ok(Ok(outcome)),
             Outcome::GaveUp {
-                reason: Reason::MembershipMoved | Reason::GenerationMoved,
+                reason:
+                    reason @ (Reason::MembershipMoved
+                    | Reason::GenerationMoved
+                    | Reason::Opening { .. }
+                    | Reason::Slow(_)),
                 ..
-            } => Ok(None),
+            } => Ok(Err(reason.clone())),
             Outcome::GaveUp { reason, .. } => {
                 Err(error.unwrap_or_else(|| settle::given_up(&title, reason, &self.names)))
             }

@@ -86,7 +86,7 @@ pub enum Event {
 /// Timers of one hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Timer {
-    /// The drain is due to be reported.
+    /// What the hold still waits for, disks or requests in flight, is due to be reported.
     Drain,
     /// The hold is over.
     Deadline,
@@ -110,6 +110,8 @@ pub enum Effect {
     Reopen(ChangeId, Option<Link>),
     /// Answer `StillDraining` to the link, with the gate's figures.
     ReportDraining(ChangeId, Link),
+    /// Answer `StillOpening` to the link, with the disk that has been waited for longest.
+    ReportOpening(ChangeId, Link),
     /// Answer `Applied` to the link, with the oldest generation in use.
     ReportApplied(ChangeId, Link),
     /// `Store::cancel`.
@@ -169,7 +171,6 @@ struct Hold {
     release: Option<Link>,
     spans: Vec<Span>,
     mode: HoldMode,
-    drain_us: u64,
     /// `Held` was said, so the change may have been committed with us.
     said_held: bool,
     /// The generation it leads to; known from Awaiting on.

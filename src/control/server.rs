@@ -13,9 +13,12 @@ mod connections;
 mod core;
 mod helpers;
 mod jobs;
+mod opening;
 mod rejoin;
 mod requests;
 mod timers;
+
+pub use self::helpers::renew_label;
 
 use self::connections::{Connections, Heard};
 use self::core::{Core, Key};
@@ -23,7 +26,7 @@ use super::{Bell, Listener, Runtime};
 use crate::error::{Error, Result};
 use crate::member::{LifeLock, MemberTable, MyLine};
 use crate::pool::dir::PoolDir;
-use crate::pool::model::PoolHeader;
+use crate::pool::model::{DiskRecord, PoolHeader};
 use crate::store::{Joined, Member, Store};
 use crate::units::VolumeId;
 use std::sync::Arc;
@@ -74,6 +77,8 @@ pub struct Setup {
     pub member: Member,
     /// The volumes of the table that it joined with.
     pub volumes: Vec<VolumeId>,
+    /// The disks of that table.
+    pub disks: Vec<DiskRecord>,
     /// The control socket.
     pub listener: Listener,
     /// The life lock.
@@ -107,6 +112,7 @@ impl Setup {
             header: joined.snapshot.header.clone(),
             member: joined.member.clone(),
             volumes: joined.snapshot.volumes.iter().map(|volume| volume.id).collect(),
+            disks: joined.snapshot.disks.clone(),
             listener,
             life,
             members,

@@ -107,12 +107,13 @@ impl Disk {
         self.watched(ledger, || sys::sync_file_range(&self.file, at.0, len, true))
     }
 
-    /// Writes the pool's layout number to the label, durably. Outside holds; only the holder of the arbitration.
+    /// Writes the pool's layout number to the label, durably, unless the label has a later one: a write that was given up may come late. Outside holds;
+    /// only the holder of the arbitration.
     ///
     /// # Errors
     /// Names the disk. The ledger remembers a failure.
     pub fn set_layout(&self, layout: u64, ledger: &DiskMarks) -> Result<Label> {
-        self.relabel(ledger, |label| label.layout = layout)
+        self.relabel(ledger, |label| label.layout = label.layout.max(layout))
     }
 
     /// Writes a new size to the label, durably: before the record when a disk grows, after it is hardened when it shrinks.

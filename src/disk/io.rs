@@ -4,16 +4,17 @@ use super::Disk;
 use super::faults::Operation;
 use super::mapping::redirty;
 use super::open::{Kind, length};
+use crate::error::{Error, Result};
 use crate::held::may_wait;
 use crate::sys;
 use crate::units::{ByteCount, DiskOffset};
-use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, fstatfs, seek};
+use rustix::fs::{Advice, FallocateFlags, OFlags, SeekFrom, fadvise, fallocate, fstatfs, seek};
 use rustix::io::Errno;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// What is written where a disk cannot zero a range itself.
@@ -29,6 +30,9 @@ pub(super) fn suffers_from_large_pieces(file: &File) -> bool {
     let is_ext4 = |kind| u32::try_from(kind).is_ok_and(|kind| kind == EXT4);
     fstatfs(file).is_ok_and(|found| is_ext4(found.f_type))
 }
+
+/// What reads past the page cache are aligned to.
+const DIRECT: usize = 4096;
 
 /// Less than the kernel writes in one call.
 const LARGE_PIECE: usize = 1 << 30;
@@ -288,6 +292,29 @@ impl Disk {
         self.measure();
         let available = self.available.load(Relaxed);
         (available < self.size).then_some(ByteCount(available))
+    }
+
+    /// Reads the label from the disk itself, past the page cache, where the disk can do that: what is in memory tells nothing of a disk that hangs.
+    ///
+    /// # Errors
+    /// Names the disk.
+    pub fn ask_medium(&self) -> Result<()> {
+        let flags = OFlags::DIRECT | OFlags::NOATIME;
+        let flags = i32::try_from(flags.bits()).unwrap_or_default();
+        let Ok(file) = OpenOptions::new().read(true).custom_flags(flags).open(&self.path) else {
+            return Ok(());
+        };
+        let mut room = vec![0; 2 * DIRECT];
+        let start = room.as_ptr().align_offset(DIRECT);
+        let Some(aligned) = room.get_mut(start..start + DIRECT) else {
+            return Ok(());
+        };
+        match file.read_exact_at(aligned, 0) {
+            Err(why) if why.raw_os_error() == Some(libc::EIO) => {
+                Err(Error::because(format!("{}: reading its label", self.what()), why))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whole extents that the file or device has room for now, whatever it was opened with.

@@ -17,9 +17,10 @@ pub(super) struct Mapping {
 impl Mapping {
     pub(super) fn new(file: &File, len: u64) -> io::Result<Self> {
         let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        Ok(Self {
-            map: MmapOptions::new().len(len).map_raw_read_only(file)?,
-        })
+        let map = MmapOptions::new().len(len).map_raw_read_only(file)?;
+        // A mapping keeps the locks of its file description: a child that asks a disk which hangs must not keep those of another.
+        map.advise(Advice::DontFork)?;
+        Ok(Self { map })
     }
 
     /// A page that is missing is read alone, without what lies around it.
@@ -87,4 +88,21 @@ pub(super) fn redirty(file: &File, at: u64, len: u64) -> io::Result<()> {
 
 fn page() -> usize {
     rustix::param::page_size()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forked_child_has_no_mapping_that_keeps_locks() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        let mapping = Mapping::new(&file, 1 << 20).unwrap();
+        let start = format!("{:x}-", mapping.map.as_ptr().addr());
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut ours = maps.lines().skip_while(|line| !line.starts_with(&start));
+        let flags = ours.find(|line| line.starts_with("VmFlags:")).unwrap();
+        assert!(flags.split_whitespace().any(|flag| flag == "dc"), "{flags}");
+    }
 }

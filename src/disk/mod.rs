@@ -17,6 +17,7 @@ pub mod label;
 mod labelled;
 mod mapping;
 mod open;
+mod pending;
 mod probe;
 mod room;
 mod set;
@@ -28,6 +29,9 @@ pub use copy::{CopyError, is_zero};
 pub use durable::grow_image;
 pub use faults::{FaultCounts, Operation};
 pub use open::{Disk, Waived};
+pub use pending::{
+    Opening, Pending, ask_disks_in_children, ask_first, close_aside, on_helper_thread, waiting_for, within,
+};
 pub use probe::{Candidate, create_image, wipe_label};
 pub use room::{Room, preallocate};
 pub use set::{Disks, View};

@@ -1,6 +1,5 @@
 //! Opening a disk: what its record says is held against what is there.
 
-use super::aside;
 use super::claim::{self, SameFile};
 use super::faults::{FaultCounts, Faults};
 use super::identity::sys_dir;
@@ -8,6 +7,7 @@ use super::io::{piece, suffers_from_large_pieces};
 use super::label::{Fault, Label};
 use super::labelled;
 use super::mapping::Mapping;
+use super::pending::{Opening, Pending};
 use super::room::keeps_space;
 use super::stack::refuse_cycle;
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// An open disk, label checked.
@@ -276,16 +276,51 @@ impl Disk {
         claim::not_owned(&what, &file)
     }
 
-    /// The same for somebody who can do without it, and waits no longer than `patience`.
+    /// Begins to open it on a helper thread.
+    #[must_use]
+    pub fn begin_opening(record: &DiskRecord, header: &PoolHeader) -> Opening {
+        Self::begin_with(record, header, Self::open)
+    }
+
+    /// Opens it as [`Disk::open`] does, and waits no longer than `patience`.
     ///
     /// # Errors
     /// As above, and when it does not answer.
     pub fn open_within(patience: Duration, record: &DiskRecord, header: &PoolHeader) -> Result<Self> {
-        let (asked, of) = (record.clone(), header.clone());
-        aside::ask(&record.path, patience, move || Self::open(&asked, &of)).unwrap_or_else(|why| {
-            Err(Error::because(what(record), why)
-                .hint("see whether it is connected, and what the kernel tells: dmesg --level err,warn"))
-        })
+        Self::begin_opening(record, header).wait(Instant::now() + patience, patience)
+    }
+
+    /// Opens all of these at once, and waits no longer than `patience` for all together. Answers in their order.
+    pub fn open_all_within(
+        patience: Duration,
+        records: &[DiskRecord],
+        header: &PoolHeader,
+    ) -> Vec<Result<Self>> {
+        Self::with_all_within(patience, records, header, Self::open)
+    }
+
+    /// Does this with all of these disks at once, and waits no longer than `patience` for all together. Answers in their order.
+    pub fn with_all_within<T: Send + 'static>(
+        patience: Duration,
+        records: &[DiskRecord],
+        header: &PoolHeader,
+        operation: fn(&DiskRecord, &PoolHeader) -> Result<T>,
+    ) -> Vec<Result<T>> {
+        let begin = |record| Self::begin_with(record, header, operation);
+        let mut begun: Vec<Pending<T>> = records.iter().map(begin).collect();
+        let until = Instant::now() + patience;
+        begun.iter_mut().map(|each| each.wait(until, patience)).collect()
+    }
+
+    /// Begins an operation on a disk of the pool on a helper thread.
+    #[must_use]
+    pub fn begin_with<T: Send + 'static>(
+        record: &DiskRecord,
+        header: &PoolHeader,
+        operation: fn(&DiskRecord, &PoolHeader) -> Result<T>,
+    ) -> Pending<T> {
+        let (wanted, of) = (record.clone(), header.clone());
+        Pending::begin_asking(what(record), &record.path, move || operation(&wanted, &of))
     }
 
     /// Its number.

@@ -4,8 +4,9 @@ use super::claim::{alone_at_adding, not_owned_by_others};
 use super::identity::{Identity, Mounted, Store, loops_over, mounts, sys_dir};
 use super::label::{Fault, Label};
 use super::open::{Kind, length, open_file};
+use super::pending::ask_first;
 use super::stack::refuse_cycle;
-use super::{content, labelled};
+use super::{aside, content, labelled};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::pool::model::{DiskRecord, PoolHeader};
 use crate::units::{ByteCount, ExtentSize};
@@ -14,7 +15,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use uuid::Uuid;
+
+/// How long the disks that the pool has are waited for while another is looked at.
+const KNOWN: Duration = Duration::from_secs(1);
 
 /// A path that the pool can take as a disk. While it lives, nobody else can mount the device or add the same file.
 #[derive(Debug)]
@@ -158,9 +163,25 @@ pub(super) fn recognise(path: &Path, what: &str) -> Result<(Store, Identity)> {
     Err(Error::usage(what, format!("is {is}")).hint("a disk is a regular file or a block device"))
 }
 
+/// A known disk that does not answer is passed over: the one looked at answers, so it is another one.
 pub(super) fn refuse_known(identity: &Identity, what: &str, known: &[DiskRecord]) -> Result<()> {
-    let same = |record: &&DiskRecord| Identity::of(&record.path).is_some_and(|other| identity.shares(&other));
-    let Some(record) = known.iter().find(same) else {
+    let begin = |record: &DiskRecord| {
+        let path = record.path.clone();
+        aside::begin(&record.path, move || {
+            ask_first(&path);
+            Identity::of(&path)
+        })
+    };
+    let mut asked: Vec<_> = known.iter().map(begin).collect();
+    let until = Instant::now() + KNOWN;
+    let others = asked.iter_mut().map(|asked| asked.answer(until, KNOWN));
+    let shared = |other: &Identity| identity.shares(other);
+    let mut same = known.iter().zip(others).filter(|(_, other)| {
+        other
+            .as_ref()
+            .is_ok_and(|other| other.as_ref().is_some_and(shared))
+    });
+    let Some((record, _)) = same.next() else {
         return Ok(());
     };
     let why = format!(

@@ -7,6 +7,7 @@
 //! byte 1                    the arbitration
 //! 2^59 to 2^60              which file is in use as which disk: `disk/claim.rs`
 //! 2^60 + number of a disk   freed extents of this disk are being discarded
+//! 2^60 + 2^32 + the same    a write to this disk was given up and has not ended
 //! 2^61 + hash of a file     a member table that some process has mapped
 //! 2^62 + hash of a name     an apparatus of this name lives
 //! ```
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 /// The holder of the arbitration shares this byte.
 pub(super) const ARBITRATION: u64 = 1;
 const DISCARDS: u64 = 1 << 60;
+const LEFT_WRITES: u64 = DISCARDS + (1 << 32);
 const TABLES: Range<u64> = 1 << 61..1 << 62;
 const LIVES: Range<u64> = 1 << 62..i64::MAX as u64;
 
@@ -149,6 +151,11 @@ pub(super) fn byte_of_life(name: &str) -> u64 {
 /// The byte of a disk.
 pub(super) fn byte_of_discard(disk: DiskId) -> u64 {
     DISCARDS + u64::from(disk.0)
+}
+
+/// The byte of a disk that a write has been left behind on.
+pub(super) fn byte_of_left_write(disk: DiskId) -> u64 {
+    LEFT_WRITES + u64::from(disk.0)
 }
 
 /// The byte of a member table.

@@ -39,6 +39,7 @@
 
 mod anchor;
 mod flushers;
+mod left;
 mod life;
 mod lock;
 mod marks;
@@ -47,6 +48,7 @@ mod shared;
 mod table;
 pub mod times;
 
+pub use left::LeftWrite;
 pub use life::{Origin, anybody_lives, lives};
 pub use lock::{ArbitrationLock, AttachLock, DiscardLock, LifeLock};
 pub use marks::DiskMarks;

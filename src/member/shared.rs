@@ -1,7 +1,7 @@
 //! The mapped words of the member table.
 #![allow(unsafe_code)]
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 use std::fs::File;
 use std::io;
 use std::sync::atomic::AtomicU64;
@@ -20,10 +20,10 @@ impl Words {
         if file.metadata()?.len() < len as u64 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(Self {
-            map: MmapOptions::new().len(len).map_raw(file)?,
-            count,
-        })
+        let map = MmapOptions::new().len(len).map_raw(file)?;
+        // A mapping keeps the locks of its file description: a child that asks a disk must not keep this process's number among those who flush.
+        map.advise(Advice::DontFork)?;
+        Ok(Self { map, count })
     }
 
     /// The word at this byte offset.

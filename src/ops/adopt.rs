@@ -1,6 +1,7 @@
 //! Making a copy of a pool's database the owner of the pool's disks.
 
-use crate::disk::{Disk, Waived};
+use super::disk::{ANSWER, described};
+use crate::disk::{Disk, Waived, within};
 use crate::error::{Error, Kind, Result};
 use crate::member::{ArbitrationLock, DiskMarks, MemberTable};
 use crate::pool::dir::PoolDir;
@@ -36,8 +37,9 @@ pub fn inspect(pool: &PoolDir, accepted: bool) -> Result<Adoption> {
         disks: Vec::new(),
         missing: Vec::new(),
     };
-    for record in &snapshot.disks {
-        match Disk::check_adoptable(record, &snapshot.header) {
+    let looks = Disk::with_all_within(ANSWER, &snapshot.disks, &snapshot.header, Disk::check_adoptable);
+    for (record, look) in snapshot.disks.iter().zip(looks) {
+        match look {
             Ok(()) => adoption.disks.push(record.name.to_string()),
             Err(why) if why.kind() == Kind::Busy || !accepted => return Err(explained(why, record)),
             Err(why) => adoption.missing.push(why.to_string()),
@@ -72,16 +74,20 @@ pub fn adopt(pool: &PoolDir, accepted: bool, within: Option<Duration>) -> Result
     let members = MemberTable::open(pool, snapshot.header.uuid, boot_id()?)?;
     let adopted = |record: &&DiskRecord| adoption.disks.iter().any(|name| name == record.name.as_str());
     for record in snapshot.disks.iter().filter(adopted) {
-        label(&mut store, &members.marks(record.id), &snapshot, record)?;
+        label(&mut store, members.marks(record.id), &snapshot, record)?;
     }
     Ok(adoption)
 }
 
-fn label(store: &mut dyn Store, ledger: &DiskMarks, snapshot: &Snapshot, record: &DiskRecord) -> Result<()> {
+fn label(store: &mut dyn Store, ledger: DiskMarks, snapshot: &Snapshot, record: &DiskRecord) -> Result<()> {
     let waived = Waived {
         owner: true,
         age: false,
     };
-    let label = Disk::open_waiving(waived, record, &snapshot.header)?.take_over(record.label, ledger)?;
+    let (wanted, header) = (record.clone(), snapshot.header.clone());
+    // One that comes late does no harm: nobody else can own the disk as long as it has not ended.
+    let label = within(ANSWER, &described(record), &record.path, move || {
+        Disk::open_waiving(waived, &wanted, &header)?.take_over(wanted.label, &ledger)
+    })?;
     store.label_written(record.id, label.sequence)
 }

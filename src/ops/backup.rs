@@ -22,6 +22,8 @@ use uuid::Uuid;
 /// How long an apparatus may take to answer, and to copy the database.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(600);
+/// How long all disks together may take to answer.
+const ANSWER: Duration = Duration::from_secs(15);
 
 /// Writes a copy of the database to a new file. Answers what it is a copy of.
 ///
@@ -127,8 +129,8 @@ pub fn inspect(pool: &PoolDir, file: &Path, accept_older: bool) -> Result<Restor
 /// The highest layout of the labels, and the disks whose labels could not be read.
 fn read_labels(snapshot: &Snapshot) -> (u64, Vec<String>) {
     let (mut highest, mut unread) = (0, Vec::new());
-    for record in &snapshot.disks {
-        match Disk::read_label(record, &snapshot.header) {
+    for read in Disk::with_all_within(ANSWER, &snapshot.disks, &snapshot.header, Disk::read_label) {
+        match read {
             Ok(label) => highest = highest.max(label.layout),
             Err(error) => unread.push(error.to_string()),
         }

@@ -4,7 +4,6 @@ use super::job;
 use crate::change::driver::Controller;
 use crate::change::harden::disks_at_risk;
 use crate::change::survey::lives;
-use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::member::{ArbitrationLock, MemberTable};
 use crate::pool::dir::PoolDir;
@@ -67,7 +66,7 @@ pub fn check(pool: &PoolDir) -> Result<Vec<Problem>> {
         problems
             .push(problem.hint("use that one; if it is gone or shall not be used again: vctl pool adopt"));
     }
-    problems.extend(of_disks(&snapshot));
+    problems.extend(of_disks(&mut store, &snapshot));
     problems.extend(of_losses(
         pool,
         &mut store,
@@ -88,20 +87,9 @@ fn of_database(why: String) -> Problem {
 }
 
 /// Each disk opened as an apparatus opens it.
-fn of_disks(snapshot: &Snapshot) -> Vec<Problem> {
-    let fault = |record| {
-        let disk = match Disk::open(record, &snapshot.header) {
-            Ok(disk) => disk,
-            Err(error) => return Some(error),
-        };
-        disk.check_layout(snapshot.header.layout).err()
-    };
-    snapshot
-        .disks
-        .iter()
-        .filter_map(fault)
-        .map(|error| Problem::from_error(&error))
-        .collect()
+fn of_disks(store: &mut dyn Store, snapshot: &Snapshot) -> Vec<Problem> {
+    let faults = super::disk::faults(store, &snapshot.disks, &snapshot.header);
+    faults.iter().flatten().map(Problem::from_error).collect()
 }
 
 /// Disks that have failed to write what was moved to them, which therefore still has its old place.

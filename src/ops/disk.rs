@@ -2,21 +2,24 @@
 
 use super::plan::{self, DiskChange, Planned};
 use super::select;
-use super::send::{Sent, send};
+use super::send::{Sent, send, write_within};
 use crate::change::driver::Controller;
-use crate::disk::{Candidate, Disk, create_image, grow_image, preallocate, wipe_label};
+use crate::disk::{Candidate, Disk, ask_first, create_image, grow_image, preallocate, wipe_label, within};
 use crate::error::{Error, Result};
 use crate::pool::model::{DiskRecord, Edit, PoolHeader, Snapshot};
 use crate::pool::names::Name;
 use crate::store::{Owner, Store};
 use crate::units::{ByteCount, DiskId, ExtentSize};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use uuid::Uuid;
 
 /// How long a look at a disk may take: it is not what was asked for, or not all.
 const GLANCE: Duration = Duration::from_secs(2);
+
+/// How long a disk that is to be changed may take to answer: one that slept does.
+pub(super) const ANSWER: Duration = Duration::from_secs(15);
 
 /// What a new disk shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +78,28 @@ impl NewDisk {
 /// `header` may have been read before: a label that is later than it is held against the store as it is now.
 #[must_use]
 pub fn fault(store: &mut dyn Store, record: &DiskRecord, header: &PoolHeader) -> Option<Error> {
-    let disk = match Disk::open_within(GLANCE, record, header) {
+    faults(store, std::slice::from_ref(record), header)
+        .pop()
+        .flatten()
+}
+
+/// The same for several disks, in their order, all looked at at once.
+#[must_use]
+pub fn faults(store: &mut dyn Store, records: &[DiskRecord], header: &PoolHeader) -> Vec<Option<Error>> {
+    let seen = Disk::with_all_within(GLANCE, records, header, look);
+    seen.into_iter()
+        .zip(records)
+        .map(|(disk, record)| fault_of(store, disk, record, header))
+        .collect()
+}
+
+fn fault_of(
+    store: &mut dyn Store,
+    disk: Result<Disk>,
+    record: &DiskRecord,
+    header: &PoolHeader,
+) -> Option<Error> {
+    let disk = match disk {
         Ok(disk) => disk,
         Err(error) => return Some(error),
     };
@@ -107,6 +131,16 @@ fn read_only(record: &DiskRecord) -> Error {
     Error::failed(what, why).hint(format!("vctl disk evacuate {}", record.name))
 }
 
+fn look(record: &DiskRecord, header: &PoolHeader) -> Result<Disk> {
+    let disk = Disk::open(record, header)?;
+    disk.ask_medium()?;
+    Ok(disk)
+}
+
+pub(super) fn described(record: &DiskRecord) -> String {
+    format!("disk {} ({})", record.name, record.path.display())
+}
+
 /// What would be lost by taking the disk in: `an XFS file system`.
 ///
 /// # Errors
@@ -125,12 +159,31 @@ pub fn content(store: &mut dyn Store, new: &NewDisk) -> Result<Option<&'static s
 pub fn content_before(extent_size: ExtentSize, new: &NewDisk) -> Result<Option<&'static str>> {
     match new.create {
         Some(_) => Ok(None),
-        None => Ok(Candidate::inspect(&new.path, &PoolHeader::before(extent_size), &[])?.content()),
+        None => Ok(candidate(&new.path, &PoolHeader::before(extent_size), &[])?.content()),
     }
 }
 
 fn inspect(snapshot: &Snapshot, new: &NewDisk) -> Result<Candidate> {
-    Candidate::inspect(&new.path, &snapshot.header, &snapshot.disks)
+    candidate(&new.path, &snapshot.header, &snapshot.disks)
+}
+
+fn candidate(path: &Path, header: &PoolHeader, known: &[DiskRecord]) -> Result<Candidate> {
+    let (wanted, header, known) = (path.to_owned(), header.clone(), known.to_vec());
+    adding(path, move || Candidate::inspect(&wanted, &header, &known))
+}
+
+/// What is done with a disk before it is one of the pool's. Beside what else is asked of the disk at this path, because that may be part of it.
+pub(super) fn adding<T: Send + 'static>(
+    path: &Path,
+    operation: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let mut key = path.as_os_str().to_owned();
+    key.push(" (adding)");
+    let asked = path.to_owned();
+    within(ANSWER, &path.display().to_string(), Path::new(&key), move || {
+        ask_first(&asked);
+        operation()
+    })
 }
 
 /// The disk joins; nothing is touched. Its UUID is drawn when it joins; here a number
@@ -172,7 +225,8 @@ pub fn add(controller: &mut Controller, title: &str, new: &NewDisk) -> Result<(N
     let snapshot = controller.store().snapshot()?;
     if let Some(size) = new.create {
         plan::check_disk_name(&snapshot, &new.name()?)?;
-        create_image(&new.path, size, snapshot.header.extent_size)?;
+        let (path, extent_size) = (new.path.clone(), snapshot.header.extent_size);
+        adding(&new.path, move || create_image(&path, size, extent_size))?;
     }
     let added = allocated(new).and_then(|()| take_in(controller, &snapshot, title, new));
     if added.is_err() && new.create.is_some() && !is_known_at(controller, new) {
@@ -209,13 +263,13 @@ fn take_in(
         candidate.extents(),
         snapshot.header.extent_size,
     )?;
-    record.label = candidate.write_label(&snapshot.header, record.uuid)?.sequence;
-    drop(candidate);
+    let (header, disk) = (snapshot.header.clone(), record.uuid);
+    record.label = adding(&new.path, move || candidate.write_label(&header, disk))?.sequence;
     let name = record.name.clone();
     let sent = send(controller, title, &plan::add_disk(snapshot, record.clone()));
     if sent.is_err() && !is_known(controller, record.id) {
         // What keeps the label is only in the way of the next attempt, and named by it.
-        let _ = wipe_label(&record, snapshot.header.uuid);
+        let _ = wipe(&record, snapshot.header.uuid);
     }
     Ok((name, sent?))
 }
@@ -243,7 +297,7 @@ pub fn plan_set(store: &mut dyn Store, disk: &str, change: &DiskChange) -> Resul
             path: path.clone(),
             ..old.clone()
         };
-        Disk::open(&moved, &snapshot.header)?;
+        Disk::open_within(ANSWER, &moved, &snapshot.header)?;
     }
     plan::set_disk(&snapshot, disk, change)
 }
@@ -290,8 +344,11 @@ fn found_extents(record: &DiskRecord, snapshot: &Snapshot) -> Result<u64> {
         extents: 2,
         ..record.clone()
     };
-    let disk = Disk::open(&least, &snapshot.header)?;
-    disk.found_extents().map_err(|error| Error::because(what, error))
+    let header = snapshot.header.clone();
+    within(ANSWER, &described(record), &record.path, move || {
+        let disk = Disk::open(&least, &header)?;
+        disk.found_extents().map_err(|error| Error::because(what, error))
+    })
 }
 
 /// File, label and record take a size: a disk grows in that order, and shrinks in the other.
@@ -312,24 +369,27 @@ pub fn resize(
     let Some(Edit::SetDisk(new)) = planned.difference.edits.first() else {
         return Ok(None);
     };
-    let relabel = |controller: &mut Controller, opened: u64| {
+    let (found, wanted) = (old.extents, new.extents);
+    let relabel = |controller: &mut Controller, grown: Option<ByteCount>, extents: u64| {
         let record = DiskRecord {
-            extents: opened,
+            extents,
             ..old.clone()
         };
-        let ledger = controller.ledger(old.id);
-        let label = Disk::open(&record, &snapshot.header)?.set_extents(new.extents, &ledger)?;
+        let (header, ledger) = (snapshot.header.clone(), controller.ledger(old.id));
+        let label = write_within(controller, ANSWER, &described(old), old, move || {
+            if let Some(size) = grown {
+                grow_image(&record, size, &ledger)?;
+            }
+            Disk::open(&record, &header)?.set_extents(wanted, &ledger)
+        })?;
         controller.store().label_written(old.id, label.sequence)
     };
-    if new.extents > old.extents {
-        if let Some(size) = size {
-            grow_image(old, size, &controller.ledger(old.id))?;
-        }
-        relabel(controller, old.extents)?;
+    if wanted > found {
+        relabel(controller, size, found)?;
         return send(controller, title, &planned).map(Some);
     }
     let sent = send(controller, title, &planned)?;
-    relabel(controller, new.extents)?;
+    relabel(controller, None, wanted)?;
     Ok(Some(sent))
 }
 
@@ -377,5 +437,13 @@ pub fn remove(controller: &mut Controller, title: &str, disk: &str) -> Result<(S
     }
     let planned = plan_remove(controller.store(), disk)?;
     let sent = send(controller, title, &planned)?;
-    Ok((sent, wipe_label(record, snapshot.header.uuid).err()))
+    Ok((sent, wipe(record, snapshot.header.uuid).err()))
+}
+
+/// A disk that does not answer keeps its label: it can leave the pool all the same.
+fn wipe(record: &DiskRecord, pool: Uuid) -> Result<bool> {
+    let known = record.clone();
+    within(GLANCE, &described(record), &record.path, move || {
+        wipe_label(&known, pool)
+    })
 }

@@ -178,6 +178,7 @@ fn disks_under(controller: &mut Controller, planned: &Planned) -> Result<Vec<Arc
         .iter()
         .filter(|(volume, _)| volumes.contains(volume));
     let ids: BTreeSet<_> = under.map(|(_, segment)| segment.home.disk).collect();
+    controller.open_disks(ids.iter().copied())?;
     let open = |id| {
         let missing = || Error::failed(format!("disk #{id}"), "is not open").hint("vctl pool check");
         controller.disks().get(id).ok_or_else(missing)

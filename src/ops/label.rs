@@ -1,11 +1,14 @@
 //! A disk's label, written again.
 
+use super::disk::{ANSWER, described};
 use super::plan::{self, Planned};
 use super::select;
-use super::send::{Sent, send};
+use super::send::{Sent, send, write_within};
 use crate::change::driver::Controller;
-use crate::disk::{Disk, Unlabelled, Waived};
+use crate::disk::label::Label;
+use crate::disk::{Disk, Unlabelled, Waived, within};
 use crate::error::{Error, Kind, Result};
+use crate::member::DiskMarks;
 use crate::pool::model::{DiskRecord, Snapshot};
 use crate::store::Store;
 
@@ -24,11 +27,16 @@ pub enum Cause {
 /// When there is no such disk, when it cannot be opened for another reason, and when it is an older copy and that is not `accepted`.
 pub fn inspect(store: &mut dyn Store, disk: &str, accepted: bool) -> Result<Option<Cause>> {
     let snapshot = store.snapshot()?;
-    let record = select::disk(&snapshot.disks, disk)?;
+    let record = select::disk(&snapshot.disks, disk)?.clone();
+    let (what, path) = (described(&record), record.path.clone());
+    within(ANSWER, &what, &path, move || look(&record, &snapshot, accepted))
+}
+
+fn look(record: &DiskRecord, snapshot: &Snapshot, accepted: bool) -> Result<Option<Cause>> {
     match Disk::open(record, &snapshot.header) {
         Ok(_) => Ok(None),
         Err(busy) if busy.kind() == Kind::Busy => Err(busy),
-        Err(why) => Ok(Some(cause(record, &snapshot, accepted, why)?)),
+        Err(why) => Ok(Some(cause(record, snapshot, accepted, why)?)),
     }
 }
 
@@ -56,17 +64,24 @@ pub fn write(controller: &mut Controller, title: &str, disk: &str, accepted: boo
         return Ok(None);
     };
     let snapshot = controller.store().snapshot()?;
-    let record = select::disk(&snapshot.disks, disk)?;
-    let label = match cause {
-        Cause::Older => Disk::open_waiving(OLD, record, &snapshot.header)?
-            .take_over(record.label, &controller.ledger(record.id))?,
-        Cause::Lost(_) => Unlabelled::inspect(record, &snapshot.header, &snapshot.disks)?
-            .ok_or_else(|| Error::failed(format!("disk {disk}"), "changed while it was looked at"))?
-            .write_label(&controller.ledger(record.id))?,
-    };
+    let record = select::disk(&snapshot.disks, disk)?.clone();
+    let (known, ledger) = (snapshot.clone(), controller.ledger(record.id));
+    let wanted = record.clone();
+    let label = write_within(controller, ANSWER, &described(&record), &record, move || {
+        relabel(cause, &wanted, &known, &ledger)
+    })?;
     controller.store().label_written(record.id, label.sequence)?;
-    let planned = announcement(&snapshot, record, label.sequence);
+    let planned = announcement(&snapshot, &record, label.sequence);
     send(controller, title, &planned).map(Some)
+}
+
+fn relabel(cause: Cause, record: &DiskRecord, snapshot: &Snapshot, ledger: &DiskMarks) -> Result<Label> {
+    match cause {
+        Cause::Older => Disk::open_waiving(OLD, record, &snapshot.header)?.take_over(record.label, ledger),
+        Cause::Lost(_) => Unlabelled::inspect(record, &snapshot.header, &snapshot.disks)?
+            .ok_or_else(|| Error::failed(format!("disk {}", record.name), "changed while it was looked at"))?
+            .write_label(ledger),
+    }
 }
 
 /// What would be sent. `None` when the label is as it should be.

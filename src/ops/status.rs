@@ -7,6 +7,7 @@ use super::view::{PoolView, Usage};
 use crate::error::Result;
 use crate::member::ArbitrationLock;
 use crate::pool::dir::PoolDir;
+use crate::pool::model::DiskRecord;
 use crate::pool::names::Name;
 use crate::pool::options::{Fullness, Thresholds};
 use crate::pool::size::Human;
@@ -198,9 +199,13 @@ fn of_copy(pool: &PoolDir) -> Result<Option<Finding>> {
 
 fn of_disks(store: &mut dyn Store, view: &PoolView) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for disk in &view.disks {
-        let name = &disk.record.name;
-        if let Some(error) = super::disk::fault(store, &disk.record, &view.header) {
+    let records: Vec<DiskRecord> = view.disks.iter().map(|disk| disk.record.clone()).collect();
+    for (record, fault) in records
+        .iter()
+        .zip(super::disk::faults(store, &records, &view.header))
+    {
+        let name = &record.name;
+        if let Some(error) = fault {
             let finding = Finding::new(Severity::Error, format!("disk {name}"), error.why());
             findings.push(match error.way_out() {
                 Some(hint) => finding.next(hint),

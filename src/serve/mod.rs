@@ -45,6 +45,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use times::TimeKeeper;
 
+/// How long the start waits for disks; one that answers later is taken in then.
+const START: Duration = Duration::from_secs(5);
+
 /// How long the end waits for requests in flight.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -219,15 +222,18 @@ impl Beginning {
     }
 }
 
-/// Opens those that are not open yet. One that cannot be is told about, and its volumes answer EIO.
+/// Opens those that are not open yet. One that cannot be, or does not answer in time, is told about, and its volumes answer EIO until it can be.
 fn open_disks(disks: &Disks, records: &[DiskRecord], header: &PoolHeader, reporter: &Reporter) {
-    for record in records.iter().filter(|record| disks.get(record.id).is_none()) {
-        match Disk::open(record, header) {
+    let closed = |record: &&DiskRecord| disks.get(record.id).is_none();
+    let closed: Vec<DiskRecord> = records.iter().filter(closed).cloned().collect();
+    let opened = Disk::open_all_within(START, &closed, header);
+    for (opened, record) in opened.into_iter().zip(&closed) {
+        match opened {
             Ok(disk) => disks.insert(Arc::new(disk)),
             Err(error) => reporter.tell(
                 Severity::Error,
                 format!("disk {}", record.name),
-                format!("{}; volumes on it answer EIO", error.why()),
+                format!("{}; volumes on it answer EIO until it is there", error.why()),
             ),
         }
     }

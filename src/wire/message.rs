@@ -16,7 +16,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 /// Version of the frames and messages. A peer of another version is refused by name.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Requests or answers in one frame.
 pub const MOST: usize = 256;
@@ -60,7 +60,7 @@ pub enum Request {
         spans: Vec<Span>,
         /// Writes only, or all.
         mode: HoldMode,
-        /// How long the drain may take before `StillDraining` is answered, in microseconds.
+        /// How long opening the disks and the drain may take together before `StillOpening` or `StillDraining` is answered, in microseconds.
         drain_us: u64,
         /// How long the hold may last from now before the apparatus ends it itself, in microseconds.
         deadline_us: u64,
@@ -148,6 +148,15 @@ pub enum Answer {
         oldest_us: u64,
         /// The disk that the oldest waits for.
         disk: String,
+    },
+    /// To `Hold`: alive, but a disk of the change has not been opened in `drain_us`. Nothing is held; the request stays until released.
+    StillOpening {
+        /// The change.
+        change: ChangeId,
+        /// The disk.
+        disk: String,
+        /// Since when it has been asked, in microseconds.
+        waited_us: u64,
     },
     /// To `Apply`: the new face is current.
     Applied {

@@ -21,6 +21,7 @@ pub struct Chaos {
     pub drop: u64,
     pub double: u64,
     pub disk_refused: u64,
+    pub disk_slow: u64,
     pub store_fails: u64,
     /// Death or a stop right after a step of the protocol.
     pub crash_points: u64,

@@ -7,6 +7,7 @@ mod tidy;
 
 pub use change::given_up;
 
+use super::app::App;
 use super::copy::{Copy, change_copies};
 use super::disk::Begun;
 use super::shared::Shared;
@@ -188,8 +189,17 @@ impl World {
     pub fn ctl_timer(&mut self, id: ProcId, key: u64, epoch: u64) {
         let change = self.ctls.get(&id).and_then(|ctl| ctl.changes.get(&key));
         if change.is_some_and(|change| change.epoch == epoch) {
-            self.tell_later(id, Heard::Change(key, Event::TimedOut));
+            let alive = self.show_life();
+            self.tell_later(id, Heard::Change(key, Event::TimedOut(alive)));
         }
+    }
+
+    /// The apparatuses whose heartbeat moves: they run and are not stopped. The explorer has a controller never see it.
+    fn show_life(&self) -> Vec<Slot> {
+        let shows =
+            |app: &&Shared<App>| app.serves() && !self.stopped.contains(&app.proc) && !self.options.explore;
+        let apps = self.apps.iter().flatten().filter(shows);
+        apps.map(|app| app.slot).collect()
     }
 
     pub fn recovery_timer(&mut self, id: ProcId) {

@@ -3,7 +3,7 @@
 use super::ctl::Goal;
 use super::fault::Fault;
 use super::promise::Placed;
-use super::{Delay, LinkId, Task, World};
+use super::{Delay, LinkId, ProcId, Task, World};
 use apparatus::change::participant::{Effect, Event, Link, OWN, Timer};
 use apparatus::pool::model::{Difference, Span};
 use apparatus::store::{Cancel, HoldMode, Store};
@@ -40,26 +40,13 @@ impl World {
         let owner = Some(proc);
         match effect {
             Effect::Answer(link, answer) => self.answer(link, answer),
-            Effect::OpenDisks(change, _) => self.after(owner, Delay::Step, Task::DisksOpen(index, change)),
+            Effect::OpenDisks(change, _) => self.open_disks(index, proc, change),
             Effect::PlaceHold(change, spans, mode) => self.place_hold(index, change, spans, mode),
             Effect::Apply(_, difference) => self.apply(index, &difference),
             Effect::Reopen(change, link) => self.reopen(index, change, link),
             Effect::ReportDraining(change, link) => self.report_draining(index, change, link),
-            Effect::ReportApplied(change, link) => {
-                let generation = self.apps[index]
-                    .as_ref()
-                    .map(|app| app.generation)
-                    .unwrap_or_default();
-                let oldest = self.oldest(index);
-                self.answer(
-                    link,
-                    Answer::Applied {
-                        change,
-                        generation,
-                        oldest,
-                    },
-                );
-            }
+            Effect::ReportOpening(change, link) => self.report_opening(change, link),
+            Effect::ReportApplied(change, link) => self.report_applied(index, change, link),
             Effect::Cancel(change) => self.after(owner, Delay::Store, Task::Cancel(index, change)),
             Effect::AwaitOthers(generation) => {
                 let Some(app) = self.apps[index].as_mut() else {
@@ -95,6 +82,44 @@ impl World {
 
     fn answer(&mut self, link: Link, answer: Answer) {
         self.send_to_ctl(LinkId(link.0), answer);
+    }
+
+    fn open_disks(&mut self, index: usize, proc: ProcId, change: ChangeId) {
+        let slow = !self.options.explore && self.rng.permille(self.options.chaos.disk_slow);
+        let delay = if slow {
+            Delay::Exactly(self.options.patience.drain_us * 2)
+        } else {
+            Delay::Step
+        };
+        self.after(Some(proc), delay, Task::DisksOpen(index, change));
+    }
+
+    fn report_opening(&mut self, change: ChangeId, link: Link) {
+        self.count("slow openings reported");
+        let disk = String::new();
+        let waited_us = 0;
+        self.answer(
+            link,
+            Answer::StillOpening {
+                change,
+                disk,
+                waited_us,
+            },
+        );
+    }
+
+    fn report_applied(&mut self, index: usize, change: ChangeId, link: Link) {
+        let app = self.apps[index].as_ref();
+        let generation = app.map(|app| app.generation).unwrap_or_default();
+        let oldest = self.oldest(index);
+        self.answer(
+            link,
+            Answer::Applied {
+                change,
+                generation,
+                oldest,
+            },
+        );
     }
 
     fn place_hold(&mut self, index: usize, change: ChangeId, spans: Vec<Span>, mode: HoldMode) {

@@ -181,6 +181,7 @@ fn chaos(rng: &mut Rng) -> Chaos {
         disk_refused: weight(200, 30),
         store_fails: weight(300, 50),
         crash_points: weight(400, 10),
+        disk_slow: weight(200, 30),
     };
     let every_us = if all.every_us == 0 {
         0

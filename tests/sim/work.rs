@@ -325,6 +325,8 @@ pub fn volume_record(id: VolumeId, extents: u64) -> VolumeRecord {
 fn why(reason: &Reason) -> &'static str {
     match reason {
         Reason::Draining { .. } => "given up: still draining",
+        Reason::Opening { .. } => "given up: still opening",
+        Reason::Slow(_) => "given up: slow",
         Reason::MembershipMoved => "given up: membership moved",
         Reason::GenerationMoved => "given up: generation moved",
         Reason::HoldRanOut => "given up: hold ran out",

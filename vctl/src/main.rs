@@ -14,5 +14,6 @@ mod output;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    apparatus::disk::ask_disks_in_children();
     exit::code(cli::main(std::env::args_os()))
 }

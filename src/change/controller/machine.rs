@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Cancel, ChangeId, Commit, Controller, Effect, Event, Generation, HoldMode, MembershipVersion,
-    Outcome, Participant, Peer, Plan, Reason, Refusal, Request, Seat, Slot, State,
+    Outcome, Participant, Peer, Plan, Reason, Refusal, Request, Seat, Slot, State, WAITS,
 };
 
 impl Controller {
@@ -23,6 +23,7 @@ impl Controller {
             moved: false,
             fenced: Vec::new(),
             reason: None,
+            waited: 0,
             parked: 0,
             longest_us: 0,
             plan,
@@ -75,7 +76,7 @@ impl Controller {
             Event::PrepareFailed(why) => self.prepare_failed(why, &mut out),
             Event::Answered(slot, answer) => self.answered(slot, answer, &mut out),
             Event::Lost(slot) => self.lost(slot, &mut out),
-            Event::TimedOut => self.timed_out(&mut out),
+            Event::TimedOut(alive) => self.timed_out(&alive, &mut out),
             Event::Fenced { slot, version, ended } => self.fence_set(slot, version, ended, &mut out),
             Event::FenceFailed(slot, why) => self.fence_failed(slot, why, &mut out),
             Event::WorkDone => self.worked(None, &mut out),
@@ -202,6 +203,21 @@ impl Controller {
                     out,
                 );
             }
+            (
+                State::Holding,
+                Answer::StillOpening {
+                    change,
+                    disk,
+                    waited_us,
+                },
+            ) if change == id => {
+                let opening = Reason::Opening {
+                    slot,
+                    disk,
+                    waited_us,
+                };
+                self.give_up(opening, out);
+            }
             (State::Holding, Answer::Refused { change, refusal }) if change == Some(id) => {
                 self.give_up(reason_of(slot, refusal), out);
             }
@@ -263,16 +279,35 @@ impl Controller {
         }
     }
 
-    fn timed_out(&mut self, out: &mut Vec<Effect>) {
+    fn timed_out(&mut self, alive: &[Slot], out: &mut Vec<Effect>) {
         match self.state {
-            State::Holding | State::Applying => {
-                for peer in self.peers.iter_mut().filter(|peer| peer.seat == Seat::Asked) {
-                    peer.seat = Seat::Fencing;
-                    out.push(Effect::Fence(peer.who));
-                }
-            }
+            State::Holding | State::Applying => self.answers_overdue(alive, out),
             State::Releasing => self.finish(out),
             _ => {}
+        }
+    }
+
+    /// Fences those who show no life. The others are slow, which is no reason to cut off their hosts.
+    fn answers_overdue(&mut self, alive: &[Slot], out: &mut Vec<Effect>) {
+        let patient = self.state == State::Holding || self.waited < WAITS;
+        let (mut slow, mut silent) = (None, false);
+        for peer in self.peers.iter_mut().filter(|peer| peer.seat == Seat::Asked) {
+            if patient && alive.contains(&peer.who.slot) {
+                slow = Some(peer.who.slot);
+            } else {
+                silent = true;
+                peer.seat = Seat::Fencing;
+                out.push(Effect::Fence(peer.who));
+            }
+        }
+        match slow {
+            // Once the silent ones are out, the answer may have come.
+            Some(_) if silent || self.state == State::Applying => {
+                self.waited += 1;
+                out.push(Effect::Arm(self.plan.patience.answer_us));
+            }
+            Some(slot) => self.give_up(Reason::Slow(slot), out),
+            None => {}
         }
     }
 

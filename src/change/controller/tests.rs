@@ -183,8 +183,8 @@ fn a_slow_disk_fences_nobody() {
 fn the_silent_are_fenced_and_the_change_goes_on_without_them() {
     let mut machine = holding(HoldMode::All);
     machine.on(Event::Answered(A, held()));
-    assert_eq!(machine.on(Event::TimedOut), [Effect::Fence(who(1))]);
-    assert_eq!(machine.on(Event::TimedOut), [], "asked for once");
+    assert_eq!(machine.on(Event::TimedOut(vec![A])), [Effect::Fence(who(1))]);
+    assert_eq!(machine.on(Event::TimedOut(vec![])), [], "asked for once");
     assert_eq!(
         machine.on(Event::Answered(B, held())),
         [],
@@ -201,6 +201,61 @@ fn the_silent_are_fenced_and_the_change_goes_on_without_them() {
     let effects = machine.on(Event::Answered(A, released(0, 0)));
     assert!(matches!(outcome(&effects), Some(Outcome::Finished { fenced, .. }) if *fenced == [B]));
     assert_eq!(machine.membership(), Some((MembershipVersion(11), vec![who(0)])));
+}
+
+#[test]
+fn a_disk_that_is_still_being_opened_ends_the_change_and_nobody_is_fenced() {
+    let mut machine = holding(HoldMode::Writes);
+    machine.on(Event::Answered(A, held()));
+    let opening = Answer::StillOpening {
+        change: X,
+        disk: "d".into(),
+        waited_us: 9,
+    };
+    assert_eq!(
+        machine.on(Event::Answered(B, opening)),
+        [Effect::Disarm, Effect::Cancel]
+    );
+    let effects = machine.on(Event::Cancelled(Cancel::Cancelled));
+    assert_eq!(sent(&effects), [A, B], "both are let go");
+    assert!(matches!(reason(&effects), Some(Reason::Opening { slot: B, .. })));
+}
+
+#[test]
+fn who_shows_life_and_is_slow_to_hold_ends_the_change_and_is_not_fenced() {
+    let mut machine = holding(HoldMode::Writes);
+    machine.on(Event::Answered(A, held()));
+    assert_eq!(
+        machine.on(Event::TimedOut(vec![B])),
+        [Effect::Disarm, Effect::Cancel]
+    );
+    let effects = machine.on(Event::Cancelled(Cancel::Cancelled));
+    assert!(matches!(reason(&effects), Some(Reason::Slow(B))));
+}
+
+#[test]
+fn one_that_shows_no_life_is_fenced_beside_one_that_is_slow() {
+    let mut machine = holding(HoldMode::All);
+    let effects = machine.on(Event::TimedOut(vec![B]));
+    assert_eq!(effects, [Effect::Fence(who(0)), Effect::Arm(10)]);
+    assert_eq!(machine.on(fenced(A, 11, true)), []);
+    assert_eq!(
+        machine.on(Event::Answered(B, held())),
+        [Effect::Disarm, Effect::Work]
+    );
+}
+
+#[test]
+fn who_shows_life_and_is_slow_to_apply_is_waited_for_and_fenced_only_in_the_end() {
+    let mut machine = applying();
+    machine.on(Event::Answered(A, applied()));
+    for _ in 0..WAITS {
+        assert_eq!(machine.on(Event::TimedOut(vec![B])), [Effect::Arm(10)]);
+    }
+    let mut patient = machine.clone();
+    let effects = patient.on(Event::Answered(B, applied()));
+    assert_eq!(sent(&effects), [A, B], "released");
+    assert_eq!(machine.on(Event::TimedOut(vec![B])), [Effect::Fence(who(1))]);
 }
 
 #[test]
@@ -261,7 +316,7 @@ fn somebody_elses_fence_or_join_gives_it_up() {
 #[test]
 fn who_does_not_apply_is_fenced_whatever_it_says() {
     for event in [
-        Event::TimedOut,
+        Event::TimedOut(vec![]),
         Event::Lost(B),
         Event::Answered(B, refused(Refusal::NotHeld)),
         Event::Answered(B, refused(Refusal::Fenced)),
@@ -372,7 +427,7 @@ fn silence_at_the_release_costs_nothing() {
     machine.on(Event::Answered(A, applied()));
     machine.on(Event::Answered(B, applied()));
     machine.on(Event::Lost(A));
-    let effects = machine.on(Event::TimedOut);
+    let effects = machine.on(Event::TimedOut(vec![]));
     assert!(matches!(outcome(&effects), Some(Outcome::Finished { fenced, .. }) if fenced.is_empty()));
 }
 
@@ -396,6 +451,7 @@ fn any_answer() -> impl Strategy<Value = Answer> {
         3 => Just(applied()),
         3 => Just(released(1, 1)),
         1 => Just(draining(X)),
+        1 => Just(Answer::StillOpening { change: X, disk: String::new(), waited_us: 1 }),
         1 => Just(Answer::Held { change: ChangeId(8) }),
         1 => Just(Answer::Accepted),
         1 => refusals.prop_map(refused),
@@ -410,7 +466,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => why().prop_map(Event::PrepareFailed),
         8 => (slot(), any_answer()).prop_map(|(slot, answer)| Event::Answered(slot, answer)),
         1 => slot().prop_map(Event::Lost),
-        2 => Just(Event::TimedOut),
+        2 => proptest::collection::vec(slot(), 0..3).prop_map(Event::TimedOut),
         2 => (slot(), 10..14u64, any::<bool>()).prop_map(|(slot, version, ended)| fenced(slot, version, ended)),
         1 => (slot(), why()).prop_map(|(slot, why)| Event::FenceFailed(slot, why)),
         3 => Just(Event::WorkDone),

@@ -6,24 +6,20 @@ use crate::change::harden::disks_at_risk;
 use crate::change::recovery::{Did, Effect, Event, Recovery, View};
 use crate::change::survey::look_at;
 use crate::control::client::Links;
-use crate::disk::{Disk, Disks};
+use crate::disk::Disks;
 use crate::error::Result;
 use crate::member::{ArbitrationLock, MemberTable};
 use crate::pool::dir::PoolDir;
-use crate::pool::model::PoolHeader;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{ChangeState, Severity, Store};
 use crate::sys::{boot_id, prefer_latency, reclaim_without_io};
 use crate::units::BootId;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often the member table is looked at for those who are behind, and how many times before they are fenced: a second.
 const POLL_US: u64 = 2_000;
 const POLLS: u32 = 500;
-/// A disk that slept has answered after so long. A longer wait for one that does not would keep changes that have nothing to do with it.
-const SPIN_UP: Duration = Duration::from_secs(15);
 
 impl Controller {
     /// Takes the arbitration lock and the next term, then finishes or rolls back what the last holder left (sets fence words
@@ -59,6 +55,7 @@ impl Controller {
             store,
             members,
             disks: Disks::new(),
+            opening: BTreeMap::new(),
             term,
             patience: PATIENCE,
             names: BTreeMap::new(),
@@ -73,7 +70,7 @@ impl Controller {
         controller
             .members
             .trust_disks(|| disks_at_risk(&mut *controller.store))?;
-        controller.open_disks(&header)?;
+        controller.open_at_once()?;
         hit(Point::ControllerRecovered);
         controller.sweep();
         controller.tell();
@@ -160,46 +157,6 @@ impl Controller {
             Did::SetWord(slot) => format!("apparatus {} was fenced by half: fenced", name(slot)),
             Did::Left(slot) => format!("apparatus {} has ended: not a member any more", name(slot)),
             Did::Fenced(slot) => format!("apparatus {} did not follow the last change: fenced", name(slot)),
-        }
-    }
-
-    /// Opens what can be opened and answers. A label that is behind gets the layout number; one that is ahead tells that this database is
-    /// old.
-    fn open_disks(&mut self, header: &PoolHeader) -> Result<()> {
-        let layout = self.store.header()?.layout;
-        for record in self.store.disks()? {
-            match Disk::open_within(SPIN_UP, &record, header) {
-                Ok(disk) => {
-                    disk.check_layout(layout)?;
-                    // A crash came between label and record.
-                    if disk.label().sequence > record.label {
-                        self.store.label_written(record.id, disk.label().sequence)?;
-                    }
-                    let disk = Arc::new(disk);
-                    self.label(&disk, layout);
-                    self.disks.insert(disk);
-                }
-                Err(why) => log::warn!("{why}"),
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the layout number to a label that is behind.
-    pub(super) fn label(&mut self, disk: &Disk, layout: u64) {
-        let label = disk.label();
-        if label.layout >= layout && label.instance == disk.instance() || disk.is_read_only() {
-            return;
-        }
-        let ledger = self.members.marks(disk.id());
-        let written = disk.set_layout(layout, &ledger);
-        let recorded = written.and_then(|label| self.store.label_written(disk.id(), label.sequence));
-        if let Err(why) = recorded {
-            self.notes.push((
-                Severity::Warning,
-                format!("disk {}", disk.name()),
-                format!("label: {why}"),
-            ));
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::ops::history;
 use crate::store::{NewChange, Severity};
 use crate::units::{ChangeId, Slot};
 use crate::wire::message::{Answer, Request};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// How long to look for what happens when no timer is armed. No state of the machine waits without one.
@@ -23,6 +23,8 @@ pub(super) struct Flight {
     pub(super) machine: controller::Controller,
     events: VecDeque<Event>,
     timer: Option<Instant>,
+    /// The heartbeats of those who take part, as they were when the timer was armed.
+    heartbeats: BTreeMap<Slot, u64>,
     /// The work is due: everybody holds.
     pub(super) work_due: bool,
     pub(super) outcome: Option<Outcome>,
@@ -46,6 +48,7 @@ impl Flight {
             machine,
             events: VecDeque::from([Event::Prepared(id)]),
             timer: None,
+            heartbeats: BTreeMap::new(),
             work_due: false,
             outcome: None,
             error: None,
@@ -73,11 +76,12 @@ impl Flight {
         self.timer.unwrap_or_else(|| Instant::now() + IDLE)
     }
 
-    pub(super) fn look_at_timer(&mut self) {
-        if self.timer.is_some_and(|at| at <= Instant::now()) {
-            self.timer = None;
-            self.push(Event::TimedOut);
-        }
+    pub(super) fn is_due(&self) -> bool {
+        self.timer.is_some_and(|at| at <= Instant::now())
+    }
+
+    fn participants(&self) -> &[Participant] {
+        &self.machine.plan().participants
     }
 
     /// Something happened on a link.
@@ -196,7 +200,28 @@ impl Controller {
             flights.iter_mut().for_each(|flight| flight.happened(&happening));
             next = self.links.take();
         }
-        flights.iter_mut().for_each(|flight| flight.look_at_timer());
+        for flight in flights.iter_mut().filter(|flight| flight.is_due()) {
+            flight.timer = None;
+            let alive = self.alive(flight);
+            flight.push(Event::TimedOut(alive));
+        }
+    }
+
+    /// Those who have shown life since the timer was armed.
+    fn alive(&self, flight: &Flight) -> Vec<Slot> {
+        let shows_life = |who: &&Participant| {
+            let line = self.members.line(who.slot);
+            let before = flight.heartbeats.get(&who.slot);
+            let moves = before.is_some_and(|before| line.heartbeat_us > *before);
+            line.incarnation == who.incarnation && moves && !self.has_ended(who.slot)
+        };
+        let alive = flight.participants().iter().filter(shows_life);
+        alive.map(|who| who.slot).collect()
+    }
+
+    pub(super) fn heartbeats(&self, of: &[Participant]) -> BTreeMap<Slot, u64> {
+        let heartbeat = |who: &Participant| (who.slot, self.members.line(who.slot).heartbeat_us);
+        of.iter().map(heartbeat).collect()
     }
 
     fn carry_out(&mut self, flight: &mut Flight, effect: Effect) {
@@ -207,7 +232,10 @@ impl Controller {
                 flight.note_sent(&request);
                 self.links.send(slot, request);
             }
-            Effect::Arm(us) => flight.timer = Some(Instant::now() + Duration::from_micros(us)),
+            Effect::Arm(us) => {
+                flight.timer = Some(Instant::now() + Duration::from_micros(us));
+                flight.heartbeats = self.heartbeats(flight.participants());
+            }
             Effect::Disarm => flight.timer = None,
             Effect::Work => flight.work_due = true,
             Effect::Commit(version) => {
@@ -331,6 +359,7 @@ fn is_about(answer: &Answer, id: ChangeId) -> bool {
     match answer {
         Answer::Held { change }
         | Answer::StillDraining { change, .. }
+        | Answer::StillOpening { change, .. }
         | Answer::Applied { change, .. }
         | Answer::Released { change, .. } => *change == id,
         Answer::Refused { change, .. } => *change == Some(id),

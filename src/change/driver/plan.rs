@@ -1,11 +1,10 @@
 //! What a change is started with: who takes part, reached and greeted, and the disks it maps onto.
 
-use super::Controller;
-use crate::change::controller::{Participant, Plan};
+use super::{Controller, settle};
+use crate::change::controller::{Participant, Plan, Reason};
 use crate::change::recovery::{Seen, late_writes, participants};
 use crate::change::survey::look_at;
 use crate::control::client::Happening;
-use crate::disk::Disk;
 use crate::error::{Error, Kind, Result};
 use crate::held::may_wait;
 use crate::pool::model::{DiskRecord, Edit};
@@ -13,8 +12,10 @@ use crate::store::NewChange;
 use crate::units::{DiskId, MembershipVersion, Slot};
 use crate::wire::message::Refusal;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// How long an apparatus that shows life may take to greet.
+const GREETING: Duration = Duration::from_secs(10);
 
 /// The control range at one moment.
 pub(super) struct Range {
@@ -73,6 +74,26 @@ impl Controller {
                 awaited.insert(slot);
             }
         }
+        let begun = Instant::now();
+        while !awaited.is_empty() {
+            let before = self.heartbeats(participants);
+            self.await_greetings(&mut awaited)?;
+            let beats = |slot: &Slot| {
+                let now = self.members.line(*slot).heartbeat_us;
+                before.get(slot).is_some_and(|before| now > *before)
+            };
+            let (slow, silent): (BTreeSet<Slot>, BTreeSet<Slot>) = awaited.into_iter().partition(beats);
+            silent.into_iter().for_each(|slot| self.links.forget(slot));
+            if let Some(slot) = slow.first().filter(|_| begun.elapsed() >= GREETING) {
+                return Err(settle::given_up("change", &Reason::Slow(*slot), &self.names));
+            }
+            awaited = slow;
+        }
+        Ok(())
+    }
+
+    /// Takes those out who have said who they are, or cannot be reached.
+    fn await_greetings(&mut self, awaited: &mut BTreeSet<Slot>) -> Result<()> {
         let deadline = Instant::now() + Duration::from_micros(self.patience.answer_us);
         while !awaited.is_empty() {
             match self.links.wait(deadline) {
@@ -82,7 +103,6 @@ impl Controller {
                 None => break,
             };
         }
-        awaited.into_iter().for_each(|slot| self.links.forget(slot));
         Ok(())
     }
 
@@ -107,7 +127,8 @@ impl Controller {
     /// The plan of one change in this range.
     pub(super) fn plan(&mut self, change: NewChange, range: &Range) -> Result<Plan> {
         let disks = self.disks_of(&change)?;
-        self.open_for(&disks)?;
+        // What the change maps onto is copied to and flushed here too.
+        self.open(&disks)?;
         Ok(Plan {
             disks,
             change,
@@ -118,38 +139,32 @@ impl Controller {
         })
     }
 
-    /// What the change maps onto is copied to and flushed here too.
-    fn open_for(&mut self, records: &[DiskRecord]) -> Result<()> {
-        if records.iter().any(|record| !self.disks.has(record)) {
-            let header = self.store.header()?;
-            for record in records.iter().filter(|record| !self.disks.has(record)) {
-                let disk = Disk::open(record, &header)?;
-                self.disks.insert(Arc::new(disk));
-            }
-        }
-        Ok(())
-    }
-
-    /// The disks that the change maps onto, or whose record it brings.
+    /// The disks that the change maps onto, that it brings, or that it makes larger or finds elsewhere; and those that it announces: a record that is
+    /// sent as it was. Nothing else that is said of a disk needs that disk to be open.
     fn disks_of(&mut self, change: &NewChange) -> Result<Vec<DiskRecord>> {
+        let known = self.store.disks()?;
+        let needs_opening = |record: &DiskRecord| {
+            let same = |old: &&DiskRecord| {
+                old.id == record.id
+                    && old.path == record.path
+                    && old.extents >= record.extents
+                    && *old != record
+            };
+            known.iter().find(same).is_none()
+        };
         let mut new = Vec::new();
         let mut mapped: BTreeSet<DiskId> = BTreeSet::new();
         for edit in &change.difference.edits {
             match edit {
-                Edit::AddDisk(record) | Edit::SetDisk(record) => new.push(record.clone()),
+                Edit::AddDisk(record) | Edit::SetDisk(record) if needs_opening(record) => {
+                    new.push(record.clone());
+                }
                 Edit::Map { segments, .. } => mapped.extend(segments.iter().map(|segment| segment.home.disk)),
                 _ => {}
             }
         }
         mapped.retain(|id| new.iter().all(|record| record.id != *id));
-        if !mapped.is_empty() {
-            new.extend(
-                self.store
-                    .disks()?
-                    .into_iter()
-                    .filter(|record| mapped.contains(&record.id)),
-            );
-        }
+        new.extend(known.into_iter().filter(|record| mapped.contains(&record.id)));
         Ok(new)
     }
 }

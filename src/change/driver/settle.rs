@@ -23,11 +23,12 @@ impl Controller {
     /// # Errors
     /// A disk's or the store's; nothing was hardened then.
     pub fn harden(&mut self) -> Result<()> {
+        self.open_what_is_at_risk()?;
         let touched = harden(&mut *self.store, &self.disks, &self.members, Who::Controller)?;
         if !touched.is_empty() {
             let layout = self.store.header()?.layout;
             let open: Vec<_> = touched.iter().filter_map(|id| self.disks.get(*id)).collect();
-            open.iter().for_each(|disk| self.label(disk, layout));
+            self.label(open, layout);
         }
         self.store.checkpoint()?;
         self.tell();
@@ -114,6 +115,22 @@ pub(super) fn given_up(title: &str, reason: &Reason, names: &BTreeMap<Slot, Name
             timed_out(format!("apparatus {apparatus} still has {in_flight} requests in flight, the oldest for {seconds} s{on}"))
                 .hint("nothing has changed: try again when the disk answers")
         }
+        Reason::Opening {
+            slot,
+            disk,
+            waited_us,
+        } => {
+            let (apparatus, seconds) = (name(slot), *waited_us / 1_000_000);
+            timed_out(format!(
+                "apparatus {apparatus} is still opening disk {disk}, since {seconds} s"
+            ))
+            .hint("nothing has changed: try again when the disk answers")
+        }
+        Reason::Slow(slot) => timed_out(format!(
+            "apparatus {} lives and does not answer in time",
+            name(slot)
+        ))
+        .hint("nothing has changed: try again when the machine is less busy"),
         Reason::MembershipMoved => timed_out("apparatuses came and went meanwhile".into()),
         Reason::GenerationMoved => timed_out("another change came first".into()),
         Reason::HoldRanOut => timed_out("the hold ran out before the change was committed".into()),

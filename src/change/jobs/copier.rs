@@ -9,8 +9,8 @@
 //! if it is still zero under the hold, which costs less than to copy it. What is not zero costs a glance at its first bytes.
 
 use super::ranges::{both, clip, minus, rest, total};
+use super::stager::Gate;
 use crate::disk::{CopyError, Disk, is_zero};
-use crate::member::MemberTable;
 use crate::units::{DiskId, DiskOffset};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
@@ -115,7 +115,7 @@ impl Known {
 
 /// Makes a run ready: its data is in the page cache, where it has holes or zeroes the target reads as zeroes, and what will be written
 /// there has storage and memory.
-pub(super) fn stage(route: &Route, known: &mut Known, ledgers: &Arc<MemberTable>) -> Result<Staged, Fault> {
+pub(super) fn stage(route: &Route, known: &mut Known, gate: &Gate) -> Result<Staged, Fault> {
     let data = known
         .data(&route.source, route.at, route.len)
         .map_err(Fault::Source)?;
@@ -131,10 +131,11 @@ pub(super) fn stage(route: &Route, known: &mut Known, ledgers: &Arc<MemberTable>
             .populate(at, run.end - run.start)
             .map_err(Fault::Source)?;
     }
-    let shared = !data.is_empty() && shares(route)?;
+    let target = route.target.id();
+    let shared = !data.is_empty() && gate.write(target, || shares(route))?;
     let zeroes = if shared {
         // Sharing storage has the source's dirty pages written first: better now than under the hold.
-        let ledger = ledgers.marks(route.source.id());
+        let ledger = gate.ledger(route.source.id());
         let settled = route.source.settle(route.at, route.len, &ledger);
         settled.map_err(Fault::Source)?;
         Vec::new()
@@ -142,10 +143,13 @@ pub(super) fn stage(route: &Route, known: &mut Known, ledgers: &Arc<MemberTable>
         zeroes(route, &data).map_err(Fault::Source)?
     };
     let clean = rest(route.len, &minus(&data, &zeroes));
-    clear(route, &clean).map_err(Fault::Target)?;
-    if !shared {
-        furnish(route, &rest(route.len, &clean)).map_err(Fault::Target)?;
-    }
+    gate.write(target, || {
+        clear(route, &clean).map_err(Fault::Target)?;
+        if !shared {
+            furnish(route, &rest(route.len, &clean)).map_err(Fault::Target)?;
+        }
+        Ok(())
+    })?;
     Ok(Staged { data, clean, zeroes })
 }
 
@@ -338,7 +342,7 @@ mod tests {
             .unwrap();
         images.files[1].write_all_at(&bytes(9, SIZE), 2 * LEN).unwrap();
         let route = route(&images);
-        let staged = stage(&route, &mut Known::default(), &images.ledgers()).unwrap();
+        let staged = stage(&route, &mut Known::default(), &Gate::new(images.ledgers())).unwrap();
         assert_eq!(staged.data, vec![65536..65536 + 8192]);
         assert_eq!(copy(&route, &staged, &mut Scratch::new()).unwrap(), 8192);
         assert!(same(&images));
@@ -351,7 +355,12 @@ mod tests {
         let images = Images::new();
         images.files[0].write_all_at(&bytes(1, SIZE / 2), LEN).unwrap();
         let before = images.files[1].metadata().unwrap().blocks();
-        stage(&route(&images), &mut Known::default(), &images.ledgers()).unwrap();
+        stage(
+            &route(&images),
+            &mut Known::default(),
+            &Gate::new(images.ledgers()),
+        )
+        .unwrap();
         let allocated = (images.files[1].metadata().unwrap().blocks() - before) * 512;
         assert_eq!(allocated, LEN / 2);
         // The first block may have been written to see whether the two share storage.
@@ -368,7 +377,7 @@ mod tests {
             .write_all_at(&vec![0; 3 * PIECE], LEN + 2 * PIECE_BYTES)
             .unwrap();
         let route = route(&images);
-        let staged = stage(&route, &mut Known::default(), &images.ledgers()).unwrap();
+        let staged = stage(&route, &mut Known::default(), &Gate::new(images.ledgers())).unwrap();
         assert_eq!(total(&staged.zeroes), 3 * PIECE_BYTES);
         // Into a hole, into zeroes, and a hole where data was.
         images.files[0]
@@ -389,10 +398,10 @@ mod tests {
         let images = Images::new();
         images.files[0].write_all_at(&bytes(1, SIZE), LEN).unwrap();
         let route = route(&images);
-        let staged = stage(&route, &mut Known::default(), &images.ledgers()).unwrap();
+        let staged = stage(&route, &mut Known::default(), &Gate::new(images.ledgers())).unwrap();
         copy(&route, &staged, &mut Scratch::new()).unwrap();
         route.source.zero(route.at, LEN / 2, true).unwrap();
-        let staged = stage(&route, &mut Known::default(), &images.ledgers()).unwrap();
+        let staged = stage(&route, &mut Known::default(), &Gate::new(images.ledgers())).unwrap();
         assert_eq!(copy(&route, &staged, &mut Scratch::new()).unwrap(), LEN / 2);
         assert!(same(&images));
     }
@@ -404,14 +413,14 @@ mod tests {
         let route = route(&images);
         images.files[0].set_len(LEN + 4096).unwrap();
         assert!(matches!(
-            stage(&route, &mut Known::default(), &images.ledgers()),
+            stage(&route, &mut Known::default(), &Gate::new(images.ledgers())),
             Err(Fault::Source(_))
         ));
         let images = Images::new();
         let route = self::route(&images);
         images.files[1].set_len(LEN).unwrap();
         assert!(matches!(
-            stage(&route, &mut Known::default(), &images.ledgers()),
+            stage(&route, &mut Known::default(), &Gate::new(images.ledgers())),
             Err(Fault::Target(_))
         ));
     }

@@ -10,6 +10,7 @@ use crate::change::driver::{Prepare, Series};
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, Result};
 use crate::member::MemberTable;
+use crate::pool::dir::PoolDir;
 use crate::pool::holds::Holds;
 use crate::store::{HoldMode, JobLimits, JobRecord, NewChange, Progress, Step};
 use crate::units::{DiskId, DiskOffset, ExtentSize, JobId};
@@ -23,7 +24,7 @@ pub(super) const WINDOW: u64 = 8 << 20;
 /// Longest wait for the stager before the worker looks at the operator's wishes again.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// Longest wait for disk operations in hand to end.
-const SETTLE: Duration = Duration::from_secs(30);
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// Why the series ended before its time.
 #[derive(Debug)]
@@ -167,6 +168,19 @@ impl Mover {
         let done = self.steps.get(self.first).map_or(0, |step| step.done);
         self.asked = (self.first, done);
         Ok(())
+    }
+
+    /// Stops waiting for what is under way on a disk that does not answer; nothing can be moved with this after it.
+    ///
+    /// # Errors
+    /// When it has to be waited for.
+    pub(super) fn leave_behind(&mut self, pool: &PoolDir) -> Result<()> {
+        self.stager.leave_behind(pool)
+    }
+
+    /// The disk that a run is being made ready on, and for how long.
+    pub(super) fn kept_by(&self) -> Option<(DiskId, Duration)> {
+        self.stager.at()
     }
 
     /// Extents moved and extents in all.

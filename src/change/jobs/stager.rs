@@ -6,11 +6,13 @@ use super::mover::WINDOW;
 use super::steps::Chunk;
 use crate::disk::Disk;
 use crate::error::{Error, Kind, Result};
-use crate::member::MemberTable;
-use crate::units::DiskOffset;
+use crate::member::{DiskMarks, LeftWrite, MemberTable};
+use crate::pool::dir::PoolDir;
+use crate::units::{DiskId, DiskOffset};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use std::sync::Arc;
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -41,9 +43,62 @@ enum Task {
     WriteBack(Arc<Disk>, DiskOffset, u64),
 }
 
+/// Between the thread and whoever stops waiting for it: whether it may write to a target, and whether it does.
+pub(super) struct Gate {
+    ledgers: Arc<MemberTable>,
+    phase: Mutex<Phase>,
+}
+
+#[derive(Default)]
+struct Phase {
+    /// Nobody waits for the thread any more.
+    left: bool,
+    /// The source of the run in hand, and since when it is in hand.
+    run: Option<(DiskId, Instant)>,
+    writing: Option<DiskId>,
+    mark: Option<LeftWrite>,
+}
+
+impl Gate {
+    pub(super) fn new(ledgers: Arc<MemberTable>) -> Self {
+        Self {
+            ledgers,
+            phase: Mutex::default(),
+        }
+    }
+
+    /// A disk's ledger of write errors.
+    pub(super) fn ledger(&self, disk: DiskId) -> DiskMarks {
+        self.ledgers.marks(disk)
+    }
+
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes to a target, unless the thread has been left behind.
+    pub(super) fn write<T>(
+        &self,
+        target: DiskId,
+        write: impl FnOnce() -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let mut phase = self.phase();
+        if phase.left {
+            return Err(Fault::Target(ErrorKind::TimedOut.into()));
+        }
+        phase.writing = Some(target);
+        drop(phase);
+        let written = write();
+        let mut phase = self.phase();
+        (phase.writing, phase.mark) = (None, None);
+        written
+    }
+}
+
 /// The thread. Dropping it waits for the disk operation in hand, however long that takes: only then may somebody else be
-/// given the target, and the arbitration is not let go before.
+/// given the target, and the arbitration is not let go before. Unless it has been left behind.
 pub(super) struct Stager {
+    gate: Arc<Gate>,
     tasks: Option<Sender<Task>>,
     stop: Arc<AtomicBool>,
     ready: Receiver<Ready>,
@@ -59,11 +114,14 @@ impl Stager {
         let (outbox, ready) = bounded(AHEAD);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let gate = Arc::new(Gate::new(ledgers));
+        let gated = Arc::clone(&gate);
         let thread = Builder::new()
             .name("stager".into())
-            .spawn(move || serve(&inbox, &outbox, &stopped, &ledgers))
+            .spawn(move || serve(&inbox, &outbox, &stopped, &gated))
             .map_err(|error| Error::because("a thread for the move", error))?;
         Ok(Self {
+            gate,
             tasks: Some(tasks),
             stop,
             ready,
@@ -120,6 +178,30 @@ impl Stager {
         }
     }
 
+    /// The disk that the thread is at, and for how long the run in hand has taken.
+    pub(super) fn at(&self) -> Option<(DiskId, Duration)> {
+        let phase = self.gate.phase();
+        let (source, since) = phase.run?;
+        Some((phase.writing.unwrap_or(source), since.elapsed()))
+    }
+
+    /// Stops waiting for the thread: it writes to no target any more. A target that it is writing to at this moment is marked until it has
+    /// done so, see [`LeftWrite`].
+    ///
+    /// # Errors
+    /// When the target cannot be marked: then the thread has to be waited for.
+    pub(super) fn leave_behind(&mut self, pool: &PoolDir) -> Result<()> {
+        let mut phase = self.gate.phase();
+        if let Some(target) = phase.writing {
+            phase.mark = Some(LeftWrite::mark(pool, target)?);
+        }
+        phase.left = true;
+        drop(phase);
+        // Not joined: it ends by itself.
+        self.thread = None;
+        Ok(())
+    }
+
     /// Waits until nothing asked for is under way and throws away what came of it: from then on the thread touches no target
     /// any more. Before that, a target must not be given to anybody else nor be made ready anew.
     ///
@@ -148,18 +230,20 @@ impl Drop for Stager {
     }
 }
 
-fn serve(inbox: &Receiver<Task>, outbox: &Sender<Ready>, stop: &AtomicBool, ledgers: &Arc<MemberTable>) {
+fn serve(inbox: &Receiver<Task>, outbox: &Sender<Ready>, stop: &AtomicBool, gate: &Gate) {
     let mut known = Known::default();
     for task in inbox {
         match task {
             _ if stop.load(Ordering::Relaxed) => return,
             Task::Stage(chunk, route) => {
-                let ready = make_ready(chunk, &route, &mut known, ledgers).map_err(|fault| (chunk, fault));
+                gate.phase().run = Some((route.source.id(), Instant::now()));
+                let ready = make_ready(chunk, &route, &mut known, gate).map_err(|fault| (chunk, fault));
+                gate.phase().run = None;
                 if outbox.try_send(ready).is_err() {
                     return;
                 }
             }
-            Task::WriteBack(disk, at, len) => disk.start_writeback(at, len, &ledgers.marks(disk.id())),
+            Task::WriteBack(disk, at, len) => disk.start_writeback(at, len, &gate.ledger(disk.id())),
         }
     }
 }
@@ -168,7 +252,7 @@ fn make_ready(
     chunk: Chunk,
     route: &Route,
     known: &mut Known,
-    ledgers: &Arc<MemberTable>,
+    gate: &Gate,
 ) -> std::result::Result<Window, Fault> {
     let extent = route.len / chunk.len().max(1);
     let fit = extents_at_once(route, extent)?;
@@ -176,7 +260,7 @@ fn make_ready(
         return Err(Fault::Source(std::io::ErrorKind::InvalidInput.into()));
     };
     let route = route.part(0, chunk.len() * extent);
-    let staged = stage(&route, known, ledgers)?;
+    let staged = stage(&route, known, gate)?;
     Ok(Window {
         chunk,
         route,
@@ -237,5 +321,49 @@ mod tests {
         }
         assert_eq!(cut(0, 0, 64 * MIB), 1, "never nothing");
         assert_eq!(cut(TIB, 0, 256 * MIB), 1);
+    }
+
+    /// Whoever goes on without the thread is sure that no target without a mark is written to any more.
+    #[test]
+    fn a_thread_that_is_left_behind_writes_to_no_target_that_is_not_marked() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledgers = super::super::testing::Images::new().ledgers();
+        let pool = PoolDir::new(dir.path());
+        let record = crate::pool::model::DiskRecord {
+            id: DiskId(1),
+            name: crate::pool::names::Name::new("disk", "d").unwrap(),
+            uuid: uuid::Uuid::nil(),
+            path: "/d".into(),
+            extents: 9,
+            tags: std::collections::BTreeSet::new(),
+            allocate: true,
+            reserve: 0,
+            label: 0,
+        };
+        let mut idle = Stager::start(ledgers.clone()).unwrap();
+        idle.leave_behind(&pool).unwrap();
+        LeftWrite::refuse(&pool, &record).unwrap();
+        let late = idle
+            .gate
+            .write(DiskId(1), || -> Result<(), Fault> { panic!("wrote") });
+        assert!(late.is_err());
+
+        let mut busy = Stager::start(ledgers.clone()).unwrap();
+        let (go_on, wait) = bounded::<()>(0);
+        let (began, begin) = bounded(0);
+        let gate = Arc::clone(&busy.gate);
+        let hanging = std::thread::spawn(move || {
+            gate.write(DiskId(1), || {
+                began.send(()).unwrap();
+                Ok(wait.recv().is_err())
+            })
+        });
+        begin.recv().unwrap();
+        busy.leave_behind(&pool).unwrap();
+        let refused = LeftWrite::refuse(&pool, &record).unwrap_err();
+        assert_eq!(refused.kind(), Kind::TimedOut);
+        drop(go_on);
+        assert!(hanging.join().unwrap().unwrap());
+        LeftWrite::refuse(&pool, &record).unwrap();
     }
 }

@@ -12,10 +12,11 @@ use crate::change::controller::Reason;
 use crate::change::driver::Controller;
 use crate::change::space;
 use crate::error::{Error, Kind, Result};
+use crate::member::LeftWrite;
 use crate::pool::model::Segment;
 use crate::store::{JobKind, JobRecord, JobState, Member, Progress, Severity, Step};
 use crate::units::{DiskId, ExtentSize, JobId, Slot, VolumeExtent, VolumeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread::park_timeout;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ use std::time::{Duration, Instant};
 const ROUND: Duration = Duration::from_millis(50);
 /// The running figures in the store are at most this old.
 const FIGURES_EVERY: Duration = Duration::from_millis(200);
+/// A disk that slept has answered after so long.
+const HANGS: Duration = Duration::from_secs(30);
 /// Refusals in a row after which a job fails.
 const REFUSALS: u32 = 6;
 /// Attempts to plan the way back, some seconds together.
@@ -61,6 +64,9 @@ impl<'a> Worker<'a> {
         let job = find(controller.store(), id)?;
         let size = controller.store().header()?.extent_size;
         let steps = up_to_date(controller, &job)?;
+        if matches!(job.state, JobState::Running | JobState::RollingBack) {
+            open_disks_of(controller, &steps)?;
+        }
         let mover = Mover::new(&job, steps, size, controller.members())?;
         let now = Instant::now();
         Ok(Self {
@@ -131,6 +137,7 @@ impl<'a> Worker<'a> {
                 Err(why) => return Err(why),
             }
         }
+        self.look_for_a_disk_that_hangs()?;
         self.save_figures(FIGURES_EVERY)?;
         if self.cadence.due(Instant::now()) {
             self.harden()?;
@@ -139,6 +146,23 @@ impl<'a> Worker<'a> {
             park_timeout(wait.min(ROUND));
         }
         Ok(())
+    }
+
+    /// A job whose disk does not answer fails, so that its controller makes room for others.
+    fn look_for_a_disk_that_hangs(&mut self) -> Result<()> {
+        let Some((disk, time)) = self.mover.kept_by().filter(|(_, time)| *time >= HANGS) else {
+            return Ok(());
+        };
+        let why = format!(
+            "disk {} has not answered for {} s",
+            self.disk_name(disk),
+            time.as_secs()
+        );
+        let hint = format!(
+            "all data is safe where it is; when the disk answers: vctl job resume {}",
+            self.job.id
+        );
+        Err(self.fail(&why, &hint))
     }
 
     fn count(&mut self) {
@@ -372,7 +396,9 @@ impl<'a> Worker<'a> {
 
     /// Ends this run in good order, whatever the state: nothing is under way, and what was moved is durable.
     fn leave(&mut self) -> Result<()> {
-        self.mover.settle()?;
+        if self.mover.settle().is_err() {
+            self.mover.leave_behind(self.controller.pool())?;
+        }
         self.save_figures(Duration::ZERO)?;
         if self.cadence.pending() && self.controller.losing()?.is_empty() {
             self.controller.harden()?;
@@ -510,6 +536,22 @@ impl<'a> Worker<'a> {
     }
 }
 
+/// Waits for the disks that the job needs, and refuses a target that a write which was given up may still reach. A disk that cannot be opened is told of
+/// where it is needed.
+fn open_disks_of(controller: &mut Controller, steps: &[Step]) -> Result<()> {
+    let targets: BTreeSet<DiskId> = steps.iter().map(|step| step.to.disk).collect();
+    let records = controller.store().disks()?;
+    for record in records.iter().filter(|record| targets.contains(&record.id)) {
+        LeftWrite::refuse(controller.pool(), record)?;
+    }
+    let sources = steps.iter().map(|step| step.from.home.disk);
+    let disks: BTreeSet<DiskId> = sources.chain(targets.iter().copied()).collect();
+    match controller.open_disks(disks) {
+        Err(why) if why.kind() == Kind::TimedOut => Err(why),
+        _ => Ok(()),
+    }
+}
+
 /// The job's steps, without what others have moved or removed since it last ran.
 fn up_to_date(controller: &mut Controller, job: &JobRecord) -> Result<Vec<Step>> {
     let term = controller.term();
@@ -554,6 +596,14 @@ fn waiting(reason: &Reason, members: &[Member]) -> String {
              vctl disk show {disk}",
             name(*slot),
             oldest_us / 1000
+        ),
+        Reason::Opening { slot, disk, .. } => format!(
+            "apparatus {} waits for disk {disk} to open; goes on when that disk answers: vctl disk show {disk}",
+            name(*slot)
+        ),
+        Reason::Slow(slot) => format!(
+            "apparatus {} is slow to answer; tries again by itself",
+            name(*slot)
         ),
         Reason::MembershipMoved => "an apparatus came or went; tries again by itself".into(),
         Reason::GenerationMoved => "the table has changed; tries again by itself".into(),

@@ -206,12 +206,13 @@ impl Machine {
             release: None,
             spans: asked.spans,
             mode: asked.mode,
-            drain_us: asked.drain_us,
             said_held: false,
             generation: Generation(0),
         };
         self.holds.insert(change, hold);
         out.push(Effect::Arm(change, Timer::Deadline, asked.deadline_us));
+        // One bound for opening and draining: the controller takes whoever has answered nothing for longer to be silent.
+        out.push(Effect::Arm(change, Timer::Drain, asked.drain_us));
         if asked.disks.is_empty() {
             self.place(change, out);
         } else {
@@ -253,7 +254,6 @@ impl Machine {
         let Some(hold) = self.holds.get(&change) else {
             return;
         };
-        out.push(Effect::Arm(change, Timer::Drain, hold.drain_us));
         out.push(Effect::PlaceHold(change, hold.spans.clone(), hold.mode));
     }
 
@@ -342,6 +342,10 @@ impl Machine {
     fn timed_out(&mut self, change: ChangeId, timer: Timer, out: &mut Vec<Effect>) {
         let waiting = matches!(self.standing, Standing::Waiting(_));
         match (timer, self.stage(change)) {
+            (Timer::Drain, Some(Stage::Opening)) => {
+                let link = self.holds.get(&change).and_then(|hold| hold.link);
+                out.extend(link.map(|link| Effect::ReportOpening(change, link)));
+            }
             (Timer::Drain, Some(Stage::Draining)) => {
                 let link = self.holds.get(&change).and_then(|hold| hold.link);
                 out.extend(link.map(|link| Effect::ReportDraining(change, link)));

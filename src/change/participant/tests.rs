@@ -149,6 +149,14 @@ fn disks_are_open_before_anything_is_held() {
         Some(&Effect::OpenDisks(X, vec![disk])),
         "nothing is placed yet"
     );
+    let mut slow = machine.clone();
+    assert_eq!(
+        slow.on(Event::TimedOut(X, Timer::Drain)),
+        [Effect::ReportOpening(X, L)],
+        "in the time in which a controller expects an answer"
+    );
+    assert_eq!(slow.on(release()), [Effect::Reopen(X, Some(L))]);
+    assert_eq!(slow.on(Event::DisksOpen(X, Ok(()))), [], "given up");
     let mut other = machine.clone();
     let effects = other.on(Event::DisksOpen(X, Err(("d".into(), "gone".into()))));
     let refusal = Refusal::Disk {

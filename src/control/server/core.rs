@@ -3,19 +3,18 @@
 use super::Setup;
 use super::helpers::{Helpers, Post, Work};
 use super::jobs::Jobs;
+use super::opening::Openings;
 use super::rejoin::Rejoining;
 use super::requests::Quiesce;
 use super::timers::Timers;
 use crate::change::failpoint::{Point, hit};
 use crate::change::participant::{Bounds, Effect, Event, Link, Machine, OWN, Standing, Timer};
-use crate::disk::Disk;
 use crate::error::Result;
-use crate::pool::model::{Difference, DiskRecord, Edit, Span};
+use crate::pool::model::{Difference, Edit, Span};
 use crate::store::HoldMode;
 use crate::units::{ChangeId, Generation, VolumeId};
 use crate::wire::message::{Answer, Refusal};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How often an apparatus shows life, and looks at its fence word when nothing else happens.
@@ -69,6 +68,7 @@ pub(super) struct Core {
     pub(super) machine: Machine,
     pub(super) timers: Timers<Key>,
     pub(super) helpers: Helpers,
+    pub(super) openings: Openings,
     pub(super) jobs: Jobs,
     pub(super) rejoining: Rejoining,
     pub(super) welcomed: BTreeSet<Link>,
@@ -98,6 +98,7 @@ impl Core {
         timers.arm(Key::Sweep, setup.limits.partial / 2);
         Ok(Self {
             helpers: Helpers::start(&setup)?,
+            openings: Openings::new(std::mem::take(&mut setup.disks)),
             jobs: Jobs::new(setup.limits),
             volumes: std::mem::take(&mut setup.volumes),
             setup,
@@ -163,9 +164,10 @@ impl Core {
         }
     }
 
-    /// By the helper: a disk may hang.
+    /// By a helper: a disk may hang.
     fn look_at_disks(&mut self) {
-        if self.helpers.give_slow(Work::LookAtDisks).is_err() {
+        self.try_disks_again();
+        if !self.helpers.look_at_disks() {
             self.timers.arm(Key::Disks, DISKS);
         }
     }
@@ -190,6 +192,7 @@ impl Core {
     /// Fenced: no hold is ours any more.
     pub(super) fn void_holds(&mut self) {
         self.draining.clear();
+        self.openings.forget_all();
         self.awaited.clear();
         self.timers.disarm(|key| matches!(key, Key::Change(..)));
     }
@@ -252,6 +255,7 @@ impl Core {
             Effect::Apply(_, difference) => return self.apply(&difference),
             Effect::Reopen(change, link) => self.reopen(change, link),
             Effect::ReportDraining(change, link) => self.report_draining(change, link),
+            Effect::ReportOpening(change, link) => self.report_opening(change, link),
             Effect::ReportApplied(change, link) => self.report_applied(change, link),
             Effect::Cancel(change) => self.cancel(change),
             Effect::AwaitOthers(generation) => self.await_others(generation),
@@ -306,7 +310,8 @@ impl Core {
             match edit {
                 Edit::AddVolume(volume) => self.volumes.push(volume.id),
                 Edit::RemoveVolume(gone) => self.volumes.retain(|volume| volume != gone),
-                Edit::RemoveDisk(disk) => self.setup.runtime.disks().remove(*disk),
+                Edit::AddDisk(record) | Edit::SetDisk(record) => self.openings.set(record.clone()),
+                Edit::RemoveDisk(disk) => self.close_disk(*disk),
                 _ => {}
             }
         }
@@ -316,6 +321,7 @@ impl Core {
 
     fn reopen(&mut self, change: ChangeId, link: Option<Link>) {
         self.draining.remove(&change);
+        self.openings.forget(change);
         self.timers
             .disarm(|key| matches!(key, Key::Change(of, _) if *of == change));
         let resumed = self.setup.runtime.release(change);
@@ -434,29 +440,9 @@ impl Core {
                 self.say(link, answer);
             }
             Post::LookedAtDisks => self.timers.arm(Key::Disks, DISKS),
-            Post::Opened(change, opened) => self.opened(change, opened),
+            Post::Opened(record, opened) => self.opened(&record, opened),
+            Post::Told => {}
             Post::Rejoined(answer) => self.rejoined(answer.map(|back| *back)),
         }
-    }
-
-    fn open_disks(&mut self, change: ChangeId, records: Vec<DiskRecord>) {
-        let disks = self.setup.runtime.disks();
-        let missing: Vec<DiskRecord> = records.into_iter().filter(|record| !disks.has(record)).collect();
-        if missing.is_empty() {
-            self.events.push_back(Event::DisksOpen(change, Ok(())));
-        } else if let Err(Work::Open(_, disks)) = self.helpers.give_slow(Work::Open(change, missing)) {
-            let name = disks.first().map_or(String::new(), |disk| disk.name.to_string());
-            let why = "other disks are still being opened".into();
-            self.events.push_back(Event::DisksOpen(change, Err((name, why))));
-        }
-    }
-
-    fn opened(&mut self, change: ChangeId, opened: Result<Vec<Arc<Disk>>, (String, String)>) {
-        let result = opened.map(|disks| {
-            for disk in disks {
-                self.setup.runtime.disks().insert(disk);
-            }
-        });
-        self.events.push_back(Event::DisksOpen(change, result));
     }
 }

@@ -7,7 +7,7 @@ use crate::change::recovery::others_reached;
 use crate::change::survey::see;
 use crate::control::listen::Door;
 use crate::control::{Bell, Listener, Runtime};
-use crate::disk::Disk;
+use crate::disk::{Disk, on_helper_thread, within};
 use crate::error::{Error, Kind, Result};
 use crate::member::{LifeLock, MemberTable};
 use crate::pool::dir::PoolDir;
@@ -15,13 +15,19 @@ use crate::pool::model::{DiskRecord, PoolHeader};
 use crate::store::{Cancel, Joined, Member, Severity, Store};
 use crate::table::Draft;
 use crate::units::{ChangeId, DiskId, Generation, Incarnation};
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// Works that wait for a helper, and posts that wait for the control thread.
 const QUEUE: usize = 256;
+
+/// How long a look waits for a disk.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a rejoin, with all hosts waiting, waits for disks that are not open yet.
+const REJOIN: Duration = Duration::from_secs(5);
 
 /// What a helper is asked to do.
 #[derive(Debug)]
@@ -30,16 +36,16 @@ pub(super) enum Work {
     Cancel(ChangeId),
     /// See which of these generations everyone has reached.
     Others(BTreeSet<Generation>),
-    /// Open these disks for a hold.
-    Open(ChangeId, Vec<DiskRecord>),
     /// See whether others still find the control socket, the life lock and the member table, and put back what was deleted.
     LookAtRun(Door),
     /// Write a copy of the database to a file, for somebody who asks on this connection.
     Backup(Link, PathBuf),
     /// See whether a disk has become shorter.
     LookAtDisks,
-    /// Get back into the control range from this life, with the disks of the new table open.
+    /// Get back into the control range from this life, with those disks of the new table open that answer.
     Rejoin(Incarnation),
+    /// Write an event.
+    Tell(Severity, String, String),
 }
 
 /// What came of it.
@@ -47,8 +53,9 @@ pub(super) enum Post {
     Cancelled(ChangeId, Result<Cancel>),
     /// These everyone has reached.
     Reached(Vec<Generation>),
-    /// The disks that were not open yet, or the name of one and why it cannot be.
-    Opened(ChangeId, Result<Vec<Arc<Disk>>, (String, String)>),
+    /// The disk, or why it cannot be opened.
+    Opened(DiskRecord, Result<Arc<Disk>, String>),
+    Told,
     Rejoined(Result<Box<Back>>),
     LookedAtDisks,
     BackedUp(Link, Result<()>),
@@ -64,37 +71,129 @@ pub(super) struct Back {
     pub(super) disks: Vec<Arc<Disk>>,
 }
 
-/// One thread for the store and one for disks: a disk that hangs keeps nothing waiting but disks.
+/// A thread for the store, one that looks at the disks, and one for the way back; disks are opened by a thread each. Nothing that
+/// hangs on a disk keeps waiting what has nothing to do with that disk.
 pub(super) struct Helpers {
-    quick: Sender<Work>,
-    slow: Sender<Work>,
+    store: Sender<Work>,
+    look: Sender<Work>,
+    rejoin: Sender<Work>,
     posts: Receiver<Post>,
+    opener: Opener,
+}
+
+/// What opening a disk needs.
+#[derive(Clone)]
+struct Opener {
+    header: PoolHeader,
+    open_store: OpenStore,
+    members: Arc<MemberTable>,
+    bell: Arc<Bell>,
+    post: Sender<Post>,
 }
 
 impl Helpers {
-    /// Two threads; they end when this is dropped, each after the work it is at.
+    /// The threads end when this is dropped, each after the work it is at.
     pub(super) fn start(setup: &Setup) -> Result<Self> {
         let (post, posts) = bounded(QUEUE);
-        let quick = Helper::new(setup, post.clone())?.start("store-helper")?;
-        let slow = Helper::new(setup, post)?.start("disk-helper")?;
-        Ok(Self { quick, slow, posts })
+        let start = |name| Helper::new(setup, post.clone())?.start(name);
+        let opener = Opener {
+            header: setup.header.clone(),
+            open_store: Arc::clone(&setup.open_store),
+            members: Arc::clone(&setup.members),
+            bell: Arc::clone(&setup.bell),
+            post: post.clone(),
+        };
+        Ok(Self {
+            store: start("store-helper")?,
+            look: start("disk-looker")?,
+            rejoin: start("rejoiner")?,
+            posts,
+            opener,
+        })
     }
 
     /// Asks the store's helper. False when it is too far behind.
     pub(super) fn give(&self, work: Work) -> bool {
-        self.quick.try_send(work).is_ok()
+        self.store.try_send(work).is_ok()
     }
 
-    /// Asks the disks' helper, which gives back what it cannot take.
-    pub(super) fn give_slow(&self, work: Work) -> Result<(), Work> {
-        self.slow.try_send(work).map_err(|why| match why {
-            TrySendError::Full(work) | TrySendError::Disconnected(work) => work,
-        })
+    /// Has all open disks looked at. False when the last look is far behind.
+    pub(super) fn look_at_disks(&self) -> bool {
+        self.look.try_send(Work::LookAtDisks).is_ok()
+    }
+
+    /// Asks for the way back. False when it cannot be asked for now.
+    pub(super) fn rejoin(&self, from: Incarnation) -> bool {
+        self.rejoin.try_send(Work::Rejoin(from)).is_ok()
+    }
+
+    /// Has the database copied. False when too much waits.
+    pub(super) fn back_up(&self, link: Link, file: PathBuf) -> bool {
+        self.look.try_send(Work::Backup(link, file)).is_ok()
+    }
+
+    /// Writes an event, unless too much waits.
+    pub(super) fn tell(&self, severity: Severity, subject: String, text: String) {
+        log::info!("{subject}: {text}");
+        self.give(Work::Tell(severity, subject, text));
+    }
+
+    /// Opens a disk, however long that takes; a post tells what came of it.
+    pub(super) fn open(&self, record: &DiskRecord) {
+        let (opener, record) = (self.opener.clone(), record.clone());
+        on_helper_thread(move || {
+            let opened = opener.open(&record);
+            // Nobody listens any more when the apparatus ends.
+            let _ = opener.post.send(Post::Opened(record, opened));
+            opener.bell.ring();
+        });
+    }
+
+    /// Gives a disk that has been taken in late a new label, as the others got when this apparatus began to serve.
+    pub(super) fn renew_label(&self, disk: &Arc<Disk>) {
+        let (opener, disk) = (self.opener.clone(), Arc::clone(disk));
+        on_helper_thread(move || {
+            let store = (opener.open_store)();
+            if let Err(why) = store.and_then(|mut store| renew_label(&disk, &opener.members, &mut *store)) {
+                log::warn!("disk {}: its label: {why}", disk.name());
+            }
+        });
     }
 
     pub(super) fn next_post(&self) -> Option<Post> {
         self.posts.try_recv().ok()
     }
+}
+
+impl Opener {
+    /// The last label that was recorded is read before the label, and the layout after it: what others write meanwhile is then neither taken for an older
+    /// copy of the disk nor for a change that the database has lost.
+    fn open(&self, record: &DiskRecord) -> Result<Arc<Disk>, String> {
+        let open = || {
+            let mut store = (self.open_store)()?;
+            let recorded = store.disks()?.into_iter().find(|known| known.id == record.id);
+            let record = DiskRecord {
+                label: recorded.map_or(0, |known| known.label).max(record.label),
+                ..record.clone()
+            };
+            let disk = Disk::open(&record, &self.header)?;
+            disk.check_layout(store.header()?.layout)?;
+            Ok(Arc::new(disk))
+        };
+        open().map_err(|why: Error| why.why().to_owned())
+    }
+}
+
+/// A new sequence number in the label of a disk that is served: copies of it that were made before are told from it.
+///
+/// # Errors
+/// The disk's, and the store's.
+pub fn renew_label(disk: &Disk, members: &Arc<MemberTable>, store: &mut dyn Store) -> Result<()> {
+    if disk.is_read_only() {
+        return Ok(());
+    }
+    let label = disk.take_over(0, &members.marks(disk.id()))?;
+    store.label_written(disk.id(), label.sequence)
 }
 
 struct Helper {
@@ -160,10 +259,14 @@ impl Helper {
                 self.renew(reached.is_err());
                 Post::Reached(reached.unwrap_or_default())
             }
-            Work::Open(change, records) => Post::Opened(change, self.open(&records)),
             Work::LookAtRun(door) => Post::LookedAtRun(self.look_at_run(&door)),
             // Not by a new connection: the file may be deleted, and this one still has it.
             Work::Backup(link, file) => Post::BackedUp(link, self.store.back_up(&file)),
+            Work::Tell(severity, subject, text) => {
+                let told = self.store.log(severity, &subject, &text);
+                self.renew(told.is_err());
+                Post::Told
+            }
             Work::LookAtDisks => {
                 self.look_at_disks();
                 Post::LookedAtDisks
@@ -190,16 +293,6 @@ impl Helper {
             .copied()
             .filter(|&generation| others_reached(&seen, generation))
             .collect())
-    }
-
-    fn open(&self, records: &[DiskRecord]) -> Result<Vec<Arc<Disk>>, (String, String)> {
-        let missing = records.iter().filter(|record| !self.runtime.disks().has(record));
-        let open = |record: &DiskRecord| {
-            let disk = Disk::open(record, &self.header);
-            disk.map(Arc::new)
-                .map_err(|why| (record.name.to_string(), why.why().to_owned()))
-        };
-        missing.map(open).collect()
     }
 
     /// Who finds the member table finds the rest, so its link comes last.
@@ -242,13 +335,17 @@ impl Helper {
         Ok(self.members.restore()? || life || !there)
     }
 
+    /// One that does not answer is passed over, and not asked again until it does.
     fn look_at_disks(&mut self) {
         for disk in self.runtime.disks().all() {
-            let Some(left) = disk.lost() else { continue };
-            if !self.shorter.insert(disk.id()) {
+            let (id, subject) = (disk.id(), format!("disk {}", disk.name()));
+            let path = disk.path().to_owned();
+            let Ok(Some(left)) = within(LOOK, &subject, &path, move || Ok(disk.lost())) else {
+                continue;
+            };
+            if !self.shorter.insert(id) {
                 continue;
             }
-            let subject = format!("disk {}", disk.name());
             let text = format!("was truncated: {left} bytes are left of it, and what lay behind is lost");
             log::error!("{subject}: {text}");
             let logged = self.store.log(Severity::Error, &subject, &text);
@@ -266,12 +363,17 @@ impl Helper {
         };
         let table = read.joined(&joined.snapshot, joined.since.as_deref())?;
         hit(Point::ApparatusRejoined);
+        let closed = |record: &&DiskRecord| !self.runtime.disks().has(record);
+        let closed: Vec<DiskRecord> = joined.snapshot.disks.iter().filter(closed).cloned().collect();
         let mut disks = Vec::new();
-        for record in &joined.snapshot.disks {
-            match self.open(std::slice::from_ref(record)) {
-                Ok(opened) => disks.extend(opened),
-                // Its requests are answered with EIO, the others' are served.
-                Err((name, why)) => log::error!("disk {name}: {why}"),
+        for (opened, record) in Disk::open_all_within(REJOIN, &closed, &self.header)
+            .into_iter()
+            .zip(&closed)
+        {
+            match opened {
+                Ok(disk) => disks.push(Arc::new(disk)),
+                // Its requests are answered with EIO until it is there, the others' are served.
+                Err(why) => log::error!("disk {}: {}", record.name, why.why()),
             }
         }
         Ok(Back { joined, table, disks })

@@ -8,7 +8,7 @@
 //! ```
 
 use super::core::{Core, Key};
-use super::helpers::{Back, Work};
+use super::helpers::Back;
 use crate::change::failpoint::{Point, hit};
 use crate::change::participant::Event;
 use crate::error::Result;
@@ -49,12 +49,7 @@ impl Core {
     /// Asks, or asks again.
     pub(super) fn rejoin_again(&mut self) {
         let asked = matches!(self.rejoining, Rejoining::Asked(_));
-        if asked
-            && self
-                .helpers
-                .give_slow(Work::Rejoin(self.machine.incarnation()))
-                .is_err()
-        {
+        if asked && !self.helpers.rejoin(self.machine.incarnation()) {
             self.timers.arm(Key::Rejoin, AGAIN);
         }
     }
@@ -93,6 +88,7 @@ impl Core {
             self.setup.runtime.stop();
             return;
         }
+        self.openings.set_table(joined.snapshot.disks.clone());
         hit(Point::ApparatusReloaded);
         let (incarnation, generation) = (joined.member.incarnation, joined.snapshot.header.generation);
         self.setup.line.begin(incarnation, generation);

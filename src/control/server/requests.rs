@@ -1,7 +1,6 @@
 //! What each request of a connection comes to.
 
 use super::core::{Core, Key};
-use super::helpers::Work;
 use crate::change::failpoint::{Point, hit};
 use crate::change::participant::{Event, Link};
 use crate::units::{Generation, Term, VolumeId};
@@ -51,7 +50,7 @@ impl Core {
             Request::Apply { .. } => self.pass_on(Point::ApparatusApplyAsked, link, term, request),
             Request::Release { .. } => self.pass_on(Point::ApparatusReleaseAsked, link, term, request),
             Request::Backup { file } => {
-                if self.helpers.give_slow(Work::Backup(link, file)).is_err() {
+                if !self.helpers.back_up(link, file) {
                     self.say(link, refused(Refusal::TooMany));
                 }
             }

@@ -4,8 +4,9 @@ use crate::commands::told;
 use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Column, Style, TableOptions, Tone};
-use apparatus::error::Result;
+use apparatus::error::{Error, Result};
 use apparatus::ops::view::{DiskView, PoolView};
+use apparatus::pool::model::DiskRecord;
 use apparatus::store::Store;
 use apparatus::units::{ByteCount, DiskId};
 use clap::Args;
@@ -36,9 +37,21 @@ pub struct Row {
 impl Row {
     /// From what is known of it, and a look at the disk itself.
     pub fn new(store: &mut dyn Store, view: &PoolView, disk: &DiskView) -> Self {
+        let fault = apparatus::ops::disk::fault(store, &disk.record, &view.header);
+        Self::with_fault(view, disk, fault.as_ref())
+    }
+
+    /// All disks, looked at at once.
+    pub fn all(store: &mut dyn Store, view: &PoolView) -> Vec<Self> {
+        let records: Vec<DiskRecord> = view.disks.iter().map(|disk| disk.record.clone()).collect();
+        let faults = apparatus::ops::disk::faults(store, &records, &view.header);
+        let row = |(disk, fault): (&DiskView, &Option<Error>)| Self::with_fault(view, disk, fault.as_ref());
+        view.disks.iter().zip(&faults).map(row).collect()
+    }
+
+    fn with_fault(view: &PoolView, disk: &DiskView, fault: Option<&Error>) -> Self {
         let record = &disk.record;
-        let fault =
-            apparatus::ops::disk::fault(store, record, &view.header).map(|error| error.why().to_owned());
+        let fault = fault.map(|error| error.why().to_owned());
         Self {
             id: record.id,
             name: record.name.to_string(),
@@ -104,8 +117,7 @@ impl List {
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let mut store = context.store()?;
         let view = PoolView::load(&mut *store)?;
-        let disks = view.disks.iter();
-        let disks = disks.map(|disk| Row::new(&mut *store, &view, disk)).collect();
+        let disks = Row::all(&mut *store, &view);
         told::list(context, &self.table, COLUMNS, "disks", disks)
     }
 }
