@@ -71,8 +71,8 @@ fn two_troubles_at_once_keep_the_promises() {
 fn power_loss_at_every_step_keeps_the_promises() {
     all(&[
         ((&[&[], &[]], 2, POWER), 87_655),
-        ((&[&[W2, F, R2]], 2, POWER), 239_596),
-        ((&[&[W, F], &[]], 1, POWER), 582_686),
+        ((&[&[W2, F, R2]], 2, POWER), 224_590),
+        ((&[&[W, F], &[]], 1, POWER), 570_062),
     ]);
 }
 

@@ -21,7 +21,7 @@ use apparatus::error::Error;
 use apparatus::ops::status::Finding;
 use apparatus::ops::{self, hold, revert};
 use apparatus::pool::model::{Area, Difference, Edit, Segment, Span};
-use apparatus::store::{ChangeState, HoldMode, JobLimits, JobState, NewChange, Owner, Store};
+use apparatus::store::{ChangeState, HoldMode, JobLimits, JobState, NewChange, Owner, Severity, Store};
 use apparatus::units::{ByteCount, DiskExtent, DiskOffset, Generation, VolumeExtent};
 use moving::Scene;
 use moving::devices::{Loop, Mount, run};
@@ -610,11 +610,15 @@ impl Hanging {
         let pool = &self.scene.pool;
         let since = Instant::now();
         loop {
-            let status = apparatus::ops::status::status(&pool.dir, &mut pool.store()).unwrap();
-            if is_so(&status.findings) {
-                return status.findings;
+            let mut findings = apparatus::ops::status::status(&pool.dir, &mut pool.store())
+                .unwrap()
+                .findings;
+            // How much room the image's file system has is not what these tests are about.
+            findings.retain(|finding| finding.severity > Severity::Info);
+            if is_so(&findings) {
+                return findings;
             }
-            assert!(since.elapsed() < Duration::from_secs(20), "{:?}", status.findings);
+            assert!(since.elapsed() < Duration::from_secs(20), "{findings:?}");
         }
     }
 }

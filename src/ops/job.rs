@@ -95,7 +95,7 @@ pub fn outline(names: &PoolView, workers: &Workers, record: JobRecord) -> View {
         subject,
         done: bytes(record.progress.done),
         total: bytes(record.progress.total),
-        abandoned: wants_work(record.state) && workers.on(&record) == Worker::Nobody,
+        abandoned: workers.is_abandoned(&record),
         record,
     }
 }
@@ -201,6 +201,12 @@ impl Workers {
             (_, Some(name)) => Worker::Waits(name.clone()),
             _ => Worker::Nobody,
         }
+    }
+
+    /// Whether the job wants work and nobody does it.
+    #[must_use]
+    pub fn is_abandoned(&self, job: &JobRecord) -> bool {
+        wants_work(job.state) && self.on(job) == Worker::Nobody
     }
 
     /// Whether the arbitration is held for this.

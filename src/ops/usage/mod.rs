@@ -7,6 +7,7 @@ mod ask;
 pub(crate) mod loops;
 mod process;
 
+use super::job::Workers;
 use super::plan::{Planned, Vacate};
 use crate::change::controller::Outcome;
 use crate::change::driver::Controller;
@@ -33,7 +34,7 @@ use uuid::Uuid;
 /// How long an apparatus may take to tell what is open.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// An apparatus hears of a close a moment after the host's call has returned. So long is waited for it where nobody is seen to use a volume that is open.
+/// An apparatus hears of a close a moment after the host's call has returned. So long is waited for a volume that is still open.
 const CLOSING: Duration = Duration::from_secs(1);
 const AGAIN: rustix::event::Timespec = rustix::event::Timespec {
     tv_sec: 0,
@@ -329,7 +330,7 @@ fn check_vacant(pool: &PoolDir, store: &mut dyn Store, vacate: &Vacate) -> Resul
             Ok(Census::take(pool, store)?.usage(volume.id, &volume.name))
         })?;
         if !vacate.writers_only {
-            usage.users.extend(jobs_on(store, volume.id)?);
+            usage.users.extend(jobs_on(pool, store, volume.id)?);
         }
         if usage.matters(vacate.writers_only) {
             return Err(usage.refusal("volume", &volume.name));
@@ -338,11 +339,13 @@ fn check_vacant(pool: &PoolDir, store: &mut dyn Store, vacate: &Vacate) -> Resul
     Ok(())
 }
 
-/// The usage, looked at again for a moment where handles are open that nobody is seen to have.
+/// The usage, looked at again for a moment where it may end by itself: handles that nobody is seen to have, and those of processes,
+/// since a child has its parent's files between its fork and its exec.
 fn settled(until: Instant, mut look: impl FnMut() -> Result<Usage>) -> Result<Usage> {
     loop {
         let usage = look()?;
-        let closing = usage.open > 0 && usage.users.is_empty() && usage.unknown.is_empty();
+        let passing = |user: &User| matches!(user, User::Process { .. });
+        let closing = usage.open > 0 && usage.users.iter().all(passing) && usage.unknown.is_empty();
         if !closing || Instant::now() >= until {
             return Ok(usage);
         }
@@ -350,10 +353,12 @@ fn settled(until: Instant, mut look: impl FnMut() -> Result<Usage>) -> Result<Us
     }
 }
 
-/// The jobs that have not ended and move something of this volume.
-fn jobs_on(store: &mut dyn Store, volume: VolumeId) -> Result<Vec<User>> {
+/// The jobs that have not ended and move something of this volume, but for those that nobody works on.
+fn jobs_on(pool: &PoolDir, store: &mut dyn Store, volume: VolumeId) -> Result<Vec<User>> {
     let mut users = Vec::new();
-    for job in store.jobs()? {
+    let jobs = store.jobs()?;
+    let workers = Workers::look(pool, store, &jobs)?;
+    for job in jobs.into_iter().filter(|job| !workers.is_abandoned(job)) {
         let state = match job.state {
             JobState::Running => "running",
             JobState::Paused => "paused",

@@ -10,9 +10,10 @@ use super::convert::Word;
 use crate::error::{Error, Result};
 use crate::pool::dir::PoolDir;
 use rusqlite::{Connection, params};
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 use uuid::Uuid;
 
 /// A directory, by path and by inode.
@@ -47,13 +48,25 @@ impl Home {
         Ok(Self {
             path: path.to_string_lossy().into_owned(),
             device: found.dev().to_string(),
-            inode: found.ino().to_string(),
+            inode: inode_of(&found),
         })
     }
 
     fn is_inode_of(&self, other: &Self) -> bool {
         (&self.device, &self.inode) == (&other.device, &other.inode)
     }
+}
+
+/// The inode's number and, where the file system tells it, its time of birth: numbers are given again.
+fn inode_of(found: &Metadata) -> String {
+    let born = found
+        .created()
+        .ok()
+        .and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    born.map_or_else(
+        || found.ino().to_string(),
+        |born| format!("{}-{}", found.ino(), born.as_nanos()),
+    )
 }
 
 /// Device numbers change with each boot on some file systems, so at the same path the inode alone counts. `there` is what the recorded

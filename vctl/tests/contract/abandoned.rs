@@ -35,6 +35,7 @@ fn free(pool: &Pool) -> u64 {
 
 /// Moves `v` to `d2` so slowly that it is under way when it is killed. Answers the job's number.
 fn killed_move(pool: &Pool) -> String {
+    let before = jobs(pool).len();
     let mut mover = pool
         .command(["volume", "move", "v", "--to", "d2", "--rate", "100K"])
         .spawn()
@@ -43,6 +44,7 @@ fn killed_move(pool: &Pool) -> String {
     let id = loop {
         let running = jobs(pool)
             .into_iter()
+            .skip(before)
             .find(|job| job["state"] == "running" && job["abandoned"] == false);
         if let Some(job) = running.filter(|job| job["done"].as_u64() > Some(0)) {
             break job["id"].to_string();

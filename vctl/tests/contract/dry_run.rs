@@ -114,7 +114,7 @@ fn refuses_what_would_be_refused() {
         (&["volume", "create", "v", "1M", "--dry-run"], 1),
         (&["volume", "create", "w", "1T", "--dry-run"], 1),
         (&["volume", "rename", "x", "w", "--dry-run"], 3),
-        (&["disk", "remove", "d1", "--dry-run"], 1),
+        (&["disk", "remove", "d1", "--dry-run"], 4),
         (&["disk", "add", &pool.file("d1.img"), "--dry-run"], 2),
         (&["volume", "move", "v", "--to", "d9", "--dry-run"], 3),
         (&["volume", "hold", "x", "--dry-run"], 3),

@@ -114,6 +114,11 @@ fn what_is_restored_in_its_place_is_the_pool_and_elsewhere_a_copy() {
     std::fs::remove_dir_all(&dir).unwrap();
     pool.run(["pool", "restore", &backup, "--accept-older-layout"])
         .ok();
+    // The labels are those of the directory restored before, which may still exist somewhere as far as this backup knows.
+    pool.run(["volume", "create", "y", "1M"])
+        .ended(1)
+        .complains(&["vctl pool adopt"]);
+    pool.run(["pool", "adopt"]).ok();
     pool.run(["volume", "create", "y", "1M"]).ok();
 }
 
