@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::pool::model::{Difference, DiskRecord, Span};
 use crate::store::HoldMode;
 use crate::table::Draft;
-use crate::units::{ChangeId, Generation, VolumeId};
+use crate::units::{ChangeId, DiskId, Generation, VolumeId};
 use crate::wire::message::{Figures, Opens};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -66,6 +66,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn note(&self);
     /// Something that flushes waited for has ended: they are tried again, on other threads than this. May be called by any thread.
     fn flush_again(&self) {}
+    /// Counts what failed on a disk from zero, and has it used again in its whole length, once a look finds that it has that again.
+    fn clear_disk(&self, _disk: DiskId) {}
     /// Its counters. What the control thread knows better (incarnation, term, jobs) is overwritten.
     fn figures(&self) -> Figures;
     /// Asks the program to leave in good order: unmount and end. Does not wait for it.

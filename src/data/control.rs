@@ -161,6 +161,13 @@ impl Runtime for Apparatus {
         (self.stop)();
     }
 
+    fn clear_disk(&self, disk: DiskId) {
+        self.book.clear(disk);
+        if let Some(disk) = self.disks.get(disk) {
+            disk.clear();
+        }
+    }
+
     fn opens(&self) -> Opens {
         self.handles.opens()
     }

@@ -185,6 +185,8 @@ struct Idle {
 pub(super) struct Book {
     shards: Mutex<Vec<Arc<Shard>>>,
     idle: Mutex<Vec<Idle>>,
+    /// Errors of disks that were counted before the operator had them cleared.
+    cleared: Mutex<BTreeMap<DiskId, u64>>,
 }
 
 impl Book {
@@ -212,7 +214,19 @@ impl Book {
     }
 
     pub(super) fn disks(&self) -> BTreeMap<DiskId, IoFigures> {
-        self.sum(|shard| &shard.disks)
+        let mut disks = self.sum(|shard| &shard.disks);
+        for (disk, before) in lock(&self.cleared).iter() {
+            if let Some(figures) = disks.get_mut(disk) {
+                figures.errors = figures.errors.saturating_sub(*before);
+            }
+        }
+        disks
+    }
+
+    /// The errors of a disk count from zero from now on.
+    pub(super) fn clear(&self, disk: DiskId) {
+        let counted = self.sum(|shard| &shard.disks).remove(&disk);
+        lock(&self.cleared).insert(disk, counted.map_or(0, |figures| figures.errors));
     }
 
     /// When the volume was last written through this apparatus, in microseconds since it began; 0 for never.
@@ -298,6 +312,11 @@ mod tests {
             (figures.flushes, &figures.flush_latency),
             (0, &Latency::default())
         );
+        assert_eq!(book.disks()[&DiskId(1)].errors, 1);
+        book.clear(DiskId(1));
+        book.clear(DiskId(7));
+        assert_eq!(book.disks()[&DiskId(1)].errors, 0);
+        second.disk(DiskId(1)).failed();
         assert_eq!(book.disks()[&DiskId(1)].errors, 1);
         assert_eq!(book.written_at_us(b), 7);
         assert_eq!(book.written_at_us(VolumeId(77)), 0);

@@ -14,7 +14,7 @@ pub enum Operation {
     Flush,
 }
 
-/// Failures since the disk was opened.
+/// Failures since the disk was opened, or since the operator had them cleared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultCounts {
     /// Of reads.
@@ -60,6 +60,13 @@ impl Faults {
         };
         counter.fetch_add(1, Relaxed);
         self.last.store(errno, Relaxed);
+    }
+
+    pub(super) fn clear(&self) {
+        for counter in [&self.reads, &self.writes, &self.flushes] {
+            counter.store(0, Relaxed);
+        }
+        self.last.store(0, Relaxed);
     }
 
     pub(super) fn counts(&self) -> FaultCounts {

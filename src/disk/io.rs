@@ -356,12 +356,21 @@ impl Disk {
         self.inside(at, len).map(drop)
     }
 
-    /// Notes for good how much of an image is left.
+    /// Forgets what failed, and that an image was shorter, once a look finds that it has its length again. Does no I/O.
+    pub fn clear(&self) {
+        self.faults.clear();
+        self.forgiven.store(true, Relaxed);
+    }
+
+    /// Notes how much of an image is left, for good or until [`Disk::clear`].
     fn measure(&self) {
         if matches!(self.kind, Kind::Image { .. })
             && let Ok(meta) = self.file.metadata()
         {
             self.available.fetch_min(meta.len(), Relaxed);
+            if meta.len() >= self.size && self.forgiven.swap(false, Relaxed) {
+                self.available.store(self.size, Relaxed);
+            }
         }
     }
 }

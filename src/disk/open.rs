@@ -40,6 +40,8 @@ pub struct Disk {
     pub(super) available: AtomicU64,
     /// When the length of an image was last looked at, by the coarse clock.
     pub(super) looked_us: AtomicU64,
+    /// An image that has its length again is to be used again.
+    pub(super) forgiven: AtomicBool,
     pub(super) faults: Faults,
     /// One flush at a time: whether an error was taken from the file descriptor that the next flush has to report.
     pub(super) owed: Mutex<bool>,
@@ -237,6 +239,7 @@ impl Disk {
             map,
             available: AtomicU64::new(size),
             looked_us: AtomicU64::new(0),
+            forgiven: AtomicBool::new(false),
             faults: Faults::default(),
             owed: Mutex::new(false),
             known: AtomicBool::new(false),

@@ -11,7 +11,7 @@ mod reply;
 mod turns;
 mod witness;
 
-pub use place::{Mounted, allows_others, mount_table, mounts_of};
+pub use place::{Mounted, allows_others, mount_table, mounts_of, mounts_of_pool};
 pub use witness::set_logger;
 
 use crate::data::Apparatus;

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use uuid::Uuid;
 
 /// What `/proc/self/mountinfo` calls a mount of ours.
 pub(super) const TYPE: &str = "fuse.apparatus";
@@ -130,6 +131,20 @@ pub struct Mounted {
 /// The mounts of a `mountinfo`, each with its place. What cannot be understood is passed over.
 pub fn mount_table(text: &[u8]) -> impl Iterator<Item = (PathBuf, Mounted)> {
     text.split(|&byte| byte == b'\n').filter_map(parse)
+}
+
+/// The mounts of a pool's apparatuses that are in sight here: the apparatus's name, and where. Touches none of them.
+///
+/// # Errors
+/// When the mount table cannot be read.
+pub fn mounts_of_pool(pool: Uuid) -> io::Result<Vec<(String, PathBuf)>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    let of = format!("@{pool}");
+    let ours = mount_table(&table).filter_map(|(point, mount)| {
+        let name = mount.source.strip_suffix(&of).filter(|_| mount.kind == TYPE)?;
+        Some((name.to_owned(), point))
+    });
+    Ok(ours.collect())
 }
 
 /// Whether users other than the one who mounted may look into the apparatus's mount at `point`. Does not touch the mount itself.

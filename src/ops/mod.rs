@@ -8,6 +8,7 @@ pub mod apply;
 pub mod attach;
 pub mod backup;
 pub mod check;
+pub mod clear;
 pub mod describe;
 pub mod directory;
 pub mod disk;

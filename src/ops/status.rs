@@ -4,7 +4,9 @@ use super::apparatus::{self, State};
 use super::check::of_losses;
 use super::job::{self, Worker, Workers};
 use super::view::{PoolView, Usage};
+use crate::disk::aside;
 use crate::error::Result;
+use crate::fuse;
 use crate::member::ArbitrationLock;
 use crate::pool::dir::PoolDir;
 use crate::pool::model::DiskRecord;
@@ -16,7 +18,8 @@ use crate::store::{ChangeState, JobKind, JobState, Severity, Store};
 use crate::units::{DiskId, VolumeId};
 use crate::wire::message::Waiting;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Something worth saying.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,6 +152,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> 
     }));
     findings.extend(of_waiting(apparatuses));
     findings.extend(apparatuses.iter().filter_map(of_apparatus));
+    findings.extend(of_mounts(view, apparatuses));
     if apparatuses.is_empty() && !view.volumes.is_empty() {
         let finding = Finding::new(Severity::Info, "apparatuses", "none runs, so no volume is served");
         findings.push(finding.next("vctl apparatus start NAME MOUNTPOINT"));
@@ -310,7 +314,8 @@ fn of_quarantine(view: &PoolView, apparatuses: &[apparatus::View]) -> Vec<Findin
 }
 
 /// How many requests have failed on which disk, as those tell who serve by them.
-fn errors_of_disks(apparatuses: &[apparatus::View]) -> BTreeMap<&str, u64> {
+#[must_use]
+pub fn errors_of_disks(apparatuses: &[apparatus::View]) -> BTreeMap<&str, u64> {
     let mut errors: BTreeMap<&str, u64> = BTreeMap::new();
     for figures in apparatuses.iter().filter_map(|each| each.figures.as_ref()) {
         for (disk, io) in figures.disks.iter().filter(|(_, io)| io.errors > 0) {
@@ -327,7 +332,9 @@ fn of_errors(view: &PoolView, apparatuses: &[apparatus::View]) -> Vec<Finding> {
         disks.any(|disk| disk.record.name.as_str() == name && disk.volumes == 0)
     };
     let finding = |(disk, count): (&str, u64)| {
-        let failed = format!("{count} requests have failed on it since the apparatuses began");
+        let failed = format!(
+            "{count} requests have failed on it since the apparatuses began (once it is well: vctl disk clear {disk})"
+        );
         let (text, next) = if is_empty(disk) {
             (
                 format!("{failed}, and it is empty"),
@@ -339,6 +346,32 @@ fn of_errors(view: &PoolView, apparatuses: &[apparatus::View]) -> Vec<Finding> {
         Finding::new(Severity::Error, format!("disk {disk}"), text).next(next)
     };
     errors_of_disks(apparatuses).into_iter().map(finding).collect()
+}
+
+/// Whether whoever looks into it is told that its process has ended. One that does not answer at all is not that.
+fn is_dead(point: &Path) -> bool {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let place = point.to_owned();
+    let looked = aside::ask(point, PATIENCE, move || std::fs::metadata(place));
+    matches!(looked, Ok(Err(why)) if why.kind() == std::io::ErrorKind::NotConnected)
+}
+
+/// Mounts of this pool that nobody serves any more: whoever looks into one sees an error.
+fn of_mounts(view: &PoolView, apparatuses: &[apparatus::View]) -> Vec<Finding> {
+    let serves = |name: &str| apparatuses.iter().any(|each| each.member.name.as_str() == name);
+    let finding = |(name, point): (String, PathBuf)| {
+        let point = point.display();
+        let text =
+            format!("is a mount of apparatus {name}, which has ended: whoever looks into it sees an error");
+        Finding::new(Severity::Warning, format!("mount point {point}"), text)
+            .next(format!("umount -l {point}"))
+    };
+    let mounts = fuse::mounts_of_pool(view.header.uuid).unwrap_or_default();
+    mounts
+        .into_iter()
+        .filter(|(name, point)| !serves(name) && is_dead(point))
+        .map(finding)
+        .collect()
 }
 
 /// Volumes whose hosts wait for a disk that does not answer, or hardly.

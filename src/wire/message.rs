@@ -5,7 +5,7 @@
 
 use crate::pool::model::{Difference, DiskRecord, Span};
 use crate::store::HoldMode;
-use crate::units::{ChangeId, Generation, Incarnation, JobId, Term, VolumeId};
+use crate::units::{ChangeId, DiskId, Generation, Incarnation, JobId, Term, VolumeId};
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -103,6 +103,11 @@ pub enum Request {
     Backup {
         /// The file.
         file: PathBuf,
+    },
+    /// Count what failed on this disk from zero, and use it again in its whole length if it has that again.
+    ClearDisk {
+        /// The disk.
+        disk: DiskId,
     },
     /// What hosts have open.
     Opens,

@@ -5,6 +5,7 @@ use crate::output::{Output, Style, note, printable};
 use apparatus::error::{Error, Kind};
 use clap::error::ErrorKind;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Write;
 
@@ -102,7 +103,7 @@ fn usage(error: &clap::Error) -> Error {
 /// A line for each apparatus that was put out of the control range on the way.
 pub fn note_fenced(done: &Done) {
     if let Done::WithFenced(names) = done {
-        for name in names {
+        for name in names.iter().collect::<BTreeSet<_>>() {
             note(&format!(
                 "vctl: apparatus {name}: fenced, it did not answer; the change went on without it"
             ));

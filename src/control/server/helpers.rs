@@ -335,12 +335,25 @@ impl Helper {
         Ok(self.members.restore()? || life || !there)
     }
 
+    fn tell_of_return(&mut self, subject: &str) {
+        let text = "has its length again and is used again; what had been cut off reads as what is there now";
+        log::warn!("{subject}: {text}");
+        let logged = self.store.log(Severity::Warning, subject, text);
+        self.renew(logged.is_err());
+    }
+
     /// One that does not answer is passed over, and not asked again until it does.
     fn look_at_disks(&mut self) {
         for disk in self.runtime.disks().all() {
             let (id, subject) = (disk.id(), format!("disk {}", disk.name()));
             let path = disk.path().to_owned();
-            let Ok(Some(left)) = within(LOOK, &subject, &path, move || Ok(disk.lost())) else {
+            let Ok(lost) = within(LOOK, &subject, &path, move || Ok(disk.lost())) else {
+                continue;
+            };
+            let Some(left) = lost else {
+                if self.shorter.remove(&id) {
+                    self.tell_of_return(&subject);
+                }
                 continue;
             };
             if !self.shorter.insert(id) {

@@ -71,6 +71,10 @@ impl Core {
                 self.say(link, Answer::Accepted);
             }
             Request::StopUnused => self.stop_unused(link),
+            Request::ClearDisk { disk } => {
+                self.setup.runtime.clear_disk(disk);
+                self.say(link, Answer::Accepted);
+            }
             Request::Opens => {
                 let opens = Answer::Opens(Box::new(self.setup.runtime.opens()));
                 self.say(link, opens);

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// The answers, or why there is none. What was asked for may last as long as the connections, so they are kept.
-pub(super) struct Asked {
-    pub(super) answers: BTreeMap<Slot, Result<Answer, String>>,
-    pub(super) links: Links,
+pub(in crate::ops) struct Asked {
+    pub(in crate::ops) answers: BTreeMap<Slot, Result<Answer, String>>,
+    pub(in crate::ops) links: Links,
 }
 
 /// Asks these, and waits for each as long as `patience` at most.
-pub(super) fn ask(
+pub(in crate::ops) fn ask(
     pool: &PoolDir,
     uuid: Uuid,
     members: &[Member],

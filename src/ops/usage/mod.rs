@@ -3,7 +3,7 @@
 //! What takes something away from users (remove, shrink, read-only, stop) asks here before it begins, and [`Guard`] asks again under the change's
 //! hold and keeps the volume closed until the change has ended. Who does not answer may have it open, so that counts as in use.
 
-mod ask;
+pub(super) mod ask;
 pub(crate) mod loops;
 mod process;
 

@@ -1,6 +1,7 @@
 //! `vctl disk`.
 
 mod change;
+mod clear;
 mod evacuate;
 mod label;
 mod list;
@@ -30,6 +31,8 @@ pub enum Verb {
     Revert(revert::Revert),
     /// Write a disk's label again: one that is lost, or that of an older copy
     Label(label::Label),
+    /// Forget what has failed on a disk: error counts, and that an image was shorter for a while
+    Clear(clear::Clear),
     /// Take an empty disk out of the pool
     Remove(change::Remove),
 }
@@ -46,6 +49,7 @@ impl Verb {
             Self::Evacuate(verb) => verb.run(context),
             Self::Revert(verb) => verb.run(context),
             Self::Label(verb) => verb.run(context),
+            Self::Clear(verb) => verb.run(context),
             Self::Remove(verb) => verb.run(context),
         }
     }

@@ -39,6 +39,7 @@ const VERBS: &[(&str, Kind, i32)] = &[
     ("disk evacuate d1", Changes, 0),
     ("disk revert d1 --yes", Changes, 1),
     ("disk label d1", Changes, 0),
+    ("disk clear d1", Changes, 0),
     ("disk remove d2", Changes, 0),
     ("volume create w 1M", Changes, 0),
     ("volume list", Table, 0),

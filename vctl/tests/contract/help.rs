@@ -62,7 +62,10 @@ fn every_verb_of_the_contract_is_there() {
             "pool disk volume apparatus job status console events history metrics completions man",
         ),
         ("pool", "create show check backup restore adopt apply dump"),
-        ("disk", "add list show set resize evacuate revert label remove"),
+        (
+            "disk",
+            "add list show set resize evacuate revert label clear remove",
+        ),
         (
             "volume",
             "create list show map resize rename remove move attach detach hold",

@@ -123,3 +123,64 @@ fn who_is_fenced_and_what_is_kept_for_it_is_named() {
     }
     mounts.iter().for_each(|mount| unmount(mount));
 }
+
+/// After `kill -9` and `stop` nobody is a member any more, and the mount is still in place.
+#[test]
+fn a_mount_that_nobody_serves_is_named() {
+    let pool = Pool::with_volume();
+    let mount = pool.start("a");
+    rustix::process::kill_process(pool.pid_of("a"), rustix::process::Signal::KILL).unwrap();
+    pool.run(["volume", "rename", "v", "w", "--wait=30s"]).ok();
+    let told = pool.run(["status", "--json"]).ended(7).json();
+    let findings = told["findings"].as_array().unwrap();
+    let subject = format!("mount point {}", mount.display());
+    let found = findings.iter().find(|each| each["subject"] == subject.as_str());
+    let next = format!("umount -l {}", mount.display());
+    assert_eq!(found.unwrap()["next"], next.as_str(), "{told}");
+    crate::support::unmount(&mount);
+    pool.run(["status"]).ok();
+}
+
+/// The part that was cut off answers EIO; when the image has its length again, `disk clear` has it used again, and forgets what failed.
+#[test]
+fn an_image_that_has_grown_back_is_taken_back_and_its_errors_forgotten() {
+    use std::os::unix::fs::FileExt;
+    let pool = Pool::with_volume();
+    let mount = pool.start("a");
+    let image = std::fs::File::options()
+        .write(true)
+        .open(pool.path("d1.img"))
+        .unwrap();
+    let volume = std::fs::File::options()
+        .write(true)
+        .open(mount.join("v"))
+        .unwrap();
+    image.set_len(2 << 20).unwrap();
+    let write = || {
+        volume
+            .write_all_at(&[7; 4096], 4 << 20)
+            .and_then(|()| volume.sync_all())
+    };
+    assert!(write().is_err());
+    image.set_len(64 << 20).unwrap();
+    let fault = || {
+        pool.run(["disk", "list", "-o", "FAULT", "--no-headings", "--sort", "NAME"])
+            .ok()
+            .out
+    };
+    assert!(fault().contains("requests have failed"), "{}", fault());
+    assert!(pool.run(["status"]).ended(7).out.contains("vctl disk clear d1"));
+
+    pool.run(["disk", "clear", "d1", "--dry-run"]).ok();
+    assert!(write().is_err());
+    pool.run(["disk", "clear", "d1"]).ok();
+    assert!(!fault().contains("requests have failed"), "{}", fault());
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while write().is_err() {
+        assert!(std::time::Instant::now() < end, "still not used again");
+        pool.run(["disk", "list"]).ok();
+    }
+    pool.run(["disk", "clear", "nosuch"]).ended(3);
+    pool.run(["disk", "clear", "d1"]).ok();
+    assert!(!pool.run(["status"]).out.contains("have failed on it"));
+}

@@ -5,12 +5,14 @@ use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Column, Style, TableOptions, Tone};
 use apparatus::error::{Error, Result};
+use apparatus::ops::status;
 use apparatus::ops::view::{DiskView, PoolView};
 use apparatus::pool::model::DiskRecord;
 use apparatus::store::Store;
 use apparatus::units::{ByteCount, DiskId};
 use clap::Args;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// A disk as scripts see it.
@@ -32,6 +34,7 @@ pub struct Row {
     reserve: ByteCount,
     state: &'static str,
     fault: Option<String>,
+    errors: u64,
 }
 
 impl Row {
@@ -69,6 +72,23 @@ impl Row {
             reserve: ByteCount(record.reserve.saturating_mul(view.header.extent_size.bytes())),
             state: if fault.is_some() { "faulty" } else { "ok" },
             fault,
+            errors: 0,
+        }
+    }
+
+    /// With the number of requests that have failed on it, as the apparatuses tell.
+    fn with_errors(mut self, errors: &BTreeMap<&str, u64>) -> Self {
+        self.errors = errors.get(self.name.as_str()).copied().unwrap_or(0);
+        self
+    }
+
+    fn fault(&self) -> Cell {
+        let counted = format!("{} requests have failed", self.errors);
+        match (&self.fault, self.errors) {
+            (None, 0) => Cell::None,
+            (None, _) => Cell::text(counted),
+            (Some(fault), 0) => Cell::text(fault),
+            (Some(fault), _) => Cell::text(format!("{fault}; {counted}")),
         }
     }
 
@@ -102,7 +122,7 @@ const COLUMNS: &[Column<Row>] = &[
     Column::hidden("LARGEST-FREE", |row| Cell::Size(row.largest_free.0)),
     Column::hidden("UUID", |row| Cell::text(row.uuid.to_string())),
     Column::hidden("ID", |row| Cell::Number(row.id.0.into())),
-    Column::hidden("FAULT", |row| row.fault.as_ref().map_or(Cell::None, Cell::text)),
+    Column::hidden("FAULT", Row::fault),
 ];
 
 /// `vctl disk list`
@@ -117,7 +137,10 @@ impl List {
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let mut store = context.store()?;
         let view = PoolView::load(&mut *store)?;
-        let disks = Row::all(&mut *store, &view);
+        let apparatuses = apparatus::ops::apparatus::list(&context.pool, &mut *store)?;
+        let errors = status::errors_of_disks(&apparatuses);
+        let disks = Row::all(&mut *store, &view).into_iter();
+        let disks = disks.map(|row| row.with_errors(&errors)).collect();
         told::list(context, &self.table, COLUMNS, "disks", disks)
     }
 }
@@ -135,7 +158,9 @@ impl Show {
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let mut store = context.store()?;
         let view = PoolView::load(&mut *store)?;
+        let apparatuses = apparatus::ops::apparatus::list(&context.pool, &mut *store)?;
         let row = Row::new(&mut *store, &view, view.disk(&self.disk)?);
+        let row = row.with_errors(&status::errors_of_disks(&apparatuses));
         told::show(context, COLUMNS, "disk", &row)
     }
 }

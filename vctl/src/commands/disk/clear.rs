@@ -1,0 +1,67 @@
+//! `vctl disk clear`.
+
+use crate::context::Context;
+use crate::exit::Done;
+use apparatus::error::Result;
+use apparatus::ops::clear;
+use apparatus::ops::view::PoolView;
+use apparatus::pool::names::Name;
+use clap::Args;
+use serde::Serialize;
+
+/// `vctl disk clear`
+#[derive(Args, Debug)]
+#[command(
+    after_help = "An image that was truncated and has its size again is used again from then on: what was cut off \
+reads as whatever is there now, zeroes if nobody has put it back."
+)]
+pub struct Clear {
+    /// Its name
+    #[arg(value_name = "DISK")]
+    disk: String,
+    /// Say which apparatuses would be asked, and ask none
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+struct Told {
+    disk: String,
+    dry_run: bool,
+    apparatuses: Vec<Name>,
+}
+
+impl Clear {
+    /// Does it.
+    pub fn run(self, context: &mut Context) -> Result<Done> {
+        let pool = context.pool.clone();
+        let mut store = context.store()?;
+        let name = PoolView::load(&mut *store)?.disk(&self.disk)?.record.name.clone();
+        let apparatuses: Vec<Name> = if self.dry_run {
+            let members = clear::serving(&mut *store)?;
+            members.into_iter().map(|member| member.name).collect()
+        } else {
+            clear::clear(&pool, &mut *store, &self.disk)?
+        };
+        let told = Told {
+            disk: name.to_string(),
+            dry_run: self.dry_run,
+            apparatuses,
+        };
+        context.out.say(&told, |out| {
+            let names: Vec<&str> = told.apparatuses.iter().map(Name::as_str).collect();
+            let names = match names[..] {
+                [] => "no apparatus serves, so none has counted anything".to_owned(),
+                _ => format!("apparatus {}", names.join(", ")),
+            };
+            let done = if told.dry_run {
+                "would be cleared"
+            } else {
+                "cleared"
+            };
+            out.line(&format!("disk {name}: {done}: {names}"));
+            Ok(())
+        })?;
+        Ok(Done::Plainly)
+    }
+}
