@@ -11,7 +11,9 @@ use crate::pool::model::{DiskRecord, PoolHeader, Snapshot, VolumeRecord};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{ChangeRecord, ChangeState, Member, MemberState, Store};
 use crate::sys::boot_id;
+use crate::units::ChangeId;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -118,21 +120,36 @@ pub(super) fn of_losses<'a>(
 fn of_changes(store: &mut dyn Store) -> Result<Vec<Problem>> {
     let mut unfinished = store.unfinished()?;
     unfinished.retain(|change| change.state != ChangeState::Hardened);
-    let problem = |change: &ChangeRecord| {
-        let why = format!(
-            "was left {:?} by a controller that is gone: {}",
-            change.state, change.change.title
-        );
-        Problem::new(format!("change {}", change.id), why).repairable()
-    };
     let half = |volume: &&VolumeRecord| volume.name.is_hidden();
     let half_made = |volume: &VolumeRecord| {
         let why = "was left half made or half removed by a controller that is gone";
         Problem::new(format!("volume number {}", volume.id), why).repairable()
     };
-    let mut problems: Vec<Problem> = unfinished.iter().map(problem).collect();
+    let mut problems = in_words(&unfinished);
     problems.extend(store.volumes()?.iter().filter(half).map(half_made));
     Ok(problems)
+}
+
+/// One problem for all changes of one title and state: a move leaves a change for each chunk.
+fn in_words(unfinished: &[ChangeRecord]) -> Vec<Problem> {
+    let mut groups: BTreeMap<(&str, &str), Vec<ChangeId>> = BTreeMap::new();
+    for change in unfinished {
+        let state = match change.state {
+            ChangeState::Committed => "was done by a controller that is gone, and is not durable yet",
+            _ => "was begun by a controller that is gone, and not finished",
+        };
+        let of = groups.entry((change.change.title.as_str(), state)).or_default();
+        of.push(change.id);
+    }
+    let problem = |((title, state), ids): ((&str, &str), Vec<ChangeId>)| {
+        let subject = match ids[..] {
+            [first, .., last] => format!("changes {first} to {last}"),
+            [only] => format!("change {only}"),
+            [] => "change".to_owned(),
+        };
+        Problem::new(subject, format!("{title}: {state}")).repairable()
+    };
+    groups.into_iter().map(problem).collect()
 }
 
 /// Jobs that nobody works on: what is reserved for them stays so until somebody goes on with them or gives them up.

@@ -49,6 +49,7 @@ pub fn plan(pool: &PoolDir, store: &mut dyn Store, disk: &str) -> Result<Outline
         let elsewhere = back.filter(|segment| segment.home.disk != record.id);
         parts.extend(elsewhere.map(|segment| (volume.id, segment)));
     }
+    let parts = in_runs(parts);
     if parts.is_empty() {
         let why = "nothing on it was moved there without being durable there, so no old place is kept";
         return Err(Error::failed(format!("disk {}", record.name), why).hint(format!(
@@ -141,6 +142,19 @@ fn undone(volume: VolumeId, (part, moved): (Segment, bool), edit: &Edit) -> Vec<
         Edit::RemoveVolume(of) if *of == volume => Vec::new(),
         _ => vec![(part, moved)],
     }
+}
+
+/// The same parts in order, neighbours that lie in one piece as one: a move leaves one part for each chunk.
+fn in_runs(mut parts: Vec<(VolumeId, Segment)>) -> Vec<(VolumeId, Segment)> {
+    parts.sort_unstable();
+    let mut runs: Vec<(VolumeId, Segment)> = Vec::new();
+    for (volume, part) in parts {
+        match runs.last_mut() {
+            Some((of, run)) if *of == volume && run.continues_as(part) => run.home.len += part.home.len,
+            _ => runs.push((volume, part)),
+        }
+    }
+    runs
 }
 
 fn planned(from: crate::units::Generation, size: ExtentSize, parts: &[(VolumeId, Segment)]) -> Planned {
@@ -264,6 +278,25 @@ mod tests {
             }),
         };
         (0..).zip(undo).map(record).collect()
+    }
+
+    #[test]
+    fn neighbours_in_one_piece_are_one_part() {
+        let part = |start, at| (VolumeId(1), segment(start, 1, at, 1));
+        let runs = in_runs(vec![
+            part(5, 15),
+            part(4, 14),
+            part(6, 20),
+            (VolumeId(2), segment(7, 1, 21, 1)),
+        ]);
+        assert_eq!(
+            runs,
+            [
+                (VolumeId(1), segment(4, 1, 14, 2)),
+                part(6, 20),
+                (VolumeId(2), segment(7, 1, 21, 1))
+            ]
+        );
     }
 
     #[test]
