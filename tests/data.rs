@@ -233,10 +233,14 @@ impl Rig {
         self.members.fence(SLOT, self.members.line(SLOT).incarnation);
     }
 
-    /// As the control thread does, with the table as the store has it.
+    /// As the control thread does, with the table as the store has it. A request that has been answered is in flight for a moment more.
     fn rejoin(&self) {
         self.apparatus.close();
-        assert_eq!(self.apparatus.in_flight(), 0);
+        let since = Instant::now();
+        while self.apparatus.in_flight() > 0 {
+            assert!(since.elapsed() < SOON, "a request is still in flight");
+            thread::yield_now();
+        }
         let snapshot = self.pool.store().snapshot().unwrap();
         let table = Draft::new(&snapshot).unwrap();
         self.apparatus.reload(table, &snapshot.disks).unwrap();

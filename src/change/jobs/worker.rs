@@ -205,7 +205,10 @@ impl<'a> Worker<'a> {
             }
             Trouble::Disk(chunk, fault) => Err(self.disk_failed(&chunk, &fault)),
             Trouble::NoDisk(id) => {
-                let why = format!("disk {} cannot be opened", self.disk_name(id));
+                let mut why = format!("disk {} cannot be opened", self.disk_name(id));
+                if let Err(reason) = self.controller.open_disks([id]) {
+                    why = format!("{why}: {}", reason.why());
+                }
                 Err(self.fail(&why, "see `vctl disk list`, and move again once it is there"))
             }
             Trouble::GaveUp(reason) => self.ask_again(reason),
