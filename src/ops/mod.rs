@@ -13,6 +13,7 @@ pub mod describe;
 pub mod directory;
 pub mod disk;
 pub mod events;
+pub mod finding;
 pub mod history;
 pub mod hold;
 pub mod job;

@@ -2,6 +2,7 @@
 
 use super::apparatus::{self, State};
 use super::check::of_losses;
+pub use super::finding::{Finding, Kind};
 use super::job::{self, Worker, Workers};
 use super::view::{PoolView, Usage};
 use crate::disk::aside;
@@ -20,35 +21,6 @@ use crate::wire::message::Waiting;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// Something worth saying.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// How grave.
-    pub severity: Severity,
-    /// What it is about.
-    pub subject: String,
-    /// What there is to say.
-    pub text: String,
-    /// The command to type.
-    pub next: Option<String>,
-}
-
-impl Finding {
-    fn new(severity: Severity, subject: impl Into<String>, text: impl Into<String>) -> Self {
-        Self {
-            severity,
-            subject: subject.into(),
-            text: text.into(),
-            next: None,
-        }
-    }
-
-    fn next(mut self, command: impl Into<String>) -> Self {
-        self.next = Some(command.into());
-        self
-    }
-}
 
 /// How a pool is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +117,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> 
     let of_errors = of_errors(view, apparatuses).into_iter();
     findings.extend(of_errors.filter(|error| losses.iter().all(|loss| loss.subject != error.subject)));
     findings.extend(losses.into_iter().map(|loss| Finding {
+        kind: Kind::DiskLost,
         severity: Severity::Error,
         subject: loss.subject,
         text: loss.why,
@@ -154,7 +127,12 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &Seen) -> Result<Status> 
     findings.extend(apparatuses.iter().filter_map(of_apparatus));
     findings.extend(of_mounts(view, apparatuses));
     if apparatuses.is_empty() && !view.volumes.is_empty() {
-        let finding = Finding::new(Severity::Info, "apparatuses", "none runs, so no volume is served");
+        let finding = Finding::new(
+            Kind::NoApparatus,
+            Severity::Info,
+            "apparatuses",
+            "none runs, so no volume is served",
+        );
         findings.push(finding.next("vctl apparatus start NAME MOUNTPOINT"));
     }
     let workers = Workers::new(controller.clone(), apparatuses);
@@ -187,7 +165,8 @@ fn of_directory(pool: &PoolDir) -> Result<Option<Finding>> {
     let finding = |why| {
         let subject = format!("pool directory {}", pool.path().display());
         let text = format!("takes no change ({why}), so nothing in the pool can be changed");
-        Finding::new(Severity::Error, subject, text).next(format!("df -h {}", pool.path().display()))
+        Finding::new(Kind::DirectoryFault, Severity::Error, subject, text)
+            .next(format!("df -h {}", pool.path().display()))
     };
     Ok(super::directory::fault(pool)?.map(finding))
 }
@@ -196,7 +175,7 @@ fn of_directory(pool: &PoolDir) -> Result<Option<Finding>> {
 fn of_copy(pool: &PoolDir) -> Result<Option<Finding>> {
     let finding = |of: PathBuf| {
         let text = format!("is a copy of the pool at {}, which owns the disks", of.display());
-        Finding::new(Severity::Error, "pool", text).next("vctl pool adopt")
+        Finding::new(Kind::PoolIsCopy, Severity::Error, "pool", text).next("vctl pool adopt")
     };
     Ok(SqliteStore::open(pool)?.copied_from(pool)?.map(finding))
 }
@@ -210,7 +189,12 @@ fn of_disks(store: &mut dyn Store, view: &PoolView) -> Vec<Finding> {
     {
         let name = &record.name;
         if let Some(error) = fault {
-            let finding = Finding::new(Severity::Error, format!("disk {name}"), error.why());
+            let finding = Finding::new(
+                Kind::DiskFault,
+                Severity::Error,
+                format!("disk {name}"),
+                error.why(),
+            );
             findings.push(match error.way_out() {
                 Some(hint) => finding.next(hint),
                 None => finding.next("vctl pool check"),
@@ -218,7 +202,7 @@ fn of_disks(store: &mut dyn Store, view: &PoolView) -> Vec<Finding> {
         }
     }
     if view.disks.is_empty() {
-        let finding = Finding::new(Severity::Info, "disks", "there is none yet");
+        let finding = Finding::new(Kind::NoDisks, Severity::Info, "disks", "there is none yet");
         findings.push(finding.next("vctl disk add PATH [--create SIZE]"));
     }
     findings
@@ -235,7 +219,13 @@ fn of_room(view: &PoolView) -> Vec<Finding> {
         };
         let names: Vec<&str> = short.disks.iter().map(Name::as_str).collect();
         let evacuate = format!("vctl disk evacuate {}", names.first().unwrap_or(&"DISK"));
-        Finding::new(severity, format!("disk {}", names.join(", ")), short.words()).next(evacuate)
+        Finding::new(
+            Kind::Room,
+            severity,
+            format!("disk {}", names.join(", ")),
+            short.words(),
+        )
+        .next(evacuate)
     };
     short.into_iter().map(finding).collect()
 }
@@ -247,7 +237,8 @@ fn of_log(pool: &PoolDir) -> Result<Option<Finding>> {
             "could not be made durable ({why}): a power loss may take back what has changed, and flushes of hosts that rest on it fail; \
              look at the disk of the pool's directory, and with a backup at hand and no apparatus running: vctl pool restore FILE"
         );
-        Finding::new(Severity::Error, "database", text).next("vctl pool backup FILE")
+        Finding::new(Kind::DatabaseNotDurable, Severity::Error, "database", text)
+            .next("vctl pool backup FILE")
     };
     Ok(SqliteStore::sync_failed(pool)?.map(finding))
 }
@@ -261,7 +252,7 @@ fn of_space(view: &PoolView, was: Fullness, thresholds: Thresholds) -> Option<Fi
         Fullness::Room => return None,
     };
     let text = format!("{percent} % of what new volumes may be placed on is in use");
-    Some(Finding::new(severity, "space", text).next("vctl disk add PATH"))
+    Some(Finding::new(Kind::Space, severity, "space", text).next("vctl disk add PATH"))
 }
 
 /// Disks that take nothing new, and that nobody is emptying: after an evacuation that is easily forgotten.
@@ -278,7 +269,8 @@ fn of_closed_disks(view: &PoolView, jobs: &[job::View], apparatuses: &[apparatus
         .filter(|disk| !emptied(disk.record.id) && !errors.contains_key(disk.record.name.as_str()))
         .map(|disk| {
             let name = &disk.record.name;
-            let finding = |text: String| Finding::new(Severity::Info, format!("disk {name}"), text);
+            let finding =
+                |text: String| Finding::new(Kind::DiskClosed, Severity::Info, format!("disk {name}"), text);
             match disk.volumes {
                 0 => {
                     finding("takes nothing new and is empty".into()).next(format!("vctl disk remove {name}"))
@@ -308,7 +300,13 @@ fn of_quarantine(view: &PoolView, apparatuses: &[apparatus::View]) -> Vec<Findin
                 "{} in quarantine: apparatus {name} may still use it",
                 Human(disk.usage.quarantined)
             );
-            Finding::new(Severity::Warning, format!("disk {}", disk.record.name), text).next(next.clone())
+            Finding::new(
+                Kind::Quarantine,
+                Severity::Warning,
+                format!("disk {}", disk.record.name),
+                text,
+            )
+            .next(next.clone())
         })
         .collect()
 }
@@ -343,7 +341,7 @@ fn of_errors(view: &PoolView, apparatuses: &[apparatus::View]) -> Vec<Finding> {
         } else {
             (failed, format!("vctl disk evacuate {disk}"))
         };
-        Finding::new(Severity::Error, format!("disk {disk}"), text).next(next)
+        Finding::new(Kind::DiskErrors, Severity::Error, format!("disk {disk}"), text).next(next)
     };
     errors_of_disks(apparatuses).into_iter().map(finding).collect()
 }
@@ -363,8 +361,13 @@ fn of_mounts(view: &PoolView, apparatuses: &[apparatus::View]) -> Vec<Finding> {
         let point = point.display();
         let text =
             format!("is a mount of apparatus {name}, which has ended: whoever looks into it sees an error");
-        Finding::new(Severity::Warning, format!("mount point {point}"), text)
-            .next(format!("umount -l {point}"))
+        Finding::new(
+            Kind::DeadMount,
+            Severity::Warning,
+            format!("mount point {point}"),
+            text,
+        )
+        .next(format!("umount -l {point}"))
     };
     let mounts = fuse::mounts_of_pool(view.header.uuid).unwrap_or_default();
     mounts
@@ -393,7 +396,12 @@ fn of_waiting(apparatuses: &[apparatus::View]) -> Vec<Finding> {
                 "flushes of hosts wait for the pool's database ({} requests, the first for {seconds} s): {why}",
                 waiting.requests
             );
-            let finding = Finding::new(Severity::Warning, format!("volume {volume}"), text);
+            let finding = Finding::new(
+                Kind::WaitingForDatabase,
+                Severity::Warning,
+                format!("volume {volume}"),
+                text,
+            );
             return finding.next("see that no process keeps the database locked, and that the file system of the pool's directory has room");
         }
         let disks: Vec<String> = waiting.disks.into_iter().collect();
@@ -406,7 +414,8 @@ fn of_waiting(apparatuses: &[apparatus::View]) -> Vec<Finding> {
              connected",
             waiting.requests
         );
-        Finding::new(Severity::Warning, format!("volume {volume}"), text).next("dmesg --level err,warn")
+        Finding::new(Kind::Waiting, Severity::Warning, format!("volume {volume}"), text)
+            .next("dmesg --level err,warn")
     };
     waiting.into_iter().map(finding).collect()
 }
@@ -419,17 +428,17 @@ fn of_apparatus(view: &apparatus::View) -> Option<Finding> {
         State::Serving => return None,
         State::Dead => {
             let again = format!("vctl apparatus start {name} {}", view.member.mount.display());
-            Finding::new(Severity::Error, subject, why).next(again)
+            Finding::new(Kind::ApparatusDead, Severity::Error, subject, why).next(again)
         }
         State::Fenced => Finding::new(
+            Kind::ApparatusFenced,
             Severity::Error,
             subject,
             "is fenced: its hosts wait until it has rejoined",
         )
         .next(format!("vctl apparatus rejoin {name}")),
-        State::Silent => {
-            Finding::new(Severity::Warning, subject, why).next(format!("vctl apparatus show {name}"))
-        }
+        State::Silent => Finding::new(Kind::ApparatusSilent, Severity::Warning, subject, why)
+            .next(format!("vctl apparatus show {name}")),
     })
 }
 
@@ -458,8 +467,9 @@ fn is_there(kind: &JobKind, view: &PoolView) -> bool {
 fn of_job(workers: &Workers, view: &job::View, seen: &Seen) -> Option<Finding> {
     let record = &view.record;
     let id = record.id;
-    let finding =
-        |severity, text: String| Finding::new(severity, format!("job {id} ({})", view.subject), text);
+    let finding = |kind, severity, text: String| {
+        Finding::new(kind, severity, format!("job {id} ({})", view.subject), text)
+    };
     let later = |each: &job::View| each.record.id > id && about(&each.record.kind) == about(&record.kind);
     match record.state {
         JobState::Done | JobState::Cancelled => None,
@@ -467,19 +477,20 @@ fn of_job(workers: &Workers, view: &job::View, seen: &Seen) -> Option<Finding> {
         JobState::Failed if seen.jobs.iter().any(later) || !is_there(&record.kind, &seen.view) => None,
         JobState::Failed => {
             let text = format!("failed: {}; vctl job cancel {id} dismisses it", record.why);
-            Some(finding(Severity::Error, text).next(format!("vctl job show {id}")))
+            Some(finding(Kind::JobFailed, Severity::Error, text).next(format!("vctl job show {id}")))
         }
-        JobState::Paused => {
-            Some(finding(Severity::Warning, "is paused".into()).next(format!("vctl job resume {id}")))
-        }
+        JobState::Paused => Some(
+            finding(Kind::JobPaused, Severity::Warning, "is paused".into())
+                .next(format!("vctl job resume {id}")),
+        ),
         JobState::Running | JobState::RollingBack => Some(match workers.on(record) {
             Worker::Nobody => {
                 let text = format!("nobody works on it; vctl job cancel {id} gives it up");
-                finding(Severity::Error, text).next(format!("vctl job resume {id}"))
+                finding(Kind::JobAbandoned, Severity::Error, text).next(format!("vctl job resume {id}"))
             }
             Worker::Acts(_) | Worker::Waits(_) => {
                 let phase = job::phase(workers, record);
-                finding(Severity::Info, phase).next(format!("vctl job show {id}"))
+                finding(Kind::JobRuns, Severity::Info, phase).next(format!("vctl job show {id}"))
             }
         }),
     }
@@ -493,7 +504,8 @@ fn of_changes(store: &mut dyn Store) -> Result<Option<Finding>> {
         .filter(|change| change.state != ChangeState::Hardened)
         .count();
     let text = format!("{left} changes were left by a controller that is gone");
-    let finding = Finding::new(Severity::Warning, "changes", text).next("vctl pool check --repair");
+    let finding =
+        Finding::new(Kind::ChangesLeft, Severity::Warning, "changes", text).next("vctl pool check --repair");
     Ok((left > 0).then_some(finding))
 }
 
@@ -502,6 +514,7 @@ fn of_hidden(store: &mut dyn Store) -> Result<Option<Finding>> {
     let volumes = store.volumes()?;
     let left = volumes.iter().filter(|volume| volume.name.is_hidden()).count();
     let text = format!("{left} were left half made or half removed by a controller that is gone");
-    let finding = Finding::new(Severity::Warning, "volumes", text).next("vctl pool check --repair");
+    let finding =
+        Finding::new(Kind::VolumesLeft, Severity::Warning, "volumes", text).next("vctl pool check --repair");
     Ok((left > 0).then_some(finding))
 }

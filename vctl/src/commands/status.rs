@@ -34,6 +34,7 @@ struct Told {
 
 #[derive(Serialize)]
 struct Row {
+    kind: &'static str,
     severity: &'static str,
     subject: String,
     text: String,
@@ -52,6 +53,7 @@ pub fn word(severity: Severity) -> (&'static str, Tone) {
 impl Row {
     fn new(finding: &Finding) -> Self {
         Self {
+            kind: finding.kind.code(),
             severity: word(finding.severity).0,
             subject: finding.subject.clone(),
             text: finding.text.clone(),

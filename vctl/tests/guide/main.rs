@@ -13,6 +13,7 @@
 
 mod place;
 mod scenario;
+mod states;
 #[path = "../console/terminal.rs"]
 mod terminal;
 
@@ -108,11 +109,15 @@ fn users_may_mount() -> bool {
 }
 
 fn of_the_guide(title: &str) {
+    after_the_first("docs/OPERATING.md", title);
+}
+
+fn after_the_first(path: &str, title: &str) {
     let first: Vec<Block> = section("docs/OPERATING.md", FIRST)
         .into_iter()
         .filter(|block| !block.root)
         .collect();
-    procedure("docs/OPERATING.md", title, &first);
+    procedure(path, title, &first);
 }
 
 macro_rules! procedures {

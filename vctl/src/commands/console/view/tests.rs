@@ -5,7 +5,7 @@ use super::super::model::{Effect, Event, JobLook, Model, PoolLook, Pulse, Tab};
 use super::super::verb::Verb;
 use super::{Theme, render};
 use apparatus::ops::apparatus::{State, View};
-use apparatus::ops::status::{Finding, Status};
+use apparatus::ops::status::{Finding, Kind, Status};
 use apparatus::ops::view::{DiskView, PoolView, Usage, VolumeView};
 use apparatus::ops::{job, moving};
 use apparatus::pool::holds::Holds;
@@ -196,6 +196,7 @@ fn pulse(uptime_us: u64, reads: u64) -> Pulse {
         apparatuses: vec![serving(uptime_us, reads)],
         status: Status {
             findings: vec![Finding {
+                kind: Kind::DiskFault,
                 severity: Severity::Error,
                 subject: "disk d1".into(),
                 text: "cannot be opened".into(),

@@ -1,0 +1,54 @@
+//! The page of states: it has a section for each finding that `vctl status` can name and no other, and its commands make each state,
+//! show it named, and leave it.
+
+use crate::{after_the_first, document, sections};
+use apparatus::ops::status::Kind;
+
+const PAGE: &str = "docs/STATES.md";
+/// The one section that is about no finding.
+const NO_STATUS: &str = "When there is no status";
+
+macro_rules! states {
+    ($($name:ident: $title:literal,)*) => {
+        const RUN: &[&str] = &[$($title),*];
+        $(#[test]
+        fn $name() {
+            after_the_first(PAGE, $title);
+        })*
+    };
+}
+
+states! {
+    pool_is_a_copy: "pool-is-a-copy",
+    pool_directory_fault: "pool-directory-fault",
+    disk_unusable: "disk-unusable",
+    disk_errors: "disk-errors",
+    apparatus_ended: "apparatus-ended",
+    apparatus_fenced: "apparatus-fenced",
+    apparatus_silent: "apparatus-silent",
+    mount_point_dead: "mount-point-dead",
+    job_abandoned: "job-abandoned",
+    job_paused: "job-paused",
+    space_in_quarantine: "space-in-quarantine",
+    pool_nearly_full: "pool-nearly-full",
+    disk_takes_nothing_new: "disk-takes-nothing-new",
+    no_disks: "no-disks",
+    no_apparatus: "no-apparatus",
+    when_there_is_no_status: "When there is no status",
+}
+
+#[test]
+fn every_state_has_a_section_and_every_section_a_state() {
+    let page = document(PAGE);
+    let written: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    let mut known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.code()).collect();
+    known.push(NO_STATUS);
+    assert_eq!(written, known);
+}
+
+#[test]
+fn every_section_with_commands_is_run() {
+    let written = sections(&document(PAGE));
+    let titles: Vec<&str> = written.iter().map(|(title, _)| title.as_str()).collect();
+    assert_eq!(titles, RUN);
+}
