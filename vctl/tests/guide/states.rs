@@ -20,7 +20,6 @@ macro_rules! states {
 
 states! {
     pool_is_a_copy: "pool-is-a-copy",
-    pool_directory_fault: "pool-directory-fault",
     disk_unusable: "disk-unusable",
     disk_errors: "disk-errors",
     apparatus_ended: "apparatus-ended",
