@@ -51,8 +51,9 @@ impl Runtime for Apparatus {
         let notices = self.notices_of(difference);
         lock(&self.rests).note(difference, self.members.hardened());
         for edit in &difference.edits {
-            if let Edit::Map { volume, .. } = edit {
+            if let Edit::Map { volume, segments } = edit {
                 self.owe_losses(*volume);
+                self.arrive_after_losses(*volume, segments);
             }
         }
         let generation = self.table.apply(difference)?;

@@ -32,6 +32,7 @@ use super::{Apparatus, Failure, Hardening, Owned, Tools, lock};
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::member::DiskMarks;
+use crate::pool::model::Segment;
 use crate::units::{DiskId, Generation, VolumeId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -155,6 +156,18 @@ impl Apparatus {
         }
     }
 
+    /// The volume comes to disks that it was not on: what those have lost before is nothing that its hosts wrote. Called before the table is changed.
+    pub(super) fn arrive_after_losses(&self, volume: VolumeId, segments: &[Segment]) {
+        let mut known = Vec::new();
+        // A volume that is not there yet lies on no disk.
+        let _ = self.table.disks_of(&mut lock(&self.eye), volume, &mut known);
+        let new: BTreeSet<DiskId> = segments.iter().map(|segment| segment.home.disk).collect();
+        for disk in new.into_iter().filter(|disk| !known.contains(disk)) {
+            let failures = self.members.marks(disk).failures_here();
+            self.losses.arrive(volume, disk, failures);
+        }
+    }
+
     fn flushing_of(&self, disk: DiskId) -> FlushingDisk<'_> {
         let mut flushing = lock(&self.flushing);
         flushing.entry(disk).or_insert((Instant::now(), 0)).1 += 1;
@@ -222,6 +235,11 @@ impl Losses {
         before.unwrap_or(0) < failures
     }
 
+    /// The volume comes to the disk, which has had these failures before.
+    fn arrive(&self, volume: VolumeId, disk: DiskId, failures: u64) {
+        lock(&self.told).insert((volume, disk), failures);
+    }
+
     /// The volume goes from the disk, maybe.
     fn owe(&self, volume: VolumeId, disk: DiskId, failures: u64) {
         if self.are_news(volume, disk, failures) {
@@ -232,5 +250,23 @@ impl Losses {
     /// Whether the volume's hosts are still to be told; from now on they have been.
     fn take_owed(&self, volume: VolumeId) -> bool {
         lock(&self.owed).remove(&volume)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_told_of_what_was_lost_since_their_volume_came_to_the_disk() {
+        let losses = Losses::default();
+        let (here, arrives, disk) = (VolumeId(1), VolumeId(2), DiskId(3));
+        losses.arrive(arrives, disk, 2);
+        assert!(losses.are_news(here, disk, 2), "it lay there all the time");
+        assert!(!losses.are_news(here, disk, 2), "once");
+        assert!(!losses.are_news(arrives, disk, 2), "lost before it came");
+        assert!(losses.are_news(arrives, disk, 3));
+        losses.owe(here, disk, 3);
+        assert!(losses.take_owed(here) && !losses.take_owed(here));
     }
 }

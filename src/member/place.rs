@@ -11,12 +11,13 @@ use super::anchor::{Anchor, Identity, byte_of_table, identity};
 use super::table::{HARDENED, SIZE};
 use crate::error::{Error, Kind, Result};
 use crate::pool::dir::PoolDir;
-use rustix::fs::{AtFlags, Mode, fstatfs, mkdirat, renameat, statat, symlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, fstatfs, mkdirat, renameat, statat, symlinkat};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -207,15 +208,32 @@ impl Search<'_> {
     }
 }
 
-/// The file, if it is this boot's, this pool's and of this format.
+/// The file, if it is this boot's, this pool's and of this format, and nobody but this user can have made it or can write it: everybody may make files in
+/// a directory such as `/dev/shm`.
 fn open_fitting(path: &Path, header: &[u8; HARDENED]) -> io::Result<Option<File>> {
-    let mut file = match OpenOptions::new().read(true).write(true).open(path) {
-        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let mut file = match options.open(path) {
+        Err(why)
+            if matches!(
+                why.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            return Ok(None);
+        }
         other => other?,
     };
+    let meta = file.metadata()?;
+    let ours = meta.uid() == geteuid().as_raw() && meta.mode() & 0o077 == 0 && meta.nlink() == 1;
+    if !meta.is_file() || !ours || meta.len() != SIZE as u64 {
+        return Ok(None);
+    }
     let mut found = [0; HARDENED];
-    let whole = file.metadata()?.len() == SIZE as u64 && file.read_exact(&mut found).is_ok();
-    Ok((whole && found == *header).then_some(file))
+    Ok((file.read_exact(&mut found).is_ok() && found == *header).then_some(file))
 }
 
 /// Writes it whole, zeroes included, so that no store into its mapping needs room.

@@ -53,7 +53,11 @@ pub fn file_of(dir: &Path, apparatus: &Name) -> PathBuf {
 /// # Errors
 /// The file system's.
 pub fn tell(dir: &Path, apparatus: &Name, pool: Uuid, told: &Told) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
+    // Not the pool's directory itself: that may have been renamed, and is not made anew under its old name.
+    match fs::create_dir(dir) {
+        Err(why) if why.kind() != io::ErrorKind::AlreadyExists => return Err(why),
+        _ => {}
+    }
     // No apparatus has a name that begins with a dot.
     let new = dir.join(format!(".{apparatus}.new"));
     let mut options = OpenOptions::new();

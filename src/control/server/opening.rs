@@ -12,6 +12,7 @@ use crate::units::{ChangeId, DiskId};
 use crate::wire::message::Answer;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,8 @@ const TRIED: Duration = Duration::from_secs(5);
 pub(super) struct Openings {
     /// The disks of the table.
     records: BTreeMap<DiskId, DiskRecord>,
-    under_way: BTreeMap<DiskId, Instant>,
+    /// By disk and path: a record that has another path does not wait for the old one.
+    under_way: BTreeMap<(DiskId, PathBuf), Instant>,
     holds: BTreeMap<ChangeId, Vec<DiskRecord>>,
     tried: Instant,
     /// Why a disk could not be opened, as it was told last.
@@ -56,6 +58,13 @@ impl Openings {
         self.told.remove(&id);
     }
 
+    /// Whether the table or a hold names this disk at this path.
+    fn want(&self, record: &DiskRecord) -> bool {
+        let of_holds = self.holds.values().flatten();
+        let mut named = self.records.get(&record.id).into_iter().chain(of_holds);
+        named.any(|each| key(each) == key(record))
+    }
+
     /// A hold does not wait any more.
     pub(super) fn forget(&mut self, change: ChangeId) {
         self.holds.remove(&change);
@@ -65,6 +74,10 @@ impl Openings {
     pub(super) fn forget_all(&mut self) {
         self.holds.clear();
     }
+}
+
+fn key(record: &DiskRecord) -> (DiskId, PathBuf) {
+    (record.id, record.path.clone())
 }
 
 impl Core {
@@ -97,7 +110,7 @@ impl Core {
     }
 
     fn begin_opening(&mut self, record: &DiskRecord) {
-        if let Entry::Vacant(none) = self.openings.under_way.entry(record.id) {
+        if let Entry::Vacant(none) = self.openings.under_way.entry(key(record)) {
             none.insert(Instant::now());
             self.helpers.open(record);
         }
@@ -105,10 +118,15 @@ impl Core {
 
     /// What came of it.
     pub(super) fn opened(&mut self, record: &DiskRecord, opened: Result<Arc<Disk>, String>) {
-        self.openings.under_way.remove(&record.id);
+        self.openings.under_way.remove(&key(record));
         let failed = match opened {
-            Ok(disk) => {
+            Ok(disk) if self.openings.want(record) => {
                 self.take_in(record, disk);
+                None
+            }
+            // It was removed, or has another path, since the opening began.
+            Ok(disk) => {
+                close_aside(disk);
                 None
             }
             Err(why) => {
@@ -117,7 +135,10 @@ impl Core {
             }
         };
         let waits = |(change, records): (&ChangeId, &Vec<DiskRecord>)| {
-            records.iter().any(|each| each.id == record.id).then_some(*change)
+            records
+                .iter()
+                .any(|each| key(each) == key(record))
+                .then_some(*change)
         };
         let waiting: Vec<ChangeId> = self.openings.holds.iter().filter_map(waits).collect();
         for change in waiting {
@@ -160,7 +181,7 @@ impl Core {
         let under_way = &self.openings.under_way;
         let asked = records
             .iter()
-            .filter_map(|record| Some((*under_way.get(&record.id)?, record)));
+            .filter_map(|record| Some((*under_way.get(&key(record))?, record)));
         let Some((since, record)) = asked.min_by_key(|(since, _)| *since) else {
             return;
         };
