@@ -11,8 +11,11 @@ use crate::data::Limits;
 use crate::error::{Error, Result};
 use ron::extensions::Extensions;
 use serde::Deserialize;
+use std::fs::{Metadata, OpenOptions};
+use std::io::Read;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -100,6 +103,37 @@ impl From<LogLevel> for log::LevelFilter {
     }
 }
 
+/// The most that a text file written by an operator may have.
+const LONGEST: u64 = 1 << 20;
+
+/// The text of a file that an operator wrote. What never ends or blocks, as a device or a pipe, is refused, and so is what is far too long.
+pub(crate) fn read_text(file: &Path, what: &str) -> Result<String> {
+    let failed = |error| Error::because(what, error);
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(file)
+        .map_err(failed)?;
+    check_regular(&opened.metadata().map_err(failed)?, what)?;
+    let mut text = String::new();
+    opened
+        .take(LONGEST + 1)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    if text.len() as u64 > LONGEST {
+        return Err(Error::usage(what, "is longer than 1 MiB"));
+    }
+    Ok(text)
+}
+
+/// Refuses what is no regular file.
+pub(crate) fn check_regular(found: &Metadata, what: &str) -> Result<()> {
+    if found.is_file() {
+        return Ok(());
+    }
+    Err(Error::usage(what, "is no regular file"))
+}
+
 impl Config {
     /// From a file.
     ///
@@ -107,7 +141,7 @@ impl Config {
     /// Names the file and the place in it that cannot be used.
     pub fn read(file: &Path) -> Result<Self> {
         let what = format!("configuration {}", file.display());
-        let text = std::fs::read_to_string(file).map_err(|error| Error::because(&what, error))?;
+        let text = read_text(file, &what)?;
         Self::parse(&text, &what)
     }
 
@@ -209,6 +243,19 @@ mod tests {
                 "{text}: {error}"
             );
         }
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_refused() {
+        let refused = |file: &Path| Config::read(file).unwrap_err().to_string();
+        let device = refused(Path::new("/dev/zero"));
+        assert!(device.ends_with("/dev/zero: is no regular file"), "{device}");
+        let dir = tempfile::tempdir().unwrap();
+        let long = dir.path().join("long.ron");
+        std::fs::write(&long, "()").unwrap();
+        assert_eq!(Config::read(&long).unwrap(), Config::default());
+        std::fs::write(&long, vec![b' '; 1 << 21]).unwrap();
+        assert!(refused(&long).ends_with("is longer than 1 MiB"));
     }
 
     #[test]

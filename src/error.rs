@@ -42,7 +42,7 @@ impl Error {
         Self {
             kind,
             what: what.into(),
-            why: why.into(),
+            why: without_numbers(why.into()),
             hint: None,
             source: None,
         }
@@ -76,7 +76,7 @@ impl Error {
         Self {
             kind: Kind::Failed,
             what: what.into(),
-            why: source.to_string(),
+            why: without_numbers(source.to_string()),
             hint: None,
             source: Some(source),
         }
@@ -130,5 +130,38 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// The text without the error numbers that the standard library puts behind the words for them: `(os error 13)`.
+fn without_numbers(mut text: String) -> String {
+    const BEFORE: &str = " (os error ";
+    while let Some(at) = text.find(BEFORE) {
+        let rest = &text[at + BEFORE.len()..];
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        if digits == 0 || rest.as_bytes().get(digits) != Some(&b')') {
+            break;
+        }
+        let end = at + BEFORE.len() + digits + 1;
+        text.replace_range(at..end, "");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn an_error_of_the_system_is_told_in_words_alone() {
+        let denied = || io::Error::from_raw_os_error(13);
+        let error = Error::because("file x", denied());
+        assert_eq!(error.to_string(), "file x: Permission denied");
+        let error = Error::failed("file x", format!("one: {}; two: {}", denied(), denied()));
+        assert_eq!(error.why(), "one: Permission denied; two: Permission denied");
+        for odd in ["a (os error )", "a (os error 1", "(os error x)"] {
+            assert_eq!(Error::failed("x", odd).why(), odd);
+        }
     }
 }

@@ -207,6 +207,9 @@ pub(super) struct Copy {
 impl Copy {
     /// Of a backup: a store may have to bring it up to its format before it can be read.
     pub(super) fn of_backup(file: &Path) -> Result<Self> {
+        let what = format!("backup {}", file.display());
+        let found = fs::metadata(file).map_err(|error| Error::because(&what, error))?;
+        crate::config::check_regular(&found, &what)?;
         let copy = Self::empty()?;
         SqliteStore::restore(&copy.pool(), file)?;
         Ok(copy)

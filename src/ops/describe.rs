@@ -30,7 +30,6 @@ use crate::units::{ByteCount, ExtentSize};
 use ron::extensions::Extensions;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A size as people write it.
@@ -230,7 +229,7 @@ fn ron_options() -> ron::Options {
 /// Names the file and the place in it that cannot be used.
 pub fn read(file: &Path) -> Result<Description> {
     let what = format!("description {}", file.display());
-    let text = fs::read_to_string(file).map_err(|error| Error::because(&what, error))?;
+    let text = crate::config::read_text(file, &what)?;
     let mut found: Description = ron_options()
         .from_str(&text)
         .map_err(|error| Error::usage(&what, error.to_string()))?;

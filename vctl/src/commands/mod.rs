@@ -18,7 +18,7 @@ pub mod volume;
 
 use crate::context::{Changing, Context};
 use crate::exit::Done;
-use crate::output::duration;
+use crate::output::{count, duration};
 use ::apparatus::change::driver::Controller;
 use ::apparatus::error::Result;
 use ::apparatus::ops::plan::Planned;
@@ -70,16 +70,22 @@ impl Effect {
 
     /// What it did to the hosts, for people.
     pub fn in_words(&self, done: &str, lasted_us: u64) -> String {
-        let (lasted, longest) = (duration(lasted_us), duration(self.longest_hold_us));
-        format!(
-            "{done} for {lasted}, {} host requests waited, the longest {longest}",
-            self.held_requests
-        )
+        let waited = waited_in_words(self.held_requests, self.longest_hold_us);
+        format!("{done} for {}, {waited}", duration(lasted_us))
     }
 
     /// How the command ends.
     pub fn done(&self) -> Done {
         Done::WithFenced(self.fenced.clone())
+    }
+}
+
+/// How many host requests waited, and how long the longest did where any waited.
+pub fn waited_in_words(requests: u64, longest_us: u64) -> String {
+    let requests = count(requests, "host request");
+    match longest_us {
+        0 => format!("{requests} waited"),
+        longest => format!("{requests} waited, the longest {}", duration(longest)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::exit::Done;
-use crate::output::{Cell, Output, Tone, printable, size};
+use crate::output::{Cell, Output, Tone, count, printable, size};
 use apparatus::error::Result;
 use apparatus::ops::status::{self, Finding};
 use apparatus::store::Severity;
@@ -103,14 +103,14 @@ fn people(out: &mut Output, body: &Told, found: &status::Status) {
         }
     };
     out.line(&format!(
-        "{before}{head}{after}: {} disks with {} free of {}, {} volumes, {} of {} apparatuses serve, {} jobs",
-        body.disks,
+        "{before}{head}{after}: {} with {} free of {}, {}, {} of {} apparatuses serve, {}",
+        count(body.disks, "disk"),
         bytes(body.free.0),
         bytes(body.size.0),
-        body.volumes,
+        count(body.volumes, "volume"),
         body.serving,
         body.apparatuses,
-        body.jobs,
+        count(body.jobs, "job"),
     ));
     for finding in &found.findings {
         let (name, tone) = word(finding.severity);

@@ -3,6 +3,7 @@
 use super::Style;
 use apparatus::units::Timestamp;
 use std::cmp::Ordering;
+use std::fmt::Display;
 
 /// How good or bad a word is, for its colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,8 +140,8 @@ fn tenths(bytes: u64, unit: usize) -> u128 {
 
 /// So many of something: `1 run`, `3 runs`.
 #[must_use]
-pub fn count(number: usize, noun: &str) -> String {
-    let more = if number == 1 { "" } else { "s" };
+pub fn count<N: Copy + Display + From<u8> + PartialEq>(number: N, noun: &str) -> String {
+    let more = if number == N::from(1) { "" } else { "s" };
     format!("{number} {noun}{more}")
 }
 

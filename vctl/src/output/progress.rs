@@ -160,15 +160,18 @@ fn line(state: State) -> String {
     let left = state
         .left_s
         .map_or("-".into(), |left| duration(left.saturating_mul(1_000_000)));
+    let longest = match state.longest_hold_us {
+        0 => String::new(),
+        longest => format!(", longest hold {}", duration(longest)),
+    };
     format!(
-        "job {}: {}% {} of {}, {}/s, {left} left, {} held, longest hold {}",
+        "job {}: {}% {} of {}, {}/s, {left} left, {} held{longest}",
         state.job,
         percent(state),
         size(state.done),
         size(state.total),
         size(state.rate),
         state.held_requests,
-        duration(state.longest_hold_us),
     )
 }
 

@@ -72,6 +72,11 @@ impl TableOptions {
         Ok(())
     }
 
+    /// Whether the names of the columns are wanted instead of the rows.
+    fn asks_for_columns(&self) -> bool {
+        self.columns.as_deref() == Some("help")
+    }
+
     fn chosen<'a, R>(&self, columns: &'a [Column<R>]) -> Result<Vec<&'a Column<R>>> {
         let usual = || columns.iter().filter(|column| column.shown);
         let Some(list) = &self.columns else {
@@ -104,6 +109,10 @@ fn find<'a, R>(columns: &'a [Column<R>], name: &str) -> Result<&'a Column<R>> {
 /// # Errors
 /// When a column asked for does not exist.
 pub fn table<R>(out: &mut Output, options: &TableOptions, columns: &[Column<R>], rows: &[R]) -> Result<()> {
+    if options.asks_for_columns() {
+        columns.iter().for_each(|column| out.line(column.name));
+        return Ok(());
+    }
     let chosen = options.chosen(columns)?;
     let style = out.style();
     let grid: Vec<Vec<Cell>> = rows

@@ -35,6 +35,14 @@ fn columns_can_be_chosen_added_and_left_without_headings() {
 }
 
 #[test]
+fn the_columns_are_listed_when_asked_for() {
+    let pool = Pool::with_volume();
+    let told = pool.run(["volume", "list", "-o", "help"]).ok().out;
+    let names: Vec<_> = told.lines().collect();
+    assert!(names.contains(&"NAME") && names.contains(&"READ-ONLY"), "{told}");
+}
+
+#[test]
 fn rows_can_be_sorted_by_any_column_both_ways() {
     let pool = Pool::with_volume();
     pool.run(["volume", "create", "b", "900K"]).ok();
@@ -66,4 +74,18 @@ fn an_empty_table_is_its_headings() {
         assert_eq!(told, told.to_uppercase());
         assert_eq!(pool.run([noun, "list", "--no-headings"]).ok().out, "");
     }
+}
+
+#[test]
+fn one_is_told_from_many() {
+    let pool = Pool::empty();
+    pool.run(["disk", "add", &pool.file("one.img"), "--create", "16M"])
+        .ok();
+    pool.run(["volume", "create", "v", "1M"]).ok();
+    let told = pool.run(["status"]).out;
+    assert!(
+        told.contains(": 1 disk with ") && told.contains(", 1 volume, "),
+        "{told}"
+    );
+    assert!(told.contains(", 0 jobs"), "{told}");
 }

@@ -3,6 +3,7 @@
 use super::model::dialog::{Layouts, Preview};
 use super::verb::Verb;
 use crate::commands::volume::map::picture;
+use crate::commands::waited_in_words;
 use crate::output::{count, duration, size};
 use apparatus::change::driver::{Controller, Wait};
 use apparatus::change::jobs::{self, Observer, Request};
@@ -179,7 +180,8 @@ impl Hand<'_> {
         Ok(summary([
             format!("kills process {} and waits for its end", view.member.pid),
             format!(
-                "{waiting} host requests in it fail; hosts of {} lose their volumes",
+                "{} in it fail; hosts of {} lose their volumes",
+                count(waiting, "host request"),
                 view.member.mount.display()
             ),
             "what it acknowledged is safe; other apparatuses go on".into(),
@@ -351,9 +353,8 @@ impl Hand<'_> {
         let volumes = wish.volumes.join(", ");
         match held {
             Ok(held) => Ok(format!(
-                "held {volumes}: {} host requests waited, the longest {}{}",
-                held.sent.parked,
-                duration(held.sent.longest_us),
+                "held {volumes}: {}{}",
+                waited_in_words(held.sent.parked, held.sent.longest_us),
                 fenced(controller.fenced())
             )),
             Err(error) if error.kind() == Kind::Cancelled => Ok(format!("released {volumes}")),

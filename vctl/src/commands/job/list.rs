@@ -3,7 +3,7 @@
 use crate::commands::told;
 use crate::context::Context;
 use crate::exit::Done;
-use crate::output::{Cell, Column, Style, TableOptions, Tone, details, size, table};
+use crate::output::{Cell, Column, Style, TableOptions, Tone, count, details, size, table};
 use apparatus::error::Result;
 use apparatus::ops;
 use apparatus::ops::job::{View, Workers};
@@ -123,13 +123,13 @@ impl Row {
     pub fn in_words(&self, style: Style) -> String {
         let bytes = |bytes: ByteCount| Cell::Size(bytes.0).plain(style);
         format!(
-            "job {}: {}, {} of {} moved, {} copied, {} host requests held, {}",
+            "job {}: {}, {} of {} moved, {} copied, {} held, {}",
             self.id,
             self.state,
             bytes(self.done),
             bytes(self.total),
             bytes(self.copied),
-            self.held_requests,
+            count(self.held_requests, "host request"),
             holds_in_words(
                 (self.median_hold_us, self.p99_hold_us, self.longest_hold_us),
                 style

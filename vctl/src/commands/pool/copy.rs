@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use crate::exit::Done;
+use crate::output::count;
 use apparatus::change::driver::Wait;
 use apparatus::error::Result;
 use apparatus::ops;
@@ -116,7 +117,9 @@ impl Restore {
                 ..
             } = body.restored;
             out.line(&format!(
-                "pool: {verb}, layout {layout}, generation {generation}, {disks} disks, {volumes} volumes"
+                "pool: {verb}, layout {layout}, generation {generation}, {}, {}",
+                count(*disks, "disk"),
+                count(*volumes, "volume"),
             ));
             Ok(())
         })?;

@@ -249,11 +249,14 @@ fn of_job(
             size(job.view.total.0),
             size(record.copied.0)
         )),
-        Line::raw(format!(
-            "{} host requests held, longest hold {}",
-            record.held,
-            duration(record.longest_hold_us)
-        )),
+        Line::raw(match record.longest_hold_us {
+            0 => format!("{} held", count(record.held, "host request")),
+            longest => format!(
+                "{} held, longest hold {}",
+                count(record.held, "host request"),
+                duration(longest)
+            ),
+        }),
         Line::from(vec![
             Span::styled("why: ", theme.heading()),
             Span::raw(printable(&job.phase)),
