@@ -117,9 +117,11 @@ fn a_job_that_has_not_ended_uses_its_volume() {
     ])
     .ok();
     pool.run(["job", "pause", "1"]).ok();
-    refused(&pool, &["volume", "remove", "v", "--yes"], &["job 1 (paused)"]);
+    // The apparatus gives the controller's lock back a moment after its job was told to stop.
+    let remove = ["volume", "remove", "v", "--yes", "--wait=30s"];
+    refused(&pool, &remove, &["job 1 (paused)"]);
     pool.run(["job", "cancel", "1"]).ok();
-    pool.run(["volume", "remove", "v", "--yes"]).ok();
+    pool.run(remove).ok();
 }
 
 #[test]
