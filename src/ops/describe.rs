@@ -339,6 +339,7 @@ fn once<'a>(what: &str, noun: &str, names: impl Iterator<Item = &'a Name>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn parse(text: &str) -> Result<Description> {
         let dir = tempfile::tempdir().unwrap();
