@@ -20,6 +20,7 @@ use crate::sys;
 use rustix::io::Errno;
 use std::fs::{self, File, Metadata};
 use std::io;
+use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::time::{Duration, Instant};
@@ -165,7 +166,20 @@ fn in_use(what: &str, file: &File, byte: u64) -> Error {
 /// The lock on the pool's directory that says which file a disk is. Held as long as it lives.
 #[derive(Debug)]
 pub(super) struct SameFile {
-    _dir: Option<File>,
+    dir: Option<File>,
+}
+
+/// Gives up all locks of an opening. Its close does that too, but only once no child of another thread has a copy of the descriptor, and
+/// each has one between its fork and its exec.
+pub(super) fn let_go(file: &File) {
+    // If it fails, the close releases them.
+    let _ = sys::unlock(file.as_fd());
+}
+
+impl Drop for SameFile {
+    fn drop(&mut self) {
+        self.dir.iter().for_each(let_go);
+    }
 }
 
 impl SameFile {
@@ -175,7 +189,7 @@ impl SameFile {
     /// `Kind::Busy` when somebody of the pool has another file open as this disk.
     pub(super) fn claim(what: &str, owner: &Instance, disk: u32, found: &Metadata) -> Result<Self> {
         if owner.dir.as_os_str().is_empty() {
-            return Ok(Self { _dir: None });
+            return Ok(Self { dir: None });
         }
         let dir = File::open(&owner.dir)
             .map_err(|why| Error::because(format!("pool {}", owner.dir.display()), why))?;
@@ -189,7 +203,7 @@ impl SameFile {
             byte: crc32c::crc32c(&[device.to_le_bytes(), number.to_le_bytes()].concat()),
         };
         match without_locks(what, answer.give(&dir), Ok(()))? {
-            Ok(()) => Ok(Self { _dir: Some(dir) }),
+            Ok(()) => Ok(Self { dir: Some(dir) }),
             Err(byte) => {
                 let by = holders(&dir, byte);
                 let why =
@@ -228,9 +242,30 @@ pub(super) fn alone_at_label<T>(file: &File, write: impl FnOnce() -> io::Result<
     written
 }
 
-/// Lets one process add the disk. False when another one is at it.
-pub(super) fn alone_at_adding(file: &File) -> io::Result<bool> {
-    sys::try_lock_at(file.as_fd(), BASE + SINGLE * REGION + ADDS)
+/// A file that one process adds as a disk, as long as this lives.
+#[derive(Debug)]
+pub(super) struct Adding(File);
+
+impl Adding {
+    /// `None` when another process adds it.
+    pub(super) fn alone(file: File) -> io::Result<Option<Self>> {
+        let alone = sys::try_lock_at(file.as_fd(), BASE + SINGLE * REGION + ADDS)?;
+        Ok(alone.then_some(Self(file)))
+    }
+}
+
+impl Deref for Adding {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Adding {
+    fn drop(&mut self) {
+        let_go(&self.0);
+    }
 }
 
 /// Who has a lock on this byte of the file, as far as it can be seen: ` (apparatus, process 123)`.

@@ -184,6 +184,12 @@ fn open_quietly(path: &Path, writable: bool) -> io::Result<File> {
     }
 }
 
+impl Drop for Disk {
+    fn drop(&mut self) {
+        claim::let_go(&self.file);
+    }
+}
+
 impl Disk {
     /// Opens the disk that the record names, checks its label against it, and keeps other owners and other files out while it is open.
     ///

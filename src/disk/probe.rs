@@ -1,6 +1,6 @@
 //! What `disk add` and `disk remove` need: is this path a disk that the pool can take, and the writing and wiping of labels.
 
-use super::claim::{alone_at_adding, not_owned_by_others};
+use super::claim::{Adding, not_owned_by_others};
 use super::identity::{Identity, Mounted, Store, loops_over, mounts, sys_dir};
 use super::label::{Fault, Label};
 use super::open::{Kind, length, open_file};
@@ -29,7 +29,7 @@ pub struct Candidate {
     extent_size: ExtentSize,
     content: Option<&'static str>,
     device: bool,
-    file: File,
+    file: Adding,
 }
 
 impl Candidate {
@@ -203,7 +203,7 @@ pub(super) fn refuse_stacked(what: &str, own: Store) -> Result<()> {
 }
 
 /// Opens it so that nobody else can: devices by the kernel's own exclusion, files by a lock that only adding takes.
-fn claim(path: &Path, what: &str, own: Store) -> Result<File> {
+fn claim(path: &Path, what: &str, own: Store) -> Result<Adding> {
     let file = match own {
         Store::File(..) => open_file(path, what)?.0,
         Store::Device(number) => {
@@ -223,9 +223,9 @@ fn claim(path: &Path, what: &str, own: Store) -> Result<File> {
             })?
         }
     };
-    match alone_at_adding(&file) {
-        Ok(true) => Ok(file),
-        Ok(false) => Err(Error::new(
+    match Adding::alone(file) {
+        Ok(Some(file)) => Ok(file),
+        Ok(None) => Err(Error::new(
             ErrorKind::Busy,
             what,
             "is being added by another process",
