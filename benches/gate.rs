@@ -1,4 +1,4 @@
-//! What the gate costs a request: entering and leaving alone, among threads, and with a hold elsewhere; and what a hold costs.
+//! The cost of the gate for a request: entering and leaving alone, among threads, and with a hold elsewhere; and the cost of a hold.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 #![allow(
@@ -9,9 +9,9 @@
 
 use apparatus::gate::barrier::Barrier;
 use apparatus::gate::{Access, Bounds, Drain, Entry, Gate, Lane, Parkable, Signal};
-use apparatus::pool::model::Span;
-use apparatus::store::HoldMode;
-use apparatus::units::{ChangeId, Generation, VolumeId, VolumeOffset};
+use apparatus::model::change::HoldMode;
+use apparatus::model::records::Span;
+use apparatus::model::units::{ChangeId, Generation, VolumeId, VolumeOffset};
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ fn span(volume: u64, start: u64) -> Span {
     }
 }
 
-/// One request in and out.
+/// Runs one request through the gate.
 #[inline]
 fn pass(gate: &Gate<Item>, lane: &mut Lane, span: Span) {
     match gate.enter(lane, black_box(span), Access::Write, Generation(7)) {
@@ -53,7 +53,7 @@ fn pass(gate: &Gate<Item>, lane: &mut Lane, span: Span) {
     }
 }
 
-/// So many requests on each of so many threads at once: the time of the slowest thread.
+/// Runs `requests` requests on each of `threads` threads in parallel; returns the time of the slowest thread.
 fn on_threads(gate: &Gate<Item>, threads: u64, requests: u64) -> Duration {
     let barrier = std::sync::Barrier::new(usize::try_from(threads).unwrap());
     std::thread::scope(|scope| {
@@ -117,7 +117,7 @@ fn entering(c: &mut Criterion) {
     group.finish();
 }
 
-/// Hold, drained, release.
+/// Places a hold, drains it and releases it.
 fn hold(gate: &Gate<Item>, id: u64) {
     assert!(gate.hold(ChangeId(id), &[span(100, 0)], HoldMode::Writes));
     while gate.drained(ChangeId(id)) != Some(Drain::Done) {}

@@ -1,27 +1,28 @@
-//! How long a change holds host requests: from the first message that asks for the hold until the one that ends it, through
-//! real apparatus processes with real mounts. `cargo bench --bench hold [-- CHANGES]`.
+//! The duration for which a change holds requests of hosts: from the first message that asks for the hold until the one that ends it,
+//! through real apparatus processes with real mounts. `cargo bench --bench hold [-- CHANGES]`.
 //!
-//! Each change maps 1 MiB of a volume to another disk under a hold of writes on that range, with no work under the hold: what is
-//! left is the protocol. "alone" has pauses between changes, "series" has them follow one another as in a move.
+//! Each change maps 1 MiB of a volume to another disk under a hold of writes on that range, without work under the hold, so that only the
+//! protocol is measured. "alone" has pauses between changes, "series" has them follow one another as in a move.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use apparatus::change::controller::Outcome;
-use apparatus::change::driver::{Controller, Prepare, Series, Wait};
-use apparatus::control::client::{Happening, Links};
-use apparatus::disk::{Candidate, create_image};
-use apparatus::error::Result;
-use apparatus::pool::dir::PoolDir;
-use apparatus::pool::model::{Area, Difference, DiskRecord, Edit, Segment, Span, VolumeRecord};
-use apparatus::pool::names::Name;
-use apparatus::store::sqlite::SqliteStore;
-use apparatus::store::{HoldMode, NewChange, Store};
-use apparatus::units::{
+use apparatus::blockdev::{Candidate, create_image};
+use apparatus::controller::pool::open_store;
+use apparatus::controller::{ChangePipeline, Controller, Prepare, Wait};
+use apparatus::model::change::{HoldMode, NewChange};
+use apparatus::model::dir::PoolDir;
+use apparatus::model::error::Result;
+use apparatus::model::names::Name;
+use apparatus::model::records::{Area, Delta, DiskRecord, Edit, Segment, Span, VolumeRecord};
+use apparatus::model::units::{
     ByteCount, ChangeId, DiskExtent, DiskId, ExtentSize, Generation, Incarnation, Slot, Term, VolumeExtent,
     VolumeId, VolumeOffset,
 };
-use apparatus::wire::frame::{CAP, Decoder, encode};
-use apparatus::wire::message::{Request, RequestFrame};
+use apparatus::protocol::controller::Outcome;
+use apparatus::rpc::client::{Links, WaitOutcome};
+use apparatus::rpc::frame::{CAP, Decoder, encode};
+use apparatus::rpc::message::{Request, RequestFrame};
+use apparatus::store;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -62,12 +63,12 @@ fn main() {
     frames();
 }
 
-/// What it costs to make and to read the frames of one change.
+/// Measures the cost of encoding and decoding the frames of one change.
 fn frames() {
     println!("\n| frame | bytes | encode µs | decode µs |");
     println!("|---|---|---|---|");
     for segments in [1, 1000, 100_000] {
-        let home = |at| Area {
+        let placement = |at| Area {
             disk: DiskId(2),
             start: DiskExtent(1 + 2 * at),
             len: 1,
@@ -75,21 +76,21 @@ fn frames() {
         let segments_of = (0..segments)
             .map(|at| Segment {
                 start: VolumeExtent(at),
-                home: home(at),
+                placement: placement(at),
             })
             .collect();
         let edits = vec![Edit::Map {
             volume: VolumeId(1),
             segments: segments_of,
         }];
-        let difference = Difference {
+        let delta = Delta {
             from: Generation(41),
             edits,
         };
         let apply = Request::Apply {
             change: ChangeId(42),
             generation: Generation(42),
-            difference,
+            delta,
         };
         row(
             &format!("Apply, {segments} segments"),
@@ -158,7 +159,7 @@ struct Bench {
     disks: [DiskId; 2],
     volume: VolumeId,
     changes: u64,
-    // Ended before their files are taken away.
+    // They end before their files are removed.
     apparatuses: Vec<Running>,
     _files: TempDir,
 }
@@ -188,7 +189,8 @@ impl Bench {
         })
         .unwrap();
         let pool = PoolDir::new(files.path().join("pool"));
-        let header = SqliteStore::create(&pool, EXTENT).unwrap().header().unwrap();
+        store::create(&pool, EXTENT).unwrap();
+        let header = open_store(&pool).unwrap().header().unwrap();
         let mut controller = Controller::acquire(&pool, "bench", Wait::No).unwrap();
         let disks = ["d1", "d2"].map(|text| {
             let path = files.path().join(text);
@@ -241,18 +243,18 @@ impl Bench {
         }
     }
 
-    /// One question and its answer, over a link that stands.
+    /// Measures one request and its answer, over an established link.
     fn round_trip(&self) -> String {
-        let uuid = SqliteStore::open(&self.pool).unwrap().header().unwrap().uuid;
+        let uuid = open_store(&self.pool).unwrap().header().unwrap().uuid;
         let mut links = Links::new(uuid, Term(0));
         links.connect(Slot(0), &self.pool, &name("a0"));
         let end = || Instant::now() + Duration::from_secs(20);
-        assert!(matches!(links.wait(end()), Some(Happening::Welcomed(..))));
+        assert!(matches!(links.wait(end()), Some(WaitOutcome::Welcomed(..))));
         let trip = |links: &mut Links| {
             let begun = Instant::now();
             links.send(Slot(0), Request::Quiesce { wait_us: 0 });
             links.flush();
-            assert!(matches!(links.wait(end()), Some(Happening::Answered(..))));
+            assert!(matches!(links.wait(end()), Some(WaitOutcome::Answered(..))));
             begun.elapsed()
         };
         figures((0..1000).map(|_| trip(&mut links)).collect())
@@ -265,14 +267,14 @@ impl Bench {
             .collect()
     }
 
-    /// Moves the whole volume, and answers a row of the table.
+    /// Moves the whole volume, and returns a row of the table.
     fn measure(&self, pipelined: bool) -> String {
         let mut controller = Controller::acquire(&self.pool, "bench", Wait::No).unwrap();
-        let home = controller
+        let placement = controller
             .store()
             .segments(self.volume, VolumeExtent(0), VolumeExtent(1))
             .unwrap();
-        let to = if home[0].home.disk == self.disks[0] {
+        let to = if placement[0].placement.disk == self.disks[0] {
             self.disks[1]
         } else {
             self.disks[0]
@@ -289,10 +291,10 @@ impl Bench {
         let begun = Instant::now();
         while moves.next < moves.end {
             moves.given = false;
-            controller.run_series(&mut moves).unwrap();
+            controller.run_pipeline(&mut moves).unwrap();
         }
         let rate = moves.holds.len() as f64 / begun.elapsed().as_secs_f64();
-        controller.harden().unwrap();
+        controller.persist().unwrap();
         controller.free().unwrap();
         format!("{} | {rate:.0}", figures(moves.holds))
     }
@@ -325,7 +327,7 @@ fn start(pool: &PoolDir, mount: &Path, index: usize) -> Running {
 }
 
 fn map(volume: VolumeId, at: u64, disk: DiskId, len: u64) -> Edit {
-    let home = Area {
+    let placement = Area {
         disk,
         start: DiskExtent(1 + at),
         len,
@@ -334,20 +336,20 @@ fn map(volume: VolumeId, at: u64, disk: DiskId, len: u64) -> Edit {
         volume,
         segments: vec![Segment {
             start: VolumeExtent(at),
-            home,
+            placement,
         }],
     }
 }
 
 fn run(controller: &mut Controller, edits: Vec<Edit>) {
-    let difference = Difference {
+    let delta = Delta {
         from: Generation(0),
         edits,
     };
     let change = NewChange {
         title: "bench".into(),
         job: None,
-        difference,
+        delta,
         spans: vec![],
         mode: HoldMode::Writes,
     };
@@ -365,7 +367,7 @@ struct Moves {
     holds: Vec<Duration>,
 }
 
-impl Series for Moves {
+impl ChangePipeline for Moves {
     fn next(&mut self, prepare: &mut Prepare<'_>) -> Result<Option<NewChange>> {
         if self.next == self.end || (self.given && !self.pipelined) {
             return Ok(None);
@@ -379,14 +381,14 @@ impl Series for Moves {
             start: byte(at),
             end: byte(at + 1),
         };
-        let difference = Difference {
+        let delta = Delta {
             from: prepare.from,
             edits: vec![map(self.volume, at, self.to, 1)],
         };
         Ok(Some(NewChange {
             title: "bench".into(),
             job: None,
-            difference,
+            delta,
             spans: vec![span],
             mode: HoldMode::Writes,
         }))
@@ -403,7 +405,7 @@ impl Series for Moves {
     }
 }
 
-/// Random 4 KiB reads and writes through every mount, from as many threads as requests are to be in flight.
+/// Random 4 KiB reads and writes through every mount, with one thread per request in flight.
 struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
@@ -453,7 +455,7 @@ impl Drop for Load {
 }
 
 fn load(file: &File, seed: u64, stop: &AtomicBool, done: &AtomicU64) {
-    // O_DIRECT asks for an aligned buffer.
+    // O_DIRECT requires an aligned buffer.
     let mut memory = vec![0u8; 8192];
     let skip = memory.as_ptr().align_offset(4096);
     let buffer = &mut memory[skip..skip + 4096];

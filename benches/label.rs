@@ -1,15 +1,14 @@
-//! The label at the head of every disk: as bytes, from bytes, and rewritten durably as when a layout is hardened.
+//! The label at the head of every disk: encoded, decoded, and rewritten durably as when a layout is persisted.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on should say so")]
 
-use apparatus::disk::label::Label;
-use apparatus::disk::{Candidate, Disk, create_image};
-use apparatus::member::MemberTable;
-use apparatus::pool::model::{DiskRecord, PoolHeader};
-use apparatus::pool::names::Name;
-use apparatus::sys::boot_id;
-use apparatus::units::{ByteCount, DiskId, ExtentSize};
+use apparatus::blockdev::label::Label;
+use apparatus::blockdev::{Candidate, Disk, create_image};
+use apparatus::cluster;
+use apparatus::model::names::Name;
+use apparatus::model::records::{DiskRecord, PoolHeader};
+use apparatus::model::units::{ByteCount, DiskId, ExtentSize};
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::collections::BTreeSet;
 use std::hint::black_box;
@@ -26,6 +25,7 @@ fn bytes(c: &mut Criterion) {
         layout: 3,
         sequence: 4,
         instance: Uuid::new_v4(),
+        copy: None,
     };
     let encoded = label.encode();
     c.bench_function("label/encode", |b| b.iter(|| black_box(&label).encode()));
@@ -60,18 +60,13 @@ fn rewrite(c: &mut Criterion) {
     c.bench_function("label/open a disk", |b| {
         b.iter(|| Disk::open(&record, &pool).unwrap())
     });
-    let members = MemberTable::open(
-        &apparatus::pool::dir::PoolDir::new(scratch.path()),
-        pool.uuid,
-        boot_id().unwrap(),
-    )
-    .unwrap();
-    let ledger = members.marks(record.id);
+    let cluster = cluster::open(&apparatus::model::dir::PoolDir::new(scratch.path())).unwrap();
+    let ledger = cluster.share(pool.uuid).unwrap().ledgers.ledger(record.id);
     let (disk, mut layout) = (Disk::open(&record, &pool).unwrap(), 0);
     c.bench_function("label/rewrite, durably", |b| {
         b.iter(|| {
             layout += 1;
-            disk.set_layout(layout, &ledger).unwrap()
+            disk.set_layout(layout, &*ledger).unwrap()
         });
     });
 }

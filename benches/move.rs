@@ -1,7 +1,7 @@
-//! What a move costs: its rate beside `cp`, and what hosts feel of it. `cargo bench --bench move [-- MIB] [rate] [holds] [latency]`.
+//! The cost of a move: its rate compared with `cp`, and its effect on hosts. `cargo bench --bench move [-- MIB] [rate] [holds] [latency]`.
 //!
-//! Every row is measured in one run on the same images, so the ratios mean something where the numbers alone do not. The images
-//! are in `$TMPDIR`; holds without a copy are the business of `--bench hold`, the switch of a table that of `--bench table`.
+//! Every row is measured in one run on the same images, so that the ratios are meaningful where the absolute numbers are not. The images
+//! are in `$TMPDIR`; `--bench hold` measures holds without a copy, `--bench table` the switch of a table.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,7 +19,7 @@ mod moving;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use apparatus::store::{JobLimits, JobRecord, JobState};
+use apparatus::model::job::{JobLimits, JobRecord, JobState};
 use moving::Scene;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -64,7 +64,7 @@ fn row(what: &str, value: &str, against: &str, ratio: Option<f64>) {
     );
 }
 
-/// A volume full of data that is not zero, in the page cache.
+/// Creates a volume full of data that is not zero, in the page cache.
 fn filled(mib: u64) -> Scene {
     let scene = Scene::new(MIB, mib);
     let daemon = scene.pool.start("filler");
@@ -95,8 +95,8 @@ fn rate(mib: u64, took: Duration) -> f64 {
     mib as f64 / took.as_secs_f64()
 }
 
-/// The idle move of a page-cached volume, and `cp` of one of the two images to the other's file system, each alone and with what
-/// makes it durable, in turns.
+/// Alternates an idle move of a page-cached volume and `cp` of one of the two images to the file system of the other, each alone and with
+/// the step that makes it durable.
 fn rate_beside_cp(mib: u64) {
     let scene = filled(mib);
     let daemon = scene.pool.start("x");
@@ -113,7 +113,7 @@ fn rate_beside_cp(mib: u64) {
         moves.push(rate(mib, moved(&scene, to).1));
     }
     daemon.stop();
-    // `cp` always writes a new file. The first move writes to a new image too; those after it overwrite what is allocated already.
+    // `cp` always writes a new file. The first move writes to a new image too; later ones overwrite allocated space.
     let (fresh, again) = (moves.remove(0), median(moves));
     let (cp, synced) = (median(copies), median(durable));
     for (what, own) in [("a new image", fresh), ("allocated storage", again)] {
@@ -148,7 +148,7 @@ fn copy(from: &Path, to: &Path) -> (Duration, Duration) {
     (plain, start.elapsed())
 }
 
-/// Holds of a move with chunks of one extent: a target that no chunk can keep makes each as small as it gets.
+/// Measures holds of a move with chunks of one extent: a latency target that no chunk can meet makes chunks as small as possible.
 fn holds(mib: u64) {
     let scene = filled(mib);
     for apparatuses in [1, 4] {
@@ -172,7 +172,7 @@ fn holds(mib: u64) {
     }
 }
 
-/// One host at queue depth 1, 4 KiB at random places, half of it writes: the latencies of reads and of writes.
+/// One host at queue depth 1, 4 KiB at random offsets, half of it writes: the latencies of reads and of writes.
 struct Host {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<[Vec<Duration>; 2]>,
@@ -181,11 +181,11 @@ struct Host {
 impl Host {
     fn start(file: File, blocks: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let told = stop.clone();
+        let stopped = stop.clone();
         let thread = thread::spawn(move || {
             let (mut random, mut block) = (Random::new(9), vec![1; usize::try_from(BLOCK).unwrap()]);
             let mut latencies = [Vec::new(), Vec::new()];
-            while !told.load(Ordering::Relaxed) {
+            while !stopped.load(Ordering::Relaxed) {
                 let (at, writes) = (random.below(blocks) * BLOCK, random.below(2));
                 let start = Instant::now();
                 match writes {

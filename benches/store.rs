@@ -1,17 +1,18 @@
-//! What the store costs: a change of one segment in tables of 1, 1 000 and 1 000 000 segments, without a sync as it runs inside a
-//! hold; hardening, with one; and loading a table.
+//! The cost of the store: a change of one segment in tables of 1, 1 000 and 1 000 000 segments, without a sync, as inside a hold;
+//! persisting, with a sync; and loading a table.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on should say so")]
 
-use apparatus::pool::dir::PoolDir;
-use apparatus::pool::model::{Area, Difference, DiskRecord, Edit, Segment, VolumeRecord};
-use apparatus::pool::names::Name;
-use apparatus::store::sqlite::SqliteStore;
-use apparatus::store::{Commit, HoldMode, NewChange, Store};
-use apparatus::units::{
+use apparatus::controller::pool::open_store;
+use apparatus::model::change::{Commit, HoldMode, NewChange};
+use apparatus::model::dir::PoolDir;
+use apparatus::model::names::Name;
+use apparatus::model::records::{Area, Delta, DiskRecord, Edit, Segment, VolumeRecord};
+use apparatus::model::units::{
     ByteCount, ChangeId, DiskExtent, DiskId, ExtentSize, Generation, Term, VolumeExtent, VolumeId,
 };
+use apparatus::store::{self, Store};
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::cell::{LazyCell, RefCell};
 use std::collections::BTreeSet;
@@ -24,7 +25,7 @@ const VOLUME: VolumeId = VolumeId(1);
 
 struct Bench {
     _scratch: TempDir,
-    store: SqliteStore,
+    store: Box<dyn Store>,
     segments: u64,
     moved: u64,
 }
@@ -43,24 +44,25 @@ fn disk(id: u32, extents: u64) -> Edit {
     })
 }
 
-fn segment(start: u64, disk: u32, home: u64) -> Segment {
-    let home = Area {
+fn segment(start: u64, disk: u32, placement: u64) -> Segment {
+    let placement = Area {
         disk: DiskId(disk),
-        start: DiskExtent(home),
+        start: DiskExtent(placement),
         len: 1,
     };
     Segment {
         start: VolumeExtent(start),
-        home,
+        placement,
     }
 }
 
 impl Bench {
-    /// A volume whose neighbouring extents lie on two disks in turn, so that no two segments merge; disk 3 is empty.
+    /// Creates a volume whose extents alternate between two disks, so that no two segments merge; disk 3 is empty.
     fn new(segments: u64) -> Self {
         let scratch = tempfile::tempdir().unwrap();
-        let store =
-            SqliteStore::create(&PoolDir::new(scratch.path().join("pool")), ExtentSize::DEFAULT).unwrap();
+        let pool = PoolDir::new(scratch.path().join("pool"));
+        store::create(&pool, ExtentSize::DEFAULT).unwrap();
+        let store = open_store(&pool).unwrap();
         let mut bench = Self {
             _scratch: scratch,
             store,
@@ -83,20 +85,20 @@ impl Bench {
             segments: (0..segments).map(at).collect(),
         };
         bench.change(disks.chain([Edit::AddVolume(volume), map]).collect());
-        bench.harden();
+        bench.persist();
         bench
     }
 
     fn change(&mut self, edits: Vec<Edit>) -> ChangeId {
         let header = self.store.header().unwrap();
-        let difference = Difference {
+        let delta = Delta {
             from: header.generation,
             edits,
         };
         let change = NewChange {
             title: "bench".into(),
             job: None,
-            difference,
+            delta,
             spans: Vec::new(),
             mode: HoldMode::Writes,
         };
@@ -106,7 +108,7 @@ impl Bench {
         id
     }
 
-    /// Moves one extent to disk 3, or back to its own.
+    /// Moves one extent to disk 3, or back to its former disk.
     fn move_one(&mut self) -> ChangeId {
         let n = self.moved;
         self.moved += 1;
@@ -118,7 +120,7 @@ impl Bench {
         }])
     }
 
-    fn harden(&mut self) {
+    fn persist(&mut self) {
         let ids: Vec<ChangeId> = self
             .store
             .unfinished()
@@ -126,25 +128,25 @@ impl Bench {
             .iter()
             .map(|change| change.id)
             .collect();
-        self.store.harden(&ids).unwrap();
+        self.store.persist(&ids).unwrap();
         self.store.free_quarantine(Generation(u64::MAX)).unwrap();
         self.store.checkpoint().unwrap();
     }
 }
 
-/// Rounds between two hardenings, as in a move.
+/// Number of changes that are persisted together, as in a move.
 const TOGETHER: u64 = 64;
 
 fn store(c: &mut Criterion) {
     for segments in [1, 1000, 1_000_000] {
         let bench = LazyCell::new(|| RefCell::new(Bench::new(segments)));
         c.bench_function(&format!("store/prepare and commit/{segments}"), |b| {
-            b.iter_custom(|rounds| without_hardening(&mut bench.borrow_mut(), rounds));
+            b.iter_custom(|rounds| without_persisting(&mut bench.borrow_mut(), rounds));
         });
-        c.bench_function(&format!("store/commit and harden/{segments}"), |b| {
+        c.bench_function(&format!("store/commit and persist/{segments}"), |b| {
             b.iter(|| {
                 bench.borrow_mut().move_one();
-                bench.borrow_mut().harden();
+                bench.borrow_mut().persist();
             });
         });
         c.bench_function(&format!("store/snapshot/{segments}"), |b| {
@@ -153,14 +155,14 @@ fn store(c: &mut Criterion) {
     }
 }
 
-fn without_hardening(bench: &mut Bench, rounds: u64) -> Duration {
+fn without_persisting(bench: &mut Bench, rounds: u64) -> Duration {
     let mut spent = Duration::ZERO;
     for round in 0..rounds {
         let start = Instant::now();
         bench.move_one();
         spent += start.elapsed();
         if round % TOGETHER == 0 {
-            bench.harden();
+            bench.persist();
         }
     }
     spent

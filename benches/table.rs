@@ -1,15 +1,15 @@
-//! The table at one, a thousand and a million segments: looking up, applying a difference of one segment (which is the switch), building,
-//! memory; and a difference as text.
+//! The table at one, a thousand and a million segments: lookup, applying a delta of one segment (the switch), building, memory; and a delta
+//! as text.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on should say so")]
 
-use apparatus::pool::model::{
-    Area, Difference, DiskRecord, Edit, Instance, PoolHeader, Segment, Snapshot, VolumeRecord,
+use apparatus::map::Table;
+use apparatus::model::names::Name;
+use apparatus::model::records::{
+    Area, Delta, DiskRecord, Edit, Instance, PoolHeader, Segment, Snapshot, VolumeRecord,
 };
-use apparatus::pool::names::Name;
-use apparatus::table::Table;
-use apparatus::units::{
+use apparatus::model::units::{
     ByteCount, DiskExtent, DiskId, ExtentSize, Generation, MembershipVersion, Term, VolumeExtent, VolumeId,
     VolumeOffset,
 };
@@ -20,19 +20,19 @@ use std::hint::black_box;
 const SIZES: [u64; 3] = [1, 1_000, 1_000_000];
 const UNIT: ExtentSize = ExtentSize::DEFAULT;
 
-fn segment(extent: u64, disk: u32, home: u64) -> Segment {
-    let home = Area {
+fn segment(extent: u64, disk: u32, placement: u64) -> Segment {
+    let placement = Area {
         disk: DiskId(disk),
-        start: DiskExtent(home),
+        start: DiskExtent(placement),
         len: 1,
     };
     Segment {
         start: VolumeExtent(extent),
-        home,
+        placement,
     }
 }
 
-/// One volume of so many extents, each a segment of its own, on one disk; a second disk is empty.
+/// Returns one volume of this many extents, each a segment of its own, on one disk; a second disk is empty.
 fn scattered(n: u64) -> Snapshot {
     let disk = |id| DiskRecord {
         id: DiskId(id),
@@ -74,7 +74,7 @@ fn scattered(n: u64) -> Snapshot {
     }
 }
 
-/// A sequence without a pattern that a processor could guess.
+/// Returns the next number of a sequence without a pattern that a processor could predict.
 fn roll(state: &mut u64, below: u64) -> u64 {
     *state = state
         .wrapping_mul(6_364_136_223_846_793_005)
@@ -99,7 +99,7 @@ fn memory(_: &mut Criterion) {
     let after = resident_kib();
     table.volume(&mut reader, VolumeId(1));
     println!(
-        "table/memory: 1000000 segments, both faces, after 10000 changes: {} KiB resident",
+        "table/memory: 1000000 segments, both versions, after 10000 changes: {} KiB resident",
         after - before
     );
 }
@@ -133,14 +133,14 @@ fn lookup(c: &mut Criterion) {
     group.finish();
 }
 
-/// Moves one extent to a place of which the same extent's next move knows nothing.
-fn one_segment(from: u64, extent: u64) -> Difference {
+/// Moves one extent to a placement that does not depend on its last one.
+fn one_segment(from: u64, extent: u64) -> Delta {
     let segments = vec![segment(
         extent,
         1 + u32::from(from.is_multiple_of(2)),
         1 + (extent * 3 + from % 2),
     )];
-    Difference {
+    Delta {
         from: Generation(from),
         edits: vec![Edit::Map {
             volume: VolumeId(1),
@@ -167,7 +167,7 @@ fn applying(c: &mut Criterion) {
     group.finish();
 }
 
-/// A switch, and the first look of a reader after it.
+/// Measures a switch, and the first lookup of a reader after it.
 fn switching(c: &mut Criterion) {
     let mut group = c.benchmark_group("table/apply and look");
     for n in [1_000, 1_000_000] {
@@ -188,24 +188,24 @@ fn switching(c: &mut Criterion) {
 }
 
 fn text(c: &mut Criterion) {
-    let mut group = c.benchmark_group("difference as text");
+    let mut group = c.benchmark_group("delta as text");
     for n in [1, 100] {
         let segments = (0..n)
             .map(|extent| segment(extent, 1, 1000 + 2 * extent))
             .collect();
-        let difference = Difference {
+        let delta = Delta {
             from: Generation(7),
             edits: vec![Edit::Map {
                 volume: VolumeId(1),
                 segments,
             }],
         };
-        let text = ron::to_string(&difference).unwrap();
+        let text = ron::to_string(&delta).unwrap();
         group.bench_function(format!("encode, {n} segments"), |b| {
-            b.iter(|| ron::to_string(&difference).unwrap())
+            b.iter(|| ron::to_string(&delta).unwrap())
         });
         group.bench_function(format!("decode, {n} segments, {} bytes", text.len()), |b| {
-            b.iter(|| ron::from_str::<Difference>(&text).unwrap());
+            b.iter(|| ron::from_str::<Delta>(&text).unwrap());
         });
     }
     group.finish();

@@ -1,21 +1,20 @@
-//! What the way of a request costs without FUSE: gate, table, disk, fence words, counters. A read ends with its bytes' place in the mapping, so
-//! nothing is copied; a write ends with `pwrite` into the page cache.
+//! The cost of a request without FUSE: gate, table, disk, fence word, counters. A read ends with the address of its bytes in the mapping,
+//! so nothing is copied; a write ends with `pwrite` into the page cache.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on should say so")]
 
-use apparatus::control::Bell;
-use apparatus::data::{
-    Answer, Apparatus, Delivery, Desk, Harden, Limits, Operation, Parts, Reply, Report, Request, Role,
+use apparatus::blockdev::{Candidate, Disk, Disks, create_image};
+use apparatus::cluster;
+use apparatus::datapath::Waker;
+use apparatus::datapath::{
+    Apparatus, Delivery, IoContext, Limits, Operation, Parts, Persist, Reply, Report, Request, Response, Role,
 };
-use apparatus::disk::{Candidate, Disk, Disks, create_image};
-use apparatus::error::Result;
-use apparatus::member::MemberTable;
-use apparatus::pool::model::{Area, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
-use apparatus::pool::names::Name;
-use apparatus::sys::boot_id;
-use apparatus::table::Table;
-use apparatus::units::{
+use apparatus::map::Table;
+use apparatus::model::error::Result;
+use apparatus::model::names::Name;
+use apparatus::model::records::{Area, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
+use apparatus::model::units::{
     ByteCount, DiskExtent, DiskId, ExtentSize, Generation, Incarnation, Slot, VolumeExtent, VolumeId,
     VolumeOffset,
 };
@@ -33,11 +32,11 @@ const EXTENTS: u64 = 64;
 const BLOCK: u64 = 4096;
 const VOLUME: VolumeId = VolumeId(1);
 
-/// Hears the answer, and looks at nothing.
+/// Receives the answer and ignores it.
 struct Nobody;
 
 impl Reply for Nobody {
-    fn send(self, answer: Answer<'_>) -> Delivery {
+    fn send(self, answer: Response<'_>) -> Delivery {
         black_box(&answer);
         Delivery::Taken
     }
@@ -45,15 +44,15 @@ impl Reply for Nobody {
 
 struct Silent;
 
-impl Harden for Silent {
-    fn harden(&self, _: VolumeId, _: Generation) -> Result<apparatus::data::Hardening> {
-        Ok(apparatus::data::Hardening::Done)
+impl Persist for Silent {
+    fn persist(&self, _: VolumeId, _: Generation) -> Result<apparatus::datapath::PersistState> {
+        Ok(apparatus::datapath::PersistState::Done)
     }
 }
 
 impl Report for Silent {
     fn disk_failed(&self, _: &str, _: &str, _: &str) {}
-    fn harden_failed(&self, _: &str) {}
+    fn persist_failed(&self, _: &str) {}
 }
 
 fn name(kind: &'static str, text: &str) -> Name {
@@ -85,7 +84,7 @@ fn image(path: &Path, pool: Uuid) -> DiskRecord {
     }
 }
 
-/// One volume on one disk.
+/// Returns a table with one volume on one disk.
 fn snapshot(disk: DiskRecord, pool: Uuid) -> Snapshot {
     let header = header(pool);
     let volume = VolumeRecord {
@@ -97,14 +96,14 @@ fn snapshot(disk: DiskRecord, pool: Uuid) -> Snapshot {
         gid: 0,
         read_only: false,
     };
-    let home = Area {
+    let placement = Area {
         disk: disk.id,
         start: DiskExtent(1),
         len: EXTENTS,
     };
     let segment = Segment {
         start: VolumeExtent(0),
-        home,
+        placement,
     };
     Snapshot {
         header,
@@ -121,10 +120,12 @@ fn apparatus(dir: &Path) -> Arc<Apparatus> {
     disks.insert(Arc::new(
         Disk::open(&snapshot.disks[0], &snapshot.header).unwrap(),
     ));
-    let members =
-        MemberTable::open(&apparatus::pool::dir::PoolDir::new(dir), pool, boot_id().unwrap()).unwrap();
-    let line = Arc::new(members.mine(Slot(0)));
-    line.begin(Incarnation(1), snapshot.header.generation);
+    let shared = cluster::open(&apparatus::model::dir::PoolDir::new(dir))
+        .unwrap()
+        .share(pool)
+        .unwrap();
+    let entry = shared.members.own(Slot(0));
+    entry.begin(Incarnation(1), snapshot.header.generation);
     let limits = Limits {
         readers: 4,
         workers: 4,
@@ -138,10 +139,10 @@ fn apparatus(dir: &Path) -> Arc<Apparatus> {
         table: Table::new(&snapshot).unwrap(),
         disks,
         records: snapshot.disks.clone(),
-        members,
-        line,
-        bell: Arc::new(Bell::new().unwrap()),
-        harden: Arc::new(Silent),
+        ledgers: shared.ledgers,
+        entry,
+        waker: Arc::new(Waker::new().unwrap()),
+        persist: Arc::new(Silent),
         report: Arc::new(Silent),
         limits,
         stop: Box::new(|| ()),
@@ -156,7 +157,7 @@ fn requests(c: &mut Criterion) {
     std::fs::create_dir(scratch.path().join("run")).unwrap();
     let apparatus = apparatus(scratch.path());
     apparatus.set_readers(1);
-    let mut desk = apparatus.desk(Role::Reader).unwrap();
+    let mut context = apparatus.io_context(Role::Reader).unwrap();
     let (blocks, data) = (
         EXTENTS * UNIT.bytes() / BLOCK,
         vec![7; usize::try_from(BLOCK).unwrap()],
@@ -166,16 +167,16 @@ fn requests(c: &mut Criterion) {
         block = (block + 7919) % blocks;
         VolumeOffset(block * BLOCK)
     };
-    let write = |desk: &mut Desk, at| {
+    let write = |context: &mut IoContext, at| {
         let operation = Operation::Write {
             at,
             data: Cow::Borrowed(&data),
             durable: false,
         };
-        apparatus.serve(desk, Request::new(VOLUME, operation, Nobody));
+        apparatus.serve(context, Request::new(VOLUME, operation, Nobody));
     };
-    // What has never been written would be cold.
-    (0..blocks).for_each(|_| write(&mut desk, next()));
+    // Blocks that have never been written would be cold.
+    (0..blocks).for_each(|_| write(&mut context, next()));
     let mut group = c.benchmark_group("way/4 KiB");
     group.bench_function("read", |b| {
         b.iter(|| {
@@ -183,14 +184,14 @@ fn requests(c: &mut Criterion) {
                 at: next(),
                 len: BLOCK,
             };
-            apparatus.serve(&mut desk, Request::new(VOLUME, operation, Nobody));
+            apparatus.serve(&mut context, Request::new(VOLUME, operation, Nobody));
         });
     });
     group.bench_function("write", |b| {
-        b.iter(|| write(&mut desk, next()));
+        b.iter(|| write(&mut context, next()));
     });
     group.finish();
-    drop(desk);
+    drop(context);
     apparatus.end();
 }
 

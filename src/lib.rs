@@ -1,27 +1,28 @@
 //! Virtual volumes as plain files, laid out on real disks and moved between them while in use.
 //!
-//! In the order a request flows: [`fuse`] → [`data`] → [`gate`] → [`table`] → [`disk`]. Beside it stand the formats
-//! ([`wire`]), the control thread ([`control`]), who is in and who is fenced ([`member`]), the database ([`store`]), changes and moves
-//! ([`change`]), and what all speak of ([`pool`], [`units`], [`error`]). [`serve`] puts it together to a process.
+//! In the order in which a request flows: [`frontend`] → [`datapath`] → [`gate`] → [`map`] → [`blockdev`]. Beside it stand the messages
+//! ([`rpc`]), the control thread ([`agent`]), membership and fences ([`cluster`]), the database ([`store`]), the protocol's state machines
+//! ([`protocol`]), the controller that drives them ([`controller`]), moves and other jobs ([`jobs`]), the operations behind the verbs
+//! ([`admin`]), and the records that all use ([`model`]). [`serve`] puts an apparatus process together.
 
-pub mod change;
-pub mod config;
-pub mod control;
-pub mod daemon;
-pub mod data;
-pub mod disk;
-pub mod error;
-pub mod fuse;
+pub mod admin;
+pub mod agent;
+pub mod blockdev;
+pub mod cluster;
+pub mod controller;
+pub mod datapath;
+pub mod failpoint;
+pub mod frontend;
 pub mod gate;
 pub mod held;
+pub mod jobs;
 pub mod locks;
-pub mod member;
-pub mod mount_helper;
-pub mod ops;
-pub mod pool;
+pub mod map;
+pub mod metadata;
+pub mod model;
+pub mod protocol;
+pub mod rpc;
 pub mod serve;
 pub mod store;
+pub mod supervisor;
 pub mod sys;
-pub mod table;
-pub mod units;
-pub mod wire;

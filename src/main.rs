@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ExitCode::from(apparatus::daemon::main(std::env::args_os()))
+    ExitCode::from(apparatus::serve::daemon::main(std::env::args_os()))
 }

@@ -1,4 +1,4 @@
-//! Asserts that the checker of histories, which other tests rely on, accepts what is linearizable and finds what is not.
+//! Asserts that the history checker, which other tests rely on, accepts linearizable histories and finds violations.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -108,7 +108,7 @@ fn a_write_that_ran_twice_may_show_around_another_only_until_its_answer() {
     assert!(check(&other).is_err());
 }
 
-/// Against every order of a few operations.
+/// Compares the checker with a search through every order of a few operations.
 #[test]
 fn agrees_with_trying_every_order() {
     let mut seed = 1u64;
@@ -163,7 +163,7 @@ fn some_order(history: &[Op], taken: &mut Vec<usize>, holds: Value) -> bool {
 }
 
 #[test]
-fn a_block_tells_what_was_written_to_it() {
+fn a_block_contains_what_was_written_to_it() {
     let mut block = vec![0; BLOCK];
     assert_eq!(values(&block, 9), Ok([0; WORDS]));
     fill(&mut block, 5 << BLOCK_BITS | 9);

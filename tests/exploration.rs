@@ -10,7 +10,7 @@
 mod sim;
 
 use sim::World;
-use sim::explore::{Budget, Found, Wish, explore};
+use sim::explore::{Budget, Found, HostRequest, explore};
 use sim::fault::Fault;
 use sim::host::What::{Flush, Read, Write};
 use std::panic::catch_unwind;
@@ -32,15 +32,15 @@ const LOST_AND_KILLED: Budget = Budget { lost: 1, ..KILLED };
 const KILLED_TWICE: Budget = Budget { killed: 2, ..NONE };
 
 /// The first block of the volume.
-const W: Wish = (Write, 0, 1);
-const R: Wish = (Read, 0, 1);
+const W: HostRequest = (Write, 0, 1);
+const R: HostRequest = (Read, 0, 1);
 /// The last block of the first chunk and the first of the second.
-const W2: Wish = (Write, 1, 2);
-const R2: Wish = (Read, 1, 2);
-const F: Wish = (Flush, 0, 1);
+const W2: HostRequest = (Write, 1, 2);
+const R2: HostRequest = (Read, 1, 2);
+const F: HostRequest = (Flush, 0, 1);
 
 /// What the host of each apparatus asks for, how many chunks are moved, and the trouble there may be.
-type Pool = (&'static [&'static [Wish]], u64, Budget);
+type Pool = (&'static [&'static [HostRequest]], u64, Budget);
 
 /// More states than a pool may have: a bound on memory.
 const MOST: u64 = 6_000_000;
@@ -110,8 +110,8 @@ fn all(pools: &[(Pool, u64)]) {
     }
 }
 
-fn whole((wishes, chunks, budget): Pool, fault: Option<Fault>, most: u64) -> Result<Found, String> {
-    explore(World::small(wishes, chunks, fault), budget, most)
+fn whole((asks, chunks, budget): Pool, fault: Option<Fault>, most: u64) -> Result<Found, String> {
+    explore(World::small(asks, chunks, fault), budget, most)
 }
 
 /// Where the explorer finds which fault.
@@ -123,7 +123,7 @@ const FAULTS: [(Fault, Pool); 19] = [
     (Fault::HoldTooWide, (&[&[W], &[R]], 2, NONE)),
     (Fault::ReadsHeld, (&[&[W], &[R]], 1, NONE)),
     (Fault::CopyTwice, (&[&[W], &[R]], 2, NONE)),
-    (Fault::HardenInHold, (&[&[W], &[R]], 1, NONE)),
+    (Fault::PersistInHold, (&[&[W], &[R]], 1, NONE)),
     (Fault::ApplyBeforeCommit, (&[&[W], &[R]], 1, NONE)),
     (Fault::NoFenceCheck, (&[&[W], &[R]], 2, LOST)),
     (Fault::WordNotSet, (&[&[W], &[R]], 2, LOST)),
@@ -132,8 +132,8 @@ const FAULTS: [(Fault, Pool); 19] = [
     (Fault::ReopenAlone, (&[&[W], &[R]], 1, LOST)),
     (Fault::ReopenByClock, (&[&[W], &[R]], 2, LATE)),
     (Fault::JoinerDoesNotWait, (&[&[W], &[R]], 1, KILLED)),
-    (Fault::FlushBeforeHarden, (&[&[W, F]], 1, POWER)),
-    (Fault::HardenWithoutFlush, (&[&[W, F]], 1, POWER)),
+    (Fault::FlushBeforePersist, (&[&[W, F]], 1, POWER)),
+    (Fault::PersistWithoutFlush, (&[&[W, F]], 1, POWER)),
     (Fault::BootIgnored, (&[&[W, F]], 1, POWER)),
 ];
 

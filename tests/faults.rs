@@ -9,7 +9,7 @@ use sim::fault::Fault;
 use sim::setup::Options;
 use std::sync::Mutex;
 
-/// Seeds that a fault may live through.
+/// Most seeds that a fault may survive.
 const SEEDS: u64 = 4_000;
 
 #[test]
@@ -35,7 +35,7 @@ fn every_fault_is_caught() {
     assert!(uncaught.is_empty(), "not caught in {SEEDS} seeds: {uncaught:?}");
 }
 
-/// How this seed shows the fault, if it does: a check that fails, or a machine's door that does not open.
+/// Returns how this seed shows the fault, if it does: a check that fails, or a refused state transition.
 fn shown(seed: u64, fault: Fault) -> Option<String> {
     let options = Options {
         fault: Some(fault),
@@ -54,7 +54,7 @@ fn shown(seed: u64, fault: Fault) -> Option<String> {
     }
 }
 
-/// It is the fault that is caught, not the trouble it is looked for in.
+/// The fault is caught, not the failures among which it is searched for.
 #[test]
 fn without_the_fault_the_same_runs_are_sound() {
     for fault in Fault::ALL {

@@ -1,13 +1,13 @@
-//! What hosts do with a volume: file systems on loop devices over it, and a virtual machine's disk tools on the file itself.
+//! Uses of a volume by hosts: file systems on loop devices over it, and a virtual machine's disk tools on the file itself.
 //! They survive mkfs, a copied tree, unmount, a restart of the apparatus and a file system check, and compare equal.
 //!
-//! Loop devices need root; what cannot be tried here says so and is passed over.
+//! Loop devices need root; a test that cannot run here prints that and passes.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 
-use apparatus::pool::model::{DiskRecord, Edit, Span};
+use apparatus::model::records::{DiskRecord, Edit, Span};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use support::{Daemon, TestPool};
 
 const MIB: u64 = 1 << 20;
 
-/// Runs a command to its end, at most two minutes, and answers what it printed.
+/// Runs a command to its end, at most two minutes, and returns its output.
 fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new("timeout")
         .args(["-k", "5", "120", program])
@@ -80,7 +80,7 @@ impl Looped {
     }
 
     fn detach(mut self) {
-        // From here on the device may be another test's.
+        // From here on another test may use the device.
         let device = std::mem::take(&mut self.device);
         run("losetup", &["--detach", &device]);
     }
@@ -175,7 +175,7 @@ fn a_buffered_loop_device_survives() {
     daemon.stop();
 }
 
-/// The file system that an image is on gets back what nobody needs, unless the operator does not want that.
+/// The file system of an image gets freed space back, unless the operator has disabled that.
 #[test]
 fn freed_space_is_discarded() {
     use std::os::unix::fs::MetadataExt;
@@ -206,7 +206,7 @@ fn freed_space_is_discarded() {
     daemon.stop();
 }
 
-/// As an NFS server keeps them.
+/// File handles, as an NFS server keeps them.
 #[repr(C)]
 struct Handle {
     bytes: libc::c_uint,
@@ -224,7 +224,8 @@ impl Handle {
         };
         let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
         let mut mount = 0;
-        // SAFETY: `Handle` begins as `struct file_handle` does, has room for the bytes that it says, and lives through the call, as the path does.
+        // SAFETY: `Handle` begins as `struct file_handle` does, has room for
+        // the bytes that it says, and lives through the call, as the path does.
         let done = unsafe {
             libc::name_to_handle_at(
                 libc::AT_FDCWD,
@@ -240,7 +241,7 @@ impl Handle {
 
     fn open(&mut self, mount: &fs::File) -> std::io::Result<fs::File> {
         use std::os::fd::{AsRawFd, FromRawFd};
-        // SAFETY: as above; the descriptor that is answered is nobody else's.
+        // SAFETY: as above; the returned descriptor has no other owner.
         unsafe {
             match libc::open_by_handle_at(mount.as_raw_fd(), (&raw mut *self).cast(), libc::O_RDWR) {
                 -1 => Err(std::io::Error::last_os_error()),
@@ -278,7 +279,7 @@ fn handles_of_files_outlast_eviction_and_a_restart() {
     daemon.stop();
 }
 
-/// Each of them takes the volume, which is larger and full of other data, for a file that it may replace.
+/// Each of these tools treats the volume, which is larger and full of other data, as a file that it may replace.
 #[test]
 fn programs_that_write_files_write_images_to_a_volume() {
     let pool = pool_with_a_volume_on_two_disks();
@@ -350,9 +351,12 @@ fn a_virtual_machines_disk_tools_work_on_the_file() {
     let daemon = pool.start("one");
     let file = daemon.path("v").display().to_string();
     let io = |command: &str| {
-        let said = run("qemu-io", &["-f", "raw", "-d", "unmap", "-c", command, &file]);
-        assert!(!said.contains("Pattern verification failed"), "{command}: {said}");
-        said
+        let output = run("qemu-io", &["-f", "raw", "-d", "unmap", "-c", command, &file]);
+        assert!(
+            !output.contains("Pattern verification failed"),
+            "{command}: {output}"
+        );
+        output
     };
     io("write -P 0x5a 198M 5M");
     io("read -P 0x5a 198M 5M");

@@ -1,6 +1,6 @@
-//! Every process dies, and stops for a while, at every step of the protocol, while hosts work on two apparatuses and a volume moves.
-//! Afterwards: the move is ended by whoever comes next, every host goes on, what hosts saw is linearizable, nothing is lost, no extent is
-//! left over. Only hosts of an apparatus that was killed see errors. `pool check` finds nothing then.
+//! Every process is killed, and stopped for a while, at every step of the protocol, while hosts work on two apparatuses and a
+//! volume moves. Afterwards the next controller completes the move, every host goes on, what hosts read is linearizable, nothing
+//! is lost, and no extent is leaked. Only hosts of an apparatus that was killed get errors. `pool check` finds nothing then.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,15 +17,17 @@ mod slow;
 mod stopped;
 mod support;
 
-use apparatus::change::controller::Patience;
-use apparatus::change::driver::{Controller, PATIENCE as PATIENT, Wait};
-use apparatus::change::failpoint::{Point, VARIABLE};
-use apparatus::change::jobs;
-use apparatus::pool::dir::PoolDir;
-use apparatus::pool::model::{Difference, Span};
-use apparatus::store::sqlite::SqliteStore;
-use apparatus::store::{HoldMode, JobLimits, JobState, MemberState, NewChange, Store};
-use apparatus::units::{ByteCount, JobId};
+use apparatus::controller::pool::open_store;
+use apparatus::controller::{Controller, PATIENCE as PATIENT, Wait};
+use apparatus::failpoint::{Point, VARIABLE};
+use apparatus::jobs;
+use apparatus::model::change::{HoldMode, NewChange};
+use apparatus::model::dir::PoolDir;
+use apparatus::model::job::{JobLimits, JobState};
+use apparatus::model::member::MemberState;
+use apparatus::model::records::{Delta, Span};
+use apparatus::model::units::{ByteCount, JobId};
+use apparatus::protocol::controller::Patience;
 use history::load::{Load, Report};
 use moving::{PATIENCE, Scene, Worker, assert_linearizable, stopped};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -41,26 +43,28 @@ use support::Daemon;
 
 const EXTENT: u64 = 64 << 10;
 const EXTENTS: u64 = 96;
+/// The longest wait for something that an apparatus does every few seconds.
+const LONG: Duration = Duration::from_secs(100);
 
 #[test]
 fn a_process_that_works_on_a_job() {
     moving::work_on_a_job();
 }
 
-/// What has to happen for a point to be reached, beyond a move under load.
+/// What is needed to reach a point, beyond a move under load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Occasion {
     /// Nothing.
     Move,
-    /// An apparatus is stopped until it is fenced, and goes on then.
+    /// An apparatus is stopped until it is fenced, and then continued.
     Fence,
     /// The controller dies in the middle of a hold.
     DeadController,
-    /// A host flushes while something is committed and not hardened: it does nothing else.
+    /// A host flushes while a change is committed and not persisted: it does nothing else.
     HostFlush,
     /// Requests in flight do not finish, because a disk is slow: see `a_slow_disk…`.
     SlowDisk,
-    /// The controller dies after a commit, and another apparatus is stopped: the others are waited for in vain.
+    /// The controller dies after a commit, and another apparatus is stopped: the others do not follow.
     DeadControllerAndSilence,
 }
 
@@ -77,12 +81,12 @@ fn occasion(point: Point) -> Occasion {
             Occasion::DeadController
         }
         Point::ApparatusTakingOver => Occasion::DeadControllerAndSilence,
-        Point::ApparatusFlushed | Point::ApparatusHardened => Occasion::HostFlush,
+        Point::ApparatusFlushed | Point::ApparatusRecorded | Point::ApparatusPersisted => Occasion::HostFlush,
         _ => Occasion::Move,
     }
 }
 
-/// How often the point is passed before it counts: an apparatus that starts waits for the others once.
+/// How often the point is passed before it takes effect: an apparatus that starts waits for the others once.
 fn armed(point: Point, name: &str, action: &str) -> String {
     let time = if point == Point::ApparatusAwaiting { 2 } else { 1 };
     format!("{name}={action}@{time}")
@@ -94,7 +98,7 @@ fn points(of: &'static str) -> impl Iterator<Item = (Point, &'static str)> {
     Point::ALL.into_iter().filter(wanted)
 }
 
-/// Slow enough that several changes are still to come when something happens, with some flushes in between.
+/// A rate so low that several changes are still to come when something happens, with some flushes in between.
 fn limits() -> JobLimits {
     JobLimits {
         rate: Some(ByteCount(64 * EXTENT)),
@@ -129,21 +133,21 @@ impl Trial {
         }
     }
 
-    /// Hosts get on.
+    /// Asserts that hosts go on.
     fn alive(&self) {
         self.load.wait_for(50, PATIENCE);
     }
 
-    /// No limit on the job any more, unless it has ended.
+    /// Removes the job's limits, unless it has ended.
     fn hurry(&self) {
-        let ended = jobs::set_limits(&mut self.scene.pool.store(), self.job, JobLimits::default());
+        let ended = jobs::set_limits(&mut *self.scene.pool.store(), self.job, JobLimits::default());
         assert!(
             ended.is_ok() || self.scene.job(self.job).state == JobState::Done,
             "{ended:?}"
         );
     }
 
-    /// The move is ended at full speed by this process, whatever was left.
+    /// Completes the move at full speed in this process, whatever was left.
     fn end_job(&self) {
         self.hurry();
         assert_eq!(self.scene.run(self.job).unwrap(), JobState::Done);
@@ -154,7 +158,7 @@ impl Trial {
         self.y = Some(start(&self.scene, "y", None));
     }
 
-    /// All apparatuses are in the control range.
+    /// Waits until all apparatuses are in the control range.
     fn wait_for_all_joined(&self) {
         self.scene.wait_until("all have joined", |store| {
             let (_, members) = store.members().unwrap();
@@ -162,7 +166,7 @@ impl Trial {
         });
     }
 
-    /// Everything is as it should be. Writes through y that were under way in `pause` may have had their effect twice.
+    /// Asserts that everything is correct. Writes through y that were under way in `pause` may have had their effect twice.
     fn finish(self, pause: Option<(u64, u64)>, y_was_killed: bool) -> Report {
         self.alive();
         self.wait_for_all_joined();
@@ -181,7 +185,7 @@ impl Trial {
             .filter(|error| !(y_was_killed && error.contains("/y/")));
         assert_eq!(strange.collect::<Vec<_>>(), Vec::<&String>::new());
         assert_linearizable(&report.history);
-        // What was kept because an apparatus might use it is free once it cannot.
+        // Extents that were kept because an apparatus might use them are free once it cannot.
         scene.pool.controller().free().unwrap();
         scene.assert_all_on(1);
         scene.assert_checked();
@@ -213,15 +217,18 @@ fn reached(daemon: &Daemon) -> bool {
         assert!(
             Instant::now() < end,
             "neither ended nor stopped\n{}",
-            daemon.said()
+            daemon.log_text()
         );
         thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// Runs the job in a process of its own until it dies or stops there. Silences apparatus y if that is what it takes.
+/// Runs the job in a process of its own until it dies or stops there. Silences apparatus y if that is needed.
 fn worker_reaches(trial: &Trial, point: Point, name: &str, action: &str) -> (Worker, bool) {
-    if matches!(point, Point::ControllerFlushed | Point::ControllerHardened) {
+    if matches!(
+        point,
+        Point::ControllerFlushed | Point::ControllerRecorded | Point::ControllerPersisted
+    ) {
         trial.load.without_flushes();
     }
     let mut worker = Worker::start(&trial.scene, trial.job, Some(&format!("{name}={action}")));
@@ -257,7 +264,7 @@ fn the_controller_stops_for_a_while_at_every_step() {
         let (mut worker, died) = worker_reaches(&trial, point, name, "stop");
         assert!(!died, "{name} was not reached");
         trial.y.as_ref().unwrap().signal(Signal::CONT);
-        // No hold outlives its time: the hosts get on while the controller does not.
+        // No hold outlives its deadline: the hosts go on while the controller does not.
         trial.alive();
         trial.hurry();
         worker.signal(Signal::CONT);
@@ -268,7 +275,7 @@ fn the_controller_stops_for_a_while_at_every_step() {
     }
 }
 
-/// Brings apparatus y to its failpoint. The job may have ended by then, or be nobody's.
+/// Brings apparatus y to its failpoint. The job may have ended by then, or be abandoned.
 fn bring_to_point(trial: &Trial, point: Point) -> bool {
     let (x, y) = (trial.x.as_ref().unwrap(), trial.y.as_ref().unwrap());
     match occasion(point) {
@@ -280,10 +287,10 @@ fn bring_to_point(trial: &Trial, point: Point) -> bool {
         }
         Occasion::HostFlush => {
             let file = File::open(y.path("v")).unwrap();
-            // Ends when y dies, or goes on and hears that it is enough.
+            // This ends when y dies, or goes on and receives the request to stop.
             let enough = Arc::new(AtomicBool::new(false));
-            let told = Arc::clone(&enough);
-            thread::spawn(move || while !told.load(Ordering::Relaxed) && file.sync_data().is_ok() {});
+            let stop = Arc::clone(&enough);
+            thread::spawn(move || while !stop.load(Ordering::Relaxed) && file.sync_data().is_ok() {});
             let worker = Worker::start(&trial.scene, trial.job, None);
             let died = reached(y);
             enough.store(true, Ordering::Relaxed);
@@ -314,7 +321,7 @@ fn bring_to_point(trial: &Trial, point: Point) -> bool {
             reached(y)
         }
         Occasion::DeadControllerAndSilence => {
-            // x is stopped before it can apply, so y waits for it in vain.
+            // x is stopped before it can apply, so y waits until its limit.
             let mut worker = Worker::start(&trial.scene, trial.job, Some("controller.committed=stop"));
             assert!(!worker.wait_for_point());
             x.signal(Signal::STOP);
@@ -383,4 +390,41 @@ fn everybody_is_killed_at_once_and_all_that_was_acknowledged_is_there() {
     scene.assert_checked();
     x.unwrap().stop();
     y.unwrap().stop();
+}
+
+/// The label's number rises while hosts write, so a copy that lacks their writes is refused, although the apparatus had no chance to say that it ended.
+#[test]
+fn a_copy_of_a_disk_from_before_a_kill_is_refused_after_it() {
+    let pool = support::TestPool::new(EXTENT);
+    let disk = pool.add_disk("a", 16).id;
+    pool.add_volume("v", 4 * EXTENT, &[(disk, 1, 4)]);
+    let daemon = pool.start("x");
+    let file = daemon.open("v");
+    let (image, copy, newest) = (pool.image("a"), pool.image("copy"), pool.image("newest"));
+    let label = || pool.store().disks().unwrap()[0].label;
+    std::fs::copy(&image, &copy).unwrap();
+    // A label is written before it is recorded, so the copy may be one ahead.
+    let copied = label() + 1;
+    let end = Instant::now() + LONG;
+    while label() <= copied {
+        assert!(Instant::now() < end, "the label stays at {}", label());
+        file.write_all_at(&[7; 4096], 0).unwrap();
+        thread::sleep(Duration::from_millis(20));
+    }
+    file.sync_all().unwrap();
+    daemon.kill();
+    std::fs::rename(&image, &newest).unwrap();
+    std::fs::rename(&copy, &image).unwrap();
+    let daemon = pool.start("x");
+    assert!(std::fs::read(daemon.path("v")).is_err());
+    assert!(
+        daemon.log_text().contains("is an older copy"),
+        "{}",
+        daemon.log_text()
+    );
+    daemon.stop();
+    std::fs::rename(&newest, &image).unwrap();
+    let daemon = pool.start("x");
+    assert_eq!(support::read_up_to(&daemon.open("v"), 4096, 0), [7; 4096]);
+    daemon.stop();
 }

@@ -1,5 +1,5 @@
-//! File locks of hosts hold through all mounts of a pool: flock, POSIX and open-file-description locks. They end with their owner and with the
-//! apparatus that they were taken through, who waits for one gets it or can be killed, and requests for bytes do not wait for them.
+//! File locks of hosts apply through all mounts of a pool: flock, POSIX and open-file-description locks. They end with their owner and
+//! with the apparatus through which they were taken, a waiter gets the lock or can be killed, and requests for bytes do not wait for them.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,7 +9,7 @@
 
 mod support;
 
-use apparatus::sys::{RangeLock, range_lock_in_the_way, set_range_lock};
+use apparatus::sys::{RangeLock, range_lock_conflict, set_range_lock};
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -24,7 +24,7 @@ use std::thread;
 use std::time::Duration;
 use support::{Daemon, TestPool};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(100);
 const EXTENT: u64 = 64 << 10;
 
 fn pool() -> TestPool {
@@ -46,7 +46,7 @@ fn try_range(file: &File, lock: RangeLock) -> bool {
     set_range_lock(file.as_fd(), lock).unwrap()
 }
 
-/// Tries until it is so: the kernel tells an apparatus of a close after the call has returned.
+/// Tries until the condition holds: the kernel reports a close to an apparatus after the call has returned.
 fn soon(mut so: impl FnMut() -> bool) {
     let until = std::time::Instant::now() + PATIENCE;
     while !so() {
@@ -55,7 +55,7 @@ fn soon(mut so: impl FnMut() -> bool) {
     }
 }
 
-/// A process that has the whole file locked by flock, and says when.
+/// A process that has locked the whole file by flock, and reports when.
 struct Locker(Child);
 
 impl Locker {
@@ -117,13 +117,13 @@ fn each_kind_of_lock_excludes_others_through_both_mounts_until_it_is_given_back(
     assert!(refused(fcntl_lock(&other, FlockOperation::NonBlockingLockShared)));
     fcntl_lock(&mine, FlockOperation::Unlock).unwrap();
 
-    // As QEMU does it: shared locks on bytes from 100 on, and a look whether others have them.
+    // As QEMU does: shared locks on bytes from 100 on, and a check whether others have them.
     assert!(try_range(&mine, range(100, 110, Some(false))));
     assert!(try_range(&other, range(105, 120, Some(false))));
-    let found = range_lock_in_the_way(other.as_fd(), range(0, 104, Some(true))).unwrap();
+    let found = range_lock_conflict(other.as_fd(), range(0, 104, Some(true))).unwrap();
     assert_eq!(found, Some(range(100, 110, Some(false))));
     assert!(try_range(&mine, range(100, 104, None)), "split");
-    let found = range_lock_in_the_way(other.as_fd(), range(0, 200, Some(true))).unwrap();
+    let found = range_lock_conflict(other.as_fd(), range(0, 200, Some(true))).unwrap();
     assert_eq!(found, Some(range(105, 110, Some(false))));
     drop(mine);
     soon(|| try_range(&other, range(0, 200, Some(true))));
@@ -152,23 +152,23 @@ fn locks_end_with_their_process_and_with_their_apparatus() {
 
 /// Waits in a thread for an exclusive flock.
 fn waiting(daemon: &Daemon) -> std::sync::mpsc::Receiver<File> {
-    let (file, (tell, told)) = (daemon.open("v"), channel());
+    let (file, (sender, receiver)) = (daemon.open("v"), channel());
     thread::spawn(move || {
         flock(&file, FlockOperation::LockExclusive).unwrap();
-        let _ = tell.send(file);
+        let _ = sender.send(file);
     });
-    told
+    receiver
 }
 
 #[test]
-fn who_waits_keeps_no_reader_and_gets_the_lock_when_it_is_free() {
+fn a_waiter_occupies_no_reader_and_gets_the_lock_when_it_is_free() {
     let pool = pool();
     let a = pool.start_with("a", &["--threads", "1"]);
     let b = pool.start("b");
     let mine = a.open("v");
     flock(&mine, FlockOperation::NonBlockingLockExclusive).unwrap();
     let waits: Vec<_> = [&a, &a, &b, &b].map(waiting).into();
-    // All reach their apparatus; whenever they do, these are served.
+    // All reach their apparatus; whenever they do, these requests are served.
     for round in 0..50 {
         for daemon in [&a, &b] {
             let file = daemon.open("v");
@@ -178,9 +178,9 @@ fn who_waits_keeps_no_reader_and_gets_the_lock_when_it_is_free() {
             assert_eq!(found, [round; 512]);
         }
     }
-    assert!(waits.iter().all(|told| told.try_recv().is_err()));
+    assert!(waits.iter().all(|receiver| receiver.try_recv().is_err()));
     drop(mine);
-    // Each gets it in turn, as the one before closes its file.
+    // Each gets the lock in turn, as the one before closes its file.
     let mut left = waits;
     while !left.is_empty() {
         let mut got = None;
@@ -188,18 +188,18 @@ fn who_waits_keeps_no_reader_and_gets_the_lock_when_it_is_free() {
             got = left
                 .iter()
                 .enumerate()
-                .find_map(|(at, told)| Some((at, told.try_recv().ok()?)));
+                .find_map(|(at, receiver)| Some((at, receiver.try_recv().ok()?)));
             got.is_some()
         });
         let (at, file) = got.unwrap();
         left.remove(at);
-        assert!(left.iter().all(|told| told.try_recv().is_err()));
+        assert!(left.iter().all(|receiver| receiver.try_recv().is_err()));
         drop(file);
     }
 }
 
 #[test]
-fn who_waits_for_a_lock_can_be_killed() {
+fn a_waiter_for_a_lock_can_be_killed() {
     let pool = pool();
     let (a, b) = (pool.start("a"), pool.start("b"));
     let mine = b.open("v");

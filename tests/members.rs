@@ -1,12 +1,11 @@
-//! Members as real processes: a life and an arbitration end with the process that had them, however it ends; a fence word set
-//! by one process is seen by another; and what was acknowledged before a fence is there when the fence returns.
+//! Members as real processes: a life lock and the controller lock end with the process that had them, however it ends; a fence word set
+//! by one process is seen by another; and writes that were acknowledged before a fence are found when the fence call returns.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use apparatus::member::{ArbitrationLock, LifeLock, MemberTable};
-use apparatus::pool::dir::PoolDir;
-use apparatus::sys::boot_id;
-use apparatus::units::{DiskId, Generation, Incarnation, Slot};
+use apparatus::cluster::{self, Cluster, Role, SharedState, WaitLimit};
+use apparatus::model::dir::PoolDir;
+use apparatus::model::units::{DiskId, Generation, Incarnation, Slot};
 use std::env;
 use std::io::{BufRead, BufReader, Lines};
 use std::path::{Path, PathBuf};
@@ -19,10 +18,14 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 const DIR: &str = "APPARATUS_TEST_POOL";
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(100);
 
-fn table(dir: &Path) -> Arc<MemberTable> {
-    MemberTable::open(&PoolDir::new(dir), Uuid::from_u128(1), boot_id().unwrap()).unwrap()
+fn cluster(dir: &Path) -> Arc<dyn Cluster> {
+    cluster::open(&PoolDir::new(dir)).unwrap()
+}
+
+fn shared(dir: &Path) -> SharedState {
+    cluster(dir).share(Uuid::from_u128(1)).unwrap()
 }
 
 /// Not a test of its own: the other process of the tests below, which run this file's binary again.
@@ -31,16 +34,17 @@ fn the_other_process() {
     let Some(dir) = env::var_os(DIR).map(PathBuf::from) else {
         return;
     };
-    let _life = LifeLock::take(&PoolDir::new(&dir), "other").unwrap().unwrap();
-    let _arbitration = ArbitrationLock::take(&PoolDir::new(&dir), "job 7", Some(Duration::ZERO)).unwrap();
-    let mine = table(&dir).mine(Slot(3));
+    let cluster = cluster(&dir);
+    let _claim = cluster.claim("other").unwrap().unwrap();
+    let _leadership = cluster.lead(Role::Command, "job 7", WaitLimit::No).unwrap();
+    let mine = shared(&dir).members.own(Slot(3));
     mine.begin(Incarnation(4), Generation(5));
     println!("\nready");
     let start = Instant::now();
-    while !mine.fenced() && start.elapsed() < LONG {
+    while !mine.is_fenced() && start.elapsed() < LONG {
         thread::yield_now();
     }
-    println!("\nfenced {}", mine.fenced());
+    println!("\nfenced {}", mine.is_fenced());
     thread::park_timeout(LONG);
 }
 
@@ -85,46 +89,48 @@ impl Drop for Other {
 #[test]
 fn locks_end_with_their_process() {
     let dir = tempfile::tempdir().unwrap();
-    let pool = &PoolDir::new(dir.path());
+    let pool = &cluster(dir.path());
     let mut other = Other::start(dir.path());
-    assert!(LifeLock::alive(pool, "other").unwrap());
-    assert!(LifeLock::take(pool, "other").unwrap().is_none());
-    let holder = ArbitrationLock::holder(pool).unwrap().unwrap();
+    assert!(pool.is_claimed("other").unwrap());
+    assert!(pool.claim("other").unwrap().is_none());
+    let holder = pool.leader().unwrap().unwrap();
     assert!(
         holder.starts_with(&format!("job 7 by pid {} since ", other.child.id())),
         "{holder}"
     );
     thread::scope(|scope| {
-        let waiting = scope.spawn(|| ArbitrationLock::take(pool, "next", Some(LONG)).map(drop));
-        let watching = scope.spawn(|| LifeLock::await_end(pool, "other", LONG));
-        assert!(!LifeLock::await_end(pool, "other", Duration::from_millis(20)).unwrap());
+        let waiting = scope.spawn(|| {
+            pool.lead(Role::Command, "next", WaitLimit::For(Some(LONG)))
+                .map(drop)
+        });
+        let watching = scope.spawn(|| pool.await_end("other", LONG));
+        assert!(!pool.await_end("other", Duration::from_millis(20)).unwrap());
         other.kill();
         waiting.join().unwrap().unwrap();
         assert!(watching.join().unwrap().unwrap());
     });
-    assert!(!LifeLock::alive(pool, "other").unwrap());
-    assert!(LifeLock::take(pool, "other").unwrap().is_some());
-    assert_eq!(ArbitrationLock::holder(pool).unwrap(), None);
+    assert!(!pool.is_claimed("other").unwrap());
+    assert!(pool.claim("other").unwrap().is_some());
+    assert_eq!(pool.leader().unwrap(), None);
 }
 
 #[test]
 fn a_fence_reaches_another_process_and_its_line_outlives_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut other = Other::start(dir.path());
-    let table = table(dir.path());
-    assert!(!table.made_anew());
-    let line = table.line(Slot(3));
+    let members = shared(dir.path()).members;
+    let line = members.entry(Slot(3));
     assert_eq!(
         (line.incarnation, line.generation, line.pid),
         (Incarnation(4), Generation(5), other.child.id())
     );
-    table.fence(Slot(3), Incarnation(4));
+    members.fence(Slot(3), Incarnation(4));
     other.says("fenced true");
     other.kill();
-    assert_eq!(table.line(Slot(3)).fenced, Incarnation(4));
+    assert_eq!(members.entry(Slot(3)).fenced, Incarnation(4));
 }
 
-/// Waits for another thread's next few instructions: on this side of a barrier a call to the kernel would hide the race.
+/// Waits for another thread's next few instructions by spinning: on this side of a barrier a system call would hide the race.
 fn spin_until(reached: impl Fn() -> bool) {
     let start = Instant::now();
     for turn in 1_u64.. {
@@ -144,13 +150,13 @@ fn spin_until(reached: impl Fn() -> bool) {
 #[repr(align(128))]
 struct Word(AtomicU64);
 
-/// One side writes, looks at the word, acknowledges; the other sets the word and then reads. The order is the data path's, and
-/// without the barriers in it about one fence in a hundred finds an acknowledged write missing.
+/// One side writes, reads the word, acknowledges; the other sets the word and then reads. The order is that of the data path, and
+/// without its barriers about one fence in a hundred finds an acknowledged write missing.
 #[test]
 fn what_was_acknowledged_is_there_when_the_fence_returns() {
     let dir = tempfile::tempdir().unwrap();
-    let table = table(dir.path());
-    let (mine, marks) = (table.mine(Slot(0)), table.marks(DiskId(1)));
+    let SharedState { members, ledgers } = shared(dir.path());
+    let (mine, ledger) = (members.own(Slot(0)), ledgers.ledger(DiskId(1)));
     let words: [Word; 4] = Default::default();
     let [data, begun, acknowledged, ended] = words.each_ref().map(|word| &word.0);
     let lives = 500;
@@ -159,10 +165,10 @@ fn what_was_acknowledged_is_there_when_the_fence_returns() {
             for life in 1..=lives {
                 spin_until(|| begun.load(SeqCst) == life);
                 let mut last = data.load(Relaxed);
-                while !mine.fenced() {
+                while !mine.is_fenced() {
                     data.store(last + 1, Relaxed);
-                    marks.written();
-                    last += u64::from(!mine.fenced());
+                    ledger.written();
+                    last += u64::from(!mine.is_fenced());
                 }
                 acknowledged.store(last, SeqCst);
                 ended.store(life, SeqCst);
@@ -173,7 +179,7 @@ fn what_was_acknowledged_is_there_when_the_fence_returns() {
             mine.begin(Incarnation(life), Generation(1));
             begun.store(life, SeqCst);
             spin_until(|| data.load(Relaxed) >= until);
-            table.fence(Slot(0), Incarnation(life));
+            members.fence(Slot(0), Incarnation(life));
             let seen = data.load(Relaxed);
             spin_until(|| ended.load(SeqCst) == life);
             let acknowledged = acknowledged.load(SeqCst);

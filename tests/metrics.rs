@@ -1,5 +1,5 @@
-//! What Prometheus gets: of a whole pool, and over HTTP of an apparatus that serves. Read by a parser of its format, held to its conventions
-//! for names, and checked with promtool where that is installed.
+//! The metrics for Prometheus: of a whole pool, and over HTTP of an apparatus that serves. They are read by a
+//! parser of the format, checked against its naming conventions, and checked with promtool where that is installed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,7 +9,7 @@
 
 mod support;
 
-use apparatus::ops::metrics;
+use apparatus::admin::metrics;
 use prometheus_parse::{Sample, Scrape, Value};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -20,16 +20,16 @@ use std::time::Duration;
 use support::{Daemon, TestPool};
 
 const EXTENT: u64 = 64 << 10;
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(100);
 
-/// A pool with an apparatus `x` that answers Prometheus, and has written 3 times 4096 bytes to volume `v`.
+/// A pool with an apparatus `x` that serves metrics, and has written 3 times 4096 bytes to volume `v`.
 fn exporting() -> (TestPool, Daemon, SocketAddr) {
     let pool = TestPool::new(EXTENT);
     let disk = pool.add_disk("d", 40).id;
     pool.add_volume("v", 8 * EXTENT, &[(disk, 1, 8)]);
     let daemon = pool.start_with("x", &["--metrics", "127.0.0.1:0"]);
-    let said = daemon.said();
-    let address = said.split("metrics at http://").nth(1).expect(&said);
+    let log_text = daemon.log_text();
+    let address = log_text.split("metrics at http://").nth(1).expect(&log_text);
     let address = address.split('/').next().unwrap().parse().unwrap();
     let file = daemon.open("v");
     for at in 0..3 {
@@ -38,9 +38,9 @@ fn exporting() -> (TestPool, Daemon, SocketAddr) {
     file.sync_all().unwrap();
     // A request is counted once it has been answered.
     let flushed = "apparatus_volume_flushes_total{apparatus=\"x\",volume=\"v\"} 1\n";
-    let mut told = std::iter::repeat_with(|| get(address, "/metrics")).take(1000);
+    let mut texts = std::iter::repeat_with(|| get(address, "/metrics")).take(1000);
     assert!(
-        told.any(|text| text.contains(flushed)),
+        texts.any(|text| text.contains(flushed)),
         "the flush is not counted"
     );
     (pool, daemon, address)
@@ -75,10 +75,10 @@ fn get(address: SocketAddr, path: &str) -> String {
     body
 }
 
-/// Parses all of it, and holds it to the conventions.
+/// Parses all metrics, and checks them against the conventions.
 fn parse(text: &str) -> Vec<Sample> {
     let scrape = Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).unwrap();
-    let told = text.lines().filter(|line| !line.starts_with('#')).count();
+    let samples = text.lines().filter(|line| !line.starts_with('#')).count();
     let read: usize = scrape
         .samples
         .iter()
@@ -87,7 +87,7 @@ fn parse(text: &str) -> Vec<Sample> {
             _ => 1,
         })
         .sum();
-    assert_eq!(read, told, "a line was not understood:\n{text}");
+    assert_eq!(read, samples, "a line was not understood:\n{text}");
     let kinds: BTreeMap<&str, &str> = text
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
@@ -126,7 +126,7 @@ fn value(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 {
     }
 }
 
-/// What an apparatus counted of what `exporting` wrote.
+/// Asserts what an apparatus counted of the requests in `exporting`.
 fn counted(samples: &[Sample]) {
     let volume = [("apparatus", "x"), ("volume", "v")];
     assert!((value(samples, "apparatus_volume_writes_total", &volume) - 3.0).abs() < 0.5);
@@ -139,7 +139,7 @@ fn counted(samples: &[Sample]) {
     }
 }
 
-/// The histogram of one kind of request to the volume.
+/// Returns the histogram of one kind of request to the volume.
 fn took(samples: &[Sample], operation: &str, requests: f64) {
     let duration = "apparatus_volume_request_duration_seconds";
     let labels = [("volume", "v"), ("operation", operation)];
@@ -160,7 +160,7 @@ fn took(samples: &[Sample], operation: &str, requests: f64) {
 }
 
 #[test]
-fn an_apparatus_and_the_pool_are_told_in_full() {
+fn an_apparatus_and_the_pool_have_all_metrics() {
     let (pool, daemon, address) = exporting();
     let own = parse(&get(address, "/metrics"));
     counted(&own);
@@ -169,7 +169,7 @@ fn an_apparatus_and_the_pool_are_told_in_full() {
             .all(|sample| sample.labels.get("apparatus") == Some("x"))
     );
 
-    let text = metrics::of_pool(&pool.dir, &mut pool.store()).unwrap().finish();
+    let text = metrics::of_pool(&pool.dir, &mut *pool.store()).unwrap().finish();
     let all = parse(&text);
     counted(&all);
     for (name, labels, expected) in [
@@ -204,7 +204,7 @@ fn families(text: &str) -> Vec<&str> {
     text.lines().filter(|line| line.starts_with("# TYPE")).collect()
 }
 
-/// Also says what it thinks of names and units.
+/// promtool also checks names and units.
 fn assert_promtool(text: &str) {
     let mut command = Command::new("promtool");
     command.args(["check", "metrics"]).stdin(Stdio::piped());
@@ -217,7 +217,7 @@ fn assert_promtool(text: &str) {
 }
 
 #[test]
-fn what_is_no_question_is_refused_and_keeps_nobody_waiting() {
+fn an_invalid_request_is_refused_and_delays_no_other() {
     let (_pool, daemon, address) = exporting();
     for (request, status) in [
         ("GET / HTTP/1.1\r\n\r\n", "404"),
@@ -233,7 +233,7 @@ fn what_is_no_question_is_refused_and_keeps_nobody_waiting() {
     let (_, body) = ask(address, "HEAD /metrics HTTP/1.0\r\n\r\n");
     assert_eq!(body, "");
 
-    // More connections that say nothing than are served at once: each is given up in time, and then it is our turn.
+    // There are more silent connections than are served at once: each times out, and then this request is served.
     let silent: Vec<TcpStream> = (0..5).map(|_| connect(address)).collect();
     get(address, "/metrics");
     for mut stream in silent.into_iter().take(4) {
@@ -250,15 +250,15 @@ fn what_is_no_question_is_refused_and_keeps_nobody_waiting() {
 fn only_this_machine_may_ask() {
     let pool = TestPool::new(EXTENT);
     let mut command = pool.command("x", &pool.mount_point("x"));
-    let told = pool.refused(command.args(["--metrics", "0.0.0.0:9464"]));
+    let error = pool.refused(command.args(["--metrics", "0.0.0.0:9464"]));
     assert!(
-        told.contains("other machines") && told.contains("127.0.0.1:9464"),
-        "{told}"
+        error.contains("other machines") && error.contains("127.0.0.1:9464"),
+        "{error}"
     );
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let mut command = pool.command("x", &pool.mount_point("x"));
-    let told = pool.refused(command.args(["--metrics", &address]));
-    assert!(told.contains(&address) && told.contains("port"), "{told}");
+    let error = pool.refused(command.args(["--metrics", &address]));
+    assert!(error.contains(&address) && error.contains("port"), "{error}");
 }

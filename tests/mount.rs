@@ -1,5 +1,5 @@
-//! Real mounts of the real program: what hosts may do with a volume's file, what they may not, and what they see when disks and
-//! processes fail.
+//! Real mounts of the real program: the operations on a volume's file that hosts may and may not use, and the effects of failing disks and
+//! processes.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,7 +9,7 @@
 
 mod support;
 
-use apparatus::pool::model::{Edit, Span, VolumeRecord};
+use apparatus::model::records::{Edit, Span, VolumeRecord};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
@@ -147,7 +147,7 @@ fn a_volume_has_an_end() {
     assert_eq!(file.metadata().unwrap().len(), size);
 }
 
-/// Programs take a volume for a regular file: they truncate it and then leave out what is zero. So what was there must not show through.
+/// Programs treat a volume as a regular file: they truncate it and then skip zeroes. So old data must not remain visible.
 #[test]
 fn a_truncated_volume_keeps_its_size_and_reads_as_zeroes() {
     let pool = TestPool::new(EXTENT);
@@ -236,7 +236,7 @@ fn hosts_may_map_a_volume() {
     let file = daemon.open("v");
     let bytes = Random::new(3).bytes(size as usize);
     file.write_all_at(&bytes, 0).unwrap();
-    // SAFETY: nobody else maps or shortens the file of this test.
+    // SAFETY: no other code maps or shortens the file of this test.
     let mut map = unsafe { memmap2::MmapMut::map_mut(&file) }.unwrap();
     assert!(map[..] == bytes[..]);
     map[3 * EXTENT as usize - 2..][..4].copy_from_slice(b"abcd");
@@ -312,7 +312,7 @@ fn a_write_shows_in_the_time_of_modification() {
     assert!(modified() > before);
 }
 
-/// Backups go by it, and look wherever they like.
+/// Backups use the time of modification, through any mount.
 #[test]
 fn a_write_shows_in_the_time_of_modification_through_other_apparatuses_and_after_a_restart() {
     let pool = TestPool::new(EXTENT);
@@ -358,7 +358,7 @@ fn what_is_read_only_is_not_written() {
     assert_eq!(fs::read(two.path("r")).unwrap().len() as u64, EXTENT);
 }
 
-/// As on a disk that turns read-only: who has it open for writing is told at the next write.
+/// As on a disk that turns read-only: a process that has it open for writing gets the error at the next write.
 #[test]
 fn a_volume_that_becomes_read_only_takes_no_write_by_handles_that_are_open() {
     let pool = TestPool::new(EXTENT);

@@ -9,9 +9,10 @@
 
 mod support;
 
-use apparatus::pool::model::{Edit, Span};
-use apparatus::store::{MemberState, Severity, Store};
-use apparatus::units::{ByteCount, VolumeExtent};
+use apparatus::model::event::Severity;
+use apparatus::model::member::MemberState;
+use apparatus::model::records::{Edit, Span};
+use apparatus::model::units::{ByteCount, VolumeExtent};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use std::fs::{self, OpenOptions};
@@ -64,7 +65,7 @@ fn two_apparatuses_never_disagree() {
                     let other = random.below(32);
                     let before = blocks[other as usize].load(SeqCst);
                     let seen = read_up_to(&reader, BLOCK as usize, place(other));
-                    // A read during a write may see some of it: one block lies on two disks.
+                    // A read during a write may return a part of it: one block lies on two disks.
                     for word in seen.chunks_exact(8) {
                         let version = u64::from_ne_bytes(word.try_into().unwrap());
                         assert!(
@@ -133,7 +134,7 @@ fn what_was_acknowledged_is_there_after_a_kill_under_load() {
     daemon.stop();
 }
 
-/// Each block has at least the version that was acknowledged; a later one was on its way.
+/// Asserts that each block has at least the acknowledged version; a later one was under way.
 fn check_blocks(daemon: &Daemon, versions: &[AtomicU64]) {
     let file = daemon.open("v");
     for (block, version) in (0..).zip(versions) {
@@ -157,7 +158,7 @@ fn a_truncated_image_is_an_io_error_and_no_more() {
     file.sync_all().unwrap();
     let image = OpenOptions::new().write(true).open(pool.image("a")).unwrap();
     image.set_len(9 * EXTENT).unwrap();
-    // A disk notices by the time of the last change, of which the kernel keeps ticks of some milliseconds.
+    // A disk notices by the time of the last change, which the kernel keeps in ticks of some milliseconds.
     let changed = image.metadata().unwrap().modified().unwrap();
     while SystemTime::now() < changed + Duration::from_millis(50) {
         thread::yield_now();
@@ -190,12 +191,12 @@ fn a_truncated_image_is_an_io_error_and_no_more() {
     drop(file);
     daemon.stop();
     let events = pool.store().events(0, 1000).unwrap();
-    let told = |text: &str| {
+    let recorded = |text: &str| {
         events.iter().any(|event| {
             event.subject == "disk a" && event.severity == Severity::Error && event.text.contains(text)
         })
     };
-    assert!(told("read failed"), "{events:?}");
+    assert!(recorded("read failed"), "{events:?}");
 }
 
 #[test]
@@ -276,23 +277,23 @@ fn volumes_come_grow_change_names_and_go_while_mounted() {
 fn one_name_and_one_mount_point_each() {
     let pool = TestPool::new(EXTENT);
     let daemon = pool.start("x");
-    let said = pool.refused(&mut pool.command("x", &pool.mount_point("elsewhere")));
+    let error = pool.refused(&mut pool.command("x", &pool.mount_point("elsewhere")));
     assert!(
-        said.contains("apparatus x") && said.contains("runs already"),
-        "{said}"
+        error.contains("apparatus x") && error.contains("runs already"),
+        "{error}"
     );
-    let said = pool.refused(&mut pool.command("y", daemon.mount()));
-    assert!(said.contains("in use") && said.contains("x@"), "{said}");
+    let error = pool.refused(&mut pool.command("y", daemon.mount()));
+    assert!(error.contains("in use") && error.contains("x@"), "{error}");
     let full = pool.scratch().join("full");
     fs::create_dir(&full).unwrap();
     fs::write(full.join("file"), "").unwrap();
-    let said = pool.refused(&mut pool.command("y", &full));
-    assert!(said.contains("not empty"), "{said}");
-    let said = pool.refused(&mut pool.command("a/b", &pool.mount_point("z")));
-    assert!(said.contains("a/b") && said.contains('\''), "{said}");
-    let said = pool.refused(pool.command("y", &pool.mount_point("z")).args(["--threads", "0"]));
-    assert!(said.contains("threads is 0"), "{said}");
-    let said = pool.refused(Command::new(env!("CARGO_BIN_EXE_apparatus")).args([
+    let error = pool.refused(&mut pool.command("y", &full));
+    assert!(error.contains("not empty"), "{error}");
+    let error = pool.refused(&mut pool.command("a/b", &pool.mount_point("z")));
+    assert!(error.contains("a/b") && error.contains('\''), "{error}");
+    let error = pool.refused(pool.command("y", &pool.mount_point("z")).args(["--threads", "0"]));
+    assert!(error.contains("threads is 0"), "{error}");
+    let error = pool.refused(Command::new(env!("CARGO_BIN_EXE_apparatus")).args([
         "--pool",
         "/nonexistent",
         "--name",
@@ -300,14 +301,14 @@ fn one_name_and_one_mount_point_each() {
         "--mount",
         "/nonexistent",
     ]));
-    assert!(said.contains("/nonexistent"), "{said}");
+    assert!(error.contains("/nonexistent"), "{error}");
     let (_, members) = pool.store().members().unwrap();
     assert_eq!(members.len(), 1, "those refused have left: {members:?}");
     daemon.stop();
 }
 
 #[test]
-fn a_mount_that_somebody_takes_away_ends_its_apparatus_in_good_order() {
+fn a_mount_that_is_removed_from_outside_stops_its_apparatus_properly() {
     let pool = pool_of_two_disks();
     let mut daemon = pool.start("x");
     let unmounted = if rustix::process::geteuid().is_root() {
@@ -333,7 +334,7 @@ fn files_still_open_are_served_for_a_while_and_then_cut_off() {
     let file = daemon.open("v");
     file.write_all_at(b"x", 0).unwrap();
     daemon.signal(Signal::TERM);
-    assert!(daemon.wait().success(), "{}", daemon.said());
+    assert!(daemon.wait().success(), "{}", daemon.log_text());
     assert!(errno(file.read_at(&mut [0], 0)).is_some());
     assert!(!is_mount_point(daemon.mount()));
 }
@@ -353,7 +354,8 @@ fn as_nobody(program: &Path) -> Command {
 }
 
 #[test]
-fn mode_and_owner_are_obeyed() {
+fn mode_owner_and_group_are_obeyed() {
+    const GROUP: u32 = 4242;
     if !rustix::process::geteuid().is_root() {
         return eprintln!("skipped: needs root, to be somebody else");
     }
@@ -369,6 +371,9 @@ fn mode_and_owner_are_obeyed() {
         (record.mode, record.uid) = (mode, uid);
         pool.add(&record, &[(a, at, 1)]);
     }
+    let mut of_a_group = pool.volume_record("group", EXTENT);
+    (of_a_group.mode, of_a_group.gid) = (0o040, GROUP);
+    pool.add(&of_a_group, &[(a, 4, 1)]);
     let can_read = |path: &Path| {
         let cat = as_nobody(Path::new("cat"))
             .arg(path)
@@ -380,6 +385,21 @@ fn mode_and_owner_are_obeyed() {
     let all = pool.start_with("x", &["--allow-other"]);
     assert!(!can_read(&all.path("closed")));
     assert!(can_read(&all.path("open")) && can_read(&all.path("own")));
+    assert!(!can_read(&all.path("group")));
+    let member = Command::new("setpriv")
+        .args([
+            "--reuid=65534",
+            "--regid=65534",
+            &format!("--groups={GROUP}"),
+            "cat",
+        ])
+        .arg(all.path("group"))
+        .output()
+        .unwrap();
+    assert!(
+        member.status.success(),
+        "a supplementary group counts: {member:?}"
+    );
     let own = pool.start("y");
     assert!(
         !can_read(&own.path("open")),
@@ -414,7 +434,7 @@ fn an_ordinary_user_can_serve() {
         .arg(pool.dir.path())
         .args(["--name", "x", "--mount"])
         .arg(&mount);
-    // Root itself may not look into another user's mount: all is done as that user.
+    // Root itself may not access another user's mount: everything is done as that user.
     command.env("HOME", pool.scratch());
     let daemon = Daemon::start(command, pool.scratch(), "x", mount);
     let shell = |script: &str| {
@@ -435,13 +455,23 @@ fn an_ordinary_user_can_serve() {
     daemon.stop();
 }
 
+/// Makes the ordinary user the owner of everything below `dir`.
 fn give_away(dir: &Path) {
     chown(dir, Some(NOBODY), Some(NOBODY)).unwrap();
     for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
         match entry.file_type().unwrap().is_dir() {
             true => give_away(&entry.path()),
-            false => chown(entry.path(), Some(NOBODY), Some(NOBODY)).unwrap(),
+            false => chown_if_there(&entry.path()),
         }
+    }
+}
+
+/// Makes the ordinary user the owner of a file. A file that has gone since it was listed needs no owner, nor does a link
+/// to one: the last user of a member table removes what `run/members` points to.
+fn chown_if_there(path: &Path) {
+    match chown(path, Some(NOBODY), Some(NOBODY)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        done => done.unwrap(),
     }
 }
 
@@ -453,7 +483,7 @@ fn a_hold_delays_only_what_overlaps() {
     let file = daemon.open("v");
     let record = pool.store().volumes().unwrap().remove(0);
     let span = Span {
-        end: apparatus::units::VolumeOffset(EXTENT),
+        end: apparatus::model::units::VolumeOffset(EXTENT),
         ..Span::whole(record.id)
     };
     let served = Mutex::new(0);
@@ -461,12 +491,12 @@ fn a_hold_delays_only_what_overlaps() {
         let held = daemon.open("v");
         let mut controller = pool.controller();
         let from = controller.store().header().unwrap().generation;
-        let change = apparatus::store::NewChange {
+        let change = apparatus::model::change::NewChange {
             title: "test".into(),
             job: None,
-            difference: apparatus::pool::model::Difference { from, edits: vec![] },
+            delta: apparatus::model::records::Delta { from, edits: vec![] },
             spans: vec![span],
-            mode: apparatus::store::HoldMode::All,
+            mode: apparatus::model::change::HoldMode::All,
         };
         let waiting = &mut None;
         let mut work = || {

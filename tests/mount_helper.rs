@@ -8,7 +8,7 @@
 
 mod support;
 
-use apparatus::store::{Member, Store};
+use apparatus::model::member::Member;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::os::fd::OwnedFd;
@@ -19,13 +19,13 @@ use support::TestPool;
 
 const EXTENT: u64 = 64 << 10;
 
-/// Commands are run in it one after the other; it lasts as long as they and this process.
+/// A mount namespace in which commands are run one after the other; it lasts as long as they and this process.
 struct Namespace {
-    keeper: std::process::Child,
+    holder: std::process::Child,
 }
 
 impl Namespace {
-    /// With the helper as the only thing in /sbin. None where that is not allowed.
+    /// Makes one with the helper as the only file in /sbin. `None` where that is not permitted.
     fn new(scratch: &Path) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: mounting by mount(8) needs root");
@@ -43,10 +43,10 @@ impl Namespace {
             .arg("sh")
             .arg(&sbin);
         let piped = std::process::Stdio::piped;
-        let mut keeper = command.stdin(piped()).stdout(piped()).spawn().ok()?;
+        let mut holder = command.stdin(piped()).stdout(piped()).spawn().ok()?;
         let mut ready = [0; 6];
-        let read = std::io::Read::read_exact(keeper.stdout.as_mut().unwrap(), &mut ready);
-        let namespace = Self { keeper };
+        let read = std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut ready);
+        let namespace = Self { holder };
         if read.is_err() {
             eprintln!("skipped: no mount namespace can be had here");
             return None;
@@ -58,7 +58,7 @@ impl Namespace {
         let mut command = Command::new("timeout");
         command
             .args(["60", "nsenter", "--mount", "--target"])
-            .arg(self.keeper.id().to_string());
+            .arg(self.holder.id().to_string());
         command.args(words).output().unwrap()
     }
 
@@ -72,17 +72,17 @@ impl Namespace {
     #[track_caller]
     fn fails(&self, words: &[&str], status: i32, why: &[&str]) {
         let output = self.run(words);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(status), "{words:?}: {said}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{words:?}: {error}");
         why.iter()
-            .for_each(|part| assert!(said.contains(part), "{part:?} in {said}"));
+            .for_each(|part| assert!(error.contains(part), "{part:?} in {error}"));
     }
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = self.keeper.kill();
-        let _ = self.keeper.wait();
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
     }
 }
 
@@ -115,7 +115,7 @@ impl Rig {
         self.pool.store().members().unwrap().1
     }
 
-    /// The process of an apparatus that has not left.
+    /// Returns the process of an apparatus that has not left.
     fn process(&self, name: &str) -> OwnedFd {
         let members = self.members();
         let member = members
@@ -171,7 +171,7 @@ fn mount_and_umount_begin_and_end_an_apparatus() {
         "sh",
         &point,
     ]);
-    // As `mount -a` does it that does not know its own mounts.
+    // As `mount -a` does, which does not recognise these mounts.
     rig.namespace.succeeds(&mount);
     let (_, other) = rig.point("other");
     let elsewhere = ["mount", "-t", "apparatus", &source, &other];
@@ -180,7 +180,7 @@ fn mount_and_umount_begin_and_end_an_apparatus() {
     rig.namespace.succeeds(&["umount", &point]);
     rig.ended_in_order(&process);
 
-    // Whoever mounts at once again waits for the earlier life's end.
+    // A new mount right after that waits for the end of the earlier process.
     for options in ["ro", "threads=3"] {
         rig.namespace
             .succeeds(&["mount", "-t", "apparatus", "-o", options, &source, &point]);
@@ -275,7 +275,7 @@ fn what_cannot_be_is_refused_and_starts_nothing() {
     mount("threads=0", &source, 32, &["threads is 0"]);
     mount("metrics=0.0.0.0:1", &source, 32, &["other machines"]);
     mount("defaults", "/nowhere:a", 32, &["/nowhere"]);
-    mount("defaults", "nowhere:a", 1, &["begin at the root", "POOL:NAME"]);
+    mount("defaults", "nowhere:a", 1, &["relative path", "POOL:NAME"]);
     rig.namespace
         .fails(&["mount", "-t", "apparatus", &source, "/proc"], 32, &["in use"]);
     rig.namespace

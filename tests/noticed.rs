@@ -1,15 +1,17 @@
-//! What is noticed by those who keep house, before anybody asks for it: an image that was cut short, and files of the run directory that were
-//! deleted or replaced, and a database; and that nothing changes meanwhile that somebody who serves might not hear of.
+//! Damage that periodic checks notice before a request meets it: an image that was cut short, and files of the run directory that were
+//! deleted or replaced, and a database; and that no change is made meanwhile that a serving apparatus might miss.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod support;
 
-use apparatus::change::driver::{Controller, Wait};
-use apparatus::error::{Error, Kind};
-use apparatus::ops;
-use apparatus::pool::dir::PoolDir;
-use apparatus::pool::model::{Difference, Edit};
-use apparatus::store::{HoldMode, MemberState, NewChange, Severity, Store};
+use apparatus::admin;
+use apparatus::controller::{Controller, Wait};
+use apparatus::model::change::{HoldMode, NewChange};
+use apparatus::model::dir::PoolDir;
+use apparatus::model::error::{Error, ErrorKind};
+use apparatus::model::event::Severity;
+use apparatus::model::member::MemberState;
+use apparatus::model::records::{Delta, Edit};
 use rustix::process::Signal;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -19,7 +21,7 @@ use std::time::{Duration, Instant};
 use support::{TestPool, read_up_to};
 
 const EXTENT: u64 = 64 << 10;
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(100);
 
 fn pool() -> TestPool {
     let pool = TestPool::new(EXTENT);
@@ -37,31 +39,31 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 #[test]
-fn a_truncated_image_is_told_before_anybody_touches_it() {
+fn a_truncated_image_is_reported_before_any_access() {
     let pool = pool();
     let daemon = pool.start("x");
     let image = OpenOptions::new().write(true).open(pool.image("a")).unwrap();
     image.set_len(9 * EXTENT).unwrap();
     let mut store = pool.store();
-    let mut told = || {
+    let mut reports = || {
         let events = store.events(0, 1000).unwrap();
         let left = format!("{} bytes are left", 9 * EXTENT);
-        let about = |event: &&apparatus::store::Event| {
+        let about = |event: &&apparatus::model::event::Event| {
             event.subject == "disk a" && event.severity == Severity::Error && event.text.contains(&left)
         };
         events.iter().filter(about).count()
     };
-    until("the loss is told", || told() > 0);
+    until("the loss is told", || reports() > 0);
     daemon.stop();
-    assert_eq!(told(), 1, "once");
+    assert_eq!(reports(), 1, "once");
 }
 
 fn acquire(pool: &TestPool) -> Result<Controller, Error> {
     Controller::acquire(&pool.dir, "test", Wait::For(Some(PATIENCE)))
 }
 
-/// The run directory is deleted, as cleaners of temporary files do, while nobody can put anything back. Nothing changes while somebody who may
-/// serve cannot be reached; then all is made again, and neither hosts nor controllers notice.
+/// The run directory is deleted, as cleaners of temporary files do, while no process can restore anything. No change is made while
+/// an apparatus that may serve cannot be reached; then everything is created again, and neither hosts nor controllers notice.
 #[test]
 fn nothing_changes_while_the_run_directory_is_gone_and_then_all_is_as_before() {
     let pool = pool();
@@ -72,7 +74,7 @@ fn nothing_changes_while_the_run_directory_is_gone_and_then_all_is_as_before() {
     fs::remove_dir_all(pool.dir.run()).unwrap();
     let refused = acquire(&pool).err().unwrap();
     assert!(
-        refused.kind() == Kind::Busy && refused.why().contains("in use"),
+        refused.kind() == ErrorKind::Busy && refused.why().contains("in use"),
         "{refused}"
     );
     let (_, members) = pool.store().members().unwrap();
@@ -89,8 +91,10 @@ fn nothing_changes_while_the_run_directory_is_gone_and_then_all_is_as_before() {
     drop(controller);
     write(&file, b"after.");
     let mut store = pool.store();
-    let told = |event: &apparatus::store::Event| event.text.contains("were deleted");
-    until("it is told", || store.events(0, 1000).unwrap().iter().any(told));
+    let is_reported = |event: &apparatus::model::event::Event| event.text.contains("were deleted");
+    until("it is told", || {
+        store.events(0, 1000).unwrap().iter().any(is_reported)
+    });
     let again = pool.start("y");
     assert_eq!(read_up_to(&again.open("v"), 6, 0), b"after.");
     drop(file);
@@ -99,7 +103,8 @@ fn nothing_changes_while_the_run_directory_is_gone_and_then_all_is_as_before() {
     }
 }
 
-/// Each file of the run directory by itself is replaced by another one while a controller acts: it goes on, and nobody acts beside it.
+/// Each file of the run directory by itself is replaced by another one while a controller holds the lock: it goes on, and no other one
+/// gets the lock.
 #[test]
 fn what_is_replaced_in_the_run_directory_is_put_back() {
     let pool = pool();
@@ -110,8 +115,8 @@ fn what_is_replaced_in_the_run_directory_is_put_back() {
         fs::remove_file(&path).unwrap();
         fs::write(&path, "something else").unwrap();
         let second = Controller::acquire(&pool.dir, "second", Wait::No).err().unwrap();
-        assert_eq!(second.kind(), Kind::Busy, "{name}: {second}");
-        // A life lock and an arbitration are good with any file.
+        assert_eq!(second.kind(), ErrorKind::Busy, "{name}: {second}");
+        // A life lock and the controller lock work with any file.
         if ["members", "x.sock"].contains(&name) {
             let ours = || fs::symlink_metadata(&path).is_ok_and(|found| found.len() != 14);
             until(name, ours);
@@ -127,9 +132,9 @@ fn what_is_replaced_in_the_run_directory_is_put_back() {
     daemon.stop();
 }
 
-/// The directory is called otherwise, or its files are moved to another one: who serves is found, or nothing changes.
+/// The directory is renamed, or its files are moved to another one: serving apparatuses are found, or no change is made.
 #[test]
-fn a_pool_directory_that_is_renamed_or_replaced_hides_nobody() {
+fn a_pool_directory_that_is_renamed_or_replaced_hides_no_member() {
     let pool = pool();
     let daemon = pool.start("x");
     let renamed = PoolDir::new(pool.scratch().join("renamed"));
@@ -138,6 +143,10 @@ fn a_pool_directory_that_is_renamed_or_replaced_hides_nobody() {
     controller.run(nothing_much(), false, &mut || Ok(())).unwrap();
     assert_eq!(controller.fenced(), []);
     drop(controller);
+    let mut pool = pool;
+    let called = std::mem::replace(&mut pool.dir, renamed.clone());
+    serves_in_a_renamed_directory(&pool, &daemon, &called);
+    pool.dir = called;
 
     move_all(renamed.path(), pool.dir.path());
     fs::remove_dir_all(pool.dir.run()).unwrap();
@@ -154,6 +163,39 @@ fn a_pool_directory_that_is_renamed_or_replaced_hides_nobody() {
         .run(nothing_much(), false, &mut || Ok(()))
         .unwrap();
     daemon.stop();
+}
+
+/// A disk is added, a volume moved there by a change that is not persisted, and a host's flush rests on that.
+fn serves_in_a_renamed_directory(pool: &TestPool, daemon: &support::Daemon, called: &PoolDir) {
+    let b = pool.add_disk("b", 40).id;
+    let volume = pool.store().volumes().unwrap()[0].id;
+    let change = NewChange {
+        delta: Delta {
+            from: pool.store().header().unwrap().generation,
+            edits: vec![Edit::Map {
+                volume,
+                segments: support::segments(0, &[(b, 1, 16)]),
+            }],
+        },
+        ..nothing_much()
+    };
+    let mut controller = acquire(pool).unwrap();
+    controller.run(change, false, &mut || Ok(())).unwrap();
+    assert_eq!(controller.fenced(), []);
+    let file = daemon.open("v");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        file.write_all_at(b"after the rename", 0).unwrap();
+        sender.send(file.sync_all().map(|()| file)).unwrap();
+    });
+    let Ok(flushed) = receiver.recv_timeout(PATIENCE) else {
+        fs::rename(pool.dir.path(), called.path()).unwrap();
+        panic!("a flush waits for the directory to be called as before");
+    };
+    drop(flushed.unwrap());
+    drop(controller);
+    let mut store = pool.store();
+    assert_eq!(store.unfinished().unwrap(), []);
 }
 
 fn move_all(from: &Path, to: &Path) {
@@ -174,8 +216,8 @@ fn nothing_much() -> NewChange {
     NewChange {
         title: "test".into(),
         job: None,
-        difference: Difference {
-            from: apparatus::units::Generation(0),
+        delta: Delta {
+            from: apparatus::model::units::Generation(0),
             edits: Vec::<Edit>::new(),
         },
         spans: Vec::new(),
@@ -183,10 +225,10 @@ fn nothing_much() -> NewChange {
     }
 }
 
-/// The database is deleted while an apparatus serves by it. No second pool is made beside it; the apparatus gives a copy, is stopped without a
-/// database, and the copy is put back.
+/// The database is deleted while an apparatus uses it. No second pool is created beside it;
+/// the apparatus writes a copy, is stopped without a database, and the copy is restored.
 #[test]
-fn a_database_that_is_deleted_under_who_serves_is_had_back_from_him() {
+fn a_database_that_is_deleted_under_an_apparatus_is_restored_from_it() {
     let pool = pool();
     let daemon = pool.start("x");
     let file = daemon.open("v");
@@ -195,32 +237,32 @@ fn a_database_that_is_deleted_under_who_serves_is_had_back_from_him() {
     for end in ["", "-wal", "-shm"] {
         fs::remove_file(pool.dir.path().join(format!("pool.db{end}"))).unwrap();
     }
-    let refused = ops::pool::create(&pool.dir, pool.extent_size).unwrap_err();
+    let refused = admin::pool::create(&pool.dir, pool.extent_size).unwrap_err();
     assert!(
-        refused.kind() == Kind::Busy && refused.why().contains("deleted"),
+        refused.kind() == ErrorKind::Busy && refused.why().contains("deleted"),
         "{refused}"
     );
-    let refused = ops::open(&pool.dir).err().unwrap();
+    let refused = admin::open(&pool.dir).err().unwrap();
     assert!(
         refused.way_out().unwrap().contains("vctl pool backup"),
         "{refused}"
     );
 
     let copy = pool.scratch().join("copy");
-    let header = ops::backup::backup(&pool.dir, &copy).unwrap();
+    let header = admin::backup::backup(&pool.dir, &copy).unwrap();
     assert_eq!(header.generation, generation);
-    let found = ops::backup::inspect(&pool.dir, &copy, false).unwrap();
-    let refused = ops::backup::restore(&pool.dir, &copy, &found, None).unwrap_err();
+    let found = admin::backup::inspect(&pool.dir, &copy, false).unwrap();
+    let refused = admin::backup::restore(&pool.dir, &copy, &found, None).unwrap_err();
     assert!(refused.to_string().contains("apparatus x: runs"), "{refused}");
     let name = support::name_of("x");
-    let refused = ops::apparatus::stop_unlisted(&pool.dir, &name, false, PATIENCE).unwrap_err();
-    assert_eq!(refused.kind(), Kind::Busy, "a host has it open: {refused}");
+    let refused = admin::apparatus::stop_unlisted(&pool.dir, &name, false, PATIENCE).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Busy, "a host has it open: {refused}");
     drop(file);
     until("nobody has it open", || {
-        ops::apparatus::stop_unlisted(&pool.dir, &name, false, PATIENCE).is_ok()
+        admin::apparatus::stop_unlisted(&pool.dir, &name, false, PATIENCE).is_ok()
     });
     drop(daemon);
-    ops::backup::restore(&pool.dir, &copy, &found, None).unwrap();
+    admin::backup::restore(&pool.dir, &copy, &found, None).unwrap();
     let again = pool.start("x");
     assert_eq!(read_up_to(&again.open("v"), 6, 0), b"before");
     again.stop();

@@ -1,7 +1,7 @@
 //! A real file system on a loop device on a volume, and a database in it that is written all the time, while the volume moves back
-//! and forth twenty times and its disk is evacuated: integrity checks pass, the kernel has nothing to say, no request fails.
+//! and forth twenty times and its disk is evacuated: integrity checks pass, the kernel logs nothing, no request fails.
 //!
-//! Needs root, loop devices and e2fsprogs (xfsprogs for XFS); says so and passes where they are missing.
+//! These tests need root, loop devices and e2fsprogs (xfsprogs for XFS); where those are missing they print that and pass.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,8 +14,8 @@ mod history;
 mod moving;
 mod support;
 
-use apparatus::change::jobs::Request;
-use apparatus::store::{JobLimits, JobState, Store};
+use apparatus::jobs::Request;
+use apparatus::model::job::{JobLimits, JobState};
 use moving::{PATIENCE, Scene};
 use rusqlite::Connection;
 use std::fs;
@@ -34,7 +34,7 @@ fn a_process_that_works_on_a_job() {
     moving::work_on_a_job();
 }
 
-/// Why such a test cannot run here.
+/// Returns why such a test cannot run here.
 fn missing(tools: &[&str]) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("needs root".into());
@@ -62,7 +62,7 @@ fn run(command: &mut Command) -> String {
     out.trim().to_owned()
 }
 
-/// A mounted file system on a loop device on a volume. Goes in good order or, at the latest, lazily.
+/// A mounted file system on a loop device on a volume. It is unmounted on drop, at the latest lazily.
 struct Mounted {
     device: String,
     place: PathBuf,
@@ -99,7 +99,7 @@ impl Drop for Mounted {
     }
 }
 
-/// What the kernel said about a device since `mark` lines of its log.
+/// Returns what the kernel logged about a device after the first `mark` lines of its log.
 fn complaints(device: &str, mark: usize) -> Vec<String> {
     let name = device.trim_start_matches("/dev/");
     let log = run(Command::new("dmesg").arg("--notime"));
@@ -113,7 +113,7 @@ fn complaints(device: &str, mark: usize) -> Vec<String> {
     log.lines().skip(mark).filter(grave).map(str::to_owned).collect()
 }
 
-/// A database whose rows say what they must be: each transaction moves an amount between accounts.
+/// A database whose rows can be verified: each transaction moves an amount between accounts.
 struct Database {
     stop: Arc<AtomicBool>,
     transactions: Arc<AtomicU64>,
@@ -238,7 +238,7 @@ fn a_database_survives_moves(mkfs: &[&str], check: &[&str]) {
     check_database(&path, transactions);
     mounted.unmount();
     run(Command::new(check[0]).args(&check[1..]).arg(&mounted.device));
-    // The same through the other apparatus, after everything has been written and forgotten.
+    // The check is repeated through the other apparatus, after everything has been written and dropped from memory.
     let device = mounted.device.clone();
     drop(mounted);
     let again = run(Command::new("losetup")
@@ -262,10 +262,10 @@ fn a_database_survives_moves(mkfs: &[&str], check: &[&str]) {
     daemons.into_iter().for_each(Daemon::stop);
 }
 
-/// Requests that an apparatus has answered with an I/O error.
+/// Returns the number of requests that an apparatus has answered with an I/O error.
 fn errors_of(scene: &Scene, daemon: &Daemon) -> u64 {
-    use apparatus::control::client;
-    use apparatus::wire::message::{Answer, Request};
+    use apparatus::rpc::client;
+    use apparatus::rpc::message::{Answer, Request};
     let name = support::name_of(daemon.mount().file_name().unwrap().to_str().unwrap());
     let uuid = scene.pool.store().header().unwrap().uuid;
     match client::ask(&scene.pool.dir, uuid, &name, Request::Status, PATIENCE).unwrap() {

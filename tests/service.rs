@@ -1,4 +1,4 @@
-//! Under a service manager: readiness, the heartbeat that its watchdog wants, and the units.
+//! An apparatus under a service manager: readiness, the heartbeat for its watchdog, and the units.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,7 +16,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 use support::{TestPool, is_mount_point, name_of};
 
-/// An apparatus whose service manager this is.
+/// An apparatus whose service manager is this test.
 struct Service {
     child: Child,
     manager: UnixDatagram,
@@ -43,10 +43,10 @@ impl Service {
         String::from_utf8(message[..len].to_vec()).unwrap()
     }
 
-    /// Listens until something like this is said.
-    fn hear_until(&self, said: impl Fn(&str) -> bool) -> String {
-        let mut heard = std::iter::repeat_with(|| self.hear());
-        heard.find(|message| said(message)).unwrap()
+    /// Receives notifications until one contains this text.
+    fn receive_until(&self, is_wanted: impl Fn(&str) -> bool) -> String {
+        let mut received = std::iter::repeat_with(|| self.hear());
+        received.find(|message| is_wanted(message)).unwrap()
     }
 
     fn signal(&self, signal: Signal) {
@@ -73,21 +73,21 @@ fn it_beats_while_its_control_thread_answers_and_says_why_when_it_does_not() {
     for _ in 0..3 {
         assert!(service.hear().contains("WATCHDOG=1"));
     }
-    // Nobody could command it any more, nor ask it anything.
+    // The apparatus could not be controlled or asked for its figures any more.
     let socket = pool.dir.socket(&name_of("x"));
-    let aside = pool.scratch().join("aside");
-    fs::rename(&socket, &aside).unwrap();
-    let ill = service.hear_until(|said| !said.contains("WATCHDOG=1"));
+    let elsewhere = pool.scratch().join("aside");
+    fs::rename(&socket, &elsewhere).unwrap();
+    let ill = service.receive_until(|is_wanted| !is_wanted.contains("WATCHDOG=1"));
     assert!(
         ill.contains("STATUS=") && ill.contains("x") && !ill.contains("serves"),
         "{ill}"
     );
-    fs::rename(&aside, &socket).unwrap();
-    let well = service.hear_until(|said| said.contains("WATCHDOG=1"));
+    fs::rename(&elsewhere, &socket).unwrap();
+    let well = service.receive_until(|is_wanted| is_wanted.contains("WATCHDOG=1"));
     assert!(well.contains("STATUS=serves again"), "{well}");
 
     service.signal(Signal::TERM);
-    service.hear_until(|said| said.contains("STOPPING=1"));
+    service.receive_until(|is_wanted| is_wanted.contains("STOPPING=1"));
     assert!(service.child.wait().unwrap().success());
     assert!(!is_mount_point(&pool.mount_point("x")));
 }
@@ -155,7 +155,7 @@ fn the_systems_unit_uses_the_pool_that_root_has() {
     let pool = format!("VCTL_POOL=/var/lib/{state}/pool ");
     assert!(unit.contains(&pool));
     if rustix::process::geteuid().is_root() && std::env::var_os("VCTL_POOL").is_none() {
-        let usual = apparatus::ops::place::pool_dir(None).unwrap();
+        let usual = apparatus::admin::place::pool_dir(None).unwrap();
         assert!(pool.contains(usual.path().to_str().unwrap()), "{usual:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Builds the Debian package: `cargo run -p packaging -- deb`. Puts the tree together and has dpkg-deb pack it.
+//! Builds the Debian package: `cargo run -p packaging -- deb`. Assembles the tree and runs dpkg-deb on it.
 
 mod tree;
 
@@ -11,10 +11,10 @@ type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
 const USAGE: &str = "usage: packaging deb [--binaries DIR] [--out DIR] [--compression KIND]
 
-Writes apparatus_VERSION_ARCHITECTURE.deb to DIR (target/debian if not said) and prints its path. The programs are built for release, unless
-a directory is named that has them. KIND is one that dpkg-deb has: xz, or none where it shall be quick.";
+Writes apparatus_VERSION_ARCHITECTURE.deb to DIR (target/debian by default) and prints its path. The programs are built with the profile dist, unless
+a directory is named that has them. KIND is one that dpkg-deb has: xz, or none for a quick build.";
 
-/// What is asked for.
+/// The arguments.
 struct Wanted {
     binaries: Option<PathBuf>,
     out: PathBuf,
@@ -55,7 +55,7 @@ fn wanted(mut words: impl Iterator<Item = String>) -> Result<Wanted> {
     Ok(wanted)
 }
 
-/// The project's.
+/// Returns the root of the project.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -91,16 +91,16 @@ fn build() -> Result<PathBuf> {
     let mut command = Command::new(cargo);
     command
         .current_dir(root())
-        .args(["build", "--release", "--locked", "--bins"]);
+        .args(["build", "--profile", "dist", "--locked", "--bins"]);
     let built = command.args(["-p", "apparatus", "-p", "vctl"]).status()?;
     if !built.success() {
         return Err("the programs could not be built".into());
     }
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    Ok(target.join("release"))
+    Ok(target.join("dist"))
 }
 
-/// What a command says, if it does what it should.
+/// Returns the output of a command, which must succeed.
 fn output(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| format!("{program}: {error}"))?;

@@ -1,4 +1,4 @@
-//! What is in the package, and where.
+//! The content of the package, with its paths.
 
 use crate::{Result, output};
 use std::fs;
@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// From the project's folder to the package, as they are.
+/// Files that are copied from the project to the package unchanged.
 const FILES: &[(&str, &str)] = &[
     (
         "packaging/systemd/apparatus@.service",
@@ -28,14 +28,14 @@ const FILES: &[(&str, &str)] = &[
     ),
 ];
 
-/// Where shells look for completions.
+/// The paths where shells look for completions.
 const COMPLETIONS: &[(&str, &str, &str)] = &[
     ("bash", "usr/share/bash-completion/completions", "{}"),
     ("zsh", "usr/share/zsh/vendor-completions", "_{}"),
     ("fish", "usr/share/fish/vendor_completions.d", "{}.fish"),
 ];
 
-/// Puts everything in its place.
+/// Fills the tree of the package.
 pub(crate) fn fill(package: &Path, root: &Path, binaries: &Path) -> Result<()> {
     for program in ["apparatus", "vctl"] {
         let from = binaries.join(program);
@@ -60,7 +60,7 @@ pub(crate) fn fill(package: &Path, root: &Path, binaries: &Path) -> Result<()> {
     manual(package, &vctl)
 }
 
-/// The files of a folder, without the folders in it.
+/// Copies the files of a folder, without the folders in it.
 fn documents(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from)? {
         let file = entry?.path();
@@ -100,7 +100,7 @@ fn manual(package: &Path, vctl: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes what dpkg has to know.
+/// Writes the control files for dpkg.
 pub(crate) fn describe(package: &Path, root: &Path, architecture: &str) -> Result<()> {
     let from = root.join("packaging/debian");
     let to = package.join("DEBIAN");
@@ -121,14 +121,14 @@ pub(crate) fn describe(package: &Path, root: &Path, architecture: &str) -> Resul
 }
 
 fn kilobytes(package: &Path) -> Result<String> {
-    let told = output(Command::new("du").args(["-ks", "--apparent-size"]).arg(package))?;
-    Ok(told.split_whitespace().next().unwrap_or("0").to_owned())
+    let log = output(Command::new("du").args(["-ks", "--apparent-size"]).arg(package))?;
+    Ok(log.split_whitespace().next().unwrap_or("0").to_owned())
 }
 
-/// The packages of the shared libraries that the programs use.
+/// Returns the packages of the shared libraries that the programs use.
 fn libraries(package: &Path) -> Result<String> {
     let scratch = tempfile::tempdir()?;
-    // dpkg-shlibdeps reads the source package's description, of which it needs no word.
+    // dpkg-shlibdeps requires the description of a source package, but uses no part of it.
     write(
         &scratch.path().join("debian/control"),
         "Source: apparatus\n\nPackage: apparatus\nArchitecture: any\n",
@@ -141,8 +141,8 @@ fn libraries(package: &Path) -> Result<String> {
             .arg("-e")
             .arg(absolute(package)?.join("usr/bin").join(program));
     }
-    let told = output(&mut command).map_err(|error| format!("{error}; it is in the package dpkg-dev"))?;
-    let depends = told.lines().find_map(|line| line.strip_prefix("shlibs:Depends="));
+    let log = output(&mut command).map_err(|error| format!("{error}; it is in the package dpkg-dev"))?;
+    let depends = log.lines().find_map(|line| line.strip_prefix("shlibs:Depends="));
     Ok(depends.ok_or("dpkg-shlibdeps names no library")?.to_owned())
 }
 
@@ -162,7 +162,7 @@ fn write(to: &Path, text: &str, mode: u32) -> Result<()> {
     Ok(fs::set_permissions(to, fs::Permissions::from_mode(mode))?)
 }
 
-/// With the permissions of the package's directories, whatever the umask.
+/// Creates a directory with the permissions of the package, whatever the umask.
 fn make_dir(dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());

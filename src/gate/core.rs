@@ -1,15 +1,14 @@
-//! The decisions of the gate, pure: which hold covers a request, what is parked, who may go on in which order.
-//! No threads, no clock: times are given. [`super::Gate`] puts it behind a lock that only requests under a hold take;
+//! The gate's decisions, pure: which hold covers a request, which requests are parked, and in which order they may go on. There
+//! are no threads and no clock: callers pass times. [`super::Gate`] puts it behind a lock that only requests under a hold take;
 //! the simulator drives it directly.
 //!
-//! A request that arrives is parked when a hold covers it, and for no other reason. A parked request goes on when no
-//! hold covers it any more *and* no request that arrived earlier, conflicts with it (they overlap and one of them
-//! writes) and still waits. It waits only for earlier ones, so it waits only as long as holds last that were placed before
-//! one of those went on.
+//! An arriving request is parked if a hold covers it, and for no other reason. A parked request goes on when no hold covers it
+//! any more *and* no request that arrived earlier and conflicts with it (they overlap and one of them writes) is still waiting.
+//! It waits only for earlier requests, so its wait is bounded by the holds that were placed before one of those went on.
 //!
-//! Invariants, held between calls and verified by [`Holds::check`]:
+//! Invariants, which are true between calls and verified by [`Holds::check`]:
 //!
-//! 1. A queue is of one volume, is not empty, and is in order of arrival.
+//! 1. A queue belongs to one volume, is not empty, and is in order of arrival.
 //! 2. Each parked request is covered, or an earlier one in its queue conflicts with it.
 //! 3. `parked` and `bytes` are the sums over all queues.
 //! 4. Every range of the cover belongs to a hold in place, and ranges are in order of volume and start.
@@ -22,46 +21,46 @@ mod tests;
 pub use cover::Cover;
 
 use super::Access;
-use crate::pool::model::Span;
-use crate::store::HoldMode;
-use crate::units::{ChangeId, VolumeId};
+use crate::model::change::HoldMode;
+use crate::model::records::Span;
+use crate::model::units::{ChangeId, VolumeId};
 use ranges::RangeSet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Holds in place and requests parked. `T` is what is parked.
+/// Holds in place and parked requests. `T` is the type that is parked.
 #[derive(Clone, Debug, Hash)]
 pub struct Holds<T> {
     ids: BTreeSet<ChangeId>,
     cover: Arc<Cover>,
-    queues: BTreeMap<VolumeId, Vec<Waiting<T>>>,
+    queues: BTreeMap<VolumeId, Vec<WaitingRequest<T>>>,
     arrivals: u64,
     parked: usize,
     bytes: u64,
 }
 
-/// Requests let go, and what the hold that ended had cost.
+/// Requests that the end of a hold releases, and the cost of the hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Freed<T> {
-    /// In order of arrival; those that overlap must run in this order.
+pub struct Released<T> {
+    /// The requests in order of arrival; those that overlap must run in this order.
     pub items: Vec<T>,
-    /// How many parked requests this hold covered, those included that still wait for another.
+    /// Number of parked requests that this hold covered, including those that still wait for another one.
     pub parked: u64,
-    /// The longest that one of them had waited, in microseconds.
+    /// The longest time that one of them had waited, in microseconds.
     pub longest_us: u64,
 }
 
-/// What [`Holds::expire`] took out.
+/// Requests that [`Holds::expire`] removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expired<T> {
-    /// Those that waited too long.
+    /// Requests that waited too long.
     pub late: Vec<T>,
-    /// Those that had waited for one of these, and for nothing else: they may run.
+    /// Requests that had waited only for one of these: they may run.
     pub free: Vec<T>,
 }
 
 #[derive(Clone, Debug, Hash)]
-struct Waiting<T> {
+struct WaitingRequest<T> {
     item: T,
     arrival: u64,
     span: Span,
@@ -70,7 +69,7 @@ struct Waiting<T> {
     since_us: u64,
 }
 
-impl<T> Waiting<T> {
+impl<T> WaitingRequest<T> {
     fn waited(&self, now_us: u64) -> u64 {
         now_us.saturating_sub(self.since_us)
     }
@@ -82,7 +81,7 @@ impl<T> Waiting<T> {
 }
 
 impl<T> Holds<T> {
-    /// None.
+    /// Returns an open gate without holds.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -95,31 +94,31 @@ impl<T> Holds<T> {
         }
     }
 
-    /// Places a hold; a second one with the same id changes nothing, whatever its ranges.
+    /// Places a hold. A second one with the same id changes nothing, whatever its ranges.
     pub fn place(&mut self, id: ChangeId, spans: &[Span], mode: HoldMode) {
         if self.ids.insert(id) {
             Arc::make_mut(&mut self.cover).add(id, spans, mode);
         }
     }
 
-    /// Whether a hold, or the closed gate, covers this request.
+    /// Returns whether a hold, or the closed gate, covers this request.
     #[must_use]
     pub fn covers(&self, span: &Span, access: Access) -> bool {
         self.cover.covers(span, access)
     }
 
-    /// What is covered now, to be looked at by others without this structure.
+    /// Returns the current cover, which others may read without this structure.
     #[must_use]
     pub fn cover(&self) -> &Arc<Cover> {
         &self.cover
     }
 
-    /// Parks a covered request; gives it back when nothing covers it. `now_us` is any monotonic clock.
+    /// Parks a covered request; returns it if nothing covers it. `now_us` is the time of any monotonic clock.
     pub fn park(&mut self, item: T, span: Span, access: Access, bytes: u64, now_us: u64) -> Option<T> {
         if !self.covers(&span, access) {
             return Some(item);
         }
-        let waiting = Waiting {
+        let waiting = WaitingRequest {
             item,
             arrival: self.arrivals,
             span,
@@ -134,10 +133,10 @@ impl<T> Holds<T> {
         None
     }
 
-    /// Takes the hold away and answers those that may go on now. Nothing happens if there is no such hold.
-    pub fn release(&mut self, id: ChangeId, now_us: u64) -> Freed<T> {
+    /// Removes the hold and returns the requests that may go on now. Nothing happens if there is no such hold.
+    pub fn release(&mut self, id: ChangeId, now_us: u64) -> Released<T> {
         if !self.ids.remove(&id) {
-            return Freed {
+            return Released {
                 items: Vec::new(),
                 parked: 0,
                 longest_us: 0,
@@ -147,23 +146,23 @@ impl<T> Holds<T> {
         let (parked, longest_us) = self.cost(&alone, now_us);
         Arc::make_mut(&mut self.cover).remove(id);
         let items = self.sweep(&alone.volumes());
-        Freed {
+        Released {
             items,
             parked,
             longest_us,
         }
     }
 
-    /// Everything is covered from now on; holds are gone.
+    /// Covers everything from now on and removes all holds.
     pub fn close(&mut self) {
         self.ids.clear();
         self.cover = Arc::new(Cover::everything());
     }
 
-    /// The end of `close`. Holds placed since stay in place.
-    pub fn open(&mut self, now_us: u64) -> Freed<T> {
+    /// Ends `close`. Holds placed since then stay in place.
+    pub fn open(&mut self, now_us: u64) -> Released<T> {
         if !self.cover.closed() {
-            return Freed {
+            return Released {
                 items: Vec::new(),
                 parked: 0,
                 longest_us: 0,
@@ -173,14 +172,15 @@ impl<T> Holds<T> {
         Arc::make_mut(&mut self.cover).open();
         let volumes: Vec<_> = self.queues.keys().copied().collect();
         let items = self.sweep(&volumes);
-        Freed {
+        Released {
             items,
             parked,
             longest_us,
         }
     }
 
-    /// Takes out those that have waited for `patience_us` or longer, covered or not: to be answered with an error.
+    /// Removes the requests that have waited for `patience_us` or longer, covered or not; the caller answers them with an
+    /// error.
     pub fn expire(&mut self, patience_us: u64, now_us: u64) -> Expired<T> {
         let volumes: Vec<_> = self.queues.keys().copied().collect();
         let late = self.take(&volumes, || move |waiting| waiting.waited(now_us) >= patience_us);
@@ -188,36 +188,36 @@ impl<T> Holds<T> {
         Expired { late, free }
     }
 
-    /// Holds in place.
+    /// Returns the number of holds in place.
     #[must_use]
     pub fn holds(&self) -> usize {
         self.ids.len()
     }
 
-    /// Whether this hold is in place.
+    /// Returns whether this hold is in place.
     #[must_use]
     pub fn has(&self, id: ChangeId) -> bool {
         self.ids.contains(&id)
     }
 
-    /// Requests parked.
+    /// Returns the number of parked requests.
     #[must_use]
     pub fn parked(&self) -> usize {
         self.parked
     }
 
-    /// Requests parked, by volume; those without any may be left out.
+    /// Returns the number of parked requests by volume; volumes without any may be left out.
     pub fn parked_by_volume(&self) -> impl Iterator<Item = (VolumeId, usize)> {
         self.queues.iter().map(|(volume, queue)| (*volume, queue.len()))
     }
 
-    /// Bytes of the requests parked.
+    /// Returns the number of bytes that parked requests keep.
     #[must_use]
     pub fn parked_bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// How many of the parked requests this cover covers, and the longest that one of them has waited.
+    /// Returns how many of the parked requests this cover covers, and the longest time that one of them has waited.
     fn cost(&self, cover: &Cover, now_us: u64) -> (u64, u64) {
         let queues = self.queues.values().flatten();
         queues
@@ -227,7 +227,7 @@ impl<T> Holds<T> {
             })
     }
 
-    /// Takes out whoever may go on in these volumes, in order of arrival.
+    /// Removes the requests that may go on in these volumes, in order of arrival.
     fn sweep(&mut self, volumes: &[VolumeId]) -> Vec<T> {
         let cover = Arc::clone(&self.cover);
         self.take(volumes, || {
@@ -249,9 +249,9 @@ impl<T> Holds<T> {
         })
     }
 
-    /// Takes out of each of these queues what a predicate, made anew for each queue, selects while it looks at the
+    /// Removes from each of these queues the requests that a predicate selects. Each queue gets a new predicate, which sees the
     /// requests in order of arrival.
-    fn take<P: FnMut(&Waiting<T>) -> bool>(
+    fn take<P: FnMut(&WaitingRequest<T>) -> bool>(
         &mut self,
         volumes: &[VolumeId],
         select: impl Fn() -> P,
@@ -273,10 +273,10 @@ impl<T> Holds<T> {
         taken.into_iter().map(|waiting| waiting.item).collect()
     }
 
-    /// The first invariant that does not hold, in words. In time quadratic in what is parked: for tests.
+    /// Checks the invariants in time quadratic in the number of parked requests; for tests.
     ///
     /// # Errors
-    /// What is wrong.
+    /// Fails with a description of the first invariant that is violated.
     pub fn check(&self) -> Result<(), String> {
         self.cover.check(&self.ids)?;
         for (volume, queue) in &self.queues {
@@ -290,7 +290,7 @@ impl<T> Holds<T> {
         Ok(())
     }
 
-    fn check_queue(&self, volume: VolumeId, queue: &[Waiting<T>]) -> Result<(), String> {
+    fn check_queue(&self, volume: VolumeId, queue: &[WaitingRequest<T>]) -> Result<(), String> {
         if queue.is_empty() {
             return Err("an empty queue is kept".into());
         }
@@ -306,7 +306,10 @@ impl<T> Holds<T> {
             }
             let behind = queue[..i].iter().any(|earlier| earlier.conflicts(waiting));
             if !behind && !self.covers(&waiting.span, waiting.access) {
-                return Err(format!("{:?} waits for nothing", waiting.span));
+                return Err(format!(
+                    "{:?} waits although nothing covers it and no earlier request conflicts",
+                    waiting.span
+                ));
             }
         }
         Ok(())

@@ -1,19 +1,21 @@
-//! Lanes: who is inside, written by each request with plain stores into memory of its own.
+//! Lanes: each request records that it is inside, with plain stores into memory of its own.
 //!
-//! Each lane has a cache line pair of its own. Its sequence number is odd while a request is inside, and each entry and each
-//! leaving adds one, so that the holding side can tell a lane's earlier request from a later one.
+//! Each lane has its own pair of cache lines. Its sequence number is odd while a request is inside; each entry and each leave
+//! adds one, so that the holding side can distinguish a lane's earlier request from a later one.
 //!
 //! # Why no request slips past a hold
 //!
-//! *Entering*: store the range and the odd number; light barrier; load the state word; if it says so, load the cover.
-//! *Holding*: store the cover and the state word; heavy barrier; read the lanes.
-//! By the argument of [`super::barrier`] a request inside the held range either sees the hold, and leaves again, or
-//! its lane is seen. That is true of the cover as well, which is loaded after the state word, so it does not matter
-//! that another hold had set the word before.
+//! *Entering*: store the range and the odd number; light barrier; load the state word; if it has the hold flag, load the cover.
 //!
-//! Whatever enters a lane after the holder has read it was not visible at the barrier, so it sees the hold. Hence the
-//! requests seen in that one reading, by lane and number, are all that the drain has to wait for, and a reading that
-//! is torn by a later entry means that the earlier request has left.
+//! *Holding*: store the cover and the state word; heavy barrier; read the lanes.
+//!
+//! By the argument of [`super::barrier`] a request inside the held range either sees the hold, and leaves again, or its lane
+//! is seen. The same is true of the cover, which is loaded after the state word, so it does not matter whether another hold had
+//! set the word before.
+//!
+//! A request that enters a lane after the holding thread has read it was not visible at the barrier, so it sees the hold. Hence
+//! the drain has to wait only for the requests seen in that one reading, by lane and number, and a reading that is torn by a
+//! later entry means that the earlier request has left.
 //!
 //! # Why a drain is always woken
 //!
@@ -23,34 +25,34 @@
 //! left visibly before the lanes are read. For all others: store `awaited`; full fence; load the number. Either the drain
 //! sees that the request has left, or the request sees that it is awaited.
 //!
-//! # What is visible to whom
+//! # Visibility
 //!
-//! The even number is stored with release and read with acquire: what a request did is done for whoever sees that it left.
-//! The state word is stored with release and loaded with acquire: a request that sees the end of a hold sees the face
-//! that was switched under it.
+//! The even number is stored with release and read with acquire: the effects of a request are visible to a thread that sees
+//! that it left. The state word is stored with release and loaded with acquire: a request that sees the end of a hold sees the
+//! version that was switched under it.
 
 use super::barrier::Barrier;
 use super::core::Cover;
 use super::{Access, Signal};
-use crate::pool::model::Span;
-use crate::units::{Generation, VolumeId, VolumeOffset};
+use crate::model::records::Span;
+use crate::model::units::{Generation, VolumeId, VolumeOffset};
 use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A hold is in place, or the gate is closed: look at the cover.
+/// A hold is in place, or the gate is closed: entering requests must check the cover.
 pub(super) const HELD: u32 = 1;
-/// A drain is under way: look whether it waits for you.
+/// A drain is under way: leaving requests must check whether it waits for them.
 pub(super) const DRAINING: u32 = 2;
-/// The gate is closed: everybody who leaves says so.
+/// The gate is closed: every request that leaves signals.
 pub(super) const CLOSED: u32 = 4;
 
-/// Alone on its pair of cache lines: processors fetch them in pairs.
+/// A value alone on its pair of cache lines, because processors fetch lines in pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Padded<T>(T);
 
-/// All lanes of a gate, and what a request looks at to enter and leave.
+/// All lanes of a gate, and the state that requests check when they enter and leave.
 pub(super) struct Lanes {
     slots: Box<[Padded<Slot>]>,
     barrier: Barrier,
@@ -58,7 +60,7 @@ pub(super) struct Lanes {
     cover: ArcSwap<Cover>,
     signal: Arc<dyn Signal>,
     free: Padded<Mutex<Vec<usize>>>,
-    /// Lanes above this were never taken.
+    /// Lanes at and above this index were never taken.
     used: Padded<AtomicUsize>,
 }
 
@@ -70,13 +72,13 @@ struct Slot {
     end: AtomicU64,
     writes: AtomicBool,
     generation: AtomicU64,
-    /// The number that a drain waits for to leave.
+    /// The sequence number whose leaving a drain waits for.
     awaited: AtomicU64,
 }
 
-/// A request seen inside.
+/// A request that was seen inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Inside {
+pub(super) struct InFlight {
     pub(super) lane: usize,
     pub(super) sequence: u64,
     pub(super) span: Span,
@@ -84,27 +86,27 @@ pub(super) struct Inside {
     pub(super) generation: Generation,
 }
 
-/// A place for one request in flight. Belongs to one thread at a time; dropping it gives it back to the gate.
+/// A slot for one request in flight. It belongs to one thread at a time; dropping it returns it to the gate.
 pub struct Lane {
     lanes: Arc<Lanes>,
     index: usize,
     sequence: u64,
 }
 
-/// Inside the gate. Dropping it leaves.
+/// Proof that a request is inside the gate. Dropping it leaves.
 #[must_use = "dropping a pass leaves the gate"]
 pub struct Pass<'a>(&'a mut Lane);
 
-/// Inside the gate, with the lane, so that it can go to another thread together with its request. Dropping it leaves, and
-/// gives the lane back to the gate.
+/// Proof that a request is inside the gate, with its lane, so that it can go to another thread together with the request.
+/// Dropping it leaves and returns the lane to the gate.
 #[must_use = "dropping a pass leaves the gate"]
 pub struct OwnedPass(Lane);
 
-/// What came of asking to enter.
+/// The result of a request's attempt to enter.
 pub enum Entry<'a> {
-    /// Go on.
+    /// The request is inside.
     Open(Pass<'a>),
-    /// A hold covers it: make it parkable and call [`super::Gate::park`].
+    /// A hold covers the request: the caller makes it parkable and calls [`super::Gate::park`].
     Held,
 }
 
@@ -121,7 +123,7 @@ impl Lanes {
         })
     }
 
-    /// The lane freed last, so that lanes in use stay few and close together.
+    /// Takes the lane that was freed last, so that the lanes in use stay few and close together.
     pub(super) fn take(self: &Arc<Self>) -> Option<Lane> {
         let mut free = self.free.0.lock().unwrap_or_else(PoisonError::into_inner);
         let index = free.pop()?;
@@ -134,7 +136,7 @@ impl Lanes {
         })
     }
 
-    /// What requests look at from now on, without waiting until they do.
+    /// Publishes the state that requests check from now on; does not wait until they see it.
     pub(super) fn show(&self, cover: &Arc<Cover>, draining: bool) {
         self.cover.store(Arc::clone(cover));
         let held = if cover.is_empty() { 0 } else { HELD };
@@ -143,18 +145,19 @@ impl Lanes {
         self.state.store(held | drain | closed, Ordering::Release);
     }
 
-    /// Whether this lane is one of these.
+    /// Returns whether this lane belongs to this gate.
     pub(super) fn owns(&self, lane: &Lane) -> bool {
         std::ptr::eq(self, &raw const *lane.lanes)
     }
 
-    /// After this every request either sees what was shown before, or is among those [`Lanes::inside`].
+    /// Runs the heavy barrier: every request either sees the state published before, or is among those that [`Lanes::inside`]
+    /// then returns.
     pub(super) fn settle(&self) {
         self.barrier.heavy();
     }
 
-    /// The requests inside.
-    pub(super) fn inside(&self) -> impl Iterator<Item = Inside> + '_ {
+    /// Returns the requests inside.
+    pub(super) fn inside(&self) -> impl Iterator<Item = InFlight> + '_ {
         let used = self.used.0.load(Ordering::Relaxed);
         self.slots[..used]
             .iter()
@@ -162,8 +165,8 @@ impl Lanes {
             .filter_map(|(lane, slot)| slot.0.read(lane))
     }
 
-    /// Keeps those that are still inside. Each of them signals when it leaves.
-    pub(super) fn await_leaving(&self, requests: &mut Vec<Inside>) {
+    /// Keeps only those requests that are still inside. Each of them signals when it leaves.
+    pub(super) fn await_leaving(&self, requests: &mut Vec<InFlight>) {
         for request in &*requests {
             self.slots[request.lane]
                 .0
@@ -193,8 +196,8 @@ impl Lanes {
 }
 
 impl Slot {
-    /// Who is inside; `None` too when it left while this looked.
-    fn read(&self, lane: usize) -> Option<Inside> {
+    /// Returns the request inside; `None` also if it left during the read.
+    fn read(&self, lane: usize) -> Option<InFlight> {
         let sequence = self.sequence.load(Ordering::Acquire);
         if sequence.is_multiple_of(2) {
             return None;
@@ -212,7 +215,7 @@ impl Slot {
         let generation = Generation(self.generation.load(Ordering::Relaxed));
         fence(Ordering::Acquire);
         let whole = self.sequence.load(Ordering::Relaxed) == sequence;
-        whole.then_some(Inside {
+        whole.then_some(InFlight {
             lane,
             sequence,
             span,
@@ -223,7 +226,7 @@ impl Slot {
 }
 
 impl Lane {
-    /// See [`super::Gate::enter`].
+    /// Enters; see [`super::Gate::enter`].
     #[inline]
     pub(super) fn enter(&mut self, span: Span, access: Access, generation: Generation) -> Entry<'_> {
         self.occupy(&span, access, generation);
@@ -245,7 +248,7 @@ impl Lane {
     #[inline]
     fn occupy(&mut self, span: &Span, access: Access, generation: Generation) {
         let slot = &self.lanes.slots[self.index].0;
-        // Orders the even number before the range that follows, for a reader that is between the two.
+        // This fence orders the even number before the range that follows, for a reader between the two.
         fence(Ordering::Release);
         slot.volume.store(span.volume.0, Ordering::Relaxed);
         slot.start.store(span.start.0, Ordering::Relaxed);
@@ -292,7 +295,7 @@ impl Drop for Pass<'_> {
 }
 
 impl Pass<'_> {
-    /// Takes the request's lane along and leaves another one in its place, for the next request of this thread.
+    /// Takes the request's lane out and leaves another one for the next request of this thread.
     pub fn into_owned(self, fresh: Lane) -> OwnedPass {
         let lane = std::mem::replace(&mut *self.0, fresh);
         std::mem::forget(self);
@@ -301,7 +304,7 @@ impl Pass<'_> {
 }
 
 impl OwnedPass {
-    /// Leaves, after the reply was sent, and keeps the lane for another request.
+    /// Leaves, after the reply was sent, and returns the lane for another request.
     #[must_use = "dropping the lane gives it back to the gate"]
     pub fn leave(mut self) -> Lane {
         self.0.vacate();

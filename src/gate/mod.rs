@@ -1,50 +1,49 @@
-//! The gate that every host request passes: holds by range, drains, and knows who is inside.
+//! The gate that every host request passes: it holds ranges, drains them, and knows which requests are inside.
 //!
-//! The fast path shares nothing: a request writes its range into its own lane with plain stores, and looks at one
-//! word that says whether any hold is in place. The holding side sets that word, has the kernel put a memory barrier
-//! into every thread (`membarrier`), and then reads the lanes. So either the request sees the hold or the hold sees
-//! the request.
+//! The fast path shares nothing: a request writes its range into its own lane with plain stores and checks one word that tells
+//! whether any hold is in place. The holding side sets that word, has the kernel run a memory barrier in every thread
+//! (`membarrier`), and then reads the lanes. So either the request sees the hold, or the hold sees the request.
 
+mod ages;
 pub mod barrier;
 pub mod core;
 mod lanes;
-mod sights;
 #[cfg(test)]
 mod tests;
 
 pub use self::core::Expired;
 pub use lanes::{Entry, Lane, OwnedPass, Pass};
 
-use self::core::{Cover, Freed, Holds};
-use crate::pool::model::Span;
-use crate::store::HoldMode;
-use crate::units::{ChangeId, Generation, VolumeId};
+use self::core::{Cover, Holds, Released};
+use crate::model::change::HoldMode;
+use crate::model::records::Span;
+use crate::model::units::{ChangeId, Generation, VolumeId};
+use ages::InFlightAges;
 use barrier::Barrier;
-use lanes::{Inside, Lanes};
-use sights::Sights;
+use lanes::{InFlight, Lanes};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What a request does to its range.
+/// How a request uses its range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
-    /// Reads, seeks.
+    /// It reads or seeks.
     Read,
-    /// Writes, punches, zeroes.
+    /// It writes, punches or zeroes.
     Write,
 }
 
-/// Bounds of a gate.
+/// Limits of a gate.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Requests in flight at once; one lane each.
+    /// Largest number of requests in flight; each needs one lane.
     pub lanes: usize,
-    /// Bytes of write data parked at once; not less than the largest request has.
+    /// Largest number of bytes of parked write data; at least that of the largest request.
     pub parked_bytes: u64,
-    /// Requests parked at once.
+    /// Largest number of parked requests.
     pub parked: usize,
-    /// Holds at once.
+    /// Largest number of holds.
     pub holds: usize,
 }
 
@@ -61,11 +60,11 @@ impl Default for Bounds {
 
 /// Something that can be parked: a request with its reply handle and its own copy of the data.
 pub trait Parkable: Send + 'static {
-    /// Memory that it keeps while parked, in bytes.
+    /// Returns the number of bytes of memory that it keeps while parked.
     fn bytes(&self) -> u64;
 }
 
-/// The gate of one apparatus. `T` is what it parks.
+/// The gate of one apparatus. `T` is the type that it parks.
 pub struct Gate<T: Parkable> {
     lanes: Arc<Lanes>,
     control: Mutex<Control<T>>,
@@ -73,61 +72,61 @@ pub struct Gate<T: Parkable> {
     begin: Instant,
 }
 
-/// What only holds, and requests under a hold, look at.
+/// State that only holds, and requests under a hold, use.
 struct Control<T> {
     holds: Holds<T>,
-    /// By hold, those that were inside when it was placed and may still be; `None` is the closed gate's.
-    drains: BTreeMap<Option<ChangeId>, Vec<Inside>>,
-    sights: Sights,
+    /// For each hold, the requests that were inside when it was placed and may still be; `None` stands for the closed gate.
+    drains: BTreeMap<Option<ChangeId>, Vec<InFlight>>,
+    ages: InFlightAges,
     ever_parked: u64,
     longest_us: u64,
 }
 
-/// What came of parking.
+/// The result of parking a request.
 pub enum Parked<T> {
-    /// It waits its turn.
+    /// The request is parked.
     Waits,
-    /// Nothing covers it any more: enter again.
+    /// Nothing covers the request any more: the caller enters again.
     Retry(T),
-    /// The bound is reached: these holds have to end (`participant::Event::Overflow`; none are named when the gate
-    /// is closed), and the caller tries again.
+    /// The limit is reached: these holds have to end (`participant::Event::Overflow`; the list is empty if the gate is closed),
+    /// and the caller tries again.
     Full(T, Vec<ChangeId>),
 }
 
-/// How far a drain is.
+/// Progress of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drain {
-    /// Nothing that overlaps is in flight.
+    /// No request that overlaps is in flight.
     Done,
-    /// So many still are.
+    /// Some requests still are.
     Waiting {
-        /// How many.
+        /// Their number.
         in_flight: u64,
-        /// Where the oldest is, and since when.
+        /// The range of the oldest one.
         oldest: Span,
-        /// For how long the gate has known it, at least: see [`Gate::counts`].
+        /// How long the gate has known it, as a lower bound: see [`Gate::counts`].
         age: Duration,
     },
 }
 
-/// What the gate tells the control thread. Called from any thread; must be quick and must not call the gate.
+/// Notifications to the control thread. Any thread calls them; they must be quick and must not call the gate.
 pub trait Signal: Send + Sync {
-    /// A lane that a drain waited for was left, or any lane of a closed gate: look at the drains again.
+    /// Called when a lane that a drain waited for was left, or any lane of a closed gate: the drains have to be checked again.
     fn lane_left(&self);
 }
 
-/// Requests let go by the end of a hold.
-pub struct Let<T> {
-    /// In order of arrival; those that overlap must run in this order.
+/// Requests that the end of a hold releases.
+pub struct ReleasedRequests<T> {
+    /// The requests in order of arrival; those that overlap must run in this order.
     pub requests: Vec<T>,
-    /// How many parked requests this hold covered, those included that still wait for another.
+    /// Number of parked requests that this hold covered, including those that still wait for another one.
     pub parked: u64,
-    /// The longest that one of them had waited.
+    /// The longest time that one of them had waited.
     pub longest: Duration,
 }
 
-impl<T> From<Freed<T>> for Let<T> {
-    fn from(freed: Freed<T>) -> Self {
+impl<T> From<Released<T>> for ReleasedRequests<T> {
+    fn from(freed: Released<T>) -> Self {
         Self {
             requests: freed.items,
             parked: freed.parked,
@@ -137,19 +136,19 @@ impl<T> From<Freed<T>> for Let<T> {
 }
 
 impl<T: Parkable> Gate<T> {
-    /// A gate without holds. Where the kernel has no `membarrier`, entering costs a full fence.
+    /// Returns a gate without holds. If the kernel has no `membarrier`, entering costs a full fence.
     #[must_use]
     pub fn new(bounds: Bounds, signal: Arc<dyn Signal>) -> Self {
         Self::with_barrier(bounds, signal, Barrier::new())
     }
 
-    /// A gate whose two sides are kept in order by this barrier.
+    /// Returns a gate whose two sides are ordered by this barrier.
     #[must_use]
     pub fn with_barrier(bounds: Bounds, signal: Arc<dyn Signal>, barrier: Barrier) -> Self {
         let control = Control {
             holds: Holds::new(),
             drains: BTreeMap::new(),
-            sights: Sights::new(bounds.lanes),
+            ages: InFlightAges::new(bounds.lanes),
             ever_parked: 0,
             longest_us: 0,
         };
@@ -161,15 +160,15 @@ impl<T: Parkable> Gate<T> {
         }
     }
 
-    /// A lane, or `None` when all are taken.
+    /// Takes a lane; `None` if all are taken.
     #[must_use]
     pub fn lane(&self) -> Option<Lane> {
         self.lanes.take()
     }
 
-    /// Asks to go in, with a lane of this gate. `generation` is read from the table before this call: what the request
-    /// will use is not older. An empty span (`start == end`) overlaps no hold: it is in flight, and is stopped by
-    /// [`Gate::close`] alone.
+    /// Tries to enter with a lane of this gate. The caller reads `generation` from the table before this call: the request will
+    /// not use an older one. An empty span (`start == end`) overlaps no hold: it counts as in flight, and only [`Gate::close`]
+    /// stops it.
     #[inline]
     pub fn enter<'a>(
         &self,
@@ -178,12 +177,13 @@ impl<T: Parkable> Gate<T> {
         access: Access,
         generation: Generation,
     ) -> Entry<'a> {
-        debug_assert!(self.lanes.owns(lane), "the lane of another gate");
+        debug_assert!(self.lanes.owns(lane), "the lane belongs to another gate");
         lane.enter(span, access, generation)
     }
 
-    /// Parks a request that found a hold, or that must wait for the end of a fence. The latter calls [`Gate::close`] first
-    /// and leaves its pass only after this, so that the drain that precedes a rejoin waits until it is parked.
+    /// Parks a request that met a hold, or that must wait for the end of a fence. In the second case the caller calls
+    /// [`Gate::close`] first and leaves its pass only after this call, so that the drain before a rejoin waits until the
+    /// request is parked.
     pub fn park(&self, item: T, span: Span, access: Access) -> Parked<T> {
         let mut control = self.control();
         if !control.holds.covers(&span, access) {
@@ -202,8 +202,8 @@ impl<T: Parkable> Gate<T> {
         }
     }
 
-    /// Places a hold: from the return of this call on, nothing new that overlaps goes in. Idempotent by id.
-    /// False when there are too many.
+    /// Places a hold: once this call returns, no new overlapping request enters. Idempotent by id. Returns false if there are
+    /// too many holds.
     #[must_use]
     pub fn hold(&self, id: ChangeId, spans: &[Span], mode: HoldMode) -> bool {
         let mut control = self.control();
@@ -219,23 +219,24 @@ impl<T: Parkable> Gate<T> {
         true
     }
 
-    /// How far the drain of this hold is; `None` when there is no such hold (any more: [`Gate::close`] ends all).
+    /// Returns the progress of this hold's drain; `None` if there is no such hold (any more: [`Gate::close`] ends all).
     #[must_use]
     pub fn drained(&self, id: ChangeId) -> Option<Drain> {
         self.progress(Some(id))
     }
 
-    /// Takes the hold away. The caller runs what it gets.
+    /// Removes the hold. The caller runs the requests that it gets.
     #[must_use]
-    pub fn release(&self, id: ChangeId) -> Let<T> {
+    pub fn release(&self, id: ChangeId) -> ReleasedRequests<T> {
         let mut control = self.control();
         let freed = control.holds.release(id, self.now_us());
         control.drains.remove(&Some(id));
         self.reopen(&mut control, freed)
     }
 
-    /// Parks every request from now on, whatever its range: fenced. Takes all holds away without letting anything go.
-    /// Idempotent, and may be called by any thread that sees the fence; each call takes away the holds placed since the last one.
+    /// Parks every request from now on, whatever its range, because of a fence. Removes all holds without releasing any
+    /// request. It is idempotent, and any thread that sees the fence may call it; each call removes the holds placed since the
+    /// last one.
     pub fn close(&self) {
         let mut control = self.control();
         let closed = control.holds.cover().closed();
@@ -246,22 +247,22 @@ impl<T: Parkable> Gate<T> {
         }
     }
 
-    /// How far the drain of everything is that was inside when the gate was closed; `None` when it is not closed.
+    /// Returns the progress of the drain of all requests that were inside when the gate was closed; `None` if it is not closed.
     #[must_use]
     pub fn emptied(&self) -> Option<Drain> {
         self.progress(None)
     }
 
-    /// The end of [`Gate::close`]. The caller runs what it gets.
+    /// Ends [`Gate::close`]. The caller runs the requests that it gets.
     #[must_use]
-    pub fn open(&self) -> Let<T> {
+    pub fn open(&self) -> ReleasedRequests<T> {
         let mut control = self.control();
         let freed = control.holds.open(self.now_us());
         control.drains.remove(&None);
         self.reopen(&mut control, freed)
     }
 
-    /// Takes out the requests that have been parked for `patience` or longer, whatever covers them.
+    /// Removes the requests that have been parked for `patience` or longer, whatever covers them.
     #[must_use]
     pub fn expire(&self, patience: Duration) -> Expired<T> {
         let mut control = self.control();
@@ -273,8 +274,8 @@ impl<T: Parkable> Gate<T> {
         }
     }
 
-    /// No request in flight uses a table older than this; `current` when none is in flight. Call it after the switch to
-    /// `current`: whoever enters later looks there.
+    /// Returns the oldest generation that a request in flight may use; `current` if none is in flight. The caller calls it
+    /// after the switch to `current`: requests that enter later use that one.
     #[must_use]
     pub fn oldest(&self, current: Generation) -> Generation {
         self.lanes.settle();
@@ -284,13 +285,13 @@ impl<T: Parkable> Gate<T> {
             .fold(current, Generation::min)
     }
 
-    /// Requests in flight, parked, bytes parked, holds: now. Each call also notes who is inside, so that a
-    /// drain can tell the age of a request: it is as exact as these calls are frequent.
+    /// Returns the current counts. Each call also notes which requests are inside, so that a drain can report the age of a
+    /// request: ages are as exact as these calls are frequent.
     #[must_use]
     pub fn counts(&self) -> Counts {
         let mut control = self.control();
         let inside: Vec<_> = self.lanes.inside().collect();
-        control.sights.note(&inside, self.now_us());
+        control.ages.note(&inside, self.now_us());
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         Counts {
             in_flight: count(inside.len()),
@@ -302,15 +303,16 @@ impl<T: Parkable> Gate<T> {
         }
     }
 
-    /// What is in flight for so long or longer, and for how long: as exact as calls of [`Gate::counts`] are frequent.
+    /// Returns the requests that have been in flight for `least` or longer, with their ages, which are as exact as calls of
+    /// [`Gate::counts`] are frequent.
     #[must_use]
     pub fn lasting(&self, least: Duration) -> Vec<(Span, Duration)> {
         let mut control = self.control();
         let inside: Vec<_> = self.lanes.inside().collect();
         let now_us = self.now_us();
-        control.sights.note(&inside, now_us);
+        control.ages.note(&inside, now_us);
         let age =
-            |request: &Inside| Duration::from_micros(now_us.saturating_sub(control.sights.since(request)));
+            |request: &InFlight| Duration::from_micros(now_us.saturating_sub(control.ages.since(request)));
         inside
             .iter()
             .map(|request| (request.span, age(request)))
@@ -318,7 +320,7 @@ impl<T: Parkable> Gate<T> {
             .collect()
     }
 
-    /// Requests parked now, by volume; without those of which there are none.
+    /// Returns the number of requests parked now, by volume; volumes without any are left out.
     #[must_use]
     pub fn parked_by_volume(&self) -> BTreeMap<VolumeId, u64> {
         let control = self.control();
@@ -342,13 +344,13 @@ impl<T: Parkable> Gate<T> {
             && holds.parked_bytes().saturating_add(bytes) <= self.bounds.parked_bytes
     }
 
-    /// Makes a new hold known, and notes who is inside of what it covers.
+    /// Publishes a new hold and records the requests inside that it covers.
     fn drain(&self, control: &mut Control<T>, id: Option<ChangeId>, covered: &Cover) {
         self.lanes.show(control.holds.cover(), true);
         self.lanes.settle();
         let inside: Vec<_> = self.lanes.inside().collect();
-        control.sights.note(&inside, self.now_us());
-        let overlaps = |request: &Inside| covered.covers(&request.span, request.access);
+        control.ages.note(&inside, self.now_us());
+        let overlaps = |request: &InFlight| covered.covers(&request.span, request.access);
         control
             .drains
             .insert(id, inside.into_iter().filter(overlaps).collect());
@@ -360,7 +362,7 @@ impl<T: Parkable> Gate<T> {
         let requests = control.drains.get_mut(&id)?;
         self.lanes.await_leaving(requests);
         let requests = requests.clone();
-        let Some((oldest, since_us)) = control.sights.oldest(&requests) else {
+        let Some((oldest, since_us)) = control.ages.oldest(&requests) else {
             self.show(&control);
             return Some(Drain::Done);
         };
@@ -371,7 +373,7 @@ impl<T: Parkable> Gate<T> {
         })
     }
 
-    fn reopen(&self, control: &mut Control<T>, freed: Freed<T>) -> Let<T> {
+    fn reopen(&self, control: &mut Control<T>, freed: Released<T>) -> ReleasedRequests<T> {
         control.longest_us = control.longest_us.max(freed.longest_us);
         self.show(control);
         freed.into()
@@ -383,19 +385,19 @@ impl<T: Parkable> Gate<T> {
     }
 }
 
-/// What is in the gate now.
+/// Counts of the gate at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Requests inside.
+    /// Number of requests inside.
     pub in_flight: u64,
-    /// Requests parked.
+    /// Number of requests parked.
     pub parked: u64,
     /// Bytes of parked writes.
     pub parked_bytes: u64,
-    /// Holds in place.
+    /// Number of holds in place.
     pub holds: u64,
-    /// Requests ever parked.
+    /// Number of requests parked since the gate was created.
     pub ever_parked: u64,
-    /// Longest that one was parked, in microseconds.
+    /// Longest time that a request was parked, in microseconds.
     pub longest_parked_us: u64,
 }

@@ -1,17 +1,17 @@
-//! The gate's promises, one thread at a time. `stress` has many.
+//! The gate's guarantees, tested with one thread at a time. `stress` uses many.
 
 mod order;
 mod stress;
 
 use super::*;
-use crate::units::{VolumeId, VolumeOffset};
+use crate::model::units::{VolumeId, VolumeOffset};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counts the signals.
 #[derive(Default)]
-struct Bell(AtomicU64);
+struct Waker(AtomicU64);
 
-impl Signal for Bell {
+impl Signal for Waker {
     fn lane_left(&self) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
@@ -34,9 +34,9 @@ const BOUNDS: Bounds = Bounds {
 };
 const G: Generation = Generation(7);
 
-fn gate() -> (Gate<Item>, Arc<Bell>) {
-    let bell = Arc::new(Bell::default());
-    (Gate::new(BOUNDS, Arc::clone(&bell) as Arc<dyn Signal>), bell)
+fn gate() -> (Gate<Item>, Arc<Waker>) {
+    let waker = Arc::new(Waker::default());
+    (Gate::new(BOUNDS, Arc::clone(&waker) as Arc<dyn Signal>), waker)
 }
 
 fn span(start: u64, end: u64) -> Span {
@@ -109,7 +109,7 @@ fn a_hold_stops_only_what_overlaps_and_a_write_hold_only_writes() {
 
 #[test]
 fn a_drain_waits_for_those_inside_and_each_of_them_signals() {
-    let (gate, bell) = gate();
+    let (gate, waker) = gate();
     let inside = pass(&gate, span(10, 20), Access::Write);
     let beside = pass(&gate, span(20, 30), Access::Write);
     let reading = pass(&gate, span(10, 20), Access::Read);
@@ -123,9 +123,9 @@ fn a_drain_waits_for_those_inside_and_each_of_them_signals() {
     assert_eq!((in_flight, oldest), (1, span(10, 20)));
     drop(beside);
     drop(reading);
-    assert_eq!(bell.0.load(Ordering::SeqCst), 0, "nobody waits for those");
+    assert_eq!(waker.0.load(Ordering::SeqCst), 0, "no drain waits for those");
     let mut lane = std::thread::spawn(move || inside.leave()).join().unwrap();
-    assert_eq!(bell.0.load(Ordering::SeqCst), 1);
+    assert_eq!(waker.0.load(Ordering::SeqCst), 1);
     assert!(matches!(
         gate.enter(&mut lane, span(10, 20), Access::Write, G),
         Entry::Held
@@ -137,7 +137,7 @@ fn a_drain_waits_for_those_inside_and_each_of_them_signals() {
     assert_eq!(gate.drained(ChangeId(1)), Some(Drain::Done));
     assert_eq!(gate.drained(ChangeId(2)), None);
     drop(later);
-    assert_eq!(bell.0.load(Ordering::SeqCst), 1);
+    assert_eq!(waker.0.load(Ordering::SeqCst), 1);
 }
 
 #[test]
@@ -236,10 +236,10 @@ fn parking_is_bounded_and_names_the_holds_that_must_end() {
     assert_eq!(freed, [1, 3, 4]);
 }
 
-/// A thread that serves requests sees the fence first; the control thread places a hold before it sees it too.
+/// A thread that serves requests sees the fence first; the control thread places a hold before it sees the fence too.
 #[test]
 fn a_hold_placed_on_a_closed_gate_ends_when_it_is_closed_again() {
-    let (gate, _bell) = gate();
+    let (gate, _waker) = gate();
     gate.close();
     assert!(gate.hold(ChangeId(1), &[span(0, 10)], HoldMode::Writes));
     assert!(matches!(
@@ -254,8 +254,8 @@ fn a_hold_placed_on_a_closed_gate_ends_when_it_is_closed_again() {
 }
 
 #[test]
-fn a_closed_gate_empties_parks_everything_and_lets_it_go_when_opened() {
-    let (gate, bell) = gate();
+fn a_closed_gate_empties_parks_everything_and_releases_it_when_opened() {
+    let (gate, waker) = gate();
     assert_eq!(gate.emptied(), None);
     let inside = pass(&gate, span(0, 0), Access::Read);
     assert!(gate.hold(ChangeId(1), &[span(0, 10)], HoldMode::Writes));
@@ -275,9 +275,9 @@ fn a_closed_gate_empties_parks_everything_and_lets_it_go_when_opened() {
         gate.park(Item(2, 1), span(0, 0), Access::Read),
         Parked::Waits
     ));
-    let before = bell.0.load(Ordering::SeqCst);
+    let before = waker.0.load(Ordering::SeqCst);
     drop(inside);
-    assert_eq!(bell.0.load(Ordering::SeqCst), before + 1);
+    assert_eq!(waker.0.load(Ordering::SeqCst), before + 1);
     assert_eq!(gate.emptied(), Some(Drain::Done));
     assert!(gate.release(ChangeId(1)).requests.is_empty());
     assert_eq!(gate.open().requests, [Item(1, 1), Item(2, 1)]);
@@ -296,7 +296,7 @@ fn the_oldest_generation_is_that_of_a_request_inside() {
 }
 
 #[test]
-fn what_waited_too_long_comes_out() {
+fn requests_that_waited_too_long_are_returned() {
     let (gate, _) = gate();
     assert!(gate.hold(ChangeId(1), &[span(0, 10)], HoldMode::All));
     assert!(matches!(

@@ -1,76 +1,84 @@
-//! What the owners of one apparatus have and wait for.
+//! Locks that the owners of one apparatus have and wait for.
 
-use super::{Arbiter, Held, Kind, LockReply, Owner, Range, Refused, Request, TestReply};
-use crate::units::VolumeId;
+use super::{Arbiter, HeldLock, LockMode, LockReply, Owner, Range, Refused, Request, TestReply, Through};
+use crate::model::units::VolumeId;
+use crate::sys;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 
-/// Requests that wait at once; more are refused.
+/// Largest number of waiting requests; more are refused.
 const WAITING: usize = 256;
 
-type Key = (VolumeId, Owner);
+type OwnerKey = (VolumeId, Owner);
 
-struct Waiting {
+struct WaitingLock {
     request: Request,
-    kind: Kind,
+    kind: LockMode,
     reply: LockReply,
 }
 
-/// The locks of one apparatus. The arbiter knows them too, and decides.
+/// The locks of one apparatus. The arbiter knows them too, and decides conflicts.
 pub(super) struct Table {
     arbiter: Box<dyn Arbiter>,
-    held: BTreeMap<Key, Vec<Held>>,
-    /// The handle that each owner has locked through last. Its end ends the owner's locks; a late end of an earlier handle ends nothing.
-    through: BTreeMap<Key, u64>,
-    waiting: Vec<Waiting>,
+    held: BTreeMap<OwnerKey, Vec<HeldLock>>,
+    /// The handle that each owner locked through last. Its end ends the owner's locks; a late end of an earlier handle ends
+    /// nothing.
+    through: BTreeMap<OwnerKey, u64>,
+    waiting: Vec<WaitingLock>,
 }
 
 impl Table {
-    pub(super) fn new(arbiter: Box<dyn Arbiter>) -> Self {
+    /// Makes the table, with the locks that a process before this one has left.
+    pub(super) fn new(mut arbiter: Box<dyn Arbiter>) -> Self {
+        let (mut held, mut through) = (BTreeMap::new(), BTreeMap::new());
+        for left in arbiter.left() {
+            let key = (left.volume, left.owner);
+            through.insert(key, left.handle);
+            held.insert(key, left.held);
+        }
         Self {
             arbiter,
-            held: BTreeMap::new(),
-            through: BTreeMap::new(),
+            held,
+            through,
             waiting: Vec::new(),
         }
     }
 
-    /// Owners that have locks or wait for them.
+    /// Returns the number of owners that have locks or wait for them.
     pub(super) fn owners(&self) -> usize {
         self.held.len() + self.waiting.len()
     }
 
-    pub(super) fn is_anybody_waiting(&self) -> bool {
+    pub(super) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
     pub(super) fn set(&mut self, request: Request, reply: LockReply) {
         let Some(kind) = request.kind else {
-            let given_back = self.try_set(&request, None);
-            reply(given_back.map(drop));
-            return self.look();
+            let released = self.try_set(&request, None);
+            reply(released.map(drop));
+            return self.retry_waiting();
         };
         match self.try_set(&request, Some(kind)) {
             Ok(true) => {
                 reply(Ok(()));
-                // A lock that became shared lets others in.
-                self.look();
+                // A lock that became shared may admit others.
+                self.retry_waiting();
             }
-            Ok(false) if request.wait => self.wait(Waiting { request, kind, reply }),
-            Ok(false) => reply(Err(Refused::InTheWay)),
+            Ok(false) if request.wait => self.wait(WaitingLock { request, kind, reply }),
+            Ok(false) => reply(Err(Refused::Conflict)),
             Err(why) => reply(Err(why)),
         }
     }
 
-    pub(super) fn test(&mut self, request: &Request, kind: Kind, reply: TestReply) {
+    pub(super) fn test(&mut self, request: &Request, kind: LockMode, reply: TestReply) {
         let (volume, owner, range) = (request.volume, request.owner, request.range);
-        let found = self.arbiter.in_the_way(volume, owner, range, kind);
+        let found = self.arbiter.conflict(volume, owner, range, kind);
         let known = self
-            .in_the_way(volume, owner, range, kind)
+            .conflicts(volume, owner, range, kind)
             .map(|(_, held)| held.pid)
             .next();
         reply(match found {
-            Ok(found) => Ok(found.map(|held| Held {
+            Ok(found) => Ok(found.map(|held| HeldLock {
                 pid: known.unwrap_or_default(),
                 ..held
             })),
@@ -78,24 +86,24 @@ impl Table {
         });
     }
 
-    /// A handle has ended.
+    /// Releases the locks of a handle that has ended.
     pub(super) fn released(&mut self, handle: u64) {
         let gone = self.through.iter().filter(|(_, through)| **through == handle);
-        let gone: Vec<Key> = gone.map(|(key, _)| *key).collect();
+        let gone: Vec<OwnerKey> = gone.map(|(key, _)| *key).collect();
         gone.iter().for_each(|key| self.forget(*key));
         if !gone.is_empty() {
-            self.look();
+            self.retry_waiting();
         }
     }
 
-    fn forget(&mut self, key: Key) {
+    fn forget(&mut self, key: OwnerKey) {
         self.through.remove(&key);
         self.held.remove(&key);
         self.arbiter.forget(key.0, key.1);
     }
 
-    /// Tries what waits, in the order in which it came.
-    pub(super) fn look(&mut self) {
+    /// Tries the waiting requests again, in order of arrival.
+    pub(super) fn retry_waiting(&mut self) {
         for waiting in std::mem::take(&mut self.waiting) {
             let answer = match was_interrupted(waiting.request.process.1) {
                 true => Err(Refused::Interrupted),
@@ -109,7 +117,7 @@ impl Table {
         }
     }
 
-    fn try_set(&mut self, request: &Request, kind: Option<Kind>) -> Result<bool, Refused> {
+    fn try_set(&mut self, request: &Request, kind: Option<LockMode>) -> Result<bool, Refused> {
         let key = (request.volume, request.owner);
         let set = self.arbiter.set(key.0, key.1, request.range, kind);
         if !set.map_err(|why| no_locks(&why))? {
@@ -120,7 +128,7 @@ impl Table {
         }
         let mut held = self.held.remove(&key).unwrap_or_default();
         cut(&mut held, request.range);
-        held.extend(kind.map(|kind| Held {
+        held.extend(kind.map(|kind| HeldLock {
             kind,
             range: request.range,
             pid: request.process.0,
@@ -129,13 +137,31 @@ impl Table {
             self.forget(key);
         } else {
             self.held.insert(key, held);
-            self.through.insert(key, request.handle);
+            self.come_through(key, request);
         }
         Ok(true)
     }
 
-    fn wait(&mut self, waiting: Waiting) {
-        // Whoever cannot be seen could not be told of a signal either, and not be killed while it waits.
+    /// Notes the handle that an owner has locked through.
+    fn come_through(&mut self, key: OwnerKey, request: &Request) {
+        if self.through.insert(key, request.handle) == Some(request.handle) {
+            return;
+        }
+        let through = Through {
+            handle: request.handle,
+            pid: request.process.0,
+        };
+        if let Err(why) = self.arbiter.record(key.0, key.1, through) {
+            log::error!(
+                "a lock of process {} on volume {} would be lost in a restart of the server: {why}",
+                through.pid,
+                key.0
+            );
+        }
+    }
+
+    fn wait(&mut self, waiting: WaitingLock) {
+        // For a thread that is not visible here, no signal could be detected, so a waiting host could not be killed.
         if self.waiting.len() >= WAITING || waiting.request.process.1 == 0 {
             return (waiting.reply)(Err(Refused::NoLocks));
         }
@@ -145,13 +171,14 @@ impl Table {
         self.waiting.push(waiting);
     }
 
-    /// Whether those whose locks are in the way wait, directly or not, for one of this owner's. What others wait for at other apparatuses is not known.
-    fn waits_for_itself(&self, new: &Waiting) -> bool {
+    /// Returns whether the owners of conflicting locks wait, directly or not, for a lock of this owner. What others wait for at
+    /// other apparatuses is not known.
+    fn waits_for_itself(&self, new: &WaitingLock) -> bool {
         let mut seen = BTreeSet::new();
-        let mut next: Vec<&Waiting> = vec![new];
+        let mut next: Vec<&WaitingLock> = vec![new];
         while let Some(waiting) = next.pop() {
             let (request, kind) = (&waiting.request, waiting.kind);
-            for ((_, owner), _) in self.in_the_way(request.volume, request.owner, request.range, kind) {
+            for ((_, owner), _) in self.conflicts(request.volume, request.owner, request.range, kind) {
                 if *owner == new.request.owner {
                     return true;
                 }
@@ -163,14 +190,14 @@ impl Table {
         false
     }
 
-    /// Locks of other owners here that exclude this one.
-    fn in_the_way(
+    /// Returns the locks of other owners here that exclude this one.
+    fn conflicts(
         &self,
         volume: VolumeId,
         owner: Owner,
         range: Range,
-        kind: Kind,
-    ) -> impl Iterator<Item = (&Key, &Held)> {
+        kind: LockMode,
+    ) -> impl Iterator<Item = (&OwnerKey, &HeldLock)> {
         let others = self
             .held
             .iter()
@@ -181,8 +208,8 @@ impl Table {
     }
 }
 
-/// Takes a range out of what is held.
-fn cut(held: &mut Vec<Held>, range: Range) {
+/// Removes a range from the held locks.
+fn cut(held: &mut Vec<HeldLock>, range: Range) {
     let mut left = Vec::with_capacity(held.len() + 1);
     for each in held.drain(..) {
         if !each.range.overlaps(range) {
@@ -191,14 +218,14 @@ fn cut(held: &mut Vec<Held>, range: Range) {
         }
         if each.range.start < range.start {
             let end = range.start - 1;
-            left.push(Held {
+            left.push(HeldLock {
                 range: Range { end, ..each.range },
                 ..each
             });
         }
         if each.range.end > range.end {
             let start = range.end + 1;
-            left.push(Held {
+            left.push(HeldLock {
                 range: Range { start, ..each.range },
                 ..each
             });
@@ -212,40 +239,42 @@ fn no_locks(why: &std::io::Error) -> Refused {
     Refused::NoLocks
 }
 
-/// Whether a thread that waits in a system call has been sent a signal that would end the wait, or is gone.
+/// Returns whether a thread that waits in a system call has been sent a signal that would end the wait, or no longer exists.
 fn was_interrupted(thread: u32) -> bool {
-    let Ok(status) = fs::read_to_string(format!("/proc/{thread}/status")) else {
+    let Ok(status) = sys::proc::status(thread) else {
         return true;
     };
     let signals = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
-            .unwrap_or_default()
+        let mask = status.value(name).map(|text| u64::from_str_radix(text, 16));
+        mask.and_then(Result::ok).unwrap_or_default()
     };
-    (signals("SigPnd:") | signals("ShdPnd:")) & !signals("SigBlk:") != 0
+    (signals("SigPnd") | signals("ShdPnd")) & !signals("SigBlk") != 0
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::RunFiles;
     use super::*;
+    use crate::model::dir::PoolDir;
     use std::sync::mpsc::{Receiver, channel};
 
     const END: u64 = i64::MAX as u64;
     const V: VolumeId = VolumeId(3);
 
     fn table(run: &tempfile::TempDir) -> Table {
-        Table::new(Box::new(RunFiles::new(run.path())))
+        let pool = PoolDir::new(run.path());
+        std::fs::create_dir_all(pool.run()).unwrap();
+        Table::new(Box::new(RunFiles::new(&pool)))
     }
 
     fn ask(
         table: &mut Table,
         owner: u64,
         (start, end): (u64, u64),
-        kind: Option<Kind>,
+        kind: Option<LockMode>,
         wait: bool,
     ) -> Receiver<Result<(), Refused>> {
-        let (tell, told) = channel();
+        let (reply, answers) = channel();
         let request = Request {
             volume: V,
             handle: owner,
@@ -255,11 +284,11 @@ mod tests {
             process: (std::process::id(), std::process::id()),
             wait,
         };
-        table.set(request, Box::new(move |answer| tell.send(answer).unwrap()));
-        told
+        table.set(request, Box::new(move |answer| reply.send(answer).unwrap()));
+        answers
     }
 
-    fn get(table: &mut Table, owner: u64, range: (u64, u64), kind: Kind) -> Result<(), Refused> {
+    fn get(table: &mut Table, owner: u64, range: (u64, u64), kind: LockMode) -> Result<(), Refused> {
         ask(table, owner, range, Some(kind), false).recv().unwrap()
     }
 
@@ -271,51 +300,57 @@ mod tests {
     fn locks_exclude_each_other_through_every_apparatus_and_ranges_are_split() {
         let run = tempfile::tempdir().unwrap();
         let (mut a, mut b) = (table(&run), table(&run));
-        get(&mut a, 1, (0, END), Kind::Exclusive).unwrap();
-        assert_eq!(get(&mut b, 1, (0, END), Kind::Shared), Err(Refused::InTheWay));
-        assert_eq!(get(&mut a, 2, (9, 9), Kind::Shared), Err(Refused::InTheWay));
+        get(&mut a, 1, (0, END), LockMode::Exclusive).unwrap();
+        assert_eq!(get(&mut b, 1, (0, END), LockMode::Shared), Err(Refused::Conflict));
+        assert_eq!(get(&mut a, 2, (9, 9), LockMode::Shared), Err(Refused::Conflict));
         give(&mut a, 1, (10, 19));
-        get(&mut b, 1, (10, 19), Kind::Exclusive).unwrap();
-        assert_eq!(get(&mut b, 1, (10, 20), Kind::Exclusive), Err(Refused::InTheWay));
-        get(&mut a, 1, (0, 9), Kind::Shared).unwrap();
-        get(&mut b, 2, (0, 9), Kind::Shared).unwrap();
-        assert_eq!(get(&mut a, 1, (0, 9), Kind::Exclusive), Err(Refused::InTheWay));
+        get(&mut b, 1, (10, 19), LockMode::Exclusive).unwrap();
+        assert_eq!(
+            get(&mut b, 1, (10, 20), LockMode::Exclusive),
+            Err(Refused::Conflict)
+        );
+        get(&mut a, 1, (0, 9), LockMode::Shared).unwrap();
+        get(&mut b, 2, (0, 9), LockMode::Shared).unwrap();
+        assert_eq!(
+            get(&mut a, 1, (0, 9), LockMode::Exclusive),
+            Err(Refused::Conflict)
+        );
         assert_eq!(a.owners(), 1);
         a.released(1);
         assert_eq!(a.owners(), 0);
-        get(&mut b, 1, (20, END), Kind::Exclusive).unwrap();
+        get(&mut b, 1, (20, END), LockMode::Exclusive).unwrap();
         b.released(1);
-        get(&mut a, 1, (10, END), Kind::Exclusive).unwrap();
+        get(&mut a, 1, (10, END), LockMode::Exclusive).unwrap();
         drop(a);
-        get(&mut b, 1, (10, END), Kind::Exclusive).unwrap();
+        get(&mut b, 1, (10, END), LockMode::Exclusive).unwrap();
     }
 
     #[test]
-    fn who_waits_gets_it_when_it_is_given_back_here_or_elsewhere() {
+    fn a_waiting_owner_gets_a_lock_that_is_released_here_or_elsewhere() {
         let run = tempfile::tempdir().unwrap();
         let (mut a, mut b) = (table(&run), table(&run));
-        get(&mut a, 1, (0, 9), Kind::Exclusive).unwrap();
-        let here = ask(&mut a, 2, (5, 5), Some(Kind::Exclusive), true);
-        let there = ask(&mut b, 1, (5, 5), Some(Kind::Exclusive), true);
-        b.look();
+        get(&mut a, 1, (0, 9), LockMode::Exclusive).unwrap();
+        let here = ask(&mut a, 2, (5, 5), Some(LockMode::Exclusive), true);
+        let there = ask(&mut b, 1, (5, 5), Some(LockMode::Exclusive), true);
+        b.retry_waiting();
         assert!(here.try_recv().is_err() && there.try_recv().is_err());
         give(&mut a, 1, (0, 9));
         assert_eq!(here.try_recv(), Ok(Ok(())));
-        b.look();
+        b.retry_waiting();
         assert!(there.try_recv().is_err());
         a.released(2);
-        b.look();
+        b.retry_waiting();
         assert_eq!(there.try_recv(), Ok(Ok(())));
     }
 
     #[test]
-    fn those_who_would_wait_for_each_other_are_told_and_the_unseen_do_not_wait() {
+    fn a_deadlock_is_reported_and_invisible_threads_do_not_wait() {
         let run = tempfile::tempdir().unwrap();
         let mut a = table(&run);
-        get(&mut a, 1, (1, 1), Kind::Exclusive).unwrap();
-        get(&mut a, 2, (2, 2), Kind::Exclusive).unwrap();
-        let first = ask(&mut a, 1, (2, 2), Some(Kind::Exclusive), true);
-        let second = ask(&mut a, 2, (1, 1), Some(Kind::Shared), true);
+        get(&mut a, 1, (1, 1), LockMode::Exclusive).unwrap();
+        get(&mut a, 2, (2, 2), LockMode::Exclusive).unwrap();
+        let first = ask(&mut a, 1, (2, 2), Some(LockMode::Exclusive), true);
+        let second = ask(&mut a, 2, (1, 1), Some(LockMode::Shared), true);
         assert_eq!(second.try_recv(), Ok(Err(Refused::Deadlock)));
         a.released(2);
         assert_eq!(first.try_recv(), Ok(Ok(())));
@@ -324,22 +359,22 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_that_ends_late_takes_nothing_that_its_owner_has_got_since() {
+    fn a_handle_that_ends_late_keeps_locks_that_its_owner_took_since() {
         let run = tempfile::tempdir().unwrap();
         let mut a = table(&run);
-        get(&mut a, 1, (0, 9), Kind::Exclusive).unwrap();
-        let (tell, told) = channel();
+        get(&mut a, 1, (0, 9), LockMode::Exclusive).unwrap();
+        let (reply, answers) = channel();
         let request = Request {
             volume: V,
             handle: 77,
             owner: Owner(1),
             range: Range { start: 0, end: 9 },
-            kind: Some(Kind::Exclusive),
+            kind: Some(LockMode::Exclusive),
             process: (1, 1),
             wait: false,
         };
-        a.set(request, Box::new(move |answer| tell.send(answer).unwrap()));
-        told.recv().unwrap().unwrap();
+        a.set(request, Box::new(move |answer| reply.send(answer).unwrap()));
+        answers.recv().unwrap().unwrap();
         a.released(1);
         assert_eq!(a.owners(), 1);
         a.released(77);
@@ -347,12 +382,12 @@ mod tests {
     }
 
     #[test]
-    fn tells_what_is_in_the_way_and_whose_it_is() {
+    fn reports_the_conflicting_lock_and_its_process() {
         let run = tempfile::tempdir().unwrap();
         let (mut a, mut b) = (table(&run), table(&run));
-        get(&mut a, 1, (4, 8), Kind::Shared).unwrap();
-        let test = |table: &mut Table, kind: Kind| {
-            let (tell, told) = channel();
+        get(&mut a, 1, (4, 8), LockMode::Shared).unwrap();
+        let test = |table: &mut Table, kind: LockMode| {
+            let (reply, answers) = channel();
             let request = Request {
                 volume: V,
                 handle: 5,
@@ -362,16 +397,20 @@ mod tests {
                 process: (1, 1),
                 wait: false,
             };
-            table.test(&request, kind, Box::new(move |answer| tell.send(answer).unwrap()));
-            told.recv().unwrap().unwrap()
+            table.test(
+                &request,
+                kind,
+                Box::new(move |answer| reply.send(answer).unwrap()),
+            );
+            answers.recv().unwrap().unwrap()
         };
-        assert_eq!(test(&mut a, Kind::Shared), None);
-        let found = test(&mut a, Kind::Exclusive).unwrap();
+        assert_eq!(test(&mut a, LockMode::Shared), None);
+        let found = test(&mut a, LockMode::Exclusive).unwrap();
         assert_eq!(
             (found.kind, found.range),
-            (Kind::Shared, Range { start: 4, end: 8 })
+            (LockMode::Shared, Range { start: 4, end: 8 })
         );
         assert_eq!(found.pid, std::process::id());
-        assert_eq!(test(&mut b, Kind::Exclusive).unwrap().pid, 0);
+        assert_eq!(test(&mut b, LockMode::Exclusive).unwrap().pid, 0);
     }
 }

@@ -1,6 +1,7 @@
-//! Tells a service manager that asks for it, again and again, that this process is well: it hears signals and the end of its mount (the
-//! thread that beats does that), and its control thread answers as it answers a controller. A process whose control thread is stuck
-//! cannot take part in changes nor come back from a fence, so it is better started anew. A slow disk or a fence makes nobody unwell.
+//! Notifies a service manager that asks for it, periodically, that this process is healthy: it handles signals
+//! and the end of its mount (the thread that sends the heartbeat does that), and its control thread answers as
+//! it answers a controller. A process whose control thread is stuck can neither take part in changes nor
+//! rejoin after a fence, so a restart is better. A slow disk or a fence does not make a process unhealthy.
 
 use super::process::{self, Identity};
 use super::report::Reporter;
@@ -9,7 +10,7 @@ use sd_notify::NotifyState;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Beats in the time that the service manager waits for one.
+/// Heartbeats within the service manager's timeout.
 const BEATS: u32 = 3;
 
 pub(super) struct Heartbeat {
@@ -20,7 +21,7 @@ pub(super) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Of this process, as often as the service manager asks for it in the environment.
+    /// Creates the heartbeat of this process, with the period that the service manager requests in the environment.
     pub(super) fn new(who: Identity, reporter: Arc<Reporter>) -> Self {
         let due = sd_notify::watchdog_enabled().map_or_else(never, |limit| tick(limit / BEATS));
         Self {
@@ -31,19 +32,19 @@ impl Heartbeat {
         }
     }
 
-    /// Says when to beat.
+    /// Returns the channel that signals when to send a heartbeat.
     pub(super) fn due(&self) -> &Receiver<Instant> {
         &self.due
     }
 
-    /// Looks whether all is well, and says so or what is not.
+    /// Checks the health of the process, and notifies the service manager of it or of the fault.
     pub(super) fn beat(&mut self) {
-        match self.ill() {
-            None if self.well => process::tell(&[NotifyState::Watchdog]),
-            None => process::tell(&[NotifyState::Watchdog, NotifyState::Status("serves again")]),
+        match self.fault() {
+            None if self.well => process::notify(&[NotifyState::Watchdog]),
+            None => process::notify(&[NotifyState::Watchdog, NotifyState::Status("serves again")]),
             Some(why) => {
-                log::error!("not well: {why}");
-                process::tell(&[NotifyState::Status(&why)]);
+                log::error!("the process is not healthy: {why}");
+                process::notify(&[NotifyState::Status(&why)]);
                 self.well = false;
                 return;
             }
@@ -51,8 +52,8 @@ impl Heartbeat {
         self.well = true;
     }
 
-    fn ill(&self) -> Option<String> {
-        if !self.reporter.lives() {
+    fn fault(&self) -> Option<String> {
+        if !self.reporter.is_running() {
             return Some("the thread that records events has ended".into());
         }
         self.who.figures().err().map(|error| error.to_string())

@@ -1,120 +1,138 @@
-//! One apparatus from its start to its end.
+//! Runs one apparatus from its start to its end.
 //!
-//! Start: pool, life lock, control socket, disks, member table, join, table, control thread, mount, readiness. Each step only
-//! when all before it have worked; what was begun is taken back when a later one fails. End: unmount, let nothing in, wait
-//! for what is in flight, end the control thread, leave the control range.
+//! Start: pool, claim of the name, control socket, disks, shared state of the members, join, table, control thread, mount,
+//! readiness. Each step runs only when all before it have succeeded; when a later one fails, the earlier ones are undone.
+//! End: unmount, accept nothing more, wait for requests in flight, end the control thread, leave the control range.
 
+pub mod config;
+pub mod daemon;
 mod exporter;
 mod heartbeat;
+mod hosts;
+mod kept;
 mod labels;
+mod lines;
+mod memory;
+mod mount_helper;
 mod process;
 mod report;
 mod times;
 
-use crate::change::harden::{disks_at_risk, refuse_lost};
-use crate::change::survey::lives;
-use crate::config::Config;
-use crate::control::hardener::Hardener;
-use crate::control::server::{OpenStore, Server, Setup};
-use crate::control::{Bell, Listener, Runtime};
-use crate::data::{Apparatus, Parts};
-use crate::disk::{Disk, Disks};
-use crate::error::{Error, Result};
-use crate::fuse::{self, Mount};
+use crate::admin::place;
+use crate::agent::persister::Persister;
+use crate::agent::server::{Server, Setup};
+use crate::blockdev::{Disk, Disks};
+use crate::cluster::{NameClaim, OwnEntry, SharedState};
+use crate::controller::history::Operation;
+use crate::controller::metadata::is_current;
+use crate::controller::persist::{disks_at_risk, refuse_lost};
+use crate::controller::pool::PoolHandle;
+use crate::datapath::{Apparatus, Parts};
+use crate::datapath::{Runtime, Waker};
+use crate::frontend::fuse::{self, Mount};
 use crate::locks::{Locks, RunFiles};
-use crate::member::{LifeLock, MemberTable, MyLine};
-use crate::ops::history::Deed;
-use crate::ops::place;
-use crate::pool::dir::PoolDir;
-use crate::pool::model::{DiskRecord, PoolHeader};
-use crate::pool::names::Name;
-
-use crate::store::sqlite::SqliteStore;
-use crate::store::{Joined, Severity, Store};
+use crate::map::{Draft, Table};
+use crate::model::dir::PoolDir;
+use crate::model::error::{Error, Result};
+use crate::model::event::Severity;
+use crate::model::member::{Joined, Joiner};
+use crate::model::names::Name;
+use crate::model::records::{DiskRecord, PoolHeader};
+use crate::model::units::Slot;
+use crate::rpc::Listener;
+use crate::serve::config::Config;
+use crate::store::Store;
+use crate::supervisor;
 use crate::sys;
-use crate::table::{Draft, Table};
-use crate::units::Slot;
 use crossbeam_channel::{Receiver, bounded, select};
 use exporter::Exporter;
 use heartbeat::Heartbeat;
+use kept::Kept;
+use memory::Memory;
 use process::Identity;
 use report::Reporter;
 use sd_notify::NotifyState;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use times::TimeKeeper;
+use times::TimePublisher;
 
-/// How long the start waits for disks; one that answers later is taken in then.
-const START: Duration = Duration::from_secs(5);
+/// How long the start waits for disks; one that answers later is opened then.
+const DISK_WAIT: Duration = Duration::from_secs(5);
 
 /// How long the end waits for requests in flight.
-const FAREWELL: Duration = Duration::from_secs(5);
+const DRAIN_WAIT: Duration = Duration::from_secs(5);
 
-/// Which apparatus of which pool, and where.
+/// Settings of an apparatus process.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The pool's directory; the user's own when none is given.
+    /// The pool's directory; the user's default if `None`.
     pub pool: Option<PathBuf>,
-    /// What it is called.
+    /// The name of the apparatus.
     pub name: Name,
     /// Where it mounts.
     pub mount: PathBuf,
-    /// The rest.
+    /// Its configuration.
     pub config: Config,
+    /// Whether it moves into a memory cgroup of its own, where the present one has a limit and that is permitted.
+    pub own_cgroup: bool,
+    /// Whether it is the server of a supervisor.
+    pub is_kept: bool,
+    /// Whether it is to behave as on a kernel that cannot send requests again.
+    pub hides_resend: bool,
 }
 
-/// Serves until it is told to end, or its mount is gone.
+/// Serves until it is asked to stop, or its mount is gone.
 ///
 /// # Errors
-/// When it cannot begin: names the thing, the reason and the way out.
+/// Fails when it cannot start: the error names the thing, the reason and the way out.
 pub fn run(settings: &Settings) -> Result<()> {
-    for missing in sys::become_storage_daemon() {
-        log::debug!("not as well prepared as could be: {missing}");
-    }
+    let kept = settings.is_kept.then(Kept::take_over).transpose()?;
+    let memory = Memory::prepare(settings);
     if let Err(why) = sys::allow_many_files() {
         log::debug!("open files: {why}");
     }
     let (ask, asked) = bounded(1);
     process::forward_signals(ask.clone())?;
     let exporter = settings.config.metrics.map(Exporter::bind).transpose()?;
-    let mut beginning = Beginning::new(settings)?;
-    let (joined, table) = beginning.join(settings)?;
-    let (line, members) = (beginning.line(&joined), beginning.members.clone());
-    let deed = Deed::begin(
-        &beginning.pool,
+    let mut startup = Startup::new(settings)?;
+    let (joined, table) = startup.join(settings)?;
+    let (entry, shared) = (startup.entry(&joined), startup.shared.clone());
+    let operation = Operation::begin(
+        &startup.pool.dir,
         &format!("apparatus {}", settings.name),
         command_line(),
     );
     let mut membership = Membership {
-        store: beginning.store,
+        store: startup.store,
         slot: joined.member.slot,
-        members: members.clone(),
-        line: line.clone(),
+        shared: shared.clone(),
+        entry: entry.clone(),
     };
-    let reporter = beginning.reporter.clone();
+    let reporter = startup.reporter.clone();
     let core = Core {
         settings,
-        pool: beginning.pool,
-        open_store: beginning.open_store,
-        reporter: beginning.reporter,
-        members,
-        line,
+        pool: startup.pool,
+        reporter: startup.reporter,
+        shared,
+        entry,
         exporter,
-        // Full: one waits already.
+        memory: &memory,
+        kept,
+        // If the channel is full, a request to stop is waiting already.
         stop: Box::new(move || _ = ask.try_send(0)),
     };
-    let doors = (beginning.listener, beginning.life.clone());
-    let served = core.serve(&joined, table, beginning.disks, doors, &asked);
-    if !matches!(served, Ok(Ended::Abruptly)) {
+    let endpoints = (startup.listener, startup.claim.clone());
+    let served = core.serve(&joined, table, startup.disks, endpoints, &asked);
+    if !matches!(served, Ok(ServeEnd::Abruptly)) {
         membership.leave();
     }
     match &served {
-        Ok(_) => deed.end(0, ""),
-        Err(why) => deed.end(1, &why.to_string()),
+        Ok(_) => operation.end(0, ""),
+        Err(why) => operation.end(1, &why.to_string()),
     }
     reporter.end();
-    drop(beginning.life);
+    drop(startup.claim);
     served.map(drop)
 }
 
@@ -122,91 +140,92 @@ fn command_line() -> impl Iterator<Item = String> {
     std::env::args_os().map(|word| word.to_string_lossy().into_owned())
 }
 
-/// What is there before anybody knows of this apparatus.
-struct Beginning {
-    pool: PoolDir,
-    open_store: OpenStore,
+/// Everything that is opened before the apparatus joins the pool.
+struct Startup {
+    pool: PoolHandle,
     store: Box<dyn Store>,
-    life: Arc<LifeLock>,
+    claim: Arc<dyn NameClaim>,
     listener: Listener,
     reporter: Arc<Reporter>,
     header: PoolHeader,
-    members: Arc<MemberTable>,
+    shared: SharedState,
     disks: Disks,
 }
 
-impl Beginning {
+impl Startup {
     fn new(settings: &Settings) -> Result<Self> {
-        let pool = place::pool_dir(settings.pool.as_deref())?;
+        let pool = PoolHandle::of(&place::pool_dir(settings.pool.as_deref())?)?;
         let name = &settings.name;
-        let open_store: OpenStore = {
-            let pool = pool.clone();
-            Arc::new(move || Ok(Box::new(SqliteStore::open(&pool)?)))
-        };
-        SqliteStore::open(&pool)?.own(&pool)?;
-        let mut store = open_store()?;
-        let life = LifeLock::take(&pool, name.as_str())?.ok_or_else(|| {
+        let mut store = (pool.open_store)()?;
+        store.own()?;
+        let runs_already = || {
             Error::failed(format!("apparatus {name}"), "runs already")
                 .hint("stop that one first, or choose another name")
-        })?;
-        let life = Arc::new(life);
-        let listener = Listener::bind(&pool, name, &life)?;
-        let reporter = Reporter::start(open_store.clone())
+        };
+        let is_anothers = !settings.is_kept
+            && supervisor::supervisor_of(&pool.dir, name).is_ok_and(|supervisor| supervisor.is_some());
+        let claim = pool.cluster.claim(name.as_str())?;
+        let claim = claim.filter(|_| !is_anothers).ok_or_else(runs_already)?;
+        let listener = Listener::bind(&pool.dir, name, &*claim)?;
+        let reporter = Reporter::start(pool.open_store.clone())
             .map_err(|error| Error::because(format!("apparatus {name}"), error))?;
         let header = store.header()?;
         let disks = Disks::new();
         open_disks(&disks, &store.disks()?, &header, &reporter);
-        let members = MemberTable::open(&pool, header.uuid, sys::boot_id()?)?;
-        let mut beginning = Self {
+        let shared = pool.cluster.share(header.uuid)?;
+        let mut startup = Self {
             pool,
-            open_store,
             store,
-            life,
+            claim,
             listener,
             reporter,
             header,
-            members,
+            shared,
             disks,
         };
-        beginning.check_layout()?;
-        beginning.tell_losses()?;
-        Ok(beginning)
+        startup.check_layout()?;
+        startup.report_losses()?;
+        Ok(startup)
     }
 
-    /// What hosts read on a disk that has lost something may be wrong once memory has forgotten it.
-    fn tell_losses(&mut self) -> Result<()> {
+    /// Reports disks that have lost writes: hosts may read wrong data there once the page cache has dropped the pages.
+    fn report_losses(&mut self) -> Result<()> {
         for id in disks_at_risk(&mut *self.store)? {
             if let Some(disk) = self.disks.get(id)
-                && let Err(lost) = refuse_lost(disk.name(), &self.members.marks(id))
+                && let Err(lost) = refuse_lost(disk.name(), &*self.shared.ledgers.ledger(id))
             {
                 let way_out = lost.way_out().unwrap_or_default();
                 let text = format!("{}; hosts may read wrong data there; {way_out}", lost.why());
                 log::error!("{}: {text}", lost.what());
-                self.reporter.tell(Severity::Error, lost.what(), text);
+                self.reporter.report(Severity::Error, lost.what(), text);
             }
         }
         Ok(())
     }
 
-    /// In the control range from here on. The table is read before, because it may be large: others do not wait for the store meanwhile, and
-    /// controllers do not wait long for an apparatus that has joined and does not answer yet.
+    /// Joins the control range. The table is read before that, because it may be large: other processes do not wait for
+    /// the store meanwhile, and controllers do not wait long for an apparatus that has joined and does not answer yet.
     fn join(&mut self, settings: &Settings) -> Result<(Joined, Draft)> {
         let mount = place::absolute(&settings.mount)?;
-        let pool = self.pool.clone();
-        // We hold our own life lock: whoever had our name before has ended. Who cannot be asked about is taken for alive.
-        let alive = |member: &crate::store::Member| {
-            member.name != settings.name && lives(&pool, member).unwrap_or(true)
+        let cluster = self.pool.cluster.clone();
+        // This process has claimed its name, so an earlier owner has ended. A member whose state is unknown counts as alive.
+        let alive = |member: &crate::model::member::Member| {
+            member.name != settings.name && !cluster.has_ended(member).unwrap_or(false)
         };
         let read = Draft::new(&self.store.snapshot()?)?;
-        let (pid, known) = (std::process::id(), Some(read.generation()));
-        let joined = self.store.join(&settings.name, pid, &mount, &alive, known)?;
+        let joiner = Joiner {
+            origin: self.pool.cluster.origin(),
+            known: Some(read.generation()),
+            ..Joiner::new(&settings.name, std::process::id(), mount)
+        };
+        let joined = self.store.join(&joiner, &alive)?;
         open_disks(&self.disks, &joined.snapshot.disks, &self.header, &self.reporter);
         let table = read.joined(&joined.snapshot, joined.since.as_deref())?;
         Ok((joined, table))
     }
 
-    /// An older database than the disks know would map volumes to the wrong places. The header is read after the labels, so that
-    /// a change made durable meanwhile is not taken for one that the database has lost.
+    /// Refuses a database that is older than the disks' labels, which would map volumes to the wrong places. The header
+    /// is read after the labels, so that a change persisted meanwhile is not taken for one that the database has lost.
     fn check_layout(&mut self) -> Result<()> {
         let layout = self.store.header()?.layout;
         self.disks
@@ -215,123 +234,146 @@ impl Beginning {
             .try_for_each(|disk| disk.check_layout(layout))
     }
 
-    fn line(&self, joined: &Joined) -> Arc<MyLine> {
-        let line = self.members.mine(joined.member.slot);
-        line.begin(joined.member.incarnation, joined.snapshot.header.generation);
-        Arc::new(line)
+    fn entry(&mut self, joined: &Joined) -> Arc<dyn OwnEntry> {
+        // The member table may be new and contain no persisted generation: every flush would ask the store then. A generation that the copies of the
+        // metadata lack does not count.
+        let recorded = is_current(&mut *self.store).unwrap_or_default();
+        if joined.unfinished.is_empty() && recorded {
+            self.shared
+                .ledgers
+                .set_persisted(joined.snapshot.header.generation);
+        }
+        let entry = self.shared.members.own(joined.member.slot);
+        entry.begin(joined.member.incarnation, joined.snapshot.header.generation);
+        entry
     }
 }
 
-/// Opens those that are not open yet. One that cannot be, or does not answer in time, is told about, and its volumes answer EIO until it can be.
+/// Opens the disks that are not open yet. One that cannot be opened, or does not answer in time, is reported, and its volumes answer EIO
+/// until it is open.
 fn open_disks(disks: &Disks, records: &[DiskRecord], header: &PoolHeader, reporter: &Reporter) {
     let closed = |record: &&DiskRecord| disks.get(record.id).is_none();
     let closed: Vec<DiskRecord> = records.iter().filter(closed).cloned().collect();
-    let opened = Disk::open_all_within(START, &closed, header);
+    let opened = Disk::open_all_within(DISK_WAIT, &closed, header);
     for (opened, record) in opened.into_iter().zip(&closed) {
         match opened {
             Ok(disk) => disks.insert(Arc::new(disk)),
-            Err(error) => reporter.tell(
+            Err(error) => reporter.report(
                 Severity::Error,
                 format!("disk {}", record.name),
-                format!("{}; volumes on it answer EIO until it is there", error.why()),
+                format!("{}; volumes on it answer EIO until it can be opened", error.why()),
             ),
         }
     }
 }
 
-/// A place in the control range.
+/// The membership of this apparatus in the control range.
 struct Membership {
     store: Box<dyn Store>,
     slot: Slot,
-    members: Arc<MemberTable>,
-    line: Arc<MyLine>,
+    shared: SharedState,
+    entry: Arc<dyn OwnEntry>,
 }
 
 impl Membership {
-    /// Nothing is in flight: leaves in good order.
+    /// Leaves the control range, with nothing in flight.
     fn leave(&mut self) {
-        // A rejoin may have begun another life.
-        let incarnation = self.members.line(self.slot).incarnation;
-        self.line.end();
+        // A rejoin may have begun another incarnation.
+        let incarnation = self.shared.members.entry(self.slot).incarnation;
+        self.entry.end();
         if let Err(error) = self.store.leave(self.slot, incarnation) {
-            log::warn!("not recorded as left: {error}");
+            log::warn!("the store did not record that this apparatus has left: {error}");
         }
+        if let Err(error) = self.store.checkpoint() {
+            log::warn!("{error}");
+        }
+        self.shared.members.leave();
     }
 }
 
 /// How serving ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
-    /// With nothing in flight.
+enum ServeEnd {
+    /// Nothing was in flight.
     InOrder,
-    /// With requests still in flight: only the end of the process ends them.
+    /// Requests were still in flight: only the end of the process ends them.
     Abruptly,
 }
 
-/// What serves.
+/// The parts that serve.
 struct Core<'a> {
     settings: &'a Settings,
-    pool: PoolDir,
-    open_store: OpenStore,
+    pool: PoolHandle,
     reporter: Arc<Reporter>,
-    members: Arc<MemberTable>,
-    line: Arc<MyLine>,
+    shared: SharedState,
+    entry: Arc<dyn OwnEntry>,
     exporter: Option<Exporter>,
+    memory: &'a Memory,
+    kept: Option<Kept>,
     stop: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Core<'_> {
     fn serve(
-        self,
+        mut self,
         joined: &Joined,
         table: Draft,
         disks: Disks,
-        doors: (Listener, Arc<LifeLock>),
+        endpoints: (Listener, Arc<dyn NameClaim>),
         asked: &Receiver<i32>,
-    ) -> Result<Ended> {
+    ) -> Result<ServeEnd> {
         let settings = self.settings;
-        let bell = Bell::new().map_err(|error| Error::because("control thread", error))?;
-        let bell = Arc::new(bell);
+        let waker = Waker::new().map_err(|error| Error::because("control thread", error))?;
+        let waker = Arc::new(waker);
         let who = Identity {
-            pool: self.pool.clone(),
+            pool: self.pool.dir.clone(),
             uuid: joined.snapshot.header.uuid,
             name: settings.name.clone(),
         };
         let reporter = self.reporter.clone();
-        let hardener = Hardener::new(self.open_store.clone(), self.members.clone());
+        let persister = Persister::new(self.pool.open_store.clone(), self.shared.ledgers.clone());
         let apparatus = Apparatus::start(Parts {
             name: settings.name.clone(),
             table: Table::of(table),
             disks,
             records: joined.snapshot.disks.clone(),
-            members: self.members.clone(),
-            line: self.line.clone(),
-            bell: bell.clone(),
-            harden: hardener.clone(),
+            ledgers: self.shared.ledgers.clone(),
+            entry: self.entry.clone(),
+            waker: waker.clone(),
+            persist: persister.clone(),
             report: self.reporter,
-            limits: settings.config.limits(),
+            limits: settings.config.limits(self.memory.most()),
             stop: self.stop,
         })?;
-        let runtime: Arc<dyn Runtime> = apparatus.clone();
-        hardener.serve(&runtime);
-        let (ledgers, stores) = (self.members.clone(), self.open_store.clone());
-        let (members, inside) = ((self.members, self.line), (runtime, bell));
-        let setup = Setup::new(&self.pool, joined, doors, members, inside, self.open_store);
+        let runtime: Arc<dyn Runtime> = apparatus.control().clone();
+        persister.serve(&runtime);
+        let (ledgers, stores) = (self.shared.ledgers.clone(), self.pool.open_store.clone());
+        let (ours, inside) = ((self.shared, self.entry), (runtime, waker));
+        let mut setup = Setup::new(&self.pool, joined, endpoints, ours, inside);
+        setup.memory = self.memory.reporter();
         let ended = Server::start(setup).and_then(|server| {
             if let Some(exporter) = self.exporter {
                 exporter.start(who.clone())?;
             }
-            let times = TimeKeeper::start(&apparatus, &self.pool, who.uuid)
+            let times = TimePublisher::start(&apparatus, self.pool.cluster.times(&settings.name, who.uuid))
                 .map_err(|error| Error::because("times of modification", error))?;
-            let options = mount_options(settings, &self.pool, joined)?;
-            let mount = fuse::mount(&apparatus, &settings.mount, &options)?;
+            let mount = mount(settings, &self.pool.dir, joined, &apparatus, self.kept.as_mut())?;
+            if let Some(kept) = &self.kept {
+                hand_over(kept, &mount, &settings.name, &reporter)?;
+            }
             let serves = format!("{} serves at {}", settings.name, mount.point().display());
             log::info!("{serves}");
-            labels::renew(apparatus.clone(), ledgers, stores);
-            process::tell(&[NotifyState::Ready, NotifyState::Status(&serves)]);
+            let renewals =
+                labels::Renewals::start(apparatus.control().clone(), ledgers.clone(), stores.clone());
+            self.memory.warn(&settings.name);
+            process::notify(&[NotifyState::Ready, NotifyState::Status(&serves)]);
             let heartbeat = Heartbeat::new(who, reporter);
             let ended = watch(settings, &apparatus, &mount, asked, heartbeat);
             times.end();
+            drop(renewals);
+            if ended == ServeEnd::InOrder {
+                labels::renew_at_end(&**apparatus.control(), &*ledgers, &stores);
+            }
             server.shut();
             Ok(ended)
         });
@@ -340,38 +382,44 @@ impl Core<'_> {
     }
 }
 
-/// Serves until it is told to end or the mount is gone, and brings everything to rest.
+/// Serves until a request to stop or the end of the mount, and completes what is in flight.
 fn watch(
     settings: &Settings,
     apparatus: &Apparatus,
     mount: &Mount,
     asked: &Receiver<i32>,
     mut heartbeat: Heartbeat,
-) -> Ended {
+) -> ServeEnd {
     loop {
         select! {
             recv(heartbeat.due()) -> _ => heartbeat.beat(),
             recv(asked) -> _ => {
-                process::tell(&[NotifyState::Stopping]);
-                unmount(settings, mount, asked);
+                process::notify(&[NotifyState::Stopping]);
+                unmount(settings, apparatus, mount, asked);
                 break;
             }
             recv(mount.ended()) -> _ => {
-                log::info!("the mount was taken away by somebody else");
+                log::info!("the mount was removed by another process");
                 break;
             }
         }
     }
-    match apparatus.finish(FAREWELL) {
-        true => Ended::InOrder,
-        false => Ended::Abruptly,
+    match apparatus.finish(DRAIN_WAIT) {
+        true => ServeEnd::InOrder,
+        false => ServeEnd::Abruptly,
     }
 }
 
-fn unmount(settings: &Settings, mount: &Mount, asked: &Receiver<i32>) {
+fn unmount(settings: &Settings, apparatus: &Apparatus, mount: &Mount, asked: &Receiver<i32>) {
+    let users = hosts::describe(apparatus, mount.point());
+    let users = users.map_or(String::new(), |users| format!(": {users}"));
     let grace = match mount.unmount() {
-        Ok(true) => FAREWELL,
-        Ok(false) => Duration::from_secs(settings.config.stop_grace_s),
+        Ok(true) => DRAIN_WAIT,
+        Ok(false) => {
+            let grace = Duration::from_secs(settings.config.stop_grace_s);
+            log::warn!("files are open, and are waited for {} s{users}", grace.as_secs());
+            grace
+        }
         Err(error) => {
             log::error!("{error}");
             return;
@@ -379,14 +427,58 @@ fn unmount(settings: &Settings, mount: &Mount, asked: &Receiver<i32>) {
     };
     select! {
         recv(mount.ended()) -> _ => (),
-        recv(asked) -> _ => log::warn!("told to end again: files that are still open are cut off"),
-        default(grace) => log::warn!("files are still open after {} s: they are cut off", grace.as_secs()),
+        recv(asked) -> _ => log::warn!("asked to stop again: files that are still open are cut off{users}"),
+        default(grace) => log::warn!("files are still open after {} s and are cut off{users}", grace.as_secs()),
     }
 }
 
-fn mount_options(settings: &Settings, pool: &PoolDir, joined: &Joined) -> Result<fuse::Options> {
+/// Mounts, or goes on with the mount that a server before this one has left.
+fn mount(
+    settings: &Settings,
+    pool: &PoolDir,
+    joined: &Joined,
+    apparatus: &Arc<Apparatus>,
+    kept: Option<&mut Kept>,
+) -> Result<Mount> {
+    let mut files = RunFiles::new(pool);
+    let mut devices = Vec::new();
+    if let Some(kept) = kept {
+        kept.keep_opens(apparatus)?;
+        files = kept.keep_locks(files)?;
+        devices = kept.devices();
+    }
+    let options = mount_options(settings, files, joined)?;
+    match devices.is_empty() {
+        true => fuse::mount(apparatus, &settings.mount, &options),
+        false => fuse::go_on(apparatus, &settings.mount, &options, devices),
+    }
+}
+
+/// Hands the mount over to the supervisor, and reports the server before this one.
+fn hand_over(kept: &Kept, mount: &Mount, name: &Name, reporter: &Reporter) -> Result<()> {
+    if !mount.can_resend() {
+        log::warn!(
+            "the kernel cannot send requests again (Linux 6.9 can): if this server crashes, its hosts are cut off"
+        );
+        return Ok(());
+    }
+    kept.hand_over(mount)?;
+    if let Some(previous) = kept.previous() {
+        let text = format!(
+            "its server {}; this one goes on, number {}; hosts waited {:.1} ms",
+            previous.how,
+            previous.servers + 1,
+            kept.pause().as_secs_f64() * 1e3
+        );
+        log::warn!("{text}");
+        reporter.report(Severity::Warning, format!("apparatus {name}"), text);
+    }
+    Ok(())
+}
+
+fn mount_options(settings: &Settings, files: RunFiles, joined: &Joined) -> Result<fuse::Options> {
     let config = &settings.config;
-    let locks = Locks::start(Box::new(RunFiles::new(&pool.run())));
+    let locks = Locks::start(Box::new(files));
     let locks = locks.map_err(|error| Error::because("file locks", error))?;
     Ok(fuse::Options {
         source: fuse::source(&settings.name, joined.snapshot.header.uuid),
@@ -396,6 +488,7 @@ fn mount_options(settings: &Settings, pool: &PoolDir, joined: &Joined) -> Result
         read_only: config.read_only,
         max_background: config.max_background,
         attributes_ttl: Duration::from_secs(config.attributes_ttl_s),
+        is_kept: settings.is_kept && !settings.hides_resend,
         locks,
     })
 }

@@ -1,17 +1,17 @@
-//! The signals that end an apparatus, and the service manager that watches it.
+//! Handles the signals that stop an apparatus, and notifies the service manager.
 
-use crate::error::{Error, Result};
-use crate::ops::apparatus;
-use crate::pool::dir::PoolDir;
-use crate::pool::names::Name;
-use crate::wire::message::Figures;
+use crate::admin::apparatus;
+use crate::model::dir::PoolDir;
+use crate::model::error::{Error, Result};
+use crate::model::names::Name;
+use crate::rpc::message::ApparatusMetrics;
 use crossbeam_channel::Sender;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::thread;
 use uuid::Uuid;
 
-/// Which apparatus this process is, for those of its threads that ask it through its own control socket.
+/// Identity of this apparatus, for those of its threads that ask it through its own control socket.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     pub(super) pool: PoolDir,
@@ -20,22 +20,22 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// What the control thread tells of it.
+    /// Returns the figures that its control thread reports.
     ///
     /// # Errors
-    /// When it does not answer.
-    pub(super) fn figures(&self) -> Result<Figures> {
+    /// Fails when it does not answer.
+    pub(super) fn figures(&self) -> Result<ApparatusMetrics> {
         apparatus::figures(&self.pool, self.uuid, &self.name)
     }
 }
 
-/// Sends the number of each SIGTERM and SIGINT, from now on.
+/// Sends the number of each SIGTERM and SIGINT to the channel, from now on.
 pub(super) fn forward_signals(to: Sender<i32>) -> Result<()> {
     let failed = |error| Error::because("signals", error);
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(failed)?;
     let forward = move || {
         for signal in signals.forever() {
-            // Full: one waits already.
+            // If the channel is full, a request to stop is waiting already.
             let _ = to.try_send(signal);
         }
     };
@@ -43,8 +43,8 @@ pub(super) fn forward_signals(to: Sender<i32>) -> Result<()> {
     thread.map(drop).map_err(failed)
 }
 
-/// Tells the service manager, if there is one.
-pub(super) fn tell(state: &[sd_notify::NotifyState<'_>]) {
+/// Notifies the service manager, if there is one.
+pub(super) fn notify(state: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         log::debug!("cannot notify the service manager: {error}");
     }

@@ -1,9 +1,9 @@
-//! Writes events about trouble on the data path to the store, from a thread of its own and not too many.
+//! Writes events about failures on the data path to the store, from a thread of its own and at a limited rate.
 
-use crate::control::server::OpenStore;
-use crate::data::Report;
-use crate::error::Result;
-use crate::store::{Severity, Store};
+use crate::datapath::Report;
+use crate::model::error::Result;
+use crate::model::event::Severity;
+use crate::store::{OpenStore, Store};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::HashMap;
 use std::io;
@@ -11,18 +11,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Events that wait to be written; more are dropped, and the counters still tell.
+/// Events that wait to be written, at most; more are dropped, but still counted by the counters.
 const MOST: usize = 64;
-/// The same trouble is told once in this time.
+/// The same failure is reported once in this time.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// The data path's end.
+/// The sending end, for the data path.
 pub(super) struct Reporter {
-    events: Mutex<Option<Sender<Told>>>,
+    events: Mutex<Option<Sender<QueuedEvent>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-struct Told {
+struct QueuedEvent {
     severity: Severity,
     subject: String,
     text: String,
@@ -31,8 +31,8 @@ struct Told {
 impl Reporter {
     /// Starts the thread.
     pub(super) fn start(open_store: OpenStore) -> io::Result<Arc<Self>> {
-        let (events, told) = bounded(MOST);
-        let write = move || write_all(&told, &open_store);
+        let (events, queued) = bounded(MOST);
+        let write = move || write_all(&queued, &open_store);
         let thread = thread::Builder::new().name("events".into()).spawn(write)?;
         Ok(Arc::new(Self {
             events: Mutex::new(Some(events)),
@@ -40,27 +40,27 @@ impl Reporter {
         }))
     }
 
-    /// Tells the operator.
-    pub(super) fn tell(&self, severity: Severity, subject: impl Into<String>, text: impl Into<String>) {
-        let told = Told {
+    /// Reports an event to the operator.
+    pub(super) fn report(&self, severity: Severity, subject: impl Into<String>, text: impl Into<String>) {
+        let event = QueuedEvent {
             severity,
             subject: subject.into(),
             text: text.into(),
         };
         if let Some(events) = &*lock(&self.events) {
-            // Dropped when too many wait: a failing disk must not stop the others.
-            let _ = events.try_send(told);
+            // The event is dropped when too many wait: a failing disk must not stop the others.
+            let _ = events.try_send(event);
         }
     }
 
-    /// Whether what is told now will be written.
-    pub(super) fn lives(&self) -> bool {
+    /// Returns whether the thread that writes events still runs.
+    pub(super) fn is_running(&self) -> bool {
         lock(&self.thread)
             .as_ref()
             .is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Writes what was told, and ends the thread.
+    /// Writes the waiting events, and ends the thread.
     pub(super) fn end(&self) {
         drop(lock(&self.events).take());
         let thread = lock(&self.thread).take();
@@ -72,18 +72,18 @@ impl Reporter {
 
 impl Report for Reporter {
     fn disk_failed(&self, disk: &str, what: &str, why: &str) {
-        self.tell(
+        self.report(
             Severity::Error,
             format!("disk {disk}"),
             format!("{what} failed: {why}"),
         );
     }
 
-    fn harden_failed(&self, why: &str) {
-        self.tell(
+    fn persist_failed(&self, why: &str) {
+        self.report(
             Severity::Error,
             "flush",
-            format!("a change could not be made durable: {why}"),
+            format!("a change could not be persisted: {why}"),
         );
     }
 }
@@ -92,14 +92,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write_all(told: &Receiver<Told>, open_store: &OpenStore) {
+fn write_all(events: &Receiver<QueuedEvent>, open_store: &OpenStore) {
     let mut store = None;
     let mut last: HashMap<(String, String), Instant> = HashMap::new();
-    for Told {
+    for QueuedEvent {
         severity,
         subject,
         text,
-    } in told
+    } in events
     {
         last.retain(|_, at| at.elapsed() < QUIET);
         if last

@@ -1,8 +1,9 @@
-//! Asks a disk in a child process, so that this process can end whatever the disk does.
+//! Probes a disk in a child process, so that this process can end whatever the disk does.
 //!
-//! A thread that waits for a disk inside the kernel often cannot be killed, and a process has not ended before all its threads have. A child that
-//! waits is left behind: it holds nothing of this process, neither files nor locks. It closes all files, and is given no mapping of a file that has
-//! locks (`MADV_DONTFORK`, in `disk/mapping.rs` and `member/shared.rs`): locks of a file description last as long as a mapping of it.
+//! A thread that waits for a disk inside the kernel often cannot be killed, and a process does not end before all its threads
+//! have. A child that waits is left behind: it holds neither files nor locks of this process. It closes all files, and inherits
+//! no mapping of a file that has locks (`MADV_DONTFORK`, in `blockdev/device/mapping.rs` and `cluster/local/shared.rs`),
+//! because locks of a file description last as long as a mapping of it.
 #![allow(unsafe_code)]
 
 use rustix::process::{Pid, WaitOptions, waitpid};
@@ -11,20 +12,21 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// What is read past the page cache is aligned to this.
+/// Alignment of reads that bypass the page cache.
 const ALIGNMENT: usize = 4096;
 
-/// Waits until the file or device at this path has done what an opening, a read from memory and from the medium, and a write need. The write has no
-/// bytes: it waits where the file system is frozen, and changes nothing. Whether all that succeeds is for the real opening to find out.
+/// Waits until the file or device at this path has completed the operations that an opening, a read from memory, a read from
+/// the medium and a write need. The write has no bytes: it waits if the file system is frozen, and changes nothing. The real
+/// opening finds out whether all of that succeeds.
 ///
 /// # Errors
-/// When there can be no child.
+/// Fails if no child process can be started.
 pub fn ask(path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut head = vec![0_u8; 2 * ALIGNMENT];
     let start = head.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
     let aligned = &mut head[start..start + ALIGNMENT];
-    // SAFETY: between fork and its end the child makes system calls alone, on memory that was there before.
+    // SAFETY: between the fork and its end the child only makes system calls, on memory that existed before.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => ask_and_end(&path, aligned),
@@ -38,27 +40,27 @@ pub fn ask(path: &Path) -> io::Result<()> {
 
 fn ask_and_end(path: &CString, head: &mut [u8]) -> ! {
     let open = |flags: libc::c_int| {
-        // SAFETY: the path ends in a zero byte, and lives.
+        // SAFETY: the path ends in a zero byte and outlives the call.
         unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) }
     };
     let read = |file: libc::c_int, head: &mut [u8]| {
-        // SAFETY: the buffer is that long, and nobody else's.
+        // SAFETY: the buffer has that length and is not shared.
         unsafe { libc::pread(file, head.as_mut_ptr().cast(), head.len(), 0) }
     };
-    // SAFETY: no file of the parent is used here; what it has locked must not stay locked for as long as this waits.
+    // SAFETY: no file of the parent is used here; the parent's locks must not last as long as this child waits.
     unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
     let mut file = open(libc::O_RDWR | libc::O_NOATIME);
     if file < 0 {
         file = open(libc::O_RDWR);
     }
     if file >= 0 {
-        // SAFETY: nothing is read from the buffer.
+        // SAFETY: the call reads nothing from the buffer.
         unsafe { libc::pwrite(file, head.as_ptr().cast(), 0, 0) };
     } else {
         file = open(libc::O_RDONLY);
     }
     read(file, head);
     read(open(libc::O_RDONLY | libc::O_DIRECT | libc::O_NOATIME), head);
-    // SAFETY: ends this process at once.
+    // SAFETY: the call ends this process at once.
     unsafe { libc::_exit(0) }
 }

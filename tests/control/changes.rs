@@ -1,22 +1,27 @@
 //! Changes through apparatuses in all their states.
 
-#[path = "series.rs"]
-mod series;
+#[path = "heavy.rs"]
+mod heavy;
+#[path = "order.rs"]
+mod order;
+#[path = "pipeline.rs"]
+mod pipeline;
 
 use crate::rig::{EXTENT, PATIENCE, Pool, change, map, name, until};
-use apparatus::change::controller::{Outcome, Patience};
-use apparatus::change::driver::{Controller, PATIENCE as USUAL, Prepare, Series, Wait};
-use apparatus::change::parts;
-use apparatus::control::Runtime;
-use apparatus::control::server::Limits;
-use apparatus::error::{Kind, Result};
-use apparatus::pool::model::{Area, Difference, Edit, Segment, Span, VolumeRecord};
-use apparatus::pool::names::Name;
-use apparatus::store::{ChangeState, HoldMode, MemberState, NewChange, Store};
-use apparatus::units::{ByteCount, DiskExtent, DiskId, Generation, VolumeExtent, VolumeId};
+use apparatus::agent::server::Limits;
+use apparatus::controller::{ChangePipeline, Controller, PATIENCE as USUAL, Prepare, Wait};
+use apparatus::datapath::Runtime;
+use apparatus::model::change::{ChangeState, HoldMode, NewChange};
+use apparatus::model::error::{ErrorKind, Result};
+use apparatus::model::member::MemberState;
+use apparatus::model::names::Name;
+use apparatus::model::records::{Area, Delta, Edit, Segment, Span, VolumeRecord};
+use apparatus::model::units::{ByteCount, DiskExtent, DiskId, Generation, VolumeExtent, VolumeId};
+use apparatus::protocol::controller::{Outcome, Patience};
+use apparatus::protocol::parts;
 use std::time::{Duration, Instant};
 
-fn held(volume: VolumeId, edits: Vec<apparatus::pool::model::Edit>) -> NewChange {
+fn held(volume: VolumeId, edits: Vec<apparatus::model::records::Edit>) -> NewChange {
     NewChange {
         spans: vec![Span::whole(volume)],
         ..change("test", edits)
@@ -24,7 +29,7 @@ fn held(volume: VolumeId, edits: Vec<apparatus::pool::model::Edit>) -> NewChange
 }
 
 /// A pool with two disks and a volume on the first.
-fn furnished() -> (Pool, DiskId, DiskId, VolumeId) {
+fn pool_with_volume() -> (Pool, DiskId, DiskId, VolumeId) {
     let pool = Pool::new();
     let mut controller = pool.controller();
     let d1 = pool.add_disk(&mut controller, "d1", 20);
@@ -43,7 +48,7 @@ fn impatient(controller: &mut Controller) {
 
 #[test]
 fn a_change_goes_through_everyone_and_lets_go_what_was_parked() {
-    let (pool, _, d2, volume) = furnished();
+    let (pool, _, d2, volume) = pool_with_volume();
     let (a, b) = (pool.apparatus("a"), pool.apparatus("b"));
     let mut controller = pool.controller();
     let before = controller.store().header().unwrap().generation;
@@ -74,15 +79,18 @@ fn a_change_goes_through_everyone_and_lets_go_what_was_parked() {
         assert_eq!(each.path.holds(), 0);
         assert!(each.path.disks().get(d2).is_some());
     }
-    assert!(controller.store().unfinished().unwrap().is_empty(), "hardened");
-    assert_eq!(pool.members().hardened(), generation);
-    assert_eq!(pool.members().committed(), generation);
-    assert_eq!(pool.members().line(pool.member("a").slot).generation, generation);
+    assert!(controller.store().unfinished().unwrap().is_empty(), "persisted");
+    assert_eq!(pool.shared().ledgers.persisted(), generation);
+    assert_eq!(pool.shared().members.committed(), generation);
+    assert_eq!(
+        pool.shared().members.entry(pool.member("a").slot).generation,
+        generation
+    );
 }
 
 #[test]
 fn work_that_fails_changes_nothing() {
-    let (pool, _, d2, volume) = furnished();
+    let (pool, _, d2, volume) = pool_with_volume();
     let a = pool.apparatus("a");
     let mut controller = pool.controller();
     let before = controller.store().header().unwrap().generation;
@@ -97,8 +105,8 @@ fn work_that_fails_changes_nothing() {
 }
 
 #[test]
-fn a_slow_drain_gives_the_change_up_and_fences_nobody() {
-    let (pool, _, d2, volume) = furnished();
+fn a_slow_drain_gives_the_change_up_and_fences_no_apparatus() {
+    let (pool, _, d2, volume) = pool_with_volume();
     let a = pool.apparatus("a");
     let (end, thread) = a.path.in_flight_on(Span::whole(volume));
     let mut controller = pool.controller();
@@ -106,10 +114,10 @@ fn a_slow_drain_gives_the_change_up_and_fences_nobody() {
     let before = controller.store().header().unwrap().generation;
     let outcome = controller.run(held(volume, vec![map(volume, 0, d2, 1, 2)]), true, &mut || Ok(()));
     let why = outcome.unwrap_err();
-    assert_eq!(why.kind(), Kind::TimedOut);
+    assert_eq!(why.kind(), ErrorKind::TimedOut);
     assert!(
         why.to_string()
-            .contains("apparatus a still has 1 requests in flight"),
+            .contains("apparatus a still has 1 request in flight"),
         "{why}"
     );
     assert!(why.to_string().contains("disk d1"), "{why}");
@@ -124,8 +132,8 @@ fn a_slow_drain_gives_the_change_up_and_fences_nobody() {
 }
 
 #[test]
-fn who_is_silent_is_fenced_and_rejoins_by_itself() {
-    let (pool, _, d2, volume) = furnished();
+fn a_silent_apparatus_is_fenced_and_rejoins_by_itself() {
+    let (pool, _, d2, volume) = pool_with_volume();
     let a = pool.apparatus("a");
     let silent = pool.joined("b");
     let mut controller = pool.controller();
@@ -146,11 +154,11 @@ fn who_is_silent_is_fenced_and_rejoins_by_itself() {
             .iter()
             .any(|event| event.subject == "apparatus b" && event.text.contains("fenced"))
     );
-    // While it is out, what it may still use is freed for nobody.
+    // While it is fenced, extents that it may still use are not freed.
     controller.free().unwrap();
     assert!(
         is_quarantined(&pool),
-        "the old home may still be written by the fenced one"
+        "the old placement may still be written by the fenced one"
     );
     let b = silent.serve(Limits::default());
     until("b has rejoined", || pool.member("b").state == MemberState::Joined);
@@ -168,8 +176,9 @@ fn who_is_silent_is_fenced_and_rejoins_by_itself() {
 fn is_quarantined(pool: &Pool) -> bool {
     let mut store = pool.store();
     let disks = store.disks().unwrap();
-    let quarantined =
-        |used: &apparatus::store::Use| matches!(used.owner, apparatus::store::Owner::Quarantine(_));
+    let quarantined = |used: &apparatus::model::change::UsedArea| {
+        matches!(used.owner, apparatus::model::change::Owner::Quarantine(_))
+    };
     disks
         .iter()
         .any(|disk| store.uses(disk.id).unwrap().iter().any(quarantined))
@@ -177,7 +186,7 @@ fn is_quarantined(pool: &Pool) -> bool {
 
 #[test]
 fn a_dead_one_is_struck_out_and_one_that_left_leaves_nothing_behind() {
-    let (pool, _, d2, volume) = furnished();
+    let (pool, _, d2, volume) = pool_with_volume();
     let a = pool.apparatus("a");
     drop(pool.apparatus("b"));
     let mut controller = pool.controller();
@@ -201,7 +210,7 @@ fn a_dead_one_is_struck_out_and_one_that_left_leaves_nothing_behind() {
 
 #[test]
 fn one_that_joins_in_the_middle_is_asked_the_next_time() {
-    let (pool, _, d2, volume) = furnished();
+    let (pool, _, d2, volume) = pool_with_volume();
     let a = pool.apparatus("a");
     let mut controller = pool.controller();
     let mut late = None;
@@ -221,7 +230,7 @@ fn one_that_joins_in_the_middle_is_asked_the_next_time() {
 
 #[test]
 fn a_controller_that_goes_before_the_commit_leaves_nothing() {
-    let (pool, _, d2, volume) = furnished();
+    let (pool, _, d2, volume) = pool_with_volume();
     let a = pool.apparatus("a");
     let mut controller = pool.controller();
     let term = controller.term();
@@ -231,7 +240,7 @@ fn a_controller_that_goes_before_the_commit_leaves_nothing() {
     raw.send(term, vec![hold(id, &new, &pool)]);
     assert!(matches!(
         raw.answer(),
-        apparatus::wire::message::Answer::Held { .. }
+        apparatus::rpc::message::Answer::Held { .. }
     ));
     assert!(!a.path.is_open(Span::whole(volume)));
     drop(raw);
@@ -244,7 +253,7 @@ fn a_controller_that_goes_before_the_commit_leaves_nothing() {
 
 #[test]
 fn a_controller_that_goes_after_the_commit_is_done_without() {
-    let (pool, _, d2, volume) = furnished();
+    let (pool, _, d2, volume) = pool_with_volume();
     let (a, b) = (pool.apparatus("a"), pool.apparatus("b"));
     let mut controller = pool.controller();
     let term = controller.term();
@@ -255,7 +264,7 @@ fn a_controller_that_goes_after_the_commit_is_done_without() {
         raw.send(term, vec![hold_for(id, &new, &pool, who)]);
         assert!(matches!(
             raw.answer(),
-            apparatus::wire::message::Answer::Held { .. }
+            apparatus::rpc::message::Answer::Held { .. }
         ));
     }
     let (version, _) = controller.store().members().unwrap();
@@ -266,7 +275,7 @@ fn a_controller_that_goes_after_the_commit_is_done_without() {
     until("a applies by itself", || a.path.generation() == generation);
     assert!(
         !a.path.is_open(Span::whole(volume)),
-        "b may still serve the old home"
+        "b may still serve the old placement"
     );
     drop(second);
     until("both serve the new table", || {
@@ -277,7 +286,7 @@ fn a_controller_that_goes_after_the_commit_is_done_without() {
 
 #[test]
 fn an_apparatus_takes_over_when_the_controller_and_another_apparatus_are_gone() {
-    let (pool, _, d2, volume) = furnished();
+    let (pool, _, d2, volume) = pool_with_volume();
     let limits = Limits {
         patience: Duration::from_millis(100),
         ..Limits::default()
@@ -292,7 +301,7 @@ fn an_apparatus_takes_over_when_the_controller_and_another_apparatus_are_gone() 
     raw.send(term, vec![hold_for(id, &new, &pool, "a")]);
     assert!(matches!(
         raw.answer(),
-        apparatus::wire::message::Answer::Held { .. }
+        apparatus::rpc::message::Answer::Held { .. }
     ));
     let (version, _) = controller.store().members().unwrap();
     controller.store().commit(term, id, version).unwrap();
@@ -302,29 +311,33 @@ fn an_apparatus_takes_over_when_the_controller_and_another_apparatus_are_gone() 
     assert_eq!(
         pool.member("b").state,
         MemberState::Fenced,
-        "a took the arbitration and fenced it"
+        "a took the controller lock and fenced it"
     );
     drop(silent);
 }
 
-fn prepare(controller: &mut Controller, new: &NewChange) -> apparatus::units::ChangeId {
+fn prepare(controller: &mut Controller, new: &NewChange) -> apparatus::model::units::ChangeId {
     let mut new = new.clone();
-    new.difference.from = controller.store().header().unwrap().generation;
+    new.delta.from = controller.store().header().unwrap().generation;
     let term = controller.term();
     controller.store().prepare(term, &new).unwrap()
 }
 
-fn hold(id: apparatus::units::ChangeId, new: &NewChange, pool: &Pool) -> apparatus::wire::message::Request {
+fn hold(
+    id: apparatus::model::units::ChangeId,
+    new: &NewChange,
+    pool: &Pool,
+) -> apparatus::rpc::message::Request {
     hold_for(id, new, pool, "a")
 }
 
 fn hold_for(
-    id: apparatus::units::ChangeId,
+    id: apparatus::model::units::ChangeId,
     new: &NewChange,
     pool: &Pool,
     who: &str,
-) -> apparatus::wire::message::Request {
-    apparatus::wire::message::Request::Hold {
+) -> apparatus::rpc::message::Request {
+    apparatus::rpc::message::Request::Hold {
         change: id,
         spans: new.spans.clone(),
         mode: HoldMode::All,
@@ -337,7 +350,7 @@ fn hold_for(
 
 #[test]
 fn a_hold_ends_at_its_deadline_though_the_controller_lives() {
-    let (pool, _, d2, volume) = furnished();
+    let (pool, _, d2, volume) = pool_with_volume();
     let a = pool.apparatus("a");
     let mut controller = pool.controller();
     controller.set_patience(Patience {
@@ -350,14 +363,14 @@ fn a_hold_ends_at_its_deadline_though_the_controller_lives() {
         Ok(())
     });
     let why = outcome.unwrap_err();
-    assert_eq!(why.kind(), Kind::TimedOut);
-    assert!(why.why().contains("ran out"), "{why}");
+    assert_eq!(why.kind(), ErrorKind::TimedOut);
+    assert!(why.why().contains("expired"), "{why}");
     assert_eq!(controller.store().header().unwrap().generation, before);
 }
 
 #[test]
 fn a_damaged_table_is_never_acknowledged_and_is_loaded_anew() {
-    let (pool, _, d2, volume) = furnished();
+    let (pool, _, d2, volume) = pool_with_volume();
     let a = pool.apparatus("a");
     a.path.damaged.store(true, std::sync::atomic::Ordering::SeqCst);
     let mut controller = pool.controller();
@@ -378,7 +391,7 @@ fn one_controller_at_a_time() {
     let pool = Pool::new();
     let first = pool.controller();
     let busy = Controller::acquire(&pool.dir, "second", Wait::No).err().unwrap();
-    assert_eq!(busy.kind(), Kind::Busy);
+    assert_eq!(busy.kind(), ErrorKind::Busy);
     assert!(busy.to_string().contains("test by pid"), "{busy}");
     let term = first.term();
     drop(first);
@@ -386,8 +399,8 @@ fn one_controller_at_a_time() {
 }
 
 #[test]
-fn a_host_flush_hardens_what_its_data_rests_on() {
-    let (pool, _, d2, volume) = furnished();
+fn a_host_flush_persists_what_its_data_rests_on() {
+    let (pool, _, d2, volume) = pool_with_volume();
     let a = pool.apparatus("a");
     let mut controller = pool.controller();
     controller
@@ -398,142 +411,57 @@ fn a_host_flush_hardens_what_its_data_rests_on() {
         )
         .unwrap();
     assert_eq!(controller.store().unfinished().unwrap().len(), 1);
-    assert!(pool.members().hardened() < a.path.generation());
+    assert!(pool.shared().ledgers.persisted() < a.path.generation());
     std::thread::scope(|scope| {
         (0..8).for_each(|_| {
-            scope.spawn(|| a.harden().unwrap());
+            scope.spawn(|| a.persist().unwrap());
         });
     });
-    assert_eq!(pool.members().hardened(), a.path.generation());
+    assert_eq!(pool.shared().ledgers.persisted(), a.path.generation());
     assert!(controller.store().unfinished().unwrap().is_empty());
-    controller.harden().unwrap();
+    controller.persist().unwrap();
 }
 
-/// A new volume of so many segments, none of which continues the one before.
-fn scattered(controller: &mut Controller, disk: DiskId, count: u64) -> NewChange {
-    let id = controller.store().next_volume_id().unwrap();
-    let record = VolumeRecord {
-        id,
-        name: name("many"),
-        size: ByteCount(count * EXTENT.bytes()),
-        mode: 0o600,
-        uid: 0,
-        gid: 0,
-        read_only: false,
-    };
-    let segment = |at: u64| Segment {
-        start: VolumeExtent(at),
-        home: Area {
-            disk,
-            start: DiskExtent(1 + 2 * at),
-            len: 1,
-        },
-    };
-    let segments = (0..count).map(segment).collect();
-    let map = Edit::Map { volume: id, segments };
-    change("volume create many", vec![Edit::AddVolume(record), map])
-}
-
-const MANY: u64 = Difference::HEAVIEST as u64 + 1;
-
-/// A pool with one disk, and an apparatus.
-fn with_room() -> (Pool, DiskId, crate::rig::Apparatus) {
-    let pool = Pool::new();
-    let disk = pool.add_disk(&mut pool.controller(), "d1", 2 * MANY + 2);
-    let serving = pool.apparatus("a");
-    (pool, disk, serving)
-}
-
+/// A label that is ahead of the database shows that the database is an older copy, whenever the disk is opened.
 #[test]
-fn a_volume_of_many_segments_comes_and_goes_in_parts_and_fences_nobody() {
-    let (pool, disk, serving) = with_room();
+fn an_apparatus_that_rejoins_takes_no_disk_that_knows_a_newer_database() {
+    let (pool, d1, d2, volume) = pool_with_volume();
+    let a = pool.apparatus("a");
     let mut controller = pool.controller();
-    let change = scattered(&mut controller, disk, MANY);
-    let [Edit::AddVolume(record), _] = &change.difference.edits[..] else {
-        panic!("another change")
-    };
-    let record = record.clone();
-    controller.run_whole(change, &mut || Ok(())).unwrap();
-    assert_eq!(controller.fenced(), []);
-    assert_eq!(
-        controller.store().volumes().unwrap(),
-        std::slice::from_ref(&record)
-    );
-    let segments = |controller: &mut Controller| {
-        let all = (VolumeExtent(0), VolumeExtent(u64::MAX));
-        controller
-            .store()
-            .segments(record.id, all.0, all.1)
-            .unwrap()
-            .len() as u64
-    };
-    assert_eq!(segments(&mut controller), MANY);
-    assert_eq!(pool.store().check().unwrap(), [] as [String; 0]);
-
-    let remove = held(record.id, vec![Edit::RemoveVolume(record.id)]);
-    controller.run_whole(remove, &mut || Ok(())).unwrap();
-    assert_eq!(controller.fenced(), []);
-    assert_eq!(controller.store().volumes().unwrap(), []);
-    assert_eq!(controller.store().uses(disk).unwrap(), [], "free again");
-    let applied = serving.path.applied.lock().unwrap();
-    assert!(applied.iter().all(|each| each.weight() <= Difference::HEAVIEST));
-    assert!(applied.len() > 8);
-}
-
-#[test]
-fn what_is_too_heavy_for_one_change_is_refused_before_anything_is_held() {
-    let (pool, disk, serving) = with_room();
-    let mut controller = pool.controller();
-    let change = scattered(&mut controller, disk, MANY);
-    let error = controller.run(change, true, &mut || Ok(())).unwrap_err();
-    assert!(error.why().contains("nothing has changed"), "{error}");
-    assert_eq!(controller.fenced(), []);
-    assert!(controller.store().unfinished().unwrap().is_empty());
-    assert!(serving.path.applied.lock().unwrap().is_empty());
-}
-
-#[test]
-fn the_next_controller_removes_a_volume_that_is_half_made() {
-    let (pool, disk, serving) = with_room();
-    let mut controller = pool.controller();
-    let change = scattered(&mut controller, disk, MANY);
-    let halves = parts::of(&change.difference.edits, &[], None, EXTENT);
-    for part in halves.into_iter().take(2) {
-        let part = self::change("volume create many", part.edits);
-        controller.run(part, true, &mut || Ok(())).unwrap();
-    }
-    let left: Vec<Name> = controller
-        .store()
-        .volumes()
+    impatient(&mut controller);
+    let mut store = pool.store();
+    let record = store
+        .disks()
         .unwrap()
         .into_iter()
-        .map(|volume| volume.name)
-        .collect();
-    assert!(left.len() == 1 && left[0].is_hidden(), "{left:?}");
-    assert_eq!(pool.store().check().unwrap(), [] as [String; 0]);
-    drop(controller);
-    let mut controller = pool.controller();
-    assert!(
-        controller
-            .recovered()
-            .iter()
-            .any(|line| line.contains("half made"))
-    );
-    assert_eq!(controller.store().volumes().unwrap(), []);
-    assert_eq!(controller.store().uses(disk).unwrap(), []);
-    assert_eq!(controller.fenced(), []);
-    drop(serving);
+        .find(|disk| disk.id == d2)
+        .unwrap();
+    let header = store.header().unwrap();
+    let open = apparatus::blockdev::Disk::open(&record, &header).unwrap();
+    open.set_layout(header.layout + 100, &*pool.shared().ledgers.ledger(d2))
+        .unwrap();
+    drop(open);
+    a.path.disks().remove(d2);
+    a.path.damaged.store(true, std::sync::atomic::Ordering::SeqCst);
+    let _ = controller.run(held(volume, vec![map(volume, 0, d1, 10, 2)]), false, &mut || {
+        Ok(())
+    });
+    until("a has loaded its table", || {
+        a.path.reloads.load(std::sync::atomic::Ordering::SeqCst) > 0
+    });
+    until("a serves again", || a.path.is_open(Span::whole(volume)));
+    assert!(a.path.disks().get(d2).is_none());
 }
 
 #[test]
 fn a_label_that_was_written_since_the_header_was_read_is_no_fault() {
-    let (pool, _, d2, volume) = furnished();
+    let (pool, _, d2, volume) = pool_with_volume();
     let mut controller = pool.controller();
     let before = controller.store().header().unwrap();
     let moved = held(volume, vec![map(volume, 0, d2, 1, 2)]);
     controller.run(moved, true, &mut || Ok(())).unwrap();
     let disks = controller.store().disks().unwrap();
     let record = disks.iter().find(|disk| disk.id == d2).unwrap();
-    let fault = apparatus::ops::disk::fault(&mut pool.store(), record, &before);
+    let fault = apparatus::admin::disk::fault(&mut *pool.store(), record, &before);
     assert_eq!(fault.map(|fault| fault.to_string()), None);
 }

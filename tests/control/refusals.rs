@@ -1,14 +1,14 @@
-//! Bad input on the control socket is answered by name where it can be, ends its own connection, and disturbs no other.
+//! Bad input on the control socket is answered by name where possible, ends its own connection, and disturbs no other.
 
 use crate::rig::{PATIENCE, Pool, name, until};
-use apparatus::control::client::ask;
-use apparatus::control::server::Limits;
-use apparatus::error::Kind;
-use apparatus::pool::model::Difference;
-use apparatus::store::{HoldMode, Store};
-use apparatus::units::{ChangeId, Generation, Incarnation, Term};
-use apparatus::wire::frame::{CAP, GREETING_CAP};
-use apparatus::wire::message::{Answer, Refusal, Request, VERSION};
+use apparatus::agent::server::Limits;
+use apparatus::model::change::HoldMode;
+use apparatus::model::error::ErrorKind;
+use apparatus::model::records::Delta;
+use apparatus::model::units::{ChangeId, Generation, Incarnation, Term};
+use apparatus::rpc::client::ask;
+use apparatus::rpc::frame::{CAP, GREETING_CAP};
+use apparatus::rpc::message::{Answer, Refusal, Request, VERSION};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use uuid::Uuid;
@@ -99,12 +99,12 @@ fn a_partial_frame_and_a_silent_connection_are_ended_in_time() {
     let _apparatus = pool.apparatus_with("a", limits);
     let silent = pool.connect("a");
     assert!(
-        matches!(refusal(&silent.last_words()), Refusal::Malformed(why) if why.contains("nothing more came"))
+        matches!(refusal(&silent.last_words()), Refusal::Malformed(why) if why.contains("no complete frame came"))
     );
     let mut partial = pool.greeted("a");
     partial.bytes(&[20, 0]);
     assert!(
-        matches!(refusal(&partial.last_words()), Refusal::Malformed(why) if why.contains("nothing more came"))
+        matches!(refusal(&partial.last_words()), Refusal::Malformed(why) if why.contains("no complete frame came"))
     );
     let mut idle = pool.greeted("a");
     let mut another = pool.greeted("a");
@@ -163,7 +163,7 @@ fn another_user_is_refused() {
         std::fs::metadata(pool.dir.run()).unwrap().permissions().mode() & 0o777,
         0o700
     );
-    // The files' modes keep others out already; what is tried here is the check behind them.
+    // The files' modes keep other users out already; this tests the check behind them.
     for open in socket
         .ancestors()
         .take_while(|path| *path != std::env::temp_dir())
@@ -178,13 +178,13 @@ fn another_user_is_refused() {
         .arg(&socket)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&child.stdout).into_owned();
+    let text = String::from_utf8_lossy(&child.stdout).into_owned();
     assert!(
         child.status.success(),
         "{}",
         String::from_utf8_lossy(&child.stderr)
     );
-    assert!(said.contains("User(65534)"), "{said:?}");
+    assert!(text.contains("User(65534)"), "{text:?}");
 }
 
 #[test]
@@ -221,8 +221,8 @@ fn requests_may_be_repeated() {
     let term = store.raise_term().unwrap();
     let change = crate::rig::change("nothing", Vec::new());
     let from = store.header().unwrap().generation;
-    let change = apparatus::store::NewChange {
-        difference: Difference {
+    let change = apparatus::model::change::NewChange {
+        delta: Delta {
             from,
             edits: Vec::new(),
         },
@@ -239,7 +239,7 @@ fn requests_may_be_repeated() {
     let apply = Request::Apply {
         change: id,
         generation: from.next(),
-        difference: change.difference.clone(),
+        delta: change.delta.clone(),
     };
     raw.send(term, vec![apply.clone(), apply]);
     for _ in 0..2 {
@@ -271,14 +271,14 @@ fn what_cannot_be_is_refused_by_name() {
         ),
         "{answer:?}"
     );
-    let difference = Difference {
+    let delta = Delta {
         from: Generation(0),
         edits: Vec::new(),
     };
     let apply = Request::Apply {
         change: ChangeId(9),
         generation: Generation(9),
-        difference,
+        delta,
     };
     let answer = raw.ask(Term(1), apply);
     assert!(
@@ -298,7 +298,7 @@ fn what_cannot_be_is_refused_by_name() {
 fn one_question_is_asked_and_answered() {
     let pool = Pool::new();
     let one = |request| ask(&pool.dir, pool.uuid, &name("a"), request, PATIENCE);
-    assert_eq!(one(Request::Status).unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(one(Request::Status).unwrap_err().kind(), ErrorKind::NotFound);
     let apparatus = pool.apparatus("a");
     let Answer::Status(figures) = one(Request::Status).unwrap() else {
         panic!("figures were due")
@@ -330,15 +330,14 @@ fn one_question_is_asked_and_answered() {
 #[test]
 fn a_stale_socket_is_replaced_and_a_long_path_is_no_matter() {
     let pool = Pool::new();
-    let long = apparatus::pool::dir::PoolDir::new(pool.dir.path().join("x".repeat(120)));
+    let long = apparatus::model::dir::PoolDir::new(pool.dir.path().join("x".repeat(120)));
     std::fs::create_dir_all(long.run()).unwrap();
     let who = name(&"n".repeat(100));
     for _ in 0..2 {
-        let life = apparatus::member::LifeLock::take(&long, who.as_str())
-            .unwrap()
-            .unwrap();
-        let listener = apparatus::control::Listener::bind(&long, &who, &life).unwrap();
-        // The file of one that died stays.
+        let cluster = apparatus::cluster::open(&long).unwrap();
+        let claim = cluster.claim(who.as_str()).unwrap().unwrap();
+        let listener = apparatus::rpc::Listener::bind(&long, &who, &*claim).unwrap();
+        // The file of an apparatus that died stays.
         std::mem::forget(listener);
         assert!(long.socket(&who).exists());
     }

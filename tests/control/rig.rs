@@ -1,50 +1,47 @@
-//! Pools, apparatuses without a mount, and raw connections: what the tests of the control path are made of.
+//! Pools, apparatuses without a mount, and raw connections: the parts of the control path tests.
 
-use apparatus::change::driver::{Controller, Wait};
-use apparatus::control::hardener::Hardener;
-use apparatus::control::runtime::{Lag, Resumed};
-use apparatus::control::server::{Limits, OpenStore, Server, Setup};
-use apparatus::control::{Bell, Listener, Runtime};
-use apparatus::data::{Harden, Hardening};
-use apparatus::disk::{Candidate, Disk, Disks, create_image};
-use apparatus::error::{Error, Result};
-use apparatus::gate::{Access, Bounds, Drain, Entry, Gate, Parkable};
-use apparatus::member::{LifeLock, MemberTable};
-use apparatus::pool::dir::PoolDir;
-use apparatus::pool::model::{Area, Difference, DiskRecord, Edit, Segment, Snapshot, Span, VolumeRecord};
-use apparatus::pool::names::Name;
-use apparatus::store::sqlite::SqliteStore;
-use apparatus::store::{HoldMode, Member, NewChange, Store};
-use apparatus::sys::boot_id;
-use apparatus::table::Draft;
-use apparatus::units::{
-    ByteCount, ChangeId, DiskExtent, DiskId, ExtentSize, Generation, Term, VolumeExtent, VolumeId,
+use crate::path::Path;
+use apparatus::agent::persister::Persister;
+use apparatus::agent::server::{Limits, Server, Setup};
+use apparatus::blockdev::{Candidate, create_image};
+use apparatus::cluster::{NameClaim, SharedState};
+use apparatus::controller::pool::{PoolHandle, open_store};
+use apparatus::controller::{Controller, Wait};
+use apparatus::datapath::{Persist, PersistState};
+use apparatus::datapath::{Runtime, Waker};
+use apparatus::model::change::{HoldMode, NewChange};
+use apparatus::model::dir::PoolDir;
+use apparatus::model::error::Result;
+use apparatus::model::member::{Joiner, Member};
+use apparatus::model::names::Name;
+use apparatus::model::records::{Area, Delta, DiskRecord, Edit, Segment, VolumeRecord};
+use apparatus::model::units::{
+    ByteCount, DiskExtent, DiskId, ExtentSize, Generation, Term, VolumeExtent, VolumeId,
 };
-use apparatus::wire::frame::{CAP, Decoder, encode};
-use apparatus::wire::message::{Answer, AnswerFrame, Figures, Opens, Request, RequestFrame, VERSION};
-use std::collections::BTreeSet;
+use apparatus::rpc::Listener;
+use apparatus::rpc::frame::{CAP, Decoder, encode};
+use apparatus::rpc::message::{Answer, AnswerFrame, Request, RequestFrame, VERSION};
+use apparatus::store::{self, Store};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path as FilePath;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use uuid::Uuid;
 
 /// Bound of every wait in these tests: long enough for a crowded machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(100);
 
-/// The extents of every disk and volume here.
+/// Size of an extent of every disk and volume here.
 pub(crate) const EXTENT: ExtentSize = ExtentSize::MIN;
 
 pub(crate) fn name(text: &str) -> Name {
     Name::new("test", text).unwrap()
 }
 
-/// Waits until it is so.
+/// Waits until the condition holds.
 pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !so() {
@@ -63,21 +60,25 @@ impl Pool {
     pub(crate) fn new() -> Self {
         let files = TempDir::new().unwrap();
         let dir = PoolDir::new(files.path().join("pool"));
-        let mut store = SqliteStore::create(&dir, EXTENT).unwrap();
-        let uuid = store.header().unwrap().uuid;
+        store::create(&dir, EXTENT).unwrap();
+        let uuid = open_store(&dir).unwrap().header().unwrap().uuid;
         Self { dir, uuid, files }
     }
 
-    pub(crate) fn store(&self) -> SqliteStore {
-        SqliteStore::open(&self.dir).unwrap()
+    pub(crate) fn store(&self) -> Box<dyn Store> {
+        open_store(&self.dir).unwrap()
     }
 
     pub(crate) fn controller(&self) -> Controller {
         Controller::acquire(&self.dir, "test", Wait::For(Some(PATIENCE))).unwrap()
     }
 
-    pub(crate) fn members(&self) -> Arc<MemberTable> {
-        MemberTable::open(&self.dir, self.uuid, boot_id().unwrap()).unwrap()
+    pub(crate) fn handle(&self) -> PoolHandle {
+        PoolHandle::of(&self.dir).unwrap()
+    }
+
+    pub(crate) fn shared(&self) -> SharedState {
+        self.handle().cluster.share(self.uuid).unwrap()
     }
 
     pub(crate) fn member(&self, who: &str) -> Member {
@@ -88,7 +89,7 @@ impl Pool {
             .unwrap()
     }
 
-    /// Makes an image of so many extents, and a disk of the pool of it.
+    /// Makes an image of `extents` extents, and a disk of the pool of it.
     pub(crate) fn add_disk(&self, controller: &mut Controller, text: &str, extents: u64) -> DiskId {
         let path = self.files.path().join(format!("{text}.img"));
         create_image(&path, ByteCount(extents * EXTENT.bytes()), EXTENT).unwrap();
@@ -116,7 +117,7 @@ impl Pool {
         id
     }
 
-    /// Makes a volume of so many extents on a disk.
+    /// Makes a volume of `extents` extents on a disk.
     pub(crate) fn add_volume(
         &self,
         controller: &mut Controller,
@@ -143,7 +144,7 @@ impl Pool {
         id
     }
 
-    /// An apparatus that joins and serves, with the usual bounds.
+    /// Starts an apparatus that joins and serves, with the usual bounds.
     pub(crate) fn apparatus(&self, who: &str) -> Apparatus {
         self.apparatus_with(who, Limits::default())
     }
@@ -156,36 +157,39 @@ impl Pool {
         apparatus
     }
 
-    /// An apparatus that has joined, and whose control thread does not run yet.
+    /// Makes an apparatus that has joined, and whose control thread does not run yet.
     pub(crate) fn joined(&self, who: &str) -> Joining {
-        let life = LifeLock::take(&self.dir, who).unwrap();
-        let life = Arc::new(life.expect("nobody else has this name"));
-        let listener = Listener::bind(&self.dir, &name(who), &life).unwrap();
+        self.joined_through(&self.handle(), who)
+    }
+
+    /// The same, with a cluster and a store of the test's choice.
+    pub(crate) fn joined_through(&self, handle: &PoolHandle, who: &str) -> Joining {
+        let claim = handle.cluster.claim(who).unwrap();
+        let claim = claim.expect("nobody else has this name");
+        let listener = Listener::bind(&handle.dir, &name(who), &*claim).unwrap();
         let mount = self.files.path().join(who);
-        let alive = |member: &Member| LifeLock::alive(&self.dir, member.name.as_str()).unwrap();
+        let alive = |member: &Member| handle.cluster.is_claimed(member.name.as_str()).unwrap();
         let joined = self
             .store()
-            .join(&name(who), std::process::id(), &mount, &alive, None)
+            .join(&Joiner::new(&name(who), std::process::id(), &mount), &alive)
             .unwrap();
-        let members = self.members();
-        let line = Arc::new(members.mine(joined.member.slot));
-        line.begin(joined.member.incarnation, joined.snapshot.header.generation);
-        let bell = Arc::new(Bell::new().unwrap());
-        let path = Arc::new(Path::new(&joined.snapshot, &bell));
-        let dir = self.dir.clone();
-        let open_store: OpenStore = Arc::new(move || Ok(Box::new(SqliteStore::open(&dir)?)));
-        let hardener = Hardener::new(Arc::clone(&open_store), Arc::clone(&members));
+        let shared = self.shared();
+        let entry = shared.members.own(joined.member.slot);
+        entry.begin(joined.member.incarnation, joined.snapshot.header.generation);
+        let waker = Arc::new(Waker::new().unwrap());
+        let path = Arc::new(Path::new(&joined.snapshot, &waker));
+        let persister = Persister::new(Arc::clone(&handle.open_store), Arc::clone(&shared.ledgers));
         let runtime: Arc<dyn Runtime> = Arc::clone(&path) as _;
-        hardener.serve(&runtime);
-        let (shared, doors) = ((members, line), (listener, Arc::clone(&life)));
-        let setup = Setup::new(&self.dir, &joined, doors, shared, (runtime, bell), open_store);
+        persister.serve(&runtime);
+        let (ours, doors) = ((shared, entry), (listener, Arc::clone(&claim)));
+        let setup = Setup::new(handle, &joined, doors, ours, (runtime, waker));
         Joining {
             setup,
             apparatus: Apparatus {
                 path,
-                hardener,
+                persister,
                 server: None,
-                _life: life,
+                _claim: claim,
             },
         }
     }
@@ -194,7 +198,7 @@ impl Pool {
         Raw::connect(&self.dir.socket(&name(who)))
     }
 
-    /// A connection that has said hello.
+    /// Opens a connection and greets.
     pub(crate) fn greeted(&self, who: &str) -> Raw {
         let mut raw = self.connect(who);
         raw.send(
@@ -210,21 +214,21 @@ impl Pool {
 }
 
 pub(crate) fn change(title: &str, edits: Vec<Edit>) -> NewChange {
-    let difference = Difference {
+    let delta = Delta {
         from: Generation(0),
         edits,
     };
     NewChange {
         title: title.into(),
         job: None,
-        difference,
+        delta,
         spans: Vec::new(),
         mode: HoldMode::Writes,
     }
 }
 
 pub(crate) fn map(volume: VolumeId, at: u64, disk: DiskId, start: u64, len: u64) -> Edit {
-    let home = Area {
+    let placement = Area {
         disk,
         start: DiskExtent(start),
         len,
@@ -233,12 +237,12 @@ pub(crate) fn map(volume: VolumeId, at: u64, disk: DiskId, start: u64, len: u64)
         volume,
         segments: vec![Segment {
             start: VolumeExtent(at),
-            home,
+            placement,
         }],
     }
 }
 
-/// Between joining and serving.
+/// An apparatus between joining and serving.
 pub(crate) struct Joining {
     setup: Setup,
     apparatus: Apparatus,
@@ -255,194 +259,30 @@ impl Joining {
 pub(crate) struct Apparatus {
     pub(crate) path: Arc<Path>,
 
-    pub(crate) hardener: Arc<Hardener>,
+    pub(crate) persister: Arc<Persister>,
     pub(crate) server: Option<Server>,
-    _life: Arc<LifeLock>,
+    _claim: Arc<dyn NameClaim>,
 }
 
 impl Apparatus {
-    pub(crate) fn harden(&self) -> Result<()> {
-        while self.hardener.harden(VolumeId(1), self.path.generation())? != Hardening::Done {}
+    pub(crate) fn persist(&self) -> Result<()> {
+        while self.persister.persist(VolumeId(1), self.path.generation())? != PersistState::Done {}
         Ok(())
     }
 }
 
 impl Drop for Apparatus {
     fn drop(&mut self) {
-        // Before the life lock.
+        // This is dropped before the life lock.
         self.server.take();
+        let in_flight = self.path.in_flight_at_reload.load(Ordering::SeqCst);
+        if !std::thread::panicking() {
+            assert_eq!(in_flight, 0, "a table was loaded under requests");
+        }
     }
 }
 
-/// A parked request.
-pub(crate) struct Ticket;
-
-impl Parkable for Ticket {
-    fn bytes(&self) -> u64 {
-        1
-    }
-}
-
-/// A data path with a real gate and without hosts.
-pub(crate) struct Path {
-    gate: Gate<Ticket>,
-    generation: AtomicU64,
-    pub(crate) applied: Mutex<Vec<Difference>>,
-    disks: Disks,
-    pub(crate) damaged: AtomicBool,
-    pub(crate) stopped: AtomicBool,
-    pub(crate) reloads: AtomicU64,
-}
-
-impl Path {
-    fn new(snapshot: &Snapshot, bell: &Arc<Bell>) -> Self {
-        let disks = Disks::new();
-        for record in &snapshot.disks {
-            disks.insert(Arc::new(Disk::open(record, &snapshot.header).unwrap()));
-        }
-        Self {
-            gate: Gate::new(Bounds::default(), Arc::clone(bell) as _),
-            generation: AtomicU64::new(snapshot.header.generation.0),
-            applied: Mutex::default(),
-            disks,
-            damaged: AtomicBool::new(false),
-            stopped: AtomicBool::new(false),
-            reloads: AtomicU64::new(0),
-        }
-    }
-
-    /// Has a request in flight on `span` until the sender is dropped.
-    pub(crate) fn in_flight_on(self: &Arc<Self>, span: Span) -> (Sender<()>, JoinHandle<()>) {
-        let (end, ended) = channel::<()>();
-        let (entered, inside) = channel();
-        let path = Arc::clone(self);
-        let thread = std::thread::spawn(move || {
-            let mut lane = path.gate.lane().unwrap();
-            let Entry::Open(pass) = path.gate.enter(&mut lane, span, Access::Write, path.generation()) else {
-                panic!("held")
-            };
-            entered.send(()).unwrap();
-            let _ = ended.recv();
-            drop(pass);
-        });
-        inside.recv_timeout(PATIENCE).unwrap();
-        (end, thread)
-    }
-
-    /// Whether a write of `span` would go in now.
-    pub(crate) fn is_open(&self, span: Span) -> bool {
-        let mut lane = self.gate.lane().unwrap();
-        matches!(
-            self.gate.enter(&mut lane, span, Access::Write, self.generation()),
-            Entry::Open(_)
-        )
-    }
-
-    pub(crate) fn park(&self, span: Span) {
-        self.gate.park(Ticket, span, Access::Write);
-    }
-
-    pub(crate) fn holds(&self) -> u64 {
-        self.gate.counts().holds
-    }
-}
-
-impl Runtime for Path {
-    fn hold(&self, change: ChangeId, spans: &[Span], mode: HoldMode) -> bool {
-        self.gate.hold(change, spans, mode)
-    }
-
-    fn lag(&self, change: ChangeId) -> Option<Lag> {
-        match self.gate.drained(change) {
-            None | Some(Drain::Done) => None,
-            Some(Drain::Waiting { in_flight, age, .. }) => Some(Lag {
-                in_flight,
-                age,
-                disk: "d1".into(),
-            }),
-        }
-    }
-
-    fn release(&self, change: ChangeId) -> Resumed {
-        let resumed = self.gate.release(change);
-        Resumed {
-            parked: resumed.parked,
-            longest: resumed.longest,
-        }
-    }
-
-    fn note(&self) {
-        let _ = self.gate.counts();
-    }
-
-    fn apply(&self, difference: &Difference) -> Result<Generation> {
-        if self.damaged.load(Ordering::SeqCst) {
-            return Err(Error::failed("table", "damaged for a test"));
-        }
-        let next = difference.from.next();
-        if self.generation() != next {
-            assert_eq!(difference.from, self.generation(), "the machine has checked this");
-            self.applied.lock().unwrap().push(difference.clone());
-            self.generation.store(next.0, Ordering::SeqCst);
-        }
-        Ok(next)
-    }
-
-    fn generation(&self) -> Generation {
-        Generation(self.generation.load(Ordering::SeqCst))
-    }
-
-    fn oldest(&self) -> Generation {
-        self.gate.oldest(self.generation())
-    }
-
-    fn close(&self) {
-        self.gate.close();
-    }
-
-    fn in_flight(&self) -> u64 {
-        self.gate.counts().in_flight
-    }
-
-    fn reload(&self, table: Draft, _: &[DiskRecord]) -> Result<()> {
-        assert_eq!(self.in_flight(), 0);
-        self.damaged.store(false, Ordering::SeqCst);
-        self.generation.store(table.generation().0, Ordering::SeqCst);
-        self.reloads.fetch_add(1, Ordering::SeqCst);
-        Ok(())
-    }
-
-    fn open(&self) {
-        drop(self.gate.open());
-    }
-
-    fn opens(&self) -> Opens {
-        Opens::default()
-    }
-
-    fn keep_closed(&self, _: u64, _: BTreeSet<VolumeId>, _: bool) -> Result<(), Opens> {
-        Ok(())
-    }
-
-    fn let_in(&self, _: u64) {}
-
-    fn disks(&self) -> &Disks {
-        &self.disks
-    }
-
-    fn figures(&self) -> Figures {
-        Figures {
-            threads: 3,
-            ..Figures::default()
-        }
-    }
-
-    fn stop(&self) {
-        self.stopped.store(true, Ordering::SeqCst);
-    }
-}
-
-/// A connection whose bytes the test chooses.
+/// A connection on which the test chooses the bytes.
 pub(crate) struct Raw {
     stream: UnixStream,
     decoder: Decoder,
@@ -463,7 +303,7 @@ impl Raw {
     }
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
-        // A connection that was closed meanwhile shows when it is read.
+        // A connection that was closed meanwhile is noticed when it is read.
         let _ = self.stream.write_all(bytes);
     }
 
@@ -479,12 +319,12 @@ impl Raw {
         self.answer()
     }
 
-    /// The next answer.
+    /// Reads the next answer.
     pub(crate) fn answer(&mut self) -> Answer {
         self.next().expect("the connection was closed")
     }
 
-    /// The next answer, or `None` when the connection is closed.
+    /// Reads the next answer; `None` when the connection is closed.
     pub(crate) fn next(&mut self) -> Option<Answer> {
         loop {
             if let Some(answer) = self.answers.pop_front() {
@@ -503,7 +343,7 @@ impl Raw {
         }
     }
 
-    /// How the connection ends: what is said last, and then nothing more.
+    /// Reads the end of the connection: the last answer, and then nothing more.
     pub(crate) fn last_words(mut self) -> Vec<Answer> {
         std::iter::from_fn(move || self.next()).collect()
     }

@@ -4,7 +4,7 @@ use super::*;
 use std::fs::FileTimes;
 use std::time::{Duration, SystemTime};
 
-/// Reads, writes and zeroes, also at unaligned places, against a byte array.
+/// Compares reads, writes and zeroing, also at unaligned offsets, with a byte array.
 fn behaves(disk: &Disk) {
     let size = 8 * MIB;
     let mut model = vec![0; size as usize];
@@ -36,16 +36,16 @@ fn behaves(disk: &Disk) {
     assert!(same(&read(disk, MIB, size - MIB)));
     assert!(same(&through_mapping(disk, MIB, (size - MIB) as usize).unwrap()));
     let ledger = ledger(disk);
-    disk.start_writeback(DiskOffset(MIB), size - MIB, &ledger);
-    disk.settle(DiskOffset(MIB), size - MIB, &ledger).unwrap();
-    disk.flush_here(&ledger).unwrap();
+    disk.start_writeback(DiskOffset(MIB), size - MIB, &*ledger);
+    disk.settle(DiskOffset(MIB), size - MIB, &*ledger).unwrap();
+    disk.flush_here(&*ledger).unwrap();
     disk.populate(DiskOffset(MIB), size - MIB).unwrap();
     assert!(disk.resident(DiskOffset(MIB), (size - MIB) as usize));
     assert!(same(&read(disk, MIB, size - MIB)));
     assert_eq!(disk.faults().total(), 0);
 }
 
-/// The label and what lies beyond the disk are nobody's.
+/// The label, and bytes beyond the disk, cannot be accessed.
 fn keeps_to_itself(disk: &Disk) {
     for (at, len) in [
         (0, 4096),
@@ -58,11 +58,11 @@ fn keeps_to_itself(disk: &Disk) {
         let mut buf = vec![1; len];
         assert_eq!(
             disk.read_at(&mut buf, at).unwrap_err().kind(),
-            ErrorKind::InvalidInput
+            io::ErrorKind::InvalidInput
         );
         assert_eq!(
             disk.write_at(&buf, at).unwrap_err().kind(),
-            ErrorKind::InvalidInput
+            io::ErrorKind::InvalidInput
         );
         assert!(disk.zero(at, len as u64, true).is_err() && disk.mapped(at, len).is_none());
         assert!(!disk.resident(at, len) && disk.data_runs(at, len as u64).is_err());
@@ -70,7 +70,7 @@ fn keeps_to_itself(disk: &Disk) {
 }
 
 #[test]
-fn images_read_write_zero_and_tell_their_holes() {
+fn images_read_write_zero_and_report_their_holes() {
     for dir in places() {
         let record = image(dir.path(), 1, 8);
         let disk = opened(&record);
@@ -92,12 +92,12 @@ fn images_read_write_zero_and_tell_their_holes() {
     }
 }
 
-/// A trace of it would be written to the file system, which may not answer.
+/// An access time would be written to the file system, which may not answer.
 #[test]
 fn opening_and_reading_an_image_leaves_no_trace_of_it() {
     for dir in places() {
         let record = image(dir.path(), 1, 2);
-        // So old that the kernel would renew it.
+        // The access time is so old that the kernel would update it.
         let old = SystemTime::now() - Duration::from_secs(72 * 3600);
         let times = FileTimes::new().set_accessed(old);
         File::options()
@@ -132,7 +132,7 @@ fn copies(from: &Disk, to: &Disk) {
     to.copy_to(DiskOffset(4 * MIB), to, DiskOffset(6 * MIB), 65536)
         .unwrap();
     assert!(read(to, 6 * MIB, 65536) == read(to, 4 * MIB, 65536));
-    // What is copied is a copy: the source can change without it.
+    // The copy is independent: the source can change without it.
     from.write_at(&[9; 4096], DiskOffset(2 * MIB)).unwrap();
     assert!(read(to, 4 * MIB, 4096) == bytes[MIB as usize..][..4096]);
     assert!(through_mapping(to, 4 * MIB, 4096).unwrap() == bytes[MIB as usize..][..4096]);
@@ -163,12 +163,12 @@ fn images_on_btrfs_share_storage() {
     images_share_storage_on("mkfs.btrfs");
 }
 
-/// What the kernel reads ahead it keeps in large pieces, and later writes to those are slow on ext4.
+/// The kernel keeps read-ahead data in large folios, and later writes to those are slow on ext4.
 #[test]
 fn a_cold_read_of_an_image_on_ext4_fetches_no_more_than_it_touches() {
     on_ext4(|disk, drop_cache| {
         disk.write_at(&pattern(4 * MIB), DiskOffset(MIB)).unwrap();
-        disk.flush_here(&ledger(disk)).unwrap();
+        disk.flush_here(&*ledger(disk)).unwrap();
         drop_cache();
         let (touched, beside) = (DiskOffset(2 * MIB), DiskOffset(2 * MIB + (16 << 10)));
         assert!(!disk.resident(touched, 4096));
@@ -178,7 +178,7 @@ fn a_cold_read_of_an_image_on_ext4_fetches_no_more_than_it_touches() {
     });
 }
 
-/// As large as the calls are the pieces that the page cache gets, once and for all.
+/// The page cache gets pieces as large as the calls, permanently.
 #[test]
 fn an_image_on_ext4_is_written_in_small_calls_only_where_the_page_cache_has_nothing_yet() {
     on_ext4(|disk, drop_cache| {
@@ -189,7 +189,7 @@ fn an_image_on_ext4_is_written_in_small_calls_only_where_the_page_cache_has_noth
             write_calls() - before
         };
         assert_eq!([calls(), calls()], [16, 1]);
-        disk.flush_here(&ledger(disk)).unwrap();
+        disk.flush_here(&*ledger(disk)).unwrap();
         drop_cache();
         assert_eq!(calls(), 16);
         assert!(read(disk, at.0, MIB) == bytes);
@@ -203,15 +203,15 @@ fn an_image_on_ext4_is_written_in_small_calls_only_where_the_page_cache_has_noth
     });
 }
 
-/// Calls that write which this thread has made.
+/// Returns the number of write calls of this thread.
 fn write_calls() -> u64 {
     let counts = fs::read_to_string("/proc/thread-self/io").unwrap();
     let count = counts.lines().find_map(|line| line.strip_prefix("syscw: "));
     count.unwrap().parse().unwrap()
 }
 
-/// Runs it on a new image of 8 MiB, and with what empties the image's page cache as far as nobody has it mapped and touched. Nothing where
-/// there is no ext4 or no loop device to be had.
+/// Runs `test` on a new image of 8 MiB, with a function that drops the image's page cache as
+/// far as it is not mapped and touched. Does nothing where ext4 or a loop device is missing.
 fn on_ext4(test: impl FnOnce(&Disk, &dyn Fn())) {
     let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = scratch.path().join("fs.img");
@@ -265,6 +265,6 @@ fn loop_devices_are_disks() {
     let plain = opened(&image(dir.path(), 2, 8));
     copies(&disk, &plain);
     copies(&plain, &disk);
-    disk.set_layout(5, &ledger(&disk)).unwrap();
+    disk.set_layout(5, &*ledger(&disk)).unwrap();
     assert_eq!(opened(&record).label().layout, 5);
 }

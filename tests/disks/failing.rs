@@ -1,4 +1,4 @@
-//! Failing disks: errors, told where they belong, and no signal.
+//! Failing disks: errors are reported where they belong, and there is no signal.
 
 use super::*;
 
@@ -20,12 +20,12 @@ fn a_truncated_image_answers_with_errors_and_stays_lost() {
         assert!(!disk.resident(lost, 4096));
         assert_eq!(
             disk.read_at(&mut buf, lost).unwrap_err().kind(),
-            ErrorKind::UnexpectedEof
+            io::ErrorKind::UnexpectedEof
         );
         assert!(disk.mapped(lost, 4096).is_none());
         assert_eq!(
             disk.write_at(&buf, lost).unwrap_err().kind(),
-            ErrorKind::UnexpectedEof
+            io::ErrorKind::UnexpectedEof
         );
         assert!(disk.zero(lost, 4096, true).is_err());
         assert!(disk.data_runs(DiskOffset(3 * MIB), 2 * MIB).is_err());
@@ -36,17 +36,17 @@ fn a_truncated_image_answers_with_errors_and_stays_lost() {
         assert_eq!(disk.lost(), Some(ByteCount(4 * MIB)));
         assert_eq!(fs::metadata(&record.path).unwrap().len(), 4 * MIB, "was extended");
 
-        // What is left is served.
+        // The remaining part is served.
         assert!(read(&disk, MIB, 3 * MIB) == pattern(7 * MIB)[..3 * MIB as usize]);
         disk.write_at(&[5; 4096], DiskOffset(4 * MIB - 4096)).unwrap();
-        disk.flush_here(&ledger(&disk)).unwrap();
+        disk.flush_here(&*ledger(&disk)).unwrap();
         let faults = disk.faults();
         assert!(
             faults.reads > 0 && faults.writes > 0 && faults.flushes == 0,
             "{faults:?}"
         );
 
-        // Grown again it reads as zeroes, which this opening does not take for data.
+        // After growing again it reads as zeroes, which this opening does not accept as data.
         file.set_len(8 * MIB).unwrap();
         assert!(disk.read_at(&mut buf, lost).is_err());
         let again = opened(&record);
@@ -73,12 +73,12 @@ fn a_write_does_not_make_a_truncated_image_long_again() {
             std::hint::spin_loop();
         }
         let error = disk.write_at(&[1; 4096], DiskOffset(7 * MIB)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(fs::metadata(&record.path).unwrap().len(), 4 * MIB);
     }
 }
 
-/// The page cache gives no warning: the copier learns of the truncation in the middle of a copy.
+/// The page cache gives no warning: the copier finds the truncation in the middle of a copy.
 #[test]
 fn a_source_truncated_behind_our_back_fails_the_copy_as_a_read() {
     for dir in places() {
@@ -101,16 +101,16 @@ fn a_full_disk_below_an_image_is_an_error_of_the_write() {
     let disk = opened(&record);
     let bytes = pattern(MIB);
     let failed = (1..64).find_map(|mib| disk.write_at(&bytes, DiskOffset(mib * MIB)).err());
-    assert_eq!(failed.unwrap().kind(), ErrorKind::StorageFull);
+    assert_eq!(failed.unwrap().kind(), io::ErrorKind::StorageFull);
     assert_eq!(disk.faults().writes, 1);
     // A hole can be read, though the mapping has no room for its page.
     assert!(is_zero(&read(&disk, 60 * MIB, MIB)));
     disk.populate(DiskOffset(60 * MIB), MIB).unwrap();
 }
 
-/// A block device whose medium is full: the page cache takes the write, and the flush has to tell.
+/// A block device whose medium is full: the page cache accepts the write, and the flush has to report the error.
 #[test]
-fn an_error_of_writing_back_is_told_by_the_flush() {
+fn a_write_back_error_is_reported_by_the_flush() {
     let Some(mount) = small_tmpfs() else { return };
     let path = mount.at.path().join("image");
     empty_file(&path, 64 * MIB);
@@ -120,33 +120,33 @@ fn an_error_of_writing_back_is_told_by_the_flush() {
         let bytes = pattern(MIB);
         (from..from + 20).for_each(|mib| disk.write_at(&bytes, DiskOffset(mib * MIB)).unwrap());
     };
-    let marks = ledger(&disk);
+    let ledger = ledger(&disk);
     fill(1);
-    marks.written();
-    assert!(disk.flush(&marks).is_err());
-    assert!(marks.is_dirty());
-    assert_eq!((marks.failures(), disk.faults().flushes), (1, 1));
-    // The kernel has told it, and forgets.
-    disk.flush(&marks).unwrap();
+    ledger.written();
+    assert!(disk.flush(&*ledger).is_err());
+    assert!(ledger.is_dirty());
+    assert_eq!((ledger.failures(), disk.faults().flushes), (1, 1));
+    // The kernel has reported the error, and forgets it.
+    disk.flush(&*ledger).unwrap();
 
     fill(30);
-    assert!(disk.settle(DiskOffset(30 * MIB), 20 * MIB, &marks).is_err());
+    assert!(disk.settle(DiskOffset(30 * MIB), 20 * MIB, &*ledger).is_err());
     assert_eq!(
-        marks.failures(),
+        ledger.failures(),
         2,
         "the process may be killed before its next flush"
     );
     assert!(
-        disk.flush_here(&marks).is_err(),
+        disk.flush_here(&*ledger).is_err(),
         "what settling took from the kernel was not passed on"
     );
-    disk.flush_here(&marks).unwrap();
+    disk.flush_here(&*ledger).unwrap();
 }
 
-/// The kernel reports a lost page to the first call that syncs, which may be a label write: it fails, and the ledger remembers it for those that the
-/// kernel tells nothing any more.
+/// The kernel reports a lost page to the first call that syncs, which may be a label write: it
+/// fails, and the ledger keeps the error for those to which the kernel does not report it any more.
 #[test]
-fn a_label_write_that_is_told_of_a_lost_page_fails_and_the_ledger_remembers_it() {
+fn a_label_write_that_gets_the_error_of_a_lost_page_fails_and_the_ledger_keeps_it() {
     let Some(mount) = small_tmpfs() else { return };
     let path = mount.at.path().join("image");
     empty_file(&path, 64 * MIB);
@@ -154,7 +154,7 @@ fn a_label_write_that_is_told_of_a_lost_page_fails_and_the_ledger_remembers_it()
     let record = added(1, &device.path);
     let writer = opened(&record);
     let ledger = ledger(&writer);
-    type Call = fn(&Disk, &DiskMarks) -> Result<Label, Error>;
+    type Call = fn(&Disk, &dyn FlushLedger) -> Result<Label, Error>;
     let calls: [Call; 2] = [
         |disk, ledger| disk.set_layout(7, ledger),
         |disk, ledger| disk.set_extents(64, ledger),
@@ -162,34 +162,34 @@ fn a_label_write_that_is_told_of_a_lost_page_fails_and_the_ledger_remembers_it()
     for (index, call) in calls.into_iter().enumerate() {
         let (failures, at) = (ledger.failures(), 1 + 20 * index as u64);
         (at..at + 20).for_each(|mib| writer.write_at(&pattern(MIB), DiskOffset(mib * MIB)).unwrap());
-        // As a stranger's `sync` does: the pages are lost, and nobody has been told.
+        // Another process's `sync`: the pages are lost, and no error has been reported.
         run("blockdev", &["--flushbufs", device.path.to_str().unwrap()]);
-        let (told, later) = (opened(&record), opened(&record));
+        let (first, later) = (opened(&record), opened(&record));
         let at = mount.at.path().to_str().unwrap();
         run("mount", &["-o", "remount,size=64m", at]).unwrap();
-        assert!(call(&told, &ledger).is_err());
+        assert!(call(&first, &*ledger).is_err());
         assert_eq!(ledger.failures(), failures + 1);
-        later.flush_here(&ledger).unwrap_err();
-        opened(&record).flush_here(&ledger).unwrap();
+        later.flush_here(&*ledger).unwrap_err();
+        opened(&record).flush_here(&*ledger).unwrap();
         assert!(ledger.has_lost());
         run("mount", &["-o", "remount,size=16m", at]);
     }
 }
 
-/// Nothing can be made durable with the ledger of another disk.
+/// Nothing can be flushed with the ledger of another disk.
 #[test]
 fn another_disks_ledger_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (one, other) = (opened(&image(dir.path(), 1, 4)), opened(&image(dir.path(), 2, 4)));
     let ledger = ledger(&one);
-    assert!(other.flush_here(&ledger).is_err());
-    assert!(other.set_layout(3, &ledger).is_err());
+    assert!(other.flush_here(&*ledger).is_err());
+    assert!(other.set_layout(3, &*ledger).is_err());
     assert_eq!(ledger.failures(), 0);
 }
 
-/// What the flush of somebody who died has lost is written by the next one, if it is written again; else nobody notices.
+/// Data that the flush of a killed process has lost is written by the next flush if it is written again; otherwise the loss is not noticed.
 #[test]
-fn what_nobody_knows_to_be_written_is_written_again() {
+fn data_of_a_flush_with_unknown_result_is_written_again() {
     let Some(mount) = small_tmpfs() else { return };
     let path = mount.at.path().join("image");
     empty_file(&path, 64 * MIB);
@@ -199,17 +199,17 @@ fn what_nobody_knows_to_be_written_is_written_again() {
     let dying = opened(&record);
     dying.write_at(&bytes, DiskOffset(MIB)).unwrap();
     let ledger = ledger(&dying);
-    assert!(dying.flush_here(&ledger).is_err());
+    assert!(dying.flush_here(&*ledger).is_err());
     let at = mount.at.path().to_str().unwrap();
     run("mount", &["-o", "remount,size=64m", at]).unwrap();
     let on_the_medium = || std::fs::read(&path).unwrap()[MIB as usize..25 * MIB as usize] == bytes;
     let disk = opened(&record);
-    disk.flush_here(&ledger).unwrap();
+    disk.flush_here(&*ledger).unwrap();
     assert!(!on_the_medium(), "nothing was lost, so nothing is tested");
     disk.rewrite(DiskOffset(MIB), 24 * MIB).unwrap();
-    disk.flush_here(&ledger).unwrap();
+    disk.flush_here(&*ledger).unwrap();
     assert!(on_the_medium());
-    // A device that nobody has open any more forgets, and there is nothing left to be written again.
+    // A device that is not open any more forgets its pages, so nothing is left to be written again.
     drop(dying);
 }
 
@@ -230,7 +230,7 @@ fn a_read_error_of_a_device_is_an_error_and_no_signal() {
         .unwrap()
         .set_len(4 * MIB)
         .unwrap();
-    // What was read while the disk was added is dropped with its last opening, which a child of another test may still have.
+    // Data that was read while the disk was added is dropped with its last opening, which a child of another test may still have.
     if run("blockdev", &["--flushbufs", device.path.to_str().unwrap()]).is_none() {
         return;
     }

@@ -1,8 +1,8 @@
-//! Disks on real files and block devices: a disk is labelled and found again, is taken once and by one pool, refuses what it must by
-//! name; reads, writes, zeroes and copies land where they should on ext4, tmpfs, XFS, btrfs and loop devices; an image that is
-//! truncated while it is open answers with errors, never with a signal. One database and one file at a time is a disk.
+//! Disks on real files and block devices: a disk is labelled and found again, is added once and to one pool, and errors name what
+//! it refuses; reads, writes, zeroing and copies reach the right places on ext4, tmpfs, XFS, btrfs and loop devices; an image that
+//! is truncated while it is open answers with errors, never with a signal. Only one database and one file can be a disk at a time.
 //!
-//! Loop devices need root; without it those tests say so and pass.
+//! Loop devices need root; without it those tests print that and pass.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 // Sizes of a few MiB; and the runs of a disk are ranges, and often one.
@@ -10,21 +10,23 @@
 
 mod access;
 mod failing;
+mod faulty;
+mod metadata;
 mod owning;
 mod taking;
 
-use apparatus::disk::label::Label;
-use apparatus::disk::{
+use apparatus::blockdev::label::Label;
+use apparatus::blockdev::{
     Candidate, CopyError, Disk, Disks, Unlabelled, Waived, create_image, grow_image, is_zero, wipe_label,
 };
-use apparatus::error::{Error, Kind};
-use apparatus::member::{DiskMarks, MemberTable};
-use apparatus::pool::model::{DiskRecord, Instance, PoolHeader};
-use apparatus::pool::names::Name;
-use apparatus::units::{ByteCount, DiskId, DiskOffset, ExtentSize};
+use apparatus::cluster::{self, FlushLedger};
+use apparatus::model::error::{Error, ErrorKind};
+use apparatus::model::names::Name;
+use apparatus::model::records::{DiskRecord, Instance, PoolHeader};
+use apparatus::model::units::{ByteCount, DiskId, DiskOffset, ExtentSize};
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -43,7 +45,7 @@ fn header() -> PoolHeader {
     header_at(0)
 }
 
-/// Of a database with this layout number.
+/// Returns the header of a database with this layout number.
 fn header_at(layout: u64) -> PoolHeader {
     PoolHeader {
         uuid: pool(),
@@ -70,7 +72,7 @@ fn inspect(path: &Path, known: &[DiskRecord]) -> Result<Candidate, Error> {
     Candidate::inspect(path, &header(), known)
 }
 
-/// Labels what is at this path and answers its record.
+/// Labels the image or device at this path and returns its record.
 fn added(id: u32, path: &Path) -> DiskRecord {
     let candidate = inspect(path, &[]).unwrap();
     candidate
@@ -83,16 +85,14 @@ fn opened(record: &DiskRecord) -> Disk {
     Disk::open(record, &header()).unwrap()
 }
 
-/// A ledger of write errors for this disk, of its own.
-fn ledger(disk: &Disk) -> DiskMarks {
+/// Makes a separate ledger of write errors for this disk.
+fn ledger(disk: &Disk) -> Arc<dyn FlushLedger> {
     let run = tempfile::tempdir().unwrap();
-    let boot = apparatus::sys::boot_id().unwrap();
-    MemberTable::open(&apparatus::pool::dir::PoolDir::new(run.path()), pool(), boot)
-        .unwrap()
-        .marks(disk.id())
+    let cluster = cluster::open(&apparatus::model::dir::PoolDir::new(run.path())).unwrap();
+    cluster.share(pool()).unwrap().ledgers.ledger(disk.id())
 }
 
-/// A labelled image of so many MiB.
+/// Makes a labelled image of `mib` MiB.
 fn image(dir: &Path, id: u32, mib: u64) -> DiskRecord {
     let path = dir.join(format!("d{id}.img"));
     create_image(&path, ByteCount(mib * MIB), EXTENT).unwrap();
@@ -180,10 +180,10 @@ fn read(disk: &Disk, at: u64, len: u64) -> Vec<u8> {
     bytes
 }
 
-/// What the kernel reads when it is handed the mapping.
+/// Reads through the kernel, which gets the mapping.
 fn through_mapping(disk: &Disk, at: u64, len: usize) -> std::io::Result<Vec<u8>> {
     let file = tempfile::tempfile_in("/dev/shm").unwrap();
-    (&file).write_all(disk.mapped(DiskOffset(at), len).unwrap())?;
+    (&file).write_all(disk.mapped(DiskOffset(at), len).unwrap().for_system_call())?;
     let mut bytes = vec![0; len];
     file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)

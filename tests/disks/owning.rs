@@ -1,4 +1,4 @@
-//! One owner, one file, the newest copy: what else is at a disk's path is refused by name, with the way out.
+//! One owner, one file, the newest copy: anything else at a disk's path is refused by name, with the way out.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn database(dir: &TempDir, id: u128) -> PoolHeader {
         instance: Instance {
             id: Uuid::from_u128(id),
             former: Uuid::nil(),
-            dir: dir.path().to_owned(),
+            dir: apparatus::model::dir::PoolDir::new(dir.path()),
         },
         ..header()
     }
@@ -16,7 +16,7 @@ fn database(dir: &TempDir, id: u128) -> PoolHeader {
 
 fn relabelled(disk: &DiskRecord, layout: u64) -> Label {
     let disk = opened(disk);
-    disk.set_layout(layout, &ledger(&disk)).unwrap()
+    disk.set_layout(layout, &*ledger(&disk)).unwrap()
 }
 
 fn copied(from: &Path, to: &Path) {
@@ -30,6 +30,40 @@ fn copied(from: &Path, to: &Path) {
     );
 }
 
+/// Copies of this process's descriptors of these files, as a child of another thread has them between its fork and its exec.
+fn copies_of(files: &[&Path]) -> Vec<std::os::fd::OwnedFd> {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+    let me = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let ours = open.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|file| files.contains(&&*file)));
+    let numbers = ours.map(|fd| fd.file_name().to_str().unwrap().parse().unwrap());
+    numbers
+        .map(|number| pidfd_getfd(&me, number, PidfdGetfdFlags::empty()).unwrap())
+        .collect()
+}
+
+#[test]
+fn a_disk_that_is_closed_is_free_though_a_child_has_its_descriptors() {
+    let (a, b, images) = (
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+    );
+    let (mine, other) = (database(&a, 1), database(&b, 2));
+    let disk = image(images.path(), 1, 4);
+    let held = Disk::open(&disk, &mine).unwrap();
+    let copies = copies_of(&[&disk.path, a.path()]);
+    assert!(copies.len() >= 2, "{copies:?}");
+    drop(held);
+    // Another database may use it, and another file may be it.
+    drop(Disk::open(&disk, &other).unwrap());
+    let moved = images.path().join("moved");
+    copied(&disk.path, &moved);
+    std::fs::rename(&moved, &disk.path).unwrap();
+    Disk::open(&disk, &mine).unwrap();
+    drop(copies);
+}
+
 #[test]
 fn of_two_databases_one_has_the_disk_and_the_label_remembers_which() {
     for place in places() {
@@ -39,7 +73,7 @@ fn of_two_databases_one_has_the_disk_and_the_label_remembers_which() {
         let held = Disk::open(&disk, &mine).unwrap();
         let again = Disk::open(&disk, &mine).unwrap();
         let error = Disk::open(&disk, &other).err().unwrap();
-        assert_eq!(error.kind(), Kind::Busy);
+        assert_eq!(error.kind(), ErrorKind::Busy);
         let (why, hint) = refused::<Disk>(Err(error));
         assert!(
             why.contains("disk d1") && why.contains("in use by another pool, or by a copy"),
@@ -48,14 +82,14 @@ fn of_two_databases_one_has_the_disk_and_the_label_remembers_which() {
         assert!(why.contains(&format!("process {}", std::process::id())), "{why}");
         assert!(hint.contains("only one database"), "{hint}");
         let adopting = Disk::check_adoptable(&disk, &other).unwrap_err();
-        assert_eq!(adopting.kind(), Kind::Busy);
+        assert_eq!(adopting.kind(), ErrorKind::Busy);
         drop((held, again));
 
-        // A copy in another directory has the same instance, and is kept out too.
+        // A copy in another directory has the same instance, and is refused too.
         let copy = database(&b, 1);
         let held = Disk::open(&disk, &mine).unwrap();
-        assert_eq!(Disk::open(&disk, &copy).err().unwrap().kind(), Kind::Busy);
-        held.set_layout(1, &ledger(&held)).unwrap();
+        assert_eq!(Disk::open(&disk, &copy).err().unwrap().kind(), ErrorKind::Busy);
+        held.set_layout(1, &*ledger(&held)).unwrap();
         drop(held);
 
         let (why, hint) = refused(Disk::open(&disk, &other));
@@ -71,10 +105,10 @@ fn of_two_databases_one_has_the_disk_and_the_label_remembers_which() {
             ..Waived::default()
         };
         let adopted = Disk::open_waiving(waived, &disk, &newer).unwrap();
-        adopted.take_over(0, &ledger(&adopted)).unwrap();
+        adopted.take_over(0, &*ledger(&adopted)).unwrap();
         drop(adopted);
         assert!(refused(Disk::open(&disk, &mine)).0.contains("another copy"));
-        // Who adopted remembers what the disks were called before.
+        // The database that adopted remembers the former names of the disks.
         let heir = PoolHeader {
             instance: Instance {
                 former: newer.instance.id,
@@ -107,7 +141,7 @@ fn an_older_copy_of_a_disk_is_refused_until_its_data_is_accepted() {
             ..Waived::default()
         };
         let accepted = Disk::open_waiving(waived, &disk, &header()).unwrap();
-        let label = accepted.take_over(disk.label, &ledger(&accepted)).unwrap();
+        let label = accepted.take_over(disk.label, &*ledger(&accepted)).unwrap();
         assert_eq!(label.sequence, 3);
         opened(&disk);
     }
@@ -124,7 +158,7 @@ fn another_file_is_not_taken_for_a_disk_that_is_open() {
         let held = Disk::open(&disk, &mine).unwrap();
         fs::rename(&copy, &disk.path).unwrap();
         let error = Disk::open(&disk, &mine).err().unwrap();
-        assert_eq!(error.kind(), Kind::Busy);
+        assert_eq!(error.kind(), ErrorKind::Busy);
         let (why, hint) = refused::<Disk>(Err(error));
         assert!(why.contains("another file than the one that is in use"), "{why}");
         assert!(hint.contains("put the file that is in use back"), "{hint}");
@@ -153,13 +187,12 @@ fn a_lost_label_is_written_again_where_nothing_speaks_against_it() {
         assert_eq!(lost.content(), None);
         assert_eq!(
             lost.write_label(
-                &MemberTable::open(
-                    &apparatus::pool::dir::PoolDir::new(place.path()),
-                    pool(),
-                    apparatus::sys::boot_id().unwrap()
-                )
-                .unwrap()
-                .marks(disk.id)
+                &*cluster::open(&apparatus::model::dir::PoolDir::new(place.path()))
+                    .unwrap()
+                    .share(pool())
+                    .unwrap()
+                    .ledgers
+                    .ledger(disk.id)
             )
             .unwrap()
             .sequence,
@@ -193,7 +226,7 @@ fn a_lost_label_is_written_again_where_nothing_speaks_against_it() {
     }
 }
 
-/// A device that cannot be written; as it was on drop, because the kernel remembers.
+/// A read-only device; made writable on drop, because the kernel keeps the setting.
 struct ReadOnly(Loop);
 
 impl ReadOnly {
@@ -226,11 +259,11 @@ fn a_device_that_has_turned_read_only_can_be_read() {
     assert_eq!(through_mapping(&disk, MIB, 4096).unwrap(), bytes);
     assert_eq!(
         disk.write_at(&bytes, DiskOffset(MIB)).unwrap_err().kind(),
-        ErrorKind::ReadOnlyFilesystem
+        io::ErrorKind::ReadOnlyFilesystem
     );
     assert!(disk.zero(DiskOffset(MIB), 4096, true).is_err());
     assert!(
-        refused(disk.set_layout(3, &ledger(&disk)))
+        refused(disk.set_layout(3, &*ledger(&disk)))
             .0
             .contains("read-only")
     );

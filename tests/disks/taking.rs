@@ -1,4 +1,4 @@
-//! Taking disks: made, labelled, found again, refused.
+//! Adding disks: created, labelled, found again, refused.
 
 use super::*;
 
@@ -49,7 +49,10 @@ fn what_cannot_be_a_disk_is_refused_by_name() {
         assert!(!hint.is_empty(), "{why}");
     };
     says(&at("none"), "No such file");
-    assert_eq!(inspect(&at("none"), &[]).err().unwrap().kind(), Kind::NotFound);
+    assert_eq!(
+        inspect(&at("none"), &[]).err().unwrap().kind(),
+        ErrorKind::NotFound
+    );
     says(dir.path(), "is a directory");
     says(Path::new("/dev/null"), "is a character device");
     for (len, name) in [(0, "empty"), (MIB, "one"), (2 * MIB - 1, "almost")] {
@@ -71,11 +74,11 @@ fn an_image_is_not_made_over_something_nor_nowhere_nor_too_small_nor_too_large()
     assert!(
         refused(create_image(&at("there"), ByteCount(4 * MIB), EXTENT))
             .0
-            .contains("is there already")
+            .contains("exists already")
     );
     assert_eq!(fs::read(at("there")).unwrap(), b"x");
     let nowhere = create_image(&at("no/where"), ByteCount(4 * MIB), EXTENT);
-    assert_eq!(nowhere.err().unwrap().kind(), Kind::NotFound);
+    assert_eq!(nowhere.err().unwrap().kind(), ErrorKind::NotFound);
     assert!(
         refused(create_image(&at("tiny"), ByteCount(MIB), EXTENT))
             .0
@@ -88,7 +91,7 @@ fn an_image_is_not_made_over_something_nor_nowhere_nor_too_small_nor_too_large()
 }
 
 #[test]
-fn what_would_be_destroyed_is_told() {
+fn content_that_would_be_destroyed_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk");
     empty_file(&path, 16 * MIB);
@@ -138,7 +141,7 @@ fn a_disk_is_in_one_pool_and_once() {
     );
     assert!(hint.contains("remove it from that pool"), "{hint}");
 
-    // One that was only labelled is what an interrupted `disk add` leaves; one that was written to says so in its label.
+    // A disk that was only labelled is left by an interrupted `disk add`; a disk that was written to shows that in its label.
     let unused = inspect(&at("copy"), &[]).unwrap();
     assert_eq!(unused.content(), None);
     drop(unused);
@@ -147,7 +150,7 @@ fn a_disk_is_in_one_pool_and_once() {
         ..first
     };
     let disk = opened(&copy);
-    disk.set_layout(1, &ledger(&disk)).unwrap();
+    disk.set_layout(1, &*ledger(&disk)).unwrap();
     drop(disk);
     let unknown = inspect(&at("copy"), &[]).unwrap();
     assert_eq!(
@@ -246,7 +249,7 @@ fn a_label_is_rewritten_copy_by_copy() {
     for layout in 1..6 {
         let (before, label) = (
             [copy(0), copy(1)],
-            disk.set_layout(layout, &ledger(&disk)).unwrap(),
+            disk.set_layout(layout, &*ledger(&disk)).unwrap(),
         );
         let after = [copy(0), copy(1)];
         let kept = after
@@ -262,7 +265,7 @@ fn a_label_is_rewritten_copy_by_copy() {
     let newest = u64::from(copy(1).sequence > copy(0).sequence);
     file.write_all_at(&[0xff; 512], newest * 4096 + 2048).unwrap();
     assert_eq!(opened(&record).label().layout, 4);
-    disk.set_layout(9, &ledger(&disk)).unwrap();
+    disk.set_layout(9, &*ledger(&disk)).unwrap();
     assert_eq!(
         (copy(0).layout.max(copy(1).layout), opened(&record).label().layout),
         (9, 9)
@@ -274,11 +277,11 @@ fn a_disk_grows_by_its_label_first() {
     let dir = tempfile::tempdir().unwrap();
     let record = image(dir.path(), 1, 4);
     let disk = opened(&record);
-    assert!(disk.set_extents(8, &ledger(&disk)).is_err());
-    grow_image(&record, ByteCount(8 * MIB), &ledger(&disk)).unwrap();
-    grow_image(&record, ByteCount(2 * MIB), &ledger(&disk)).unwrap();
+    assert!(disk.set_extents(8, &*ledger(&disk)).is_err());
+    grow_image(&record, ByteCount(8 * MIB), &*ledger(&disk)).unwrap();
+    grow_image(&record, ByteCount(2 * MIB), &*ledger(&disk)).unwrap();
     assert_eq!(disk.found_extents().unwrap(), 8);
-    disk.set_extents(8, &ledger(&disk)).unwrap();
+    disk.set_extents(8, &*ledger(&disk)).unwrap();
     opened(&record);
     let disks = Disks::new();
     disks.insert(Arc::new(disk));
@@ -338,7 +341,7 @@ fn a_mounted_device_is_in_use() {
     drop(mount);
     let candidate = inspect(&device.path, &[]).unwrap();
     assert_eq!(candidate.content(), Some("an ext2, ext3 or ext4 file system"));
-    // While it is looked at, nobody else gets it.
+    // While it is inspected, no other process can use it.
     let mut mount = Command::new("mount");
     let busy = mount.arg(&device.path).arg(dir.path()).output().unwrap();
     assert!(!busy.status.success());

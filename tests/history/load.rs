@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 /// Bytes of a block.
 pub const BLOCK: usize = 4096;
 pub const BLOCK_BYTES: u64 = 4096;
-/// A value is its number shifted by so much, and the block it was written to.
+/// A value is its number shifted left by this, and the block to which it was written.
 pub const BLOCK_BITS: u32 = 24;
 const FOLLOWED: [usize; WORDS] = [0, 255, 511];
-/// Odd, so that multiplying can be undone.
+/// An odd factor, so that multiplication can be inverted.
 const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 const UNMIX: u64 = inverse(MIX);
 
-/// By Newton's iteration modulo 2^64.
+/// Its inverse, by Newton's iteration modulo 2^64.
 const fn inverse(odd: u64) -> u64 {
     let mut x = odd;
     let mut i = 0;
@@ -54,7 +54,7 @@ pub fn fill(block: &mut [u8], value: Value) {
     }
 }
 
-/// The values in a block's words; an error when a word is not of a write to this block.
+/// Returns the values in a block's words; an error when a word is not of a write to this block.
 pub fn values(bytes: &[u8], block: u64) -> Result<[Value; WORDS], String> {
     let mut seen = [0; WORDS];
     for (word, bits) in bytes.chunks_exact(8).enumerate() {
@@ -71,7 +71,7 @@ pub fn values(bytes: &[u8], block: u64) -> Result<[Value; WORDS], String> {
     Ok(seen)
 }
 
-/// What hosts do.
+/// The plan of the hosts' work.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The volume's file in each mount.
@@ -80,22 +80,22 @@ pub struct Plan {
     pub blocks: u64,
     /// Host threads on each mount.
     pub threads: usize,
-    /// Operations that write, of ten.
+    /// Operations out of ten that write.
     pub writes: u64,
-    /// Go on after errors, opening the file anew: an apparatus is killed. Otherwise an error ends the host.
+    /// Whether hosts go on after errors and open the file anew, because an apparatus is killed. Otherwise an error ends the host.
     pub survive: bool,
 }
 
-/// What came of it.
+/// The outcome.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Everything done.
+    /// All operations.
     pub history: Vec<Op>,
-    /// What was answered with an error, or should not have been there.
+    /// Errors, and values that should not have been read.
     pub errors: Vec<String>,
-    /// The longest that an answered request took.
+    /// The longest duration of an answered request.
     pub longest: Duration,
-    /// Requests.
+    /// Number of requests.
     pub requests: u64,
 }
 
@@ -108,7 +108,7 @@ impl Report {
     }
 }
 
-/// Hosts at work. Dropping it tells them to stop and does not wait.
+/// Hosts at work. Dropping it asks them to stop and does not wait.
 pub struct Load {
     shared: Arc<Shared>,
     reports: Receiver<Report>,
@@ -148,17 +148,17 @@ impl Load {
         }
     }
 
-    /// Requests answered so far.
+    /// Returns the number of requests answered so far.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::Relaxed)
     }
 
-    /// Moments since the start: for telling what was under way when.
+    /// Returns the time since the start, to tell what was under way when.
     pub fn now(&self) -> u64 {
         self.shared.now()
     }
 
-    /// Waits until so many more requests were answered.
+    /// Waits until `more` further requests were answered.
     pub fn wait_for(&self, more: u64, patience: Duration) {
         let (goal, end) = (self.requests() + more, Instant::now() + patience);
         while self.requests() < goal {
@@ -171,17 +171,17 @@ impl Load {
         }
     }
 
-    /// No flush of a host hardens what a controller has committed any more.
+    /// Makes hosts stop flushing, so that no flush persists what a controller has committed.
     pub fn without_flushes(&self) {
         self.shared.flushes.store(false, Ordering::SeqCst);
     }
 
-    /// Tells the hosts to stop; [`Load::finish`] waits for them.
+    /// Asks the hosts to stop; [`Load::finish`] waits for them.
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::SeqCst);
     }
 
-    /// Stops the hosts, then reads every block once through every file, so that what was lost is seen.
+    /// Stops the hosts, then reads every block once through every file, so that lost writes are found.
     pub fn finish(self) -> Report {
         self.shared.stop.store(true, Ordering::SeqCst);
         let mut report = Report::default();
@@ -205,7 +205,7 @@ impl Drop for Load {
 }
 
 impl Shared {
-    /// Never 0, which is the start of all.
+    /// Returns a new value, never 0, which is the initial content.
     fn now(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_nanos()).unwrap() + 1
     }
@@ -287,7 +287,7 @@ impl Host {
     /// Half of the requests go to a few blocks that all hosts share; some go across the borders of extents.
     fn request(&mut self, file: &File) -> io::Result<()> {
         if self.below(100) == 0 && self.shared.flushes.load(Ordering::Relaxed) {
-            // Makes the apparatus harden what a move has committed.
+            // Makes the apparatus persist what a move has committed.
             file.sync_data()?;
         }
         let blocks = self.shared.plan.blocks;

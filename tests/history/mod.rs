@@ -1,10 +1,10 @@
 //! A recorded history of reads and writes, and whether it is linearizable block by block.
 //!
 //! Every write has a value of its own, so it is known which write a read saw, and the exact test is cheap (Gibbons and
-//! Korach, *Testing Shared Memories*): take each value's operations as one cluster, from the earliest end `f` to the latest start `s` in it.
-//! If `f < s`, the register certainly held the value all the time between: a *forward* zone. Otherwise the zone `[s, f]` is *backward*: the
-//! value may have been there for a moment only. The history is linearizable if and only if no read precedes its write, no two forward zones
-//! overlap, and no backward zone lies within a forward zone.
+//! Korach, *Testing Shared Memories*): take each value's operations as one cluster, from the earliest end `f` to the latest
+//! start `s` in it. If `f < s`, the register certainly held the value all the time between: a *forward* zone. Otherwise the
+//! zone `[s, f]` is *backward*: the value may have been there for a moment only. The history is linearizable if and only if
+//! no read precedes its write, no two forward zones overlap, and no backward zone lies within a forward zone.
 //!
 //! The memory below is not atomic by block but by word: a read during a write may see some words old and some new. So
 //! the registers are words: some of each block are followed through the history, all others must at least be of a write to that block.
@@ -21,17 +21,17 @@ pub mod load;
 use std::collections::HashMap;
 use std::fmt;
 
-/// A write's number; 0 is what was there at the start.
+/// A write's number; 0 is the initial content.
 pub type Value = u64;
-/// Microseconds or finer, of one clock for all.
+/// A time in microseconds or finer, of one clock for all.
 pub type Moment = u64;
 
-/// What was done to a block.
+/// An action on a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// This value was written.
     Write(Value),
-    /// These values were seen, in the words that are followed.
+    /// These values were read, in the words that are followed.
     Read([Value; WORDS]),
 }
 
@@ -41,26 +41,26 @@ pub const WORDS: usize = 3;
 /// One operation on one block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Op {
-    /// Which block.
+    /// The block.
     pub block: u64,
-    /// What.
+    /// The action.
     pub action: Action,
-    /// When it was asked for.
+    /// When it was requested.
     pub start: Moment,
-    /// When it was answered; `None` when it never was, or with an error: it may have had its effect, or not, or has it later.
+    /// When it was answered; `None` when it was not, or with an error: it may have had its effect, or not, or have it later.
     pub end: Option<Moment>,
-    /// Through which file, as numbered in the plan.
+    /// The number of the file in the plan.
     pub through: usize,
-    /// It may have had its effect twice: it was under way while its apparatus was fenced and rejoined.
+    /// Whether it may have had its effect twice: it was under way while its apparatus was fenced and rejoined.
     pub twice: bool,
 }
 
 /// Why a history is not linearizable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Where.
+    /// The block.
     pub block: u64,
-    /// What cannot be.
+    /// The contradiction.
     pub why: String,
 }
 
@@ -95,7 +95,7 @@ impl Cluster {
 /// Checks a whole history.
 ///
 /// # Errors
-/// The first violation found.
+/// Returns the first violation found.
 pub fn check(history: &[Op]) -> Result<(), Violation> {
     let mut blocks: HashMap<u64, Vec<&Op>> = HashMap::new();
     for op in history {
@@ -149,15 +149,15 @@ fn clusters_of(value: Value, write: &Op, mut seen: Vec<(Moment, Moment)>) -> Res
     }
     let end = match write.end {
         Some(end) => end,
-        // Not answered and not seen: it never happened.
+        // It was not answered and not read: it never happened.
         None if seen.is_empty() => return Ok(Vec::new()),
         None => Moment::MAX,
     };
     if !write.twice {
         return Ok(vec![cluster(value, (write.start, end), &seen)]);
     }
-    // Two writes of one value: what was read before its answer may be of the first, all else is of the second. Each read in
-    // between is a cluster by itself, which is the weakest that can be asked of it.
+    // A write that may have had its effect twice: reads before its answer may be of the first, all others are of the second. Each read in
+    // between is a cluster by itself, which is the weakest assumption.
     seen.sort_unstable();
     let (early, late): (Vec<_>, Vec<_>) = seen.into_iter().partition(|&(start, _)| start <= end);
     let mut clusters: Vec<_> = early

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A file system of its own on a loop device, which can be frozen: whoever writes to it waits.
+/// A file system of its own on a loop device, which can be frozen: writers to it wait.
 struct Freezer {
     dir: tempfile::TempDir,
     place: PathBuf,
@@ -47,10 +47,10 @@ fn run(command: &mut Command) {
     assert!(status.success(), "{command:?}: {status}");
 }
 
-/// A disk that is slow: a request in flight on it makes the drain last too long, so the change is given up; nobody is fenced for it,
-/// and the job says what it waits for.
+/// A slow disk: a request in flight on it makes the drain take too long, so the change is given up; no apparatus is fenced for it,
+/// and the job shows what it waits for.
 #[test]
-fn a_slow_disk_delays_the_job_and_fences_nobody() {
+fn a_slow_disk_delays_the_job_and_fences_no_apparatus() {
     if !rustix::process::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
         println!("skipped: needs root and loop devices");
         return;
@@ -97,8 +97,8 @@ fn slow_disk(action: Option<&str>) {
 }
 
 fn in_flight(scene: &Scene, name: &str) -> u64 {
-    use apparatus::control::client;
-    use apparatus::wire::message::{Answer, Request};
+    use apparatus::rpc::client;
+    use apparatus::rpc::message::{Answer, Request};
     let uuid = scene.pool.store().header().unwrap().uuid;
     match client::ask(
         &scene.pool.dir,

@@ -20,7 +20,7 @@ fn a_controller_that_stops_while_it_writes() {
     let change = NewChange {
         title: "stops".into(),
         job: None,
-        difference: Difference {
+        delta: Delta {
             from: controller.store().header().unwrap().generation,
             edits: vec![],
         },
@@ -32,9 +32,9 @@ fn a_controller_that_stops_while_it_writes() {
         database.execute_batch("BEGIN IMMEDIATE").unwrap();
         rustix::process::kill_process(rustix::process::getpid(), Signal::STOP).unwrap();
         database.execute_batch("ROLLBACK").unwrap();
-        // It is stopped again about here. The hold runs out meanwhile, so the apparatus cancels the change.
+        // It is stopped again about here. The hold expires meanwhile, so the apparatus cancels the change.
         let end = Instant::now() + PATIENCE;
-        while !SqliteStore::open(&pool).unwrap().unfinished().unwrap().is_empty() {
+        while !open_store(&pool).unwrap().unfinished().unwrap().is_empty() {
             assert!(Instant::now() < end, "nobody cancels the change");
             thread::sleep(Duration::from_millis(2));
         }
@@ -43,9 +43,9 @@ fn a_controller_that_stops_while_it_writes() {
     assert!(controller.run(change, false, &mut stop).is_err());
 }
 
-/// P5: a hold does not outlive its deadline, though nobody can write to the database.
+/// P5: a hold does not outlive its deadline, even while the database is locked.
 #[test]
-fn a_controller_that_stops_in_the_middle_of_a_transaction_holds_nobody_for_ever() {
+fn a_controller_that_stops_in_the_middle_of_a_transaction_holds_no_host_for_ever() {
     let scene = Scene::new(EXTENT, 8);
     let x = scene.pool.start("x");
     let mut controller = Command::new(std::env::current_exe().unwrap())
@@ -70,7 +70,7 @@ fn a_controller_that_stops_in_the_middle_of_a_transaction_holds_nobody_for_ever(
         done.send(()).unwrap();
     });
     let answered = host.recv_timeout(PATIENCE / 3);
-    // It was stopped by somebody, and stays so.
+    // It was stopped on purpose, and stays stopped.
     let left_alone = stopped(controller.id());
     let handle = pidfd_open(Pid::from_child(&controller), PidfdFlags::empty()).unwrap();
     pidfd_send_signal(&handle, Signal::CONT).unwrap();

@@ -1,4 +1,4 @@
-//! Disks that are emptied.
+//! Evacuations of disks.
 
 use super::*;
 
@@ -25,7 +25,7 @@ fn an_evacuated_disk_is_free_and_takes_nothing_new() {
             .all(|disk| disk.allocate != (disk.id == scene.disks[0]))
     );
     assert_eq!(support::read_up_to(&daemon.open("w"), bytes.len(), 0), bytes);
-    // Nothing can be moved there, and the reason is told.
+    // Nothing can be moved there, and the reason is reported.
     let back = Request::Move {
         volume: other.id,
         range: None,
@@ -33,7 +33,7 @@ fn an_evacuated_disk_is_free_and_takes_nothing_new() {
         to: vec![scene.disks[0]],
         policy: None,
     };
-    let refused = jobs::plan(&mut scene.pool.store(), &back).unwrap_err();
+    let refused = jobs::plan(&mut *scene.pool.store(), &back, &Faults::new()).unwrap_err();
     assert!(refused.why().contains("a: no-allocate is set"), "{refused}");
     assert_sound(load);
     daemon.stop();
@@ -56,7 +56,7 @@ fn an_evacuation_that_is_rolled_back_leaves_the_disk_open_for_new_things() {
     thread::scope(|scope_| {
         let worker = scope_.spawn(|| scene.run(job).unwrap());
         scene.wait_for_progress(job, 5);
-        jobs::cancel(&mut scene.pool.store(), job, true).unwrap();
+        jobs::cancel(&mut *scene.pool.store(), job, true).unwrap();
         assert_eq!(worker.join().unwrap(), JobState::Cancelled);
     });
     assert!(allocate());
@@ -74,7 +74,7 @@ fn an_evacuation_looks_again_before_it_says_that_the_disk_is_free() {
         use_reserve: false,
     };
     let job = scene.create(&request, JobLimits::default());
-    // Placed there by somebody who named the extents, between the plan and the run.
+    // Data is placed there by a change that names the extents, between the plan and the run.
     scene
         .pool
         .add_volume("late", 4 * EXTENT, &[(scene.disks[0], 66, 4)]);
@@ -82,7 +82,7 @@ fn an_evacuation_looks_again_before_it_says_that_the_disk_is_free() {
     assert_eq!(scene.pool.store().uses(scene.disks[0]).unwrap(), vec![]);
 }
 
-/// One place under one of three volumes cannot be read.
+/// One range under one of three volumes cannot be read.
 #[test]
 fn what_can_be_read_leaves_the_disk_and_what_cannot_is_listed() {
     let scene = Scene::new(EXTENT, 32);
@@ -105,7 +105,7 @@ fn what_can_be_read_leaves_the_disk_and_what_cannot_is_listed() {
         .unwrap();
     image.set_len(38 * EXTENT).unwrap();
     let mut run = |limits| {
-        let job = jobs::create(&mut controller, &evacuate, "evacuate a", limits)
+        let job = jobs::create(&mut controller, &evacuate, &Faults::new(), "evacuate a", limits)
             .unwrap()
             .unwrap();
         (job, jobs::run(&mut controller, job, &mut moving::Quiet))

@@ -81,7 +81,7 @@ fn a_worker_that_was_killed_is_followed_by_another_that_goes_on() {
     worker.wait();
     let so_far = scene.on_disk(1);
     let mut store = scene.pool.store();
-    jobs::set_limits(&mut store, job, JobLimits::default()).unwrap();
+    jobs::set_limits(&mut *store, job, JobLimits::default()).unwrap();
     assert_eq!(scene.run(job).unwrap(), JobState::Done);
     assert!(so_far >= 5 && scene.job(job).copied.0 <= scene.bytes());
     scene.assert_all_on(1);

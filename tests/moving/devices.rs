@@ -1,11 +1,11 @@
-//! Small file systems and devices for tests: tmpfs of a given size, file systems on loop devices. None where the test may not make
-//! them, and the reason is printed.
+//! Small file systems and devices for tests: tmpfs of a given size, file systems on loop
+//! devices. The functions return `None` where the test may not make them, and print the reason.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-/// What the command said; `None` where it did not do.
+/// Returns the output of the command; `None` where it failed.
 pub fn run(program: &str, arguments: &[&str]) -> Option<String> {
     let bounded = Command::new("timeout")
         .arg("60")
@@ -21,7 +21,7 @@ pub fn run(program: &str, arguments: &[&str]) -> Option<String> {
     Some(String::from_utf8(bounded.stdout).unwrap().trim().to_owned())
 }
 
-/// A loop device over a file, given back when dropped.
+/// A loop device over a file, detached on drop.
 pub struct Loop {
     pub path: PathBuf,
 }
@@ -50,12 +50,12 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// In memory, for so many bytes.
+    /// Mounts a tmpfs of this size.
     pub fn tmpfs(bytes: u64) -> Option<Self> {
         Self::of_kind("tmpfs", &format!("size={bytes}"))
     }
 
-    /// A file system without a device.
+    /// Mounts a file system without a device.
     pub fn of_kind(kind: &str, options: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             println!("skipped: mounting needs root");
@@ -66,14 +66,14 @@ impl Mount {
         Some(Self { at, _device: None })
     }
 
-    /// Made by `mkfs` (and its arguments) on a sparse file in `dir`.
+    /// Mounts a file system made by `mkfs` (and its arguments) on a sparse file in `dir`.
     pub fn made_by(mkfs: &[&str], bytes: u64, dir: &Path) -> Option<Self> {
         let image = dir.join("file-system.img");
         std::fs::File::create(&image).unwrap().set_len(bytes).unwrap();
         Self::made_on(Loop::over(&image)?, mkfs)
     }
 
-    /// Made by `mkfs` (and its arguments) on this device.
+    /// Mounts a file system made by `mkfs` (and its arguments) on this device.
     pub fn made_on(device: Loop, mkfs: &[&str]) -> Option<Self> {
         let arguments = [&mkfs[1..], &[text(&device.path)]].concat();
         run(mkfs[0], &arguments)?;
@@ -88,7 +88,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // Lazily: what a failed test has open there ends with its process.
+        // The unmount is lazy: files that a failed test has open there are closed with its process.
         run("umount", &["-l", text(self.at.path())]);
     }
 }

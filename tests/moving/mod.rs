@@ -1,4 +1,4 @@
-//! What tests of moves have in common: a pool of two disks with hosts at work, and jobs run here or in a process of their own.
+//! Shared parts of the tests of moves: a pool of two disks with hosts at work, and jobs run here or in a process of their own.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,13 +17,16 @@ pub mod devices;
 use crate::history::load::{BLOCK_BYTES, Load, Plan, Report};
 use crate::history::{Op, check};
 use crate::support::{Daemon, TestPool};
-use apparatus::change::controller::Patience;
-use apparatus::change::driver::{Controller, PATIENCE as PATIENT, Wait};
-use apparatus::change::jobs::{self, Observer, Request};
-use apparatus::error::Result;
-use apparatus::pool::model::Segment;
-use apparatus::store::{JobLimits, JobRecord, JobState, Owner, Store};
-use apparatus::units::{DiskId, JobId, VolumeExtent, VolumeId};
+use apparatus::controller::{Controller, PATIENCE as PATIENT, Wait};
+use apparatus::jobs::{self, Observer, Request};
+use apparatus::model::alloc::Faults;
+use apparatus::model::change::Owner;
+use apparatus::model::error::Result;
+use apparatus::model::job::{JobLimits, JobRecord, JobState};
+use apparatus::model::records::Segment;
+use apparatus::model::units::{DiskId, JobId, VolumeExtent, VolumeId};
+use apparatus::protocol::controller::Patience;
+use apparatus::store::Store;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::File;
 use std::path::Path;
@@ -31,10 +34,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// For anything that is expected to come to its end.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Bound of every wait for an expected end.
+pub const PATIENCE: Duration = Duration::from_secs(150);
 
-/// Sees nothing and never stops a job.
+/// An observer that ignores progress and never stops a job.
 pub struct Quiet;
 
 impl Observer for Quiet {
@@ -52,7 +55,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// A volume of so many extents, in two pieces that are the wrong way round on the disk.
+    /// Makes a volume of `extents` extents, in two pieces in reverse order on the disk.
     pub fn new(extent_size: u64, extents: u64) -> Self {
         Self::on(TestPool::new(extent_size), extents)
     }
@@ -62,7 +65,7 @@ impl Scene {
         Self::with_disks(pool, disks, extents)
     }
 
-    /// With the first disk's image in that directory.
+    /// Makes it with the first disk's image in that directory.
     pub fn with_first_disk_in(dir: &Path, extent_size: u64, extents: u64) -> Self {
         let pool = TestPool::new(extent_size);
         let image = dir.join("a.img");
@@ -78,7 +81,7 @@ impl Scene {
         Self::with_disks(pool, disks, extents)
     }
 
-    /// With this file or device as the second disk.
+    /// Makes it with this file or device as the second disk.
     pub fn with_second_disk_at(place: &Path, extent_size: u64, extents: u64) -> Self {
         let pool = TestPool::new(extent_size);
         std::os::unix::fs::symlink(place, pool.image("b")).unwrap();
@@ -91,12 +94,12 @@ impl Scene {
 
     fn with_disks(pool: TestPool, disks: [DiskId; 2], extents: u64) -> Self {
         let half = extents / 2;
-        let homes = [
+        let placements = [
             (disks[0], 1 + extents - half, half),
             (disks[0], 1, extents - half),
         ];
         let volume = pool
-            .add_volume("v", extents * pool.extent_size.bytes(), &homes)
+            .add_volume("v", extents * pool.extent_size.bytes(), &placements)
             .id;
         Self {
             pool,
@@ -110,7 +113,7 @@ impl Scene {
         self.extents * self.pool.extent_size.bytes()
     }
 
-    /// Hosts on each of these mounts.
+    /// Starts hosts on each of these mounts.
     pub fn load(&self, daemons: &[&Daemon], threads: usize, survive: bool) -> Load {
         let files = daemons.iter().map(|daemon| daemon.path("v")).collect();
         Load::start(Plan {
@@ -133,16 +136,22 @@ impl Scene {
     }
 
     pub fn create(&self, request: &Request, limits: JobLimits) -> JobId {
-        let created = jobs::create(&mut self.pool.controller(), request, "test move", limits);
+        let created = jobs::create(
+            &mut self.pool.controller(),
+            request,
+            &Faults::new(),
+            "test move",
+            limits,
+        );
         created.unwrap().expect("there is something to move")
     }
 
-    /// Works on a job here.
+    /// Works on a job in this process.
     pub fn run(&self, job: JobId) -> Result<JobState> {
         jobs::run(&mut self.pool.controller(), job, &mut Quiet)
     }
 
-    /// Moves the whole volume, here. Answers the job when it is done.
+    /// Moves the whole volume, in this process. Returns the job when it is done.
     pub fn move_to(&self, disk: usize) -> JobRecord {
         let job = self.create(&self.to(disk), JobLimits::default());
         assert_eq!(self.run(job).unwrap(), JobState::Done);
@@ -160,24 +169,24 @@ impl Scene {
             .unwrap()
     }
 
-    /// Extents of the volume that lie on the disk.
+    /// Returns the number of the volume's extents that lie on the disk.
     pub fn on_disk(&self, disk: usize) -> u64 {
-        let there = |segment: &&Segment| segment.home.disk == self.disks[disk];
+        let there = |segment: &&Segment| segment.placement.disk == self.disks[disk];
         self.segments()
             .iter()
             .filter(there)
-            .map(|segment| segment.home.len)
+            .map(|segment| segment.placement.len)
             .sum()
     }
 
-    /// Everything lies on this disk, in one piece, and no extent of any disk is kept for anything else.
+    /// Asserts that everything lies on this disk, in one piece, and no extent of any disk has another owner.
     pub fn assert_all_on(&self, disk: usize) {
         assert_eq!(self.on_disk(disk), self.extents);
         assert_eq!(self.segments().len(), 1, "{:?}", self.segments());
         self.assert_nothing_left_over();
     }
 
-    /// No extent is kept for a change or a job, or quarantined.
+    /// Asserts that no extent is reserved for a change or a job, or quarantined.
     pub fn assert_nothing_left_over(&self) {
         for disk in self.disks {
             let uses = self.pool.store().uses(disk).unwrap();
@@ -188,12 +197,12 @@ impl Scene {
         }
     }
 
-    /// `vctl pool check` finds nothing.
+    /// Asserts that `vctl pool check` finds nothing.
     pub fn assert_checked(&self) {
-        assert_eq!(apparatus::ops::check::check(&self.pool.dir).unwrap(), vec![]);
+        assert_eq!(apparatus::admin::check::check(&self.pool.dir).unwrap(), vec![]);
     }
 
-    /// Waits until the job is so far, in extents.
+    /// Waits until the job has moved `extents` extents.
     pub fn wait_for_progress(&self, job: JobId, extents: u64) {
         self.wait_until("the job goes on", |store| {
             store
@@ -216,7 +225,7 @@ impl Scene {
     pub fn wait_until(&self, what: &str, mut done: impl FnMut(&mut dyn Store) -> bool) {
         let mut store = self.pool.store();
         let end = Instant::now() + PATIENCE;
-        while !done(&mut store) {
+        while !done(&mut *store) {
             assert!(
                 Instant::now() < end,
                 "waited in vain until {what}: {:?}",
@@ -227,7 +236,7 @@ impl Scene {
     }
 }
 
-/// Ends the hosts' work; there were no errors, and what they saw is possible.
+/// Ends the hosts' work, and asserts that there were no errors and that the history is linearizable.
 pub fn assert_sound(load: Load) -> Report {
     let report = load.finish();
     assert_eq!(report.errors, Vec::<String>::new());
@@ -244,7 +253,7 @@ pub fn assert_linearizable(history: &[Op]) {
     }
 }
 
-/// A process of its own that works on a job: this test program, told by the environment to run only [`work_on_a_job`].
+/// A process of its own that works on a job: this test program, with an environment that makes it run only [`work_on_a_job`].
 pub struct Worker {
     child: Child,
 }
@@ -268,7 +277,7 @@ impl Worker {
             .env(JOB, job.to_string())
             .stdout(Stdio::null());
         if let Some(failpoint) = failpoint {
-            command.env(apparatus::change::failpoint::VARIABLE, failpoint);
+            command.env(apparatus::failpoint::VARIABLE, failpoint);
         }
         Self {
             child: command.spawn().unwrap(),
@@ -331,9 +340,9 @@ pub fn work_on_a_job() {
     let (Ok(pool), Ok(job)) = (std::env::var(POOL), std::env::var(JOB)) else {
         return;
     };
-    let pool = apparatus::pool::dir::PoolDir::new(pool);
+    let pool = apparatus::model::dir::PoolDir::new(pool);
     let mut controller = Controller::acquire(&pool, "test", Wait::For(Some(PATIENCE))).unwrap();
-    // A hold that nobody ends shall not take the test's time.
+    // A hold that is not released must not take the test's time.
     controller.set_patience(Patience {
         hold_us: 2_000_000,
         ..PATIENT

@@ -5,16 +5,17 @@ use super::host::{Lane, What};
 use super::promise::Placed;
 use super::shared::Shared;
 use super::{Delay, LinkId, ProcId, ReqId, Task, World};
-use apparatus::change::participant::{Bounds, Event, Machine};
-use apparatus::change::recovery::{self, Seen};
 use apparatus::gate::core::Holds;
-use apparatus::pool::model::{Snapshot, Span};
-use apparatus::pool::names::Name;
-use apparatus::store::memory::Homes;
-use apparatus::store::{HoldMode, Joined, Store};
-use apparatus::units::{ChangeId, Generation, Incarnation, Slot, VolumeExtent};
+use apparatus::model::change::HoldMode;
+use apparatus::model::member::{Joined, Joiner};
+use apparatus::model::names::Name;
+use apparatus::model::records::{Snapshot, Span};
+use apparatus::model::units::{ChangeId, Generation, Incarnation, Slot, VolumeExtent};
+use apparatus::protocol::participant::{Bounds, Event, Machine};
+use apparatus::protocol::recovery::{self, MemberView};
+use apparatus::store::memory::Placements;
+use apparatus::store::roles::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 /// What the store said to a join or rejoin, until it is put to use.
 #[derive(Clone, Debug)]
@@ -42,7 +43,7 @@ pub struct App {
     pub slot: Slot,
     pub incarnation: Incarnation,
     pub generation: Generation,
-    pub homes: Homes,
+    pub placements: Placements,
     pub machine: Option<Machine>,
     pub holds: Holds<ReqId>,
     pub lanes: BTreeMap<ReqId, Lane>,
@@ -73,8 +74,8 @@ impl App {
     }
 }
 
-pub fn homes(snapshot: &Snapshot) -> Homes {
-    Homes::new(&snapshot.disks, &snapshot.volumes, &snapshot.segments)
+pub fn placements(snapshot: &Snapshot) -> Placements {
+    Placements::new(&snapshot.disks, &snapshot.volumes, &snapshot.segments)
 }
 
 impl World {
@@ -86,7 +87,7 @@ impl World {
         match app.stage.clone() {
             Stage::Booting => {
                 let boot = self.boot();
-                let undone = self.store.recover_boot(boot).unwrap_or_default();
+                let undone = self.store.recover_epoch(boot).unwrap_or_default();
                 if !undone.is_empty() {
                     self.count("boots with changes undone");
                 }
@@ -109,7 +110,7 @@ impl World {
             slot: Slot(u32::MAX),
             incarnation: Incarnation(0),
             generation: Generation(0),
-            homes: Homes::default(),
+            placements: Placements::default(),
             machine: None,
             holds: Holds::new(),
             lanes: BTreeMap::new(),
@@ -137,7 +138,7 @@ impl World {
     fn ask_to_join(&mut self, index: usize) -> Option<Box<Joined>> {
         let app = self.apps[index].as_ref()?;
         let (name, pid) = (app.name.clone(), app.proc.0 as u32);
-        let joined = self.store.join(&name, pid, Path::new("/mnt"), &|_| false, None);
+        let joined = self.store.join(&Joiner::new(&name, pid, "/mnt"), &|_| false);
         self.must(joined.is_ok(), || format!("join: {joined:?}"));
         joined.ok().map(Box::new)
     }
@@ -179,7 +180,7 @@ impl World {
         let generation = joined.snapshot.header.generation;
         if let Some(app) = self.apps[index].as_mut() {
             (app.slot, app.incarnation, app.generation) = (slot, incarnation, generation);
-            app.homes = homes(&joined.snapshot);
+            app.placements = placements(&joined.snapshot);
         }
         let row = self.row(slot);
         (row.incarnation, row.generation, row.oldest) = (incarnation, generation, generation);
@@ -229,7 +230,7 @@ impl World {
             if let Some(app) = self.apps[index].as_mut() {
                 app.draining.remove(&change);
             }
-            self.tell(index, Event::Drained(change));
+            self.deliver(index, Event::Drained(change));
         }
     }
 
@@ -238,7 +239,7 @@ impl World {
         let Some(app) = &self.apps[index] else { return };
         let (slot, incarnation) = (app.slot, app.incarnation);
         if app.serves() && self.row(slot).fenced == incarnation {
-            self.tell(index, Event::Fenced(incarnation));
+            self.deliver(index, Event::Fenced(incarnation));
         }
     }
 
@@ -296,7 +297,7 @@ impl World {
         self.set_stage(index, Stage::Serving);
         self.finish_strays(index);
         let (incarnation, generation) = (joined.member.incarnation, joined.snapshot.header.generation);
-        self.tell(index, Event::Rejoined(incarnation, generation));
+        self.deliver(index, Event::Rejoined(incarnation, generation));
     }
 
     /// A write that had reached its disk is acknowledged if its range has not moved since; all else runs again, when the gate opens.
@@ -311,14 +312,14 @@ impl World {
             let Some(app) = self.apps[index].as_mut() else {
                 return;
             };
-            let home = |block| {
-                app.homes
-                    .home(req.ask.volume, VolumeExtent(block / super::disk::BLOCKS))
+            let placement = |block| {
+                app.placements
+                    .placement(req.ask.volume, VolumeExtent(block / super::disk::BLOCKS))
             };
             let unmoved = req
                 .pieces
                 .iter()
-                .all(|piece| home(piece.block) == Some(piece.home));
+                .all(|piece| placement(piece.block) == Some(piece.placement));
             if req.ask.what == What::Write && req.reached && (unmoved || wrong) {
                 let owner = Some(app.proc);
                 self.count("parked writes acknowledged");
@@ -330,11 +331,11 @@ impl World {
     }
 
     /// Everyone who has not left, as the store, the member table and the life locks show them.
-    pub fn see(&self) -> Vec<Seen> {
+    pub fn see(&self) -> Vec<MemberView> {
         let (_, members) = self.store.clone().members().unwrap_or_default();
         let seen = members.iter().map(|member| {
             let row = self.rows.get(member.slot.0 as usize).copied().unwrap_or_default();
-            Seen::new(member, &row.line(), self.lives(member))
+            MemberView::new(member, &row.line(), self.lives(member))
         });
         seen.collect()
     }
@@ -346,14 +347,14 @@ impl World {
         for generation in awaited {
             let joining = matches!(
                 self.standing(index),
-                apparatus::change::participant::Standing::Waiting(_)
+                apparatus::protocol::participant::Participation::Waiting(_)
             );
             let wrong = self.wrong(Fault::ReopenAlone) || (joining && self.wrong(Fault::JoinerDoesNotWait));
             if wrong || recovery::others_reached(&seen, generation) {
                 if let Some(app) = self.apps[index].as_mut() {
                     app.awaited.remove(&generation);
                 }
-                self.tell(index, Event::OthersReached(generation));
+                self.deliver(index, Event::OthersReached(generation));
             }
         }
         let Some(app) = self.apps[index].as_mut() else {
@@ -365,9 +366,12 @@ impl World {
         }
     }
 
-    fn standing(&self, index: usize) -> apparatus::change::participant::Standing {
+    fn standing(&self, index: usize) -> apparatus::protocol::participant::Participation {
         let machine = self.apps[index].as_ref().and_then(|app| app.machine.as_ref());
-        machine.map_or(apparatus::change::participant::Standing::Out, Machine::standing)
+        machine.map_or(
+            apparatus::protocol::participant::Participation::Out,
+            Machine::standing,
+        )
     }
 
     /// Connections of an apparatus.

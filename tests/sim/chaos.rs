@@ -1,6 +1,6 @@
 //! What goes wrong: processes are killed, stopped, cut off; power fails.
 
-use super::ctl::Goal;
+use super::driver::Goal;
 use super::host::What;
 use super::{Delay, ProcId, Task, World};
 
@@ -60,7 +60,7 @@ impl World {
         let apps: Vec<usize> = (0..self.apps.len())
             .filter(|&index| self.apps[index].is_some())
             .collect();
-        let ctls: Vec<ProcId> = self.ctls.keys().copied().collect();
+        let ctls: Vec<ProcId> = self.drivers.keys().copied().collect();
         match which {
             0 => {
                 if let Some(&index) = self.rng.pick(&apps) {
@@ -116,12 +116,7 @@ impl World {
             }
         }
         self.end_of(app.proc);
-        let hosted: Vec<ProcId> = self
-            .ctls
-            .values()
-            .filter(|ctl| ctl.host == Some(index))
-            .map(|ctl| ctl.id)
-            .collect();
+        let hosted = self.hosted(index);
         hosted.into_iter().for_each(|id| self.kill_ctl(id));
         let pause = if self.options.explore {
             0
@@ -172,13 +167,13 @@ impl World {
     }
 
     pub fn kill_ctl(&mut self, id: ProcId) {
-        let Some(ctl) = self.ctls.remove(&id) else { return };
+        let driver = self.remove_driver(id);
+        if driver.is_none() && self.ctls.remove(&id).is_none() {
+            return;
+        }
         self.count("controllers killed");
-        if ctl
-            .changes
-            .values()
-            .any(|change| change.machine.state() == apparatus::change::controller::State::Applying)
-        {
+        let applying = |driver: super::driver::Driver| driver.asked.values().any(|asked| asked.applying);
+        if driver.is_some_and(applying) {
             self.count("controllers killed while applying");
         }
         self.end_of(id);
@@ -187,9 +182,20 @@ impl World {
         }
     }
 
+    /// The controllers in the process of this apparatus.
+    fn hosted(&self, index: usize) -> Vec<ProcId> {
+        let ctls = self.ctls.values().map(|ctl| (ctl.id, ctl.host));
+        let drivers = self.drivers.values().map(|driver| (driver.id, driver.host));
+        let all = ctls.chain(drivers);
+        all.filter(|(_, host)| *host == Some(index))
+            .map(|(id, _)| id)
+            .collect()
+    }
+
     fn end_of(&mut self, proc: ProcId) {
         self.alive.remove(&proc);
         self.stopped.remove(&proc);
+        self.beats.remove(&proc);
         self.waiting.retain(|entry| entry.owner != Some(proc));
         self.hang_up(proc);
     }
@@ -200,16 +206,13 @@ impl World {
             .apps
             .iter()
             .position(|app| app.as_ref().is_some_and(|app| app.proc == proc));
-        let hosted = self
-            .ctls
-            .values()
-            .filter(|ctl| index.is_some() && ctl.host == index)
-            .map(|ctl| ctl.id);
-        let all: Vec<ProcId> = hosted.chain([proc]).collect();
+        let hosted = index.map(|index| self.hosted(index)).unwrap_or_default();
+        let all: Vec<ProcId> = hosted.into_iter().chain([proc]).collect();
         let pause = self.rng.between(500, 25_000);
         self.delay_accesses(proc);
         for proc in all {
             self.stopped.insert(proc);
+            self.beats.insert(proc, self.now);
             self.after(None, Delay::Exactly(pause), Task::Thaw(proc));
         }
     }
@@ -241,6 +244,7 @@ impl World {
             return;
         }
         let now = self.now;
+        self.beats.remove(&proc);
         if let Some(app) = self.apps.iter_mut().flatten().find(|app| app.proc == proc) {
             app.awake = now;
         }
@@ -257,11 +261,22 @@ impl World {
 
     /// Somebody runs `vctl`, in a process of its own or in an apparatus; again and again.
     pub fn vctl(&mut self) {
-        if !self.ctls.values().any(|ctl| ctl.goal == Goal::Work) {
-            let host = if self.ending { None } else { self.host_of_job() };
-            self.new_ctl(Goal::Work, host);
-        }
-        if !self.options.explore {
+        if self.options.explore {
+            if !self.ctls.values().any(|ctl| ctl.goal == Goal::Work) {
+                self.new_ctl(Goal::Work, None);
+            }
+        } else {
+            // Now and then there are two, which take turns. Faults are looked for with one.
+            let at_work = self
+                .drivers
+                .values()
+                .filter(|driver| driver.goal == Goal::Work)
+                .count();
+            let second = at_work == 1 && self.options.fault.is_none() && self.rng.permille(400);
+            if at_work == 0 || (second && !self.ending) {
+                let host = if self.ending { None } else { self.host_of_job() };
+                self.new_driver(Goal::Work, host);
+            }
             let most = self.options.vctl_us;
             let pause = self.rng.between(500, most);
             self.after(None, Delay::Exactly(pause), Task::Vctl);

@@ -4,9 +4,10 @@ use super::app::{App, Stage};
 use super::history::Place;
 use super::host::{Ask, What};
 use super::{ReqId, Tag, World};
+use apparatus::model::change::Owner;
+use apparatus::model::units::{DiskExtent, DiskId};
 use apparatus::store::memory::Extent;
-use apparatus::store::{Owner, Store};
-use apparatus::units::{DiskExtent, DiskId};
+use apparatus::store::roles::*;
 use std::collections::BTreeMap;
 
 impl World {
@@ -35,13 +36,13 @@ impl World {
             .flatten()
             .filter(|app| app.serves() && !reloads(app))
         {
-            for (volume, _, home) in app.homes.iter() {
-                let owner = owners.get(&home);
+            for (volume, _, placement) in app.placements.iter() {
+                let owner = owners.get(&placement);
                 let kept =
                     matches!(owner, Some(Owner::Quarantine(_))) || owner == Some(&Owner::Volume(volume));
                 if !kept {
                     wrong = Some(format!(
-                        "{} may still use {home:?} for volume {volume}, and it is of {owner:?}",
+                        "{} may still use {placement:?} for volume {volume}, and it is of {owner:?}",
                         app.name
                     ));
                 }

@@ -1,12 +1,15 @@
 //! The work of a change: the blocks that it copies or fills.
 
 use super::disk::BLOCKS;
+use super::fault::Fault;
 use super::history::Tag;
 use super::host::Piece;
 use super::{Delay, Entry, ProcId, Task, World};
-use apparatus::pool::model::{Area, Edit};
-use apparatus::store::ChangeRecord;
-use apparatus::units::DiskId;
+use apparatus::model::change::{ChangeRecord, ChangeState};
+use apparatus::model::records::{Area, Edit};
+use apparatus::model::units::DiskId;
+use apparatus::rpc::message::Request;
+use apparatus::store::roles::*;
 
 /// One block of a disk.
 pub type At = (usize, u64);
@@ -40,22 +43,29 @@ pub fn copies(from: Area, to: Area) -> Vec<Copy> {
 
 /// The disks that a change maps onto.
 pub fn mapped(record: &ChangeRecord) -> Vec<DiskId> {
-    let edits = record.change.difference.edits.iter();
+    let edits = record.change.delta.edits.iter();
     let segments = edits.flat_map(|edit| match edit {
         Edit::Map { segments, .. } => segments.as_slice(),
         _ => &[],
     });
-    segments.map(|segment| segment.home.disk).collect()
+    segments.map(|segment| segment.placement.disk).collect()
 }
 
 impl World {
+    /// The explorer's: a block is read.
     pub fn copy_read(&mut self, id: ProcId, key: u64, index: usize) {
-        let Some(change) = self.ctls.get_mut(&id).and_then(|ctl| ctl.changes.get_mut(&key)) else {
+        let change = self.ctls.get(&id).and_then(|ctl| ctl.changes.get(&key));
+        let Some(mut copy) = change.and_then(|change| change.copies.get(index)).copied() else {
             return;
         };
-        let Some(copy) = change.copies.get_mut(index) else {
-            return;
-        };
+        self.read_copy(&mut copy);
+        if let Some(change) = self.ctls.get_mut(&id).and_then(|ctl| ctl.changes.get_mut(&key)) {
+            change.copies[index] = copy;
+        }
+    }
+
+    /// Reads a block that is to be copied.
+    pub fn read_copy(&mut self, copy: &mut Copy) {
         if let Some((disk, block)) = copy.from {
             copy.tag = self.disks[disk].read(block);
             self.late_access(disk, block);
@@ -86,22 +96,68 @@ impl World {
         }
     }
 
+    /// The explorer's: a block is written.
     pub fn copy_write(&mut self, id: ProcId, key: u64, index: usize) {
         let Some(change) = self.ctls.get(&id).and_then(|ctl| ctl.changes.get(&key)) else {
             return;
         };
-        let Some(&Copy {
-            to: (disk, block),
-            tag,
-            ..
-        }) = change.copies.get(index)
-        else {
+        let Some(&copy) = change.copies.get(index) else {
             return;
         };
-        self.check_copied_once(id, key, index);
+        let (this, new) = (change.machine.id(), change.machine.plan().change.clone());
+        self.check_copied_once(this, &new, index);
+        self.land_copy(copy);
+    }
+
+    /// Writes a block of the change that the driver works on: of those that are prepared, the first.
+    pub fn write_copy(&mut self, copy: Copy, index: usize) {
+        let unfinished = self.store.unfinished().unwrap_or_default();
+        let prepared = unfinished
+            .into_iter()
+            .filter(|record| record.state == ChangeState::Prepared);
+        if let Some(record) = prepared.min_by_key(|record| record.id) {
+            self.check_copied_once(record.id, &record.change, index);
+        }
+        self.land_copy(copy);
+    }
+
+    fn land_copy(&mut self, copy: Copy) {
+        let ((disk, block), tag) = (copy.to, copy.tag);
         self.disks[disk].write(block, tag);
         self.trace(|| format!("copied {tag:?} to disk {} extent {}", disk + 1, block / BLOCKS));
         self.count("blocks copied");
+    }
+
+    /// A fault: the delta of the change that the driver works on is sent before it is committed.
+    pub fn apply_before_commit(&mut self, id: ProcId) {
+        let unfinished = self.store.unfinished().unwrap_or_default();
+        let prepared = unfinished
+            .into_iter()
+            .filter(|record| record.state == ChangeState::Prepared);
+        let (Some(record), true) = (
+            prepared.min_by_key(|record| record.id),
+            self.wrong(Fault::ApplyBeforeCommit),
+        ) else {
+            return;
+        };
+        let delta = record.change.delta;
+        let request = Request::Apply {
+            change: record.id,
+            generation: delta.from.next(),
+            delta,
+        };
+        let Some(driver) = self.drivers.get(&id) else {
+            return;
+        };
+        let (term, links): (_, Vec<_>) = (driver.term, driver.links.values().copied().collect());
+        links
+            .into_iter()
+            .for_each(|link| self.send_to_app(link, term, &request));
+    }
+
+    /// How many times the work of a change is done.
+    pub fn passes(&mut self) -> u64 {
+        if self.wrong(Fault::CopyTwice) { 2 } else { 1 }
     }
 }
 

@@ -1,32 +1,25 @@
-//! A controller's process: arbitration, recovery, changes one after another or as a pipeline of two, hardening, freeing. Like the
-//! driver it does one thing at a time, and hears what arrived when it is done.
+//! The explorer's controller: leadership, recovery, changes one after another, persisting, freeing. Like the production driver, which the
+//! simulation runs (`driver.rs`), it does one thing at a time, and hears what arrived when it is done. Unlike that, it is a value: the explorer
+//! copies it a million times and compares it, which no thread allows.
 
-mod arbitration;
 mod change;
+mod leadership;
 mod tidy;
 
 pub use change::given_up;
 
-use super::app::App;
 use super::copy::{Copy, change_copies};
 use super::disk::Begun;
+use super::driver::Goal;
 use super::shared::Shared;
 use super::work::Job;
 use super::{Delay, LinkId, ProcId, Task, World};
-use apparatus::change::controller::{Controller, Effect, Event, Outcome, Participant};
-use apparatus::change::recovery::{self, Recovery};
-use apparatus::store::Store;
-use apparatus::units::{ChangeId, Generation, MembershipVersion, Slot, Term};
-use apparatus::wire::message::Answer;
+use apparatus::model::units::{ChangeId, Generation, MembershipVersion, Slot, Term};
+use apparatus::protocol::controller::{Controller, Effect, Event, Outcome, Participant};
+use apparatus::protocol::recovery::{self, Recovery};
+use apparatus::rpc::message::Answer;
+use apparatus::store::roles::*;
 use std::collections::{BTreeMap, VecDeque};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Goal {
-    /// An apparatus's own: finish what the last controller left.
-    Recover,
-    /// `vctl`'s, or a background job's.
-    Work,
-}
 
 /// What is to be done next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,13 +30,14 @@ pub enum Todo {
     Word(Option<u64>, Participant, Option<MembershipVersion>),
     Plan,
     Change(u64, Effect),
-    Read(u64, usize),
-    Write(u64, usize),
+    /// The whole chunk is read in one step, and written in one.
+    Read(u64),
+    Write(u64),
     WorkDone(u64),
     Ended(Job, Outcome),
-    HardenList,
-    HardenFlush(Vec<(usize, Begun)>, Vec<ChangeId>),
-    Harden(Vec<ChangeId>),
+    PersistList,
+    PersistFlush(Vec<(usize, Begun)>, Vec<ChangeId>),
+    Persist(Vec<ChangeId>),
     FreeLook,
     Free(Generation),
     /// The explorer's: ask again only when all else has come to rest, or it would ask for ever.
@@ -53,7 +47,7 @@ pub enum Todo {
 
 /// What it hears.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Heard {
+pub enum Inbound {
     Change(u64, Event),
     Recovery(recovery::Event),
 }
@@ -66,8 +60,6 @@ pub struct Change {
     pub copies: Vec<Copy>,
     /// Timers armed before have run out of meaning.
     pub epoch: u64,
-    /// The next change of the pipeline has been begun.
-    pub followed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -80,10 +72,9 @@ pub struct Ctl {
     pub changes: BTreeMap<u64, Change>,
     keys: u64,
     pub todo: VecDeque<Todo>,
-    pub heard: VecDeque<Heard>,
+    pub inbound: VecDeque<Inbound>,
     pub stepping: bool,
     pub links: BTreeMap<Slot, LinkId>,
-    pub chunks: u64,
 }
 
 impl World {
@@ -98,10 +89,9 @@ impl World {
             changes: BTreeMap::new(),
             keys: 0,
             todo: VecDeque::from([Todo::Lock]),
-            heard: VecDeque::new(),
+            inbound: VecDeque::new(),
             stepping: false,
             links: BTreeMap::new(),
-            chunks: 0,
         };
         self.ctls.insert(id, Shared::new(ctl));
         self.wake(id);
@@ -111,19 +101,19 @@ impl World {
     /// Sees to it that the controller takes its next step, if it has any.
     pub fn wake(&mut self, id: ProcId) {
         let Some(ctl) = self.ctls.get_mut(&id) else { return };
-        if ctl.stepping || (ctl.todo.is_empty() && ctl.heard.is_empty()) {
+        if ctl.stepping || (ctl.todo.is_empty() && ctl.inbound.is_empty()) {
             return;
         }
         ctl.stepping = true;
         let delay = match ctl.todo.front() {
-            Some(Todo::Lock | Todo::Recover(_) | Todo::Plan | Todo::Harden(_) | Todo::Free(_)) => {
+            Some(Todo::Lock | Todo::Recover(_) | Todo::Plan | Todo::Persist(_) | Todo::Free(_)) => {
                 Delay::Store
             }
             Some(Todo::Change(
                 _,
                 Effect::Prepare | Effect::Commit(_) | Effect::Cancel | Effect::Fence(_),
             )) => Delay::Store,
-            Some(Todo::HardenFlush(..)) => Delay::Disk,
+            Some(Todo::PersistFlush(..)) => Delay::Disk,
             _ => Delay::Step,
         };
         self.after(Some(id), delay, Task::Step(id));
@@ -134,21 +124,16 @@ impl World {
         ctl.stepping = false;
         if let Some(todo) = ctl.todo.pop_front() {
             self.do_it(id, todo);
-        } else if let Some(heard) = ctl.heard.pop_front() {
-            self.hear(id, heard);
+        } else if let Some(inbound) = ctl.inbound.pop_front() {
+            self.hear(id, inbound);
         }
         self.wake(id);
-        let crash = self.options.chaos.crash_points * 2;
-        if !self.options.explore && self.ctls.contains_key(&id) && self.rng.permille(crash) {
-            self.count("controllers killed at a step");
-            self.kill_ctl(id);
-        }
     }
 
-    fn hear(&mut self, id: ProcId, heard: Heard) {
-        match heard {
-            Heard::Change(key, event) => self.change_event(id, key, event),
-            Heard::Recovery(event) => self.recovery_event(id, event),
+    fn hear(&mut self, id: ProcId, inbound: Inbound) {
+        match inbound {
+            Inbound::Change(key, event) => self.change_event(id, key, event),
+            Inbound::Recovery(event) => self.recovery_event(id, event),
         }
     }
 
@@ -166,44 +151,36 @@ impl World {
         }
     }
 
-    pub fn tell_later(&mut self, id: ProcId, heard: Heard) {
+    pub fn deliver_later(&mut self, id: ProcId, inbound: Inbound) {
         if let Some(ctl) = self.ctls.get_mut(&id) {
-            ctl.heard.push_back(heard);
+            ctl.inbound.push_back(inbound);
         }
         self.wake(id);
     }
 
     /// An event for every change under way.
-    pub fn ctl_told(&mut self, id: ProcId, event: Event) {
+    pub fn ctl_event(&mut self, id: ProcId, event: Event) {
         let Some(ctl) = self.ctls.get(&id) else { return };
         let keys: Vec<u64> = ctl.changes.keys().copied().collect();
         for key in keys {
-            self.tell_later(id, Heard::Change(key, event.clone()));
+            self.deliver_later(id, Inbound::Change(key, event.clone()));
         }
     }
 
     pub fn ctl_answered(&mut self, id: ProcId, slot: Slot, answer: Answer) {
-        self.ctl_told(id, Event::Answered(slot, answer));
+        self.ctl_event(id, Event::Answered(slot, answer));
     }
 
     pub fn ctl_timer(&mut self, id: ProcId, key: u64, epoch: u64) {
         let change = self.ctls.get(&id).and_then(|ctl| ctl.changes.get(&key));
         if change.is_some_and(|change| change.epoch == epoch) {
-            let alive = self.show_life();
-            self.tell_later(id, Heard::Change(key, Event::TimedOut(alive)));
+            // It never sees a heartbeat move.
+            self.deliver_later(id, Inbound::Change(key, Event::TimedOut(Vec::new())));
         }
     }
 
-    /// The apparatuses whose heartbeat moves: they run and are not stopped. The explorer has a controller never see it.
-    fn show_life(&self) -> Vec<Slot> {
-        let shows =
-            |app: &&Shared<App>| app.serves() && !self.stopped.contains(&app.proc) && !self.options.explore;
-        let apps = self.apps.iter().flatten().filter(shows);
-        apps.map(|app| app.slot).collect()
-    }
-
     pub fn recovery_timer(&mut self, id: ProcId) {
-        self.tell_later(id, Heard::Recovery(recovery::Event::TimedOut));
+        self.deliver_later(id, Inbound::Recovery(recovery::Event::TimedOut));
     }
 
     pub fn do_it(&mut self, id: ProcId, todo: Todo) {
@@ -215,23 +192,20 @@ impl World {
             Todo::Word(key, who, version) => self.set_word(id, key, who, version),
             Todo::Plan => self.plan(id),
             Todo::Change(key, effect) => self.do_effect(id, key, effect),
-            // The explorer has the whole chunk read in one step, and written in one.
-            Todo::Read(key, _) if self.options.explore => {
+            Todo::Read(key) => {
                 (0..change_copies(self, id, key)).for_each(|index| self.copy_read(id, key, index));
             }
-            Todo::Write(key, _) if self.options.explore => {
+            Todo::Write(key) => {
                 (0..change_copies(self, id, key)).for_each(|index| self.copy_write(id, key, index));
             }
-            Todo::Read(key, index) => self.copy_read(id, key, index),
-            Todo::Write(key, index) => self.copy_write(id, key, index),
             Todo::WorkDone(key) => self.change_event(id, key, Event::WorkDone),
-            Todo::Ended(job, outcome) => self.ended(id, job, &outcome),
-            Todo::HardenList => self.harden_list(id),
-            Todo::HardenFlush(begun, ids) => self.harden_flush(id, begun, ids),
-            Todo::Harden(ids) => {
-                self.count("hardened by a controller");
-                let hardened = self.store.harden(&ids);
-                self.must(hardened.is_ok(), || format!("harden: {hardened:?}"));
+            Todo::Ended(job, outcome) => self.ctl_ended(id, job, &outcome),
+            Todo::PersistList => self.persist_list(id),
+            Todo::PersistFlush(begun, ids) => self.persist_flush(id, begun, ids),
+            Todo::Persist(ids) => {
+                self.count("persisted by a controller");
+                let persisted = self.store.persist(&ids);
+                self.must(persisted.is_ok(), || format!("persist: {persisted:?}"));
             }
             Todo::FreeLook => self.free_look(id),
             Todo::Free(oldest) => self.free(oldest),

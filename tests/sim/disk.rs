@@ -86,14 +86,14 @@ impl Disk {
                 .iter()
                 .fold(0, |bits, begun| bits << 1 | u64::from(at <= begun.0))
         };
-        let told = move |cell: &'a Cell| {
+        let possible = move |cell: &'a Cell| {
             let end = std::iter::once((Tag::GARBAGE, u64::MAX));
             cell.written
                 .iter()
                 .map(move |&(at, tag)| (tag, covered(at)))
                 .chain(end)
         };
-        self.cells.iter().flat_map(told)
+        self.cells.iter().flat_map(possible)
     }
 
     /// Whether power loss would change nothing.

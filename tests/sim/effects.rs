@@ -1,28 +1,29 @@
 //! What an apparatus's machine wants, carried out; and what happens to it, told.
 
-use super::ctl::Goal;
+use super::driver::Goal;
 use super::fault::Fault;
 use super::promise::Placed;
 use super::{Delay, LinkId, ProcId, Task, World};
-use apparatus::change::participant::{Effect, Event, Link, OWN, Timer};
-use apparatus::pool::model::{Difference, Span};
-use apparatus::store::{Cancel, HoldMode, Store};
-use apparatus::units::{ChangeId, ExtentSize};
-use apparatus::wire::message::Answer;
+use apparatus::model::change::{Cancel, HoldMode};
+use apparatus::model::records::{Delta, Span};
+use apparatus::model::units::{ChangeId, ExtentSize};
+use apparatus::protocol::participant::{Effect, Event, Link, OWN, Timer};
+use apparatus::rpc::message::Answer;
+use apparatus::store::roles::*;
 
 impl World {
     /// An event for the machine of an apparatus.
-    pub fn tell(&mut self, index: usize, event: Event) {
+    pub fn deliver(&mut self, index: usize, event: Event) {
         let Some(machine) = self.apps[index].as_mut().and_then(|app| app.machine.as_mut()) else {
             return;
         };
-        let told = if self.options.trace {
+        let text = if self.options.trace {
             format!("{event:?}")
         } else {
             String::new()
         };
         let effects = machine.on(event);
-        self.trace(|| format!("a{index} {told} -> {effects:?}"));
+        self.trace(|| format!("a{index} {text} -> {effects:?}"));
         self.carry_out(index, effects);
         self.maybe_kill_app(index);
     }
@@ -42,7 +43,7 @@ impl World {
             Effect::Answer(link, answer) => self.answer(link, answer),
             Effect::OpenDisks(change, _) => self.open_disks(index, proc, change),
             Effect::PlaceHold(change, spans, mode) => self.place_hold(index, change, spans, mode),
-            Effect::Apply(_, difference) => self.apply(index, &difference),
+            Effect::Apply(_, delta) => self.apply(index, &delta),
             Effect::Reopen(change, link) => self.reopen(index, change, link),
             Effect::ReportDraining(change, link) => self.report_draining(index, change, link),
             Effect::ReportOpening(change, link) => self.report_opening(change, link),
@@ -65,7 +66,7 @@ impl World {
                 self.after(owner, Delay::Exactly(us), Task::AppTimer(index, change, timer))
             }
             Effect::HoldWrites => self.hold_writes(index),
-            Effect::LetWrites => self.reopen(index, OWN, None),
+            Effect::ReleaseWrites => self.reopen(index, OWN, None),
             Effect::Rejoin => self.begin_rejoining(index),
             Effect::Open => {
                 let Some(app) = self.apps[index].as_mut() else {
@@ -156,7 +157,11 @@ impl World {
         let Some(app) = self.apps[index].as_mut() else {
             return;
         };
-        let spans: Vec<Span> = app.homes.volumes().map(|volume| Span::whole(volume.id)).collect();
+        let spans: Vec<Span> = app
+            .placements
+            .volumes()
+            .map(|volume| Span::whole(volume.id))
+            .collect();
         app.holds.place(OWN, &spans, HoldMode::Writes);
         let own = Placed {
             spans,
@@ -167,13 +172,13 @@ impl World {
         app.placed.insert(OWN, own);
     }
 
-    fn apply(&mut self, index: usize, difference: &Difference) {
+    fn apply(&mut self, index: usize, delta: &Delta) {
         self.count("applied");
         let Some(app) = self.apps[index].as_mut() else {
             return;
         };
-        let applied = app.homes.apply(ExtentSize::MIN, &difference.edits);
-        app.generation = difference.from.next();
+        let applied = app.placements.apply(ExtentSize::MIN, &delta.edits);
+        app.generation = delta.from.next();
         let (slot, generation) = (app.slot, app.generation);
         let oldest = self.oldest(index);
         let row = self.row(slot);
@@ -233,7 +238,7 @@ impl World {
             }
         }
         if timer != Timer::Deadline || !self.wrong(Fault::DeadlineIgnored) {
-            self.tell(index, Event::TimedOut(change, timer));
+            self.deliver(index, Event::TimedOut(change, timer));
         }
     }
 
@@ -244,13 +249,13 @@ impl World {
         } else {
             Ok(())
         };
-        self.tell(index, Event::DisksOpen(change, result));
+        self.deliver(index, Event::DisksOpen(change, result));
     }
 
     /// An apparatus asks the store who was first: the end of its hold, or the commit.
     pub fn app_cancel(&mut self, index: usize, change: ChangeId) {
         if self.wrong(Fault::ReopenByClock) {
-            return self.tell(index, Event::CancelAnswered(change, Cancel::Cancelled));
+            return self.deliver(index, Event::CancelAnswered(change, Cancel::Cancelled));
         }
         if !self.options.explore && self.rng.permille(self.options.chaos.store_fails) {
             self.count("store failed at a cancel");
@@ -258,7 +263,7 @@ impl World {
             if let Some(app) = self.apps[index].as_mut() {
                 app.asks_again = again;
             }
-            return self.tell(index, Event::CancelFailed(change));
+            return self.deliver(index, Event::CancelFailed(change));
         }
         match self.store.cancel(change) {
             Ok(answer) => {
@@ -268,22 +273,28 @@ impl World {
                 } else {
                     "holds ended as cancelled"
                 });
-                self.tell(index, Event::CancelAnswered(change, answer));
+                self.deliver(index, Event::CancelAnswered(change, answer));
             }
             // A power loss took the change's record, and everyone who knew of it.
             Err(error) => self.fail(format!("cancel: {error}")),
         }
     }
 
-    /// Takes the arbitration, if it is free, inside this apparatus.
+    /// Takes the controller lock, if it is free, inside this apparatus.
     fn take_over(&mut self, index: usize) {
         let Some(app) = &self.apps[index] else { return };
-        let running = app.takeover.is_some_and(|ctl| self.ctls.contains_key(&ctl));
+        let running = app
+            .takeover
+            .is_some_and(|ctl| self.ctls.contains_key(&ctl) || self.drivers.contains_key(&ctl));
         if running || self.lock.is_some() {
             return;
         }
         self.count("takeovers");
-        let ctl = self.new_ctl(Goal::Recover, Some(index));
+        let ctl = if self.options.explore {
+            self.new_ctl(Goal::Recover, Some(index))
+        } else {
+            self.new_driver(Goal::Recover, Some(index))
+        };
         if let Some(app) = self.apps[index].as_mut() {
             app.takeover = Some(ctl);
         }

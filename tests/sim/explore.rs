@@ -9,9 +9,9 @@ use super::app::Stage;
 use super::ctl::Todo;
 use super::host::What;
 use super::{Delay, Entry, ProcId, Task, World};
-use apparatus::change::participant::Event;
-use apparatus::change::recovery;
-use apparatus::store::Store;
+use apparatus::protocol::participant::Event;
+use apparatus::protocol::recovery;
+use apparatus::store::roles::*;
 use std::collections::HashSet;
 
 /// Trouble that is left.
@@ -25,7 +25,7 @@ pub struct Budget {
 }
 
 /// What a host asks for: what, from which block on, how many blocks.
-pub type Wish = (What, u64, u64);
+pub type HostRequest = (What, u64, u64);
 
 /// What can come next.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +64,7 @@ pub fn explore(mut world: World, budget: Budget, most: u64) -> Result<Found, Str
         }
         found.states += 1;
         if found.states > most {
-            return Err(format!("more than {most} states\n{}", world.tell_state()));
+            return Err(format!("more than {most} states\n{}", world.describe_state()));
         }
         let mut leads_on = false;
         for step in world.moves(budget) {
@@ -76,7 +76,7 @@ pub fn explore(mut world: World, budget: Budget, most: u64) -> Result<Found, Str
                 way.push(world.describe(step));
             }
             if let Some(why) = next.failure.take() {
-                return Err(format!("{why}\n{}\n{}", way.join("\n"), next.tell_state()));
+                return Err(format!("{why}\n{}\n{}", way.join("\n"), next.describe_state()));
             }
             let reached = next.fingerprint(left);
             leads_on |= reached != print;
@@ -88,7 +88,7 @@ pub fn explore(mut world: World, budget: Budget, most: u64) -> Result<Found, Str
             found.ends += 1;
             world
                 .must_rest()
-                .map_err(|why| format!("{why}\n{}\n{}", way.join("\n"), world.tell_state()))?;
+                .map_err(|why| format!("{why}\n{}\n{}", way.join("\n"), world.describe_state()))?;
         }
     }
     Ok(found)
@@ -271,10 +271,14 @@ impl World {
                 .as_ref()
                 .is_some_and(|app| matches!(app.stage, Stage::Booting)),
             Task::Step(id) => self.ctls.get(id).is_none_or(|ctl| {
-                let hardens =
-                    |todo: &Todo| matches!(todo, Todo::HardenList | Todo::HardenFlush(..) | Todo::Harden(_));
+                let persists = |todo: &Todo| {
+                    matches!(
+                        todo,
+                        Todo::PersistList | Todo::PersistFlush(..) | Todo::Persist(_)
+                    )
+                };
                 let front = ctl.todo.front();
-                if self.options.power && front.is_some_and(hardens) {
+                if self.options.power && front.is_some_and(persists) {
                     return false;
                 }
                 matches!(
@@ -282,14 +286,14 @@ impl World {
                     None | Some(
                         Todo::WorkDone(_)
                             | Todo::Ended(..)
-                            | Todo::HardenList
-                            | Todo::HardenFlush(..)
-                            | Todo::Harden(_)
+                            | Todo::PersistList
+                            | Todo::PersistFlush(..)
+                            | Todo::Persist(_)
                             | Todo::FreeLook
                             | Todo::Free(_)
                             | Todo::Plan
                             | Todo::Quit
-                            | Todo::Recover(recovery::Effect::RecoverBoot | recovery::Effect::Finish(_))
+                            | Todo::Recover(recovery::Effect::RecoverEpoch | recovery::Effect::Finish(_))
                     )
                 )
             }),

@@ -1,11 +1,11 @@
-//! Wrong protocols, by switch: each is what somebody might write who has not understood one of the rules. They live here, around the
-//! machines, and nowhere else.
+//! Wrong protocols, by switch: each is what somebody might write who has not understood one of the rules. They live around the
+//! machines and the driver, in the simulated apparatus and in the seams, and nowhere else.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// The controller releases when the first apparatus has applied.
     ReleaseEarly,
-    /// An apparatus whose hold ran out reopens with its old face, and asks nobody.
+    /// An apparatus whose hold ran out reopens with its old version, and asks nobody.
     ReopenByClock,
     /// An apparatus that finds its change committed reopens writes as soon as it has applied it itself.
     ReopenAlone,
@@ -17,9 +17,9 @@ pub enum Fault {
     NoQuarantine,
     /// The chunk is copied, and nothing is held.
     CopyWithoutHold,
-    /// A host's flush is acknowledged when the disks are flushed, before the changes are hardened.
-    FlushBeforeHarden,
-    /// After a power loss, what was committed and not hardened stands.
+    /// A host's flush is acknowledged when the disks are flushed, before the changes are persisted.
+    FlushBeforePersist,
+    /// After a power loss, what was committed and not persisted stands.
     BootIgnored,
     /// Reads go on between copy and switch though a fenced apparatus may still write.
     ReadsNotHeld,
@@ -37,8 +37,8 @@ pub enum Fault {
     ParkedAcknowledged,
     /// The table is switched before the change is committed.
     ApplyBeforeCommit,
-    /// Changes are hardened, and the disks they map are not flushed.
-    HardenWithoutFlush,
+    /// Changes are persisted, and the disks they map are not flushed.
+    PersistWithoutFlush,
     /// The next controller does not care for apparatuses that have not applied what is committed.
     RecoveryIgnoresBehind,
     /// An apparatus parks requests of the whole volume for a hold of a part of it.
@@ -51,14 +51,26 @@ pub enum Fault {
     LossIgnored,
     /// A chunk is copied in two passes.
     CopyTwice,
-    /// A change is hardened as soon as it is committed, while everyone still holds.
-    HardenInHold,
+    /// A change is persisted as soon as it is committed, while everyone still holds.
+    PersistInHold,
     /// A job goes on from where its range was when it was planned, though another has moved it since.
     OvertakenGoesOn,
+    /// The controller works when the first apparatus holds.
+    HeldByOne,
+    /// A member whose process is stopped counts as one that has ended.
+    StoppedCountsAsEnded,
+    /// The silent are fenced by their fence word alone: the store does not know.
+    FenceNotRecorded,
+    /// Of the changes that are persisted together, only the last is marked.
+    PersistLastOnly,
+    /// A label gets the layout number before the database has it for good.
+    LabelFirst,
+    /// A change is given up, and the store is not asked whether it is committed.
+    CancelNotAsked,
 }
 
 impl Fault {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 32] = [
         Self::ReleaseEarly,
         Self::ReopenByClock,
         Self::ReopenAlone,
@@ -66,7 +78,7 @@ impl Fault {
         Self::NoFenceCheck,
         Self::NoQuarantine,
         Self::CopyWithoutHold,
-        Self::FlushBeforeHarden,
+        Self::FlushBeforePersist,
         Self::BootIgnored,
         Self::ReadsNotHeld,
         Self::JoinerDoesNotWait,
@@ -76,15 +88,21 @@ impl Fault {
         Self::RejoinWithoutDrain,
         Self::ParkedAcknowledged,
         Self::ApplyBeforeCommit,
-        Self::HardenWithoutFlush,
+        Self::PersistWithoutFlush,
         Self::RecoveryIgnoresBehind,
         Self::HoldTooWide,
         Self::ReadsHeld,
         Self::DeadlineIgnored,
         Self::LossIgnored,
         Self::CopyTwice,
-        Self::HardenInHold,
+        Self::PersistInHold,
         Self::OvertakenGoesOn,
+        Self::HeldByOne,
+        Self::StoppedCountsAsEnded,
+        Self::FenceNotRecorded,
+        Self::PersistLastOnly,
+        Self::LabelFirst,
+        Self::CancelNotAsked,
     ];
 
     /// The promise that it breaks and by whose check it has to be caught, where there is one for just that.
@@ -93,7 +111,7 @@ impl Fault {
             Self::HoldTooWide | Self::ReadsHeld => Some("P3"),
             Self::DeadlineIgnored | Self::LossIgnored => Some("P5"),
             Self::CopyTwice => Some("P10"),
-            Self::HardenInHold => Some("P11"),
+            Self::PersistInHold => Some("P11"),
             _ => None,
         }
     }

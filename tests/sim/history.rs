@@ -7,7 +7,7 @@
 //!
 //! A write that was run again after a fence is two writes with the same begin and end, of which the first is optional.
 
-use apparatus::units::VolumeId;
+use apparatus::model::units::VolumeId;
 use std::collections::BTreeMap;
 
 /// What a block holds: which write.
@@ -160,7 +160,7 @@ impl History {
                     "volume {} block {}: {why}\n{}",
                     place.0,
                     place.1,
-                    self.tell(*place)
+                    self.describe(*place)
                 )
             })
         })
@@ -212,7 +212,7 @@ impl History {
     }
 
     /// The last lines of a block's history, for a report.
-    pub fn tell(&self, place: Place) -> String {
+    pub fn describe(&self, place: Place) -> String {
         let Some(block) = self.blocks.get(&place) else {
             return String::new();
         };

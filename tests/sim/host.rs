@@ -5,10 +5,11 @@ use super::fault::Fault;
 use super::history::Tag;
 use super::{Delay, ProcId, ReqId, Task, World};
 use apparatus::gate::Access;
-use apparatus::pool::model::Span;
+use apparatus::model::change::{ChangeRecord, ChangeState};
+use apparatus::model::records::Span;
+use apparatus::model::units::{ChangeId, Generation, VolumeExtent, VolumeId, VolumeOffset};
 use apparatus::store::memory::Extent;
-use apparatus::store::{ChangeRecord, ChangeState, Store};
-use apparatus::units::{ChangeId, Generation, VolumeExtent, VolumeId, VolumeOffset};
+use apparatus::store::roles::*;
 use std::collections::{BTreeSet, VecDeque};
 
 /// Bytes of a block.
@@ -45,7 +46,7 @@ pub struct Client {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Piece {
     pub block: u64,
-    pub home: Extent,
+    pub placement: Extent,
     pub tag: Tag,
     pub done: bool,
 }
@@ -54,8 +55,8 @@ impl Piece {
     /// The disk and its block.
     pub fn at(&self) -> (usize, u64) {
         (
-            self.home.0.0 as usize - 1,
-            self.home.1.0 * BLOCKS + self.block % BLOCKS,
+            self.placement.0.0 as usize - 1,
+            self.placement.1.0 * BLOCKS + self.block % BLOCKS,
         )
     }
 }
@@ -80,7 +81,7 @@ pub struct Req {
 pub enum Flush {
     Begin,
     Disks(Vec<(usize, Begun)>, Vec<ChangeId>),
-    Harden(Vec<ChangeId>),
+    Persist(Vec<ChangeId>),
 }
 
 /// A request inside the gate.
@@ -169,7 +170,7 @@ impl World {
         }
         let app = self.apps[self.clients[client].app].as_ref()?;
         let known: Vec<(VolumeId, u64)> = app
-            .homes
+            .placements
             .volumes()
             .filter_map(|volume| Some((volume.id, *self.usable.get(&volume.id)?, volume.size.0 / BLOCK)))
             .map(|(volume, usable, size)| (volume, usable.min(size)))
@@ -245,11 +246,11 @@ impl World {
             return true;
         };
         let end = ask.first + ask.blocks;
-        let size = app.homes.volumes().find(|volume| volume.id == ask.volume);
+        let size = app.placements.volumes().find(|volume| volume.id == ask.volume);
         let cut = size.is_none_or(|volume| volume.size.0 / BLOCK < end);
         let known = self.usable.get(&ask.volume).is_none_or(|&usable| usable < end);
         self.must(!cut || known, || {
-            format!("host error: {ask:?} on a{index} has no home")
+            format!("host error: {ask:?} on a{index} has no placement")
         });
         cut
     }
@@ -326,18 +327,21 @@ impl World {
             return Vec::new();
         };
         let blocks = req.ask.first..req.ask.first + req.ask.blocks;
-        let home = |block| app.homes.home(req.ask.volume, VolumeExtent(block / BLOCKS));
+        let placement = |block| {
+            app.placements
+                .placement(req.ask.volume, VolumeExtent(block / BLOCKS))
+        };
         let piece = |block| {
-            home(block).map(|home| Piece {
+            placement(block).map(|placement| Piece {
                 block,
-                home,
+                placement,
                 tag: Tag::GARBAGE,
                 done: false,
             })
         };
         let pieces: Vec<Piece> = blocks.filter_map(piece).collect();
         let whole = pieces.len() as u64 == req.ask.blocks;
-        self.must(whole, || format!("host error: {:?} has no home", req.ask));
+        self.must(whole, || format!("host error: {:?} has no placement", req.ask));
         pieces
     }
 
@@ -354,12 +358,12 @@ impl World {
         } else {
             piece.tag = self.disks[disk].read(block);
         }
-        let told = format!(
+        let text = format!(
             "{id:?} {:?} {:?} block {} at {:?}: {:?}",
-            req.ask.what, req.ask.volume, piece.block, piece.home, piece.tag
+            req.ask.what, req.ask.volume, piece.block, piece.placement, piece.tag
         );
         let all = req.pieces.iter().all(|piece| piece.done);
-        self.trace(|| told);
+        self.trace(|| text);
         let Some(req) = self.reqs.get(&id) else { return };
         if all {
             let owner = Some(req.proc);
@@ -431,7 +435,7 @@ impl World {
         self.after(Some(req.proc), Delay::Exactly(pause), Task::Issue(req.client));
     }
 
-    /// The next step of a host's flush: read what is not hardened, flush the disks, harden, answer.
+    /// The next step of a host's flush: read what is not persisted, flush the disks, persist, answer.
     pub fn flush_step(&mut self, id: ReqId) {
         let Some(req) = self.reqs.get(&id).cloned() else {
             return;
@@ -451,16 +455,16 @@ impl World {
                 for (disk, at) in begun {
                     self.disks[disk].end_flush(at);
                 }
-                if ids.is_empty() || self.wrong(Fault::FlushBeforeHarden) {
+                if ids.is_empty() || self.wrong(Fault::FlushBeforePersist) {
                     return self.look(id);
                 }
-                self.set_flush(id, Flush::Harden(ids));
+                self.set_flush(id, Flush::Persist(ids));
                 self.after(owner, Delay::Store, Task::Flush(id));
             }
-            Flush::Harden(ids) => {
-                self.count("hardened by a flush");
-                let hardened = self.store.harden(&ids);
-                self.must(hardened.is_ok(), || format!("harden: {hardened:?}"));
+            Flush::Persist(ids) => {
+                self.count("persisted by a flush");
+                let persisted = self.store.persist(&ids);
+                self.must(persisted.is_ok(), || format!("persist: {persisted:?}"));
                 self.look(id);
             }
         }
@@ -472,14 +476,14 @@ impl World {
         }
     }
 
-    /// The changes that are not hardened and that a flush of the volume rests on, with all that come before them; the disks that those map, and
+    /// The changes that are not persisted and that a flush of the volume rests on, with all that come before them; the disks that those map, and
     /// those that hold the volume.
     fn to_flush(&mut self, index: usize, volume: VolumeId) -> (BTreeSet<usize>, Vec<ChangeId>) {
         let mut committed = self.committed();
-        let face = self.apps[index].as_ref().map(|app| app.generation);
+        let version = self.apps[index].as_ref().map(|app| app.generation);
         let rests_on = |record: &ChangeRecord| {
-            let mut edits = record.change.difference.edits.iter();
-            Some(record.change.difference.from.next()) <= face
+            let mut edits = record.change.delta.edits.iter();
+            Some(record.change.delta.from.next()) <= version
                 && edits.any(|edit| edit.volume() == Some(volume))
         };
         let last = committed.iter().rposition(rests_on);
@@ -489,21 +493,21 @@ impl World {
         committed.truncate(last.map_or(0, |last| last + 1));
         let (mut disks, ids) = mapped_by(&committed);
         if let Some(app) = &self.apps[index] {
-            let homes = app.homes.iter().filter(|&(other, ..)| other == volume);
-            disks.extend(homes.map(|(_, _, (disk, _))| disk.0 as usize - 1));
+            let placements = app.placements.iter().filter(|&(other, ..)| other == volume);
+            disks.extend(placements.map(|(_, _, (disk, _))| disk.0 as usize - 1));
         }
         (disks, ids)
     }
 
-    /// Changes that are committed and not hardened, and the disks that they map.
-    pub fn not_hardened(&mut self) -> (BTreeSet<usize>, Vec<ChangeId>) {
+    /// Changes that are committed and not persisted, and the disks that they map.
+    pub fn not_persisted(&mut self) -> (BTreeSet<usize>, Vec<ChangeId>) {
         mapped_by(&self.committed())
     }
 
     fn committed(&mut self) -> Vec<ChangeRecord> {
         let mut committed = self.store.unfinished().unwrap_or_default();
         committed.retain(|record| record.state == ChangeState::Committed);
-        committed.sort_by_key(|record| record.change.difference.from);
+        committed.sort_by_key(|record| record.change.delta.from);
         committed
     }
 }

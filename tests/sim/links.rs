@@ -2,10 +2,10 @@
 
 use super::fault::Fault;
 use super::{Delay, LinkId, ProcId, Task, World};
-use apparatus::change::controller;
-use apparatus::change::participant::{Event, Link};
-use apparatus::units::{Slot, Term};
-use apparatus::wire::message::{Answer, Request};
+use apparatus::model::units::{Generation, Slot, Term};
+use apparatus::protocol::controller;
+use apparatus::protocol::participant::{Event, Link};
+use apparatus::rpc::message::{Answer, Request, VERSION};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Wire {
@@ -26,7 +26,21 @@ impl World {
             .apps
             .iter()
             .position(|app| app.as_ref().is_some_and(|app| serves(app)))?;
-        let app_proc = self.apps[index].as_ref()?.proc;
+        Some(self.join_ends(ctl, slot, index))
+    }
+
+    /// A connection of a driver to the apparatus of this name; none if that does not serve.
+    pub fn connect_to(&mut self, ctl: ProcId, slot: Slot, name: &str) -> Option<LinkId> {
+        let found = |app: &super::app::App| app.name.as_str() == name && app.serves();
+        let index = self
+            .apps
+            .iter()
+            .position(|app| app.as_ref().is_some_and(|app| found(app)))?;
+        Some(self.join_ends(ctl, slot, index))
+    }
+
+    fn join_ends(&mut self, ctl: ProcId, slot: Slot, index: usize) -> LinkId {
+        let app_proc = self.apps[index].as_ref().map_or(ctl, |app| app.proc);
         let id = LinkId(self.number(ctl.0 * 100 + u64::from(slot.0)));
         self.wires.insert(
             id,
@@ -39,7 +53,7 @@ impl World {
                 ctl_open: true,
             },
         );
-        Some(id)
+        id
     }
 
     /// How many copies of a message arrive.
@@ -56,6 +70,12 @@ impl World {
             return 2;
         }
         1
+    }
+
+    /// The first message of a connection arrives.
+    pub fn send_surely_to_app(&mut self, link: LinkId, term: Term, request: &Request) {
+        let owner = self.wires.get(&link).map(|wire| wire.app_proc);
+        self.after(owner, Delay::Message, Task::ToApp(link, term, request.clone()));
     }
 
     pub fn send_to_app(&mut self, link: LinkId, term: Term, request: &Request) {
@@ -94,12 +114,21 @@ impl World {
         else {
             return;
         };
+        match request {
+            Request::Hello { .. } => return self.welcome(index, link),
+            Request::Quiesce { wait_us } => {
+                let target = self.apps[index].as_ref().map(|app| app.generation);
+                let until = self.now + wait_us;
+                return self.quiesce(index, link, target.unwrap_or_default(), until);
+            }
+            _ => {}
+        }
         if let (Request::Hold { change, .. }, Some(app)) = (&request, self.apps[index].as_mut())
             && !app.placed.contains_key(change)
         {
             app.asked.insert(*change, (Some(link), u64::MAX));
         }
-        self.tell(index, Event::Asked(Link(link.0), term, request));
+        self.deliver(index, Event::Asked(Link(link.0), term, request));
     }
 
     pub fn to_ctl(&mut self, link: LinkId, answer: Answer) {
@@ -107,7 +136,38 @@ impl World {
             return;
         };
         let (ctl, slot) = (wire.ctl, wire.slot);
-        self.ctl_answered(ctl, slot, answer);
+        if self.drivers.contains_key(&ctl) {
+            self.driver_hears(ctl, slot, link, answer);
+        } else {
+            self.ctl_answered(ctl, slot, answer);
+        }
+    }
+
+    /// Answers the greeting.
+    fn welcome(&mut self, index: usize, link: LinkId) {
+        let (Some(app), Some(wire)) = (self.apps[index].as_ref(), self.wires.get(&link)) else {
+            return;
+        };
+        let Some(machine) = &app.machine else { return };
+        let answer = Answer::Welcome {
+            version: VERSION,
+            name: app.name.to_string(),
+            incarnation: machine.incarnation(),
+            generation: machine.generation(),
+        };
+        let owner = Some(wire.ctl);
+        self.after(owner, Delay::Message, Task::ToCtl(link, answer));
+    }
+
+    /// Answers when no request uses an older table, or when the time is over.
+    pub fn quiesce(&mut self, index: usize, link: LinkId, target: Generation, until: u64) {
+        let oldest = self.oldest(index);
+        if oldest >= target || until <= self.now {
+            return self.send_to_ctl(link, Answer::Quiesced { oldest });
+        }
+        let owner = self.apps[index].as_ref().map(|app| app.proc);
+        let task = Task::Quiesce(index, link, target, until);
+        self.after(owner, Delay::Exactly(100), task);
     }
 
     pub fn app_lost(&mut self, link: LinkId) {
@@ -119,7 +179,7 @@ impl World {
         self.close_if_unused(link);
         self.note_lost(index, link);
         if !self.wrong(Fault::LossIgnored) {
-            self.tell(index, Event::Lost(Link(link.0)));
+            self.deliver(index, Event::Lost(Link(link.0)));
         }
     }
 
@@ -138,10 +198,26 @@ impl World {
         wire.ctl_open = false;
         let (ctl, slot) = (wire.ctl, wire.slot);
         self.close_if_unused(link);
+        if self.drivers.contains_key(&ctl) {
+            return self.driver_lost(ctl, slot, link);
+        }
         if let Some(ctl) = self.ctls.get_mut(&ctl) {
             ctl.links.remove(&slot);
         }
-        self.ctl_told(ctl, controller::Event::Lost(slot));
+        self.ctl_event(ctl, controller::Event::Lost(slot));
+    }
+
+    /// A driver closes its end: the apparatus will notice.
+    pub fn close_ctl_end(&mut self, link: LinkId) {
+        let Some(wire) = self.wires.get_mut(&link).filter(|wire| wire.ctl_open) else {
+            return;
+        };
+        wire.ctl_open = false;
+        if wire.app_open {
+            let owner = Some(wire.app_proc);
+            self.after(owner, Delay::Message, Task::AppLost(link));
+        }
+        self.close_if_unused(link);
     }
 
     fn close_if_unused(&mut self, link: LinkId) {

@@ -1,5 +1,6 @@
-//! A whole pool in one thread: hosts, apparatuses, controllers, disks and the store, driving the machines of `change/`, the core of the
-//! gate and the store in memory. A run is a queue of tasks; who picks the next one (a seed, or an explorer that tries them all) decides what happens.
+//! A whole pool in one process: hosts, apparatuses, controllers, disks and the store, driving the machines of `protocol/`, the core of the
+//! gate, the store in memory and, in the simulation, the production driver of controllers (`driver.rs`). A run is a queue of tasks; who picks
+//! the next one (a seed, or an explorer that tries them all) decides what happens.
 //!
 //! Time is virtual. Whatever a process does between two waits for something outside of it is one task; disk accesses, store
 //! transactions, messages, the look at the fence word and the reply are tasks of their own, so that anything can come between them.
@@ -9,15 +10,22 @@
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss
 )]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 #![allow(clippy::wrong_self_convention, reason = "`to_app` sends to an apparatus")]
 
 pub mod app;
 pub mod chaos;
 pub mod check;
+pub mod command;
 pub mod copy;
 pub mod ctl;
 pub mod disk;
+pub mod driver;
 pub mod effects;
 pub mod explore;
 pub mod fault;
@@ -31,6 +39,7 @@ pub mod print;
 pub mod promise;
 pub mod rng;
 pub mod run;
+pub mod seams;
 pub mod setup;
 pub mod shared;
 pub mod small;
@@ -38,21 +47,25 @@ pub mod spec;
 pub mod work;
 
 use app::App;
-use apparatus::change::participant::Timer;
-use apparatus::member::Line;
-use apparatus::store::Member;
+use apparatus::blockdev::label::COPY;
+use apparatus::model::member::{Member, MemberEntry};
+use apparatus::model::units::{CacheEpoch, ChangeId, Generation, Incarnation, JobId, Slot, Term, VolumeId};
+use apparatus::protocol::participant::Timer;
+use apparatus::rpc::message::{Answer, Request};
 use apparatus::store::memory::MemoryStore;
-use apparatus::units::{BootId, ChangeId, Generation, Incarnation, Slot, Term, VolumeId};
-use apparatus::wire::message::{Answer, Request};
 use ctl::Ctl;
 use disk::Disk;
+use driver::{Driver, Turn};
 use fault::Fault;
 use history::{History, Tag};
 use host::{Client, Req};
 use links::Wire;
 use rng::Rng;
+use run::Phase;
 use shared::Shared;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
 use uuid::Uuid;
 
 /// A process, from its start to its end.
@@ -104,7 +117,11 @@ pub enum Task {
     Word(usize),
     /// It takes its next step towards rejoining.
     Rejoin(usize),
-    /// A controller takes its next step.
+    /// A driver goes on, if it has paused as many times as this and not more.
+    Resume(ProcId, u64),
+    /// An apparatus may have finished the requests by tables older than this generation, which a connection waits for until this time.
+    Quiesce(usize, LinkId, Generation, u64),
+    /// The explorer's controller takes its next step.
     Step(ProcId),
     /// A controller's timer for one of its changes; timers armed since have a higher number.
     CtlTimer(ProcId, u64, u64),
@@ -154,8 +171,8 @@ pub struct Row {
 }
 
 impl Row {
-    pub fn line(self) -> Line {
-        Line {
+    pub fn line(self) -> MemberEntry {
+        MemberEntry {
             incarnation: self.incarnation,
             generation: self.generation,
             oldest: self.oldest,
@@ -189,7 +206,28 @@ pub struct World {
     pub rows: Vec<Row>,
     pub lock: Option<ProcId>,
     pub apps: Vec<Option<Shared<App>>>,
+    /// The explorer's controllers.
     pub ctls: BTreeMap<ProcId, Shared<Ctl>>,
+    /// The simulation's: production drivers.
+    pub drivers: BTreeMap<ProcId, Driver>,
+    /// Threads of drivers that have ended, or will where they pause next.
+    pub graves: Vec<JoinHandle<()>>,
+    /// The way back to the scheduler.
+    pub back: Option<Sender<Box<World>>>,
+    /// What comes next, if that is known already.
+    pub next: Option<Turn>,
+    /// The driver that the last task has go on.
+    pub resumed: Option<ProcId>,
+    /// What the run waits for.
+    pub phase: Phase,
+    /// Both copies of each disk's label.
+    pub labels: Vec<[[u8; COPY]; 2]>,
+    /// The generations that the member table shows as committed and as persisted.
+    pub shown: (Generation, Generation),
+    /// Which driver works on a job.
+    pub claims: BTreeMap<JobId, ProcId>,
+    /// The last heartbeats of stopped processes.
+    pub beats: BTreeMap<ProcId, u64>,
     pub wires: BTreeMap<LinkId, Wire>,
     pub clients: Vec<Client>,
     pub reqs: BTreeMap<ReqId, Req>,
@@ -222,6 +260,13 @@ impl Clone for World {
             rows: self.rows.clone(),
             apps: self.apps.clone(),
             ctls: self.ctls.clone(),
+            // The explorer has no drivers.
+            drivers: BTreeMap::new(),
+            graves: Vec::new(),
+            back: None,
+            labels: Vec::new(),
+            claims: BTreeMap::new(),
+            beats: BTreeMap::new(),
             wires: self.wires.clone(),
             clients: self.clients.clone(),
             reqs: self.reqs.clone(),
@@ -238,14 +283,14 @@ impl Clone for World {
 }
 
 impl World {
-    pub fn boot(&self) -> BootId {
+    pub fn boot(&self) -> CacheEpoch {
         self.boot_of(self.boots)
     }
 
     /// A protocol that ignores the boot's identity sees the same one for ever.
-    fn boot_of(&self, boot: u128) -> BootId {
+    fn boot_of(&self, boot: u128) -> CacheEpoch {
         let boot = if self.wrong(Fault::BootIgnored) { 1 } else { boot };
-        BootId(Uuid::from_u128(boot))
+        CacheEpoch(Uuid::from_u128(boot))
     }
 
     /// A line for whoever looks into a run.
@@ -364,6 +409,8 @@ impl World {
             Task::Others(app) => self.look_at_others(app),
             Task::Word(app) => self.look_at_word(app),
             Task::Rejoin(app) => self.rejoin_step(app),
+            Task::Resume(driver, epoch) => self.resume(driver, epoch),
+            Task::Quiesce(app, link, target, until) => self.quiesce(app, link, target, until),
             Task::Step(ctl) => self.ctl_step(ctl),
             Task::CtlTimer(ctl, key, epoch) => self.ctl_timer(ctl, key, epoch),
             Task::RecoveryTimer(ctl) => self.recovery_timer(ctl),
@@ -377,6 +424,13 @@ impl World {
     /// Whether the process of this member's name has not ended: its life lock.
     pub fn lives(&self, member: &Member) -> bool {
         self.apps.iter().flatten().any(|app| app.name == member.name)
+    }
+
+    /// The last heartbeat of the process in this slot.
+    pub fn heartbeat(&self, slot: Slot) -> u64 {
+        let app = self.apps.iter().flatten().find(|app| app.slot == slot);
+        let beat = |app: &Shared<App>| self.beats.get(&app.proc).copied().unwrap_or(self.now);
+        app.filter(|app| app.serves()).map_or(0, beat)
     }
 
     pub fn row(&mut self, slot: Slot) -> &mut Row {

@@ -3,8 +3,10 @@
 use super::disk::BLOCKS;
 use super::history::{Place, Tag};
 use super::{Delay, Row, Task, World, past, spec};
-use apparatus::store::memory::Homes;
-use apparatus::store::{JobState, Store};
+use apparatus::blockdev::label::choose;
+use apparatus::model::job::JobState;
+use apparatus::store::memory::Placements;
+use apparatus::store::roles::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -34,13 +36,24 @@ impl World {
             self.count("power losses with transactions lost");
         }
         self.lose_power(keep);
-        let homes = self.next_boot_finds();
-        let holds = self.holds(&homes);
-        self.check_survivors(&homes, &holds);
+        self.check_labels();
+        let placements = self.next_boot_finds();
+        let holds = self.holds(&placements);
+        self.check_survivors(&placements, &holds);
         for index in 0..self.apps.len() {
             let pause = self.rng.between(10, 3_000);
             self.after(None, Delay::Exactly(pause), Task::Start(index));
         }
+    }
+
+    /// No label is ahead of the database: the next boot would take that for an older copy.
+    fn check_labels(&mut self) {
+        let layout = self.store.header().map_or(0, |header| header.layout);
+        let ahead = |copies| choose(copies).is_ok_and(|(label, _)| label.layout > layout);
+        let any = self.labels.iter().any(ahead);
+        self.must(!any, || {
+            format!("after power loss a label is ahead of the database, which has layout {layout}")
+        });
     }
 
     /// What is left of the machine, without its disks.
@@ -59,6 +72,11 @@ impl World {
         self.alive.clear();
         self.apps.iter_mut().for_each(|app| *app = None);
         self.ctls.clear();
+        let drivers: Vec<_> = self.drivers.keys().copied().collect();
+        drivers.into_iter().for_each(|id| _ = self.remove_driver(id));
+        self.beats.clear();
+        self.claims.clear();
+        self.shown = Default::default();
         self.wires.clear();
         self.reqs.clear();
         self.clients.iter_mut().for_each(|client| client.busy = None);
@@ -67,32 +85,32 @@ impl World {
     }
 
     /// The table that the next boot will have.
-    fn next_boot_finds(&mut self) -> Arc<Homes> {
+    fn next_boot_finds(&mut self) -> Arc<Placements> {
         let mut store = self.store.fork();
-        let undone = store.recover_boot(self.boot()).unwrap_or_default();
+        let undone = store.recover_epoch(self.boot()).unwrap_or_default();
         if !undone.is_empty() {
             self.count("power losses that took changes back");
         }
-        store.homes()
+        store.placements()
     }
 
     /// What each block of each volume holds, by this table.
-    pub fn holds(&self, homes: &Homes) -> BTreeMap<Place, Tag> {
-        let places = places(homes);
+    pub fn holds(&self, placements: &Placements) -> BTreeMap<Place, Tag> {
+        let places = places(placements);
         places
             .map(|(place, (disk, block))| (place, self.disks[disk].read(block)))
             .collect()
     }
 
     /// What the next boot will find has to be something that a disk may hold after power loss.
-    fn check_survivors(&mut self, homes: &Homes, holds: &BTreeMap<Place, Tag>) {
+    fn check_survivors(&mut self, placements: &Placements, holds: &BTreeMap<Place, Tag>) {
         for (&place, &tag) in holds {
             if let Err(why) = self.history.survives(place, tag) {
-                self.fail(format!("{why}\n{}", self.history.tell(place)));
+                self.fail(format!("{why}\n{}", self.history.describe(place)));
             }
         }
         self.history.begin_again(holds);
-        self.usable = homes
+        self.usable = placements
             .volumes()
             .map(|volume| (volume.id, volume.size.0 / super::host::BLOCK))
             .collect();
@@ -100,25 +118,25 @@ impl World {
 
     /// The explorer's: how many ways there are to lose power with so many of the unsynced transactions kept.
     pub fn ways_to_lose_power(&self, keep: usize) -> usize {
-        let homes = self.homes_after(keep);
-        places(&homes)
+        let placements = self.placements_after(keep);
+        places(&placements)
             .map(|(_, (disk, block))| self.disks[disk].choices(block))
             .product()
     }
 
-    fn homes_after(&self, keep: usize) -> Arc<Homes> {
+    fn placements_after(&self, keep: usize) -> Arc<Placements> {
         let next = self.boots + 1;
         let mut store = self.store.fork();
         store.power_loss(keep, self.boot_of(next));
-        _ = store.recover_boot(self.boot_of(next));
-        store.homes()
+        _ = store.recover_epoch(self.boot_of(next));
+        store.placements()
     }
 
     /// One of these ways. What no volume's block lies on holds garbage: whoever reads it reads what is not his.
     pub fn lose_power_so(&mut self, keep: usize, mut way: usize) {
-        let homes = self.homes_after(keep);
+        let placements = self.placements_after(keep);
         let mut kept: BTreeMap<(usize, u64), usize> = BTreeMap::new();
-        for (_, (disk, block)) in places(&homes) {
+        for (_, (disk, block)) in places(&placements) {
             let choices = self.disks[disk].choices(block);
             kept.insert((disk, block), way % choices);
             way /= choices;
@@ -130,7 +148,7 @@ impl World {
         self.lose_power(keep);
         _ = self.store.checkpoint();
         self.options.power = false;
-        for (place, tag) in self.holds(&homes) {
+        for (place, tag) in self.holds(&placements) {
             if let Some(past) = self.past.remove(&place) {
                 let survives = past.survives(tag);
                 self.must(survives, || {
@@ -150,7 +168,7 @@ impl World {
     pub fn may_lose_power(&mut self) {
         _ = self.store.checkpoint();
         self.options.power = true;
-        let holds = self.holds(&self.store.homes());
+        let holds = self.holds(&self.store.placements());
         self.past = holds
             .into_iter()
             .map(|(place, tag)| (place, past::Block::new(tag)))
@@ -159,8 +177,8 @@ impl World {
 }
 
 /// Each block of each volume, and where it lies: disk and block.
-pub fn places(homes: &Homes) -> impl Iterator<Item = (Place, (usize, u64))> + '_ {
-    homes.iter().flat_map(|(volume, extent, (disk, at))| {
+pub fn places(placements: &Placements) -> impl Iterator<Item = (Place, (usize, u64))> + '_ {
+    placements.iter().flat_map(|(volume, extent, (disk, at))| {
         let block = move |into| {
             let place = (volume, extent.0 * BLOCKS + into);
             (place, (disk.0 as usize - 1, at.0 * BLOCKS + into))

@@ -2,8 +2,9 @@
 
 use super::World;
 use super::app::{App, Stage};
-use super::ctl::{Goal, Todo};
+use super::ctl::Todo;
 use super::disk::Begun;
+use super::driver::Goal;
 use super::explore::Budget;
 use super::host::Flush;
 use std::hash::{Hash, Hasher};
@@ -45,7 +46,7 @@ impl World {
                 &ctl.changes,
             )
                 .hash(&mut hasher);
-            (&ctl.todo, &ctl.heard, ctl.stepping, &ctl.links).hash(&mut hasher);
+            (&ctl.todo, &ctl.inbound, ctl.stepping, &ctl.links).hash(&mut hasher);
         }
         hasher.finish()
     }
@@ -66,7 +67,7 @@ impl World {
         });
         let todos = self.ctls.values().flat_map(|ctl| &ctl.todo);
         let controllers = todos.filter_map(|todo| match todo {
-            Todo::HardenFlush(begun, _) => Some(begun),
+            Todo::PersistFlush(begun, _) => Some(begun),
             _ => None,
         });
         let all = hosts.chain(controllers).flatten();
@@ -134,7 +135,7 @@ fn hash_app(app: Option<&App>, hasher: &mut impl Hasher) {
         app.slot,
         app.incarnation,
         app.generation,
-        &app.homes,
+        &app.placements,
         &app.machine,
     )
         .hash(hasher);

@@ -3,11 +3,12 @@
 use super::ctl::Todo;
 use super::host::BLOCK;
 use super::{LinkId, ProcId, ReqId, World};
-use apparatus::change::controller::{Effect, State};
 use apparatus::gate::Access;
-use apparatus::pool::model::Span;
-use apparatus::store::{ChangeState, HoldMode, Store};
-use apparatus::units::{ChangeId, JobId, VolumeId};
+use apparatus::model::change::{ChangeState, HoldMode, NewChange};
+use apparatus::model::records::Span;
+use apparatus::model::units::{ChangeId, JobId, VolumeId};
+use apparatus::protocol::controller::{Effect, State};
+use apparatus::store::roles::*;
 
 /// What may pass between the end of a hold's time and the end of the hold: one transaction and the steps around it, in microseconds.
 const GRACE_US: u64 = 200;
@@ -73,25 +74,21 @@ impl World {
         }
     }
 
-    /// After a power loss only what was hardened has been copied, and numbers of changes that are lost are given again.
+    /// After a power loss only what was persisted has been copied, and numbers of changes that are lost are given again.
     pub fn forget_copied(&mut self) {
         let store = &mut self.store;
         let mut state = |change| store.change(change).ok().flatten().map(|record| record.state);
         self.copied
-            .retain(|_, change| state(*change) == Some(ChangeState::Hardened));
+            .retain(|_, change| state(*change) == Some(ChangeState::Persisted));
     }
 
     fn is_committed(&mut self, change: ChangeId) -> bool {
         let record = self.store.change(change).ok().flatten();
-        record.is_some_and(|record| matches!(record.state, ChangeState::Committed | ChangeState::Hardened))
+        record.is_some_and(|record| matches!(record.state, ChangeState::Committed | ChangeState::Persisted))
     }
 
     /// P10: a job copies a block again only if the change that copied it before was given up, or taken back by a power loss.
-    pub fn check_copied_once(&mut self, id: ProcId, key: u64, index: usize) {
-        let Some(change) = self.ctls.get(&id).and_then(|ctl| ctl.changes.get(&key)) else {
-            return;
-        };
-        let (this, new) = (change.machine.id(), &change.machine.plan().change);
+    pub fn check_copied_once(&mut self, this: ChangeId, new: &NewChange, index: usize) {
         let (Some(job), Some(span)) = (new.job, new.spans.first()) else {
             return;
         };
@@ -107,7 +104,7 @@ impl World {
         });
     }
 
-    /// P11: while anybody holds for a change, its controller does nothing but the work, the commit and the messages, and what trouble asks for.
+    /// P11, of the explorer's controllers (for drivers, `seams/` checks it): while anybody holds for a change, its controller does nothing but the work, the commit and the messages, and what trouble asks for.
     pub fn check_hold_is_short(&mut self, id: ProcId, todo: &Todo) {
         let Some(ctl) = self.ctls.get(&id) else { return };
         let holds = |state| {
@@ -118,7 +115,7 @@ impl World {
         };
         let held = ctl.changes.values().any(|change| holds(change.machine.state()));
         let short = match todo {
-            Todo::Read(..) | Todo::Write(..) | Todo::WorkDone(_) | Todo::Ended(..) => true,
+            Todo::Read(_) | Todo::Write(_) | Todo::WorkDone(_) | Todo::Ended(..) => true,
             Todo::Change(_, effect) => !matches!(effect, Effect::Prepare),
             Todo::Word(..) | Todo::Quit => true,
             _ => false,

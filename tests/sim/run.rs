@@ -1,61 +1,110 @@
-//! A run of one seed, from the first task to the verdict.
+//! A run of one seed, from the first task to the result.
 
 use super::disk::BLOCKS;
+use super::driver::{Scheduler, Turn};
 use super::host::{Ask, What};
 use super::setup::Options;
 use super::{Coverage, Delay, Task, World};
-use apparatus::change::participant::Standing;
-use apparatus::store::{JobState, Store};
-use apparatus::units::VolumeId;
+use apparatus::model::job::JobState;
+use apparatus::model::units::VolumeId;
+use apparatus::protocol::participant::Participation;
+use apparatus::store::roles::*;
 
 /// More tasks than any run needs: one that takes so many does not end.
-const TASKS: usize = 400_000;
+const TASKS: u64 = 400_000;
 /// And so much time to come to rest.
 const REST_US: u64 = 3_000_000;
+
+/// What a run waits for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Phase {
+    until: Until,
+    begun: u64,
+    tasks: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Until {
+    /// This time.
+    Time(u64),
+    #[default]
+    Rest,
+    Idle,
+}
 
 /// What a seed showed.
 pub fn run(options: Options) -> Result<Coverage, String> {
     let seed = options.seed;
-    let mut world = World::new(options);
-    match world.run() {
-        Ok(()) => Ok(world.coverage),
-        Err(why) => Err(format!("seed {seed}: {why}")),
+    let (world, scheduler) = Scheduler::new(Box::new(World::new(options)));
+    let mut world = phases(world, &scheduler);
+    let coverage = std::mem::take(&mut world.coverage);
+    let failure = world.failure.take();
+    Scheduler::end(world);
+    failure.map_or(Ok(coverage), |why| Err(format!("seed {seed}: {why}")))
+}
+
+fn phases(mut world: Box<World>, scheduler: &Scheduler) -> Box<World> {
+    world.after(None, Delay::Exactly(300), Task::Vctl);
+    let first = world.options.chaos.every_us;
+    world.after(None, Delay::Exactly(first), Task::Chaos);
+    let until = Until::Time(world.options.until);
+    world.begin_phase(until);
+    world = scheduler.run(world);
+    if world.failure.is_none() {
+        world.settle();
+        world.begin_phase(Until::Rest);
+        world = scheduler.run(world);
     }
+    if world.failure.is_none() {
+        world.read_everything();
+        world.begin_phase(Until::Idle);
+        world = scheduler.run(world);
+    }
+    if world.failure.is_none() {
+        world.check_history();
+        world.check_ownership();
+    }
+    world
 }
 
 impl World {
-    pub fn run(&mut self) -> Result<(), String> {
-        self.after(None, Delay::Exactly(300), Task::Vctl);
-        let first = self.options.chaos.every_us;
-        self.after(None, Delay::Exactly(first), Task::Chaos);
-        let until = self.options.until;
-        self.run_until(|world| world.now >= until)?;
-        self.settle();
-        self.run_until(World::at_rest)?;
-        self.read_everything();
-        self.run_until(World::idle)?;
-        self.check_history();
-        self.check_ownership();
-        self.failure.take().map_or(Ok(()), Err)
+    fn begin_phase(&mut self, until: Until) {
+        self.phase = Phase {
+            until,
+            begun: self.now,
+            tasks: 0,
+        };
     }
 
-    fn run_until(&mut self, done: impl Fn(&Self) -> bool) -> Result<(), String> {
-        let (begun, mut tasks) = (self.now, 0);
-        while !done(self) {
+    fn phase_is_over(&self) -> bool {
+        match self.phase.until {
+            Until::Time(until) => self.now >= until,
+            Until::Rest => self.at_rest(),
+            Until::Idle => self.idle(),
+        }
+    }
+
+    /// Has things happen until a driver is to go on, or the phase is over.
+    pub fn turn(&mut self) -> Turn {
+        loop {
+            if self.failure.is_some() || self.phase_is_over() {
+                return Turn::Over;
+            }
             let Some((&key, _)) = self.queue.first_key_value() else {
-                return Err(format!("nothing more happens\n{}", self.tell_state()));
+                self.fail(format!("nothing more happens\n{}", self.describe_state()));
+                continue;
             };
             self.happen(key);
             self.check_holds();
-            tasks += 1;
-            if let Some(why) = self.failure.take() {
-                return Err(why);
+            self.phase.tasks += 1;
+            if self.phase.tasks > TASKS || self.now > self.phase.begun + REST_US {
+                self.fail(format!("does not come to rest\n{}", self.describe_state()));
+                continue;
             }
-            if tasks > TASKS || self.now > begun + REST_US {
-                return Err(format!("does not come to rest\n{}", self.tell_state()));
+            if let Some(id) = self.resumed.take() {
+                return Turn::Driver(id);
             }
         }
-        Ok(())
     }
 
     /// No more trouble: everybody lives and runs, and what was begun is ended. Sometimes one apparatus is stopped for good:
@@ -71,6 +120,7 @@ impl World {
         if let Some(proc) = self.apps[last].as_ref().map(|app| app.proc).filter(|_| stuck) {
             self.count("apparatuses stopped for good");
             self.stopped.insert(proc);
+            self.beats.insert(proc, self.now);
         }
         for index in 0..self.apps.len() {
             if self.apps[index].is_none() {
@@ -82,8 +132,8 @@ impl World {
     /// Sometimes the last controller dies now, and nobody goes on with its jobs: what it leaves has to be put right all the same.
     fn leave_it_there(&mut self) {
         if self.rng.permille(500) {
-            let ctls: Vec<_> = self.ctls.keys().copied().collect();
-            ctls.into_iter().for_each(|id| self.kill_ctl(id));
+            let drivers: Vec<_> = self.drivers.keys().copied().collect();
+            drivers.into_iter().for_each(|id| self.kill_ctl(id));
         }
         if self.rng.permille(500) {
             for job in self.store.jobs().unwrap_or_default() {
@@ -100,7 +150,7 @@ impl World {
             let standing = app
                 .machine
                 .as_ref()
-                .is_some_and(|machine| machine.standing() == Standing::Serving && machine.holds() == 0);
+                .is_some_and(|machine| machine.standing() == Participation::Serving && machine.holds() == 0);
             standing && app.holds.holds() == 0 && app.lanes.is_empty() && app.strays.is_empty()
         };
         let stuck = |app: &super::app::App| self.stopped.contains(&app.proc);
@@ -109,7 +159,7 @@ impl World {
             .iter()
             .all(|app| app.as_ref().is_some_and(|app| stuck(app) || calm(app)));
         let asked = self.reqs.values().any(|req| !self.stopped.contains(&req.proc));
-        apps && !asked && self.ctls.is_empty() && !self.work_left()
+        apps && !asked && self.drivers.is_empty() && !self.work_left()
     }
 
     fn work_left(&self) -> bool {
@@ -135,11 +185,14 @@ impl World {
 
     /// Through every apparatus.
     fn read_everything(&mut self) {
-        let homes = self.store.homes();
-        let sizes = homes.volumes().map(|volume| {
+        let placements = self.store.placements();
+        let sizes = placements.volumes().map(|volume| {
             (
                 volume.id,
-                homes.segments(volume.id).last().map_or(0, |last| last.end().0),
+                placements
+                    .segments(volume.id)
+                    .last()
+                    .map_or(0, |last| last.end().0),
             )
         });
         let sizes: Vec<(VolumeId, u64)> = sizes.collect();
@@ -157,7 +210,7 @@ impl World {
         }
     }
 
-    pub fn tell_state(&self) -> String {
+    pub fn describe_state(&self) -> String {
         let mut out = format!(
             "time {}, tasks {}, lock {:?}\n",
             self.now,
@@ -175,18 +228,8 @@ impl World {
                 app.machine
             );
         }
-        for ctl in self.ctls.values() {
-            out += &format!(
-                "{:?} {:?} todo {:?} heard {:?} changes {:?}\n",
-                ctl.id,
-                ctl.goal,
-                ctl.todo,
-                ctl.heard,
-                ctl.changes
-                    .values()
-                    .map(|change| change.machine.state())
-                    .collect::<Vec<_>>()
-            );
+        for driver in self.drivers.values() {
+            out += &format!("{driver:?}\n");
         }
         out += &format!("reqs {:?}\n", self.reqs);
         out

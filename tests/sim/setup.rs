@@ -10,14 +10,15 @@ use super::rng::Rng;
 use super::shared::Shared;
 use super::work::volume_record;
 use super::{Delay, Task, World};
-use apparatus::change::controller::Patience;
-use apparatus::pool::model::{Area, Difference, DiskRecord, Edit, Instance, PoolHeader, Segment};
-use apparatus::pool::names::Name;
-use apparatus::store::memory::MemoryStore;
-use apparatus::store::{Commit, HoldMode, NewChange, Store};
-use apparatus::units::{
-    BootId, DiskExtent, DiskId, ExtentSize, Generation, MembershipVersion, Term, VolumeExtent, VolumeId,
+use apparatus::model::change::{Commit, HoldMode, NewChange};
+use apparatus::model::names::Name;
+use apparatus::model::records::{Area, Delta, DiskRecord, Edit, Instance, PoolHeader, Segment};
+use apparatus::model::units::{
+    CacheEpoch, DiskExtent, DiskId, ExtentSize, Generation, MembershipVersion, Term, VolumeExtent, VolumeId,
 };
+use apparatus::protocol::controller::Patience;
+use apparatus::store::memory::MemoryStore;
+use apparatus::store::roles::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use uuid::Uuid;
 
@@ -36,8 +37,8 @@ pub struct Options {
     pub patience_us: u64,
     /// Most time between two runs of `vctl`.
     pub vctl_us: u64,
-    /// Of each chunk, in thousandths: the operator wishes something of its job.
-    pub wishes: u64,
+    /// Of each chunk, in thousandths: the operator commands something of its job.
+    pub commands: u64,
     /// Of a recovery.
     pub poll_us: u64,
     /// When trouble and new work end, in microseconds.
@@ -78,7 +79,7 @@ impl Options {
             },
             patience_us: rng.between(800, 5_000),
             vctl_us: rng.between(1_000, 20_000),
-            wishes: rng.between(0, 1) * rng.between(10, 150),
+            commands: rng.between(0, 1) * rng.between(10, 150),
             poll_us: 700,
             until: rng.between(20_000, 60_000),
             fault: None,
@@ -102,8 +103,8 @@ impl Options {
         let chaos = &mut self.chaos;
         let every_us = 3_000;
         match fault {
-            Fault::OvertakenGoesOn => self.wishes = 300,
-            Fault::FlushBeforeHarden | Fault::BootIgnored | Fault::HardenWithoutFlush => {
+            Fault::OvertakenGoesOn => self.commands = 300,
+            Fault::FlushBeforePersist | Fault::BootIgnored | Fault::PersistWithoutFlush => {
                 *chaos = Chaos {
                     every_us,
                     power: 1,
@@ -198,7 +199,8 @@ fn disk_record(id: u32, extents: u64) -> DiskRecord {
         uuid: Uuid::from_u128(u128::from(id)),
         path: format!("/d{id}").into(),
         extents,
-        tags: BTreeSet::new(),
+        // Discards would run on threads of their own.
+        tags: BTreeSet::from([Name::new("tag", "no-discard").unwrap()]),
         allocate: true,
         reserve: 0,
         label: 0,
@@ -234,7 +236,7 @@ impl World {
             numbers: BTreeMap::new(),
             alive: BTreeSet::new(),
             boots: 1,
-            store: MemoryStore::new(header, BootId(Uuid::from_u128(1))),
+            store: MemoryStore::new(header.clone(), CacheEpoch(Uuid::from_u128(1))),
             disks: options
                 .disks
                 .iter()
@@ -244,6 +246,21 @@ impl World {
             lock: None,
             apps: (0..options.apps).map(|_| None).collect(),
             ctls: BTreeMap::new(),
+            drivers: BTreeMap::new(),
+            graves: Vec::new(),
+            back: None,
+            next: None,
+            resumed: None,
+            phase: super::run::Phase::default(),
+            labels: options
+                .disks
+                .iter()
+                .zip(1..)
+                .map(|(&extents, id)| super::seams::labelled(&disk_record(id, extents), &header))
+                .collect(),
+            shown: Default::default(),
+            claims: BTreeMap::new(),
+            beats: BTreeMap::new(),
             wires: BTreeMap::new(),
             clients,
             reqs: BTreeMap::new(),
@@ -258,7 +275,7 @@ impl World {
             failure: None,
             options,
         };
-        world.furnish();
+        world.populate();
         for index in 0..world.apps.len() {
             world.after(None, Delay::Step, Task::Start(index));
         }
@@ -266,7 +283,7 @@ impl World {
     }
 
     /// Disks and volumes, with something in every block, all durable.
-    fn furnish(&mut self) {
+    fn populate(&mut self) {
         let sizes = self.options.disks.clone();
         let disks = sizes
             .iter()
@@ -275,17 +292,17 @@ impl World {
         let mut edits: Vec<Edit> = disks.collect();
         let mut next = 1;
         for (&extents, id) in self.options.volumes.clone().iter().zip(1..) {
-            let home = Area {
+            let placement = Area {
                 disk: DiskId(1),
                 start: DiskExtent(next),
                 len: extents,
             };
             next += extents;
-            self.fill(VolumeId(id), home);
+            self.fill(VolumeId(id), placement);
             edits.push(Edit::AddVolume(volume_record(VolumeId(id), extents)));
             let segments = vec![Segment {
                 start: VolumeExtent(0),
-                home,
+                placement,
             }];
             edits.push(Edit::Map {
                 volume: VolumeId(id),
@@ -293,7 +310,7 @@ impl World {
             });
             self.usable.insert(VolumeId(id), extents * BLOCKS);
         }
-        let difference = Difference {
+        let delta = Delta {
             from: Generation(0),
             edits,
         };
@@ -301,19 +318,19 @@ impl World {
         let change = NewChange {
             title: String::new(),
             job,
-            difference,
+            delta,
             spans,
             mode,
         };
         let id = self.store.prepare(Term(0), &change).unwrap();
         let committed = self.store.commit(Term(0), id, MembershipVersion(0)).unwrap();
         assert_eq!(committed, Commit::Committed(Generation(1)));
-        self.store.harden(&[id]).unwrap();
+        self.store.persist(&[id]).unwrap();
     }
 
-    fn fill(&mut self, volume: VolumeId, home: Area) {
+    fn fill(&mut self, volume: VolumeId, placement: Area) {
         let begin = self.history.tick();
-        for (block, (disk, at)) in blocks(home).enumerate() {
+        for (block, (disk, at)) in blocks(placement).enumerate() {
             let (tag, place) = (self.history.tag(), (volume, block as u64));
             self.history.write(place, tag, begin);
             self.disks[disk].write(at, tag);

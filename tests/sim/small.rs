@@ -2,40 +2,41 @@
 
 use super::app::App;
 use super::chaos::Chaos;
-use super::explore::Wish;
+use super::explore::HostRequest;
 use super::fault::Fault;
 use super::history::History;
 use super::host::Ask;
 use super::setup::Options;
 use super::{Delay, Entry, Task, World, spec};
-use apparatus::change::participant::{Machine, Standing};
-use apparatus::pool::model::Area;
-use apparatus::store::{JobState, Step, Store};
-use apparatus::units::{DiskId, Term, VolumeId};
+use apparatus::model::job::{JobState, Step};
+use apparatus::model::records::Area;
+use apparatus::model::units::{DiskId, Term, VolumeId};
+use apparatus::protocol::participant::{Machine, Participation};
+use apparatus::store::roles::*;
 
 impl World {
     /// An apparatus for each host, a volume of so many chunks that a job moves from one disk to another, and what the hosts do meanwhile.
-    pub fn small(wishes: &[&[Wish]], chunks: u64, fault: Option<Fault>) -> Self {
+    pub fn small(commands: &[&[HostRequest]], chunks: u64, fault: Option<Fault>) -> Self {
         let mut options = Options::random(0);
         options.chaos = Chaos::default();
-        (options.apps, options.clients, options.explore) = (wishes.len(), 1, true);
+        (options.apps, options.clients, options.explore) = (commands.len(), 1, true);
         (options.disks, options.volumes) = (vec![chunks + 1; 2], vec![chunks]);
         options.fault = fault;
         let mut world = Self::new(options);
         world.history = History::default();
         world.history.off = true;
-        for (place, tag) in world.holds(&world.store.homes()) {
+        for (place, tag) in world.holds(&world.store.placements()) {
             world.spec.insert(place, spec::Block::new(tag));
         }
         let volume = VolumeId(1);
-        for (client, wishes) in wishes.iter().enumerate() {
+        for (client, commands) in commands.iter().enumerate() {
             let ask = |&(what, first, blocks)| Ask {
                 what,
                 volume,
                 first,
                 blocks,
             };
-            world.clients[client].script = wishes.iter().map(ask).collect();
+            world.clients[client].script = commands.iter().map(ask).collect();
         }
         world.move_all(volume, DiskId(2));
         world.serve_all();
@@ -45,8 +46,11 @@ impl World {
     }
 
     fn move_all(&mut self, volume: VolumeId, disk: DiskId) {
-        let from = self.store.homes().segments(volume)[0];
-        let to = Area { disk, ..from.home };
+        let from = self.store.placements().segments(volume)[0];
+        let to = Area {
+            disk,
+            ..from.placement
+        };
         let steps = [Step {
             volume,
             from,
@@ -78,7 +82,8 @@ impl World {
     /// Nothing is left to happen: then everyone serves, everything asked is answered, and the volume is moved.
     pub fn must_rest(&self) -> Result<(), String> {
         let calm = |app: &App| {
-            let serving = |machine: &Machine| machine.standing() == Standing::Serving && machine.holds() == 0;
+            let serving =
+                |machine: &Machine| machine.standing() == Participation::Serving && machine.holds() == 0;
             app.machine.as_ref().is_some_and(serving) && app.holds.holds() == 0
         };
         let apps = self
@@ -93,13 +98,13 @@ impl World {
             .unwrap_or_default()
             .iter()
             .all(|job| job.state == JobState::Done);
-        let hardened = self.store.clone().unfinished().unwrap_or_default().is_empty();
+        let persisted = self.store.clone().unfinished().unwrap_or_default().is_empty();
         let worked = self.ctls.is_empty() && self.lock.is_none();
-        if apps && asked && moved && hardened && worked {
+        if apps && asked && moved && persisted && worked {
             return Ok(());
         }
         Err(format!(
-            "ends without rest: apparatuses {apps}, hosts {asked}, moved {moved}, hardened {hardened}, controllers {worked}"
+            "ends without rest: apparatuses {apps}, hosts {asked}, moved {moved}, persisted {persisted}, controllers {worked}"
         ))
     }
 }

@@ -6,12 +6,15 @@ use super::disk::BLOCKS;
 use super::fault::Fault;
 use super::host::BLOCK;
 use super::{ProcId, World};
-use apparatus::change::controller::{Outcome, Plan, Reason};
-use apparatus::change::recovery;
-use apparatus::pool::model::{Area, Difference, DiskRecord, Edit, Segment, Span, VolumeRecord};
-use apparatus::pool::names::Name;
-use apparatus::store::{HoldMode, NewChange, Store};
-use apparatus::units::{ByteCount, DiskExtent, DiskId, JobId, VolumeExtent, VolumeId, VolumeOffset};
+use apparatus::model::change::{HoldMode, NewChange};
+use apparatus::model::names::Name;
+use apparatus::model::records::{Area, Delta, Edit, Segment, Span, VolumeRecord};
+use apparatus::model::units::{
+    ByteCount, DiskExtent, DiskId, Generation, JobId, Term, VolumeExtent, VolumeId, VolumeOffset,
+};
+use apparatus::protocol::controller::{Outcome, Plan, Reason};
+use apparatus::protocol::recovery;
+use apparatus::store::roles::*;
 
 /// What a change is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,67 +35,114 @@ pub enum Done {
 /// The volumes that are always there have lower numbers.
 pub const SCRATCH: VolumeId = VolumeId(3);
 
+/// A change that is to be run.
+#[derive(Clone, Debug)]
+pub struct Proposal {
+    pub change: NewChange,
+    pub purpose: Job,
+    pub copies: Vec<Copy>,
+    /// Extents of a volume that it moves.
+    pub extents: u64,
+}
+
+/// What a driver does next.
+#[derive(Debug)]
+pub enum Next {
+    Chunks(JobId),
+    PlanBack(JobId),
+    Change(Proposal),
+    Nothing,
+}
+
+/// How a change ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Well,
+    WithoutSomebody,
+    /// Not well, and the reason.
+    Not(Done, &'static str),
+}
+
+impl Ended {
+    pub fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Finished { fenced, .. } if fenced.is_empty() => Self::Well,
+            Outcome::Finished { .. } => Self::WithoutSomebody,
+            Outcome::GaveUp { reason, .. } => Self::Not(Done::GaveUp, why(reason)),
+            Outcome::Unfinished { .. } => Self::Not(Done::Unfinished, "changes left to the next controller"),
+        }
+    }
+}
+
+pub fn new_change(job: Option<JobId>, edits: Vec<Edit>, spans: Vec<Span>, mode: HoldMode) -> NewChange {
+    let from = Generation(0);
+    NewChange {
+        title: "simulated".into(),
+        job,
+        delta: Delta { from, edits },
+        spans,
+        mode,
+    }
+}
+
 impl World {
-    /// Finds the next thing to do and begins it, or ends the controller.
+    /// A driver's: finds the next thing to do.
+    pub fn next_work(&mut self, term: Term) -> Next {
+        self.check_ownership();
+        if let Some(next) = self.next_of_jobs() {
+            return next;
+        }
+        if self.ending {
+            return Next::Nothing;
+        }
+        let change = match self.rng.below(10) {
+            0..6 if self.new_move(term) => return self.next_of_jobs().unwrap_or(Next::Nothing),
+            6 | 7 => self.create().or_else(|| self.remove()),
+            8 => self.resize(),
+            _ => None,
+        };
+        change.map_or(Next::Nothing, Next::Change)
+    }
+
+    /// Whether a job yields the lock now: by chance, or because it is waited for. Faults are looked for without gaps.
+    pub fn begins_gap(&mut self, waited_for: bool) -> bool {
+        self.options.fault.is_none() && self.rng.permille(if waited_for { 700 } else { 150 })
+    }
+
+    /// The explorer's: finds the next thing to do and begins it, or ends the controller.
     pub fn plan(&mut self, id: ProcId) {
         self.check_ownership();
-        if self.next_chunk(id) || (!self.ending && !self.options.explore && self.something_new(id)) {
-            return;
+        if let Some(chunk) = self.next_chunk() {
+            return self.propose(id, chunk);
         }
-        for todo in [Todo::HardenList, Todo::FreeLook, Todo::Quit] {
+        for todo in [Todo::PersistList, Todo::FreeLook, Todo::Quit] {
             self.do_last(id, todo);
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    pub fn propose(
-        &mut self,
-        id: ProcId,
-        job: Option<JobId>,
-        edits: Vec<Edit>,
-        spans: Vec<Span>,
-        mode: HoldMode,
-        disk: Option<DiskId>,
-        purpose: Job,
-        copies: Vec<Copy>,
-    ) {
-        let from = self
+    fn propose(&mut self, id: ProcId, proposal: Proposal) {
+        let Proposal {
+            mut change,
+            purpose,
+            copies,
+            ..
+        } = proposal;
+        change.delta.from = self
             .store
             .header()
             .map(|header| header.generation)
             .unwrap_or_default();
         let seen = self.see();
         let (membership, _) = self.store.members().unwrap_or_default();
-        let disks: Vec<DiskRecord> = self.store.disks().unwrap_or_default();
-        let late_writes = recovery::late_writes(&seen) && !self.wrong(Fault::ReadsNotHeld);
-        if late_writes {
-            self.count("changes with late writers about");
-        }
-        let difference = Difference { from, edits };
         let plan = Plan {
-            change: NewChange {
-                title: String::new(),
-                job,
-                difference,
-                spans,
-                mode,
-            },
-            disks: disks.into_iter().filter(|one| Some(one.id) == disk).collect(),
+            change,
+            disks: Vec::new(),
             participants: recovery::participants(&seen),
             membership,
-            late_writes,
+            late_writes: recovery::late_writes(&seen) && !self.wrong(Fault::ReadsNotHeld),
             patience: self.options.patience,
         };
         self.begin(id, plan, purpose, copies);
-    }
-
-    fn something_new(&mut self, id: ProcId) -> bool {
-        match self.rng.below(10) {
-            0..6 => self.new_move(id) && self.next_chunk(id),
-            6 | 7 => self.create(id) || self.remove(id),
-            8 => self.resize(id),
-            _ => false,
-        }
     }
 
     /// A free run of so many extents.
@@ -119,13 +169,11 @@ impl World {
         self.rng.pick(&starts).copied()
     }
 
-    fn create(&mut self, id: ProcId) -> bool {
+    fn create(&mut self) -> Option<Proposal> {
         let volumes = self.store.volumes().unwrap_or_default();
         let disk = DiskId(self.rng.between(1, self.disks.len() as u64) as u32);
         let len = self.rng.between(1, 2);
-        let Some(area) = self.free_area(disk, len, &[]).filter(|_| volumes.len() < 3) else {
-            return false;
-        };
+        let area = self.free_area(disk, len, &[]).filter(|_| volumes.len() < 3)?;
         let volume = self.store.next_volume_id().unwrap_or_default().max(SCRATCH);
         let edits = vec![
             Edit::AddVolume(volume_record(volume, len)),
@@ -133,80 +181,64 @@ impl World {
                 volume,
                 segments: vec![Segment {
                     start: VolumeExtent(0),
-                    home: area,
+                    placement: area,
                 }],
             },
         ];
-        let fills = self.fills(volume, 0, area);
-        self.propose(
-            id,
-            None,
-            edits,
-            Vec::new(),
-            HoldMode::Writes,
-            None,
-            Job::Create(volume),
-            fills,
-        );
-        true
+        Some(Proposal {
+            change: new_change(None, edits, Vec::new(), HoldMode::Writes),
+            purpose: Job::Create(volume),
+            copies: self.fills(volume, 0, area),
+            extents: 0,
+        })
     }
 
-    fn remove(&mut self, id: ProcId) -> bool {
-        let Some(volume) = self.usable.keys().copied().find(|&volume| volume >= SCRATCH) else {
-            return false;
-        };
+    fn remove(&mut self) -> Option<Proposal> {
+        let volume = self.usable.keys().copied().find(|&volume| volume >= SCRATCH)?;
         self.usable.remove(&volume);
-        let edits = vec![Edit::RemoveVolume(volume)];
-        let spans = vec![Span::whole(volume)];
-        self.propose(
-            id,
-            None,
-            edits,
-            spans,
-            HoldMode::All,
-            None,
-            Job::Remove(volume),
-            Vec::new(),
-        );
-        true
+        let (edits, spans) = (vec![Edit::RemoveVolume(volume)], vec![Span::whole(volume)]);
+        Some(Proposal {
+            change: new_change(None, edits, spans, HoldMode::All),
+            purpose: Job::Remove(volume),
+            copies: Vec::new(),
+            extents: 0,
+        })
     }
 
     /// A volume that is there for good, or one that is not, gets another size.
-    fn resize(&mut self, id: ProcId) -> bool {
+    fn resize(&mut self) -> Option<Proposal> {
         let volumes = self.store.volumes().unwrap_or_default();
         let usable = |volume: &&VolumeRecord| self.usable.contains_key(&volume.id);
         let volumes: Vec<VolumeRecord> = volumes.iter().filter(usable).cloned().collect();
-        let Some(volume) = self.rng.pick(&volumes).cloned() else {
-            return false;
-        };
+        let volume = self.rng.pick(&volumes).cloned()?;
         let extents = volume.size.0 / (BLOCKS * BLOCK);
         if extents < 2 || (extents < 4 && self.rng.permille(500)) {
-            self.grow(id, volume.id, extents)
+            self.grow(volume.id, extents)
         } else {
-            self.shrink(id, volume.id, extents)
+            Some(self.shrink(volume.id, extents))
         }
     }
 
-    fn grow(&mut self, id: ProcId, volume: VolumeId, extents: u64) -> bool {
+    fn grow(&mut self, volume: VolumeId, extents: u64) -> Option<Proposal> {
         let disk = DiskId(self.rng.between(1, self.disks.len() as u64) as u32);
-        let Some(home) = self.free_area(disk, 1, &[]) else {
-            return false;
-        };
+        let placement = self.free_area(disk, 1, &[])?;
         self.count("volumes grown");
         let start = VolumeExtent(extents);
-        let segments = vec![Segment { start, home }];
+        let segments = vec![Segment { start, placement }];
         let edits = vec![
             Edit::SetVolume(volume_record(volume, extents + 1)),
             Edit::Map { volume, segments },
         ];
-        let fills = self.fills(volume, extents * BLOCKS, home);
-        let (purpose, mode) = (Job::Resize(volume), HoldMode::Writes);
-        self.propose(id, None, edits, Vec::new(), mode, None, purpose, fills);
-        true
+        Some(Proposal {
+            change: new_change(None, edits, Vec::new(), HoldMode::Writes),
+            purpose: Job::Resize(volume),
+            copies: self.fills(volume, extents * BLOCKS, placement),
+            extents: 0,
+        })
     }
 
     /// What is cut away is held for everyone, and hosts ask for it no more.
-    fn shrink(&mut self, id: ProcId, volume: VolumeId, extents: u64) -> bool {
+    fn shrink(&mut self, volume: VolumeId, extents: u64) -> Proposal {
         self.count("volumes shrunk");
         let left = self.rng.between(1, extents - 1);
         self.usable.insert(volume, left * BLOCKS);
@@ -220,16 +252,19 @@ impl World {
             start,
             ..Span::whole(volume)
         }];
-        let (purpose, mode) = (Job::Resize(volume), HoldMode::All);
-        self.propose(id, None, edits, spans, mode, None, purpose, Vec::new());
-        true
+        Proposal {
+            change: new_change(None, edits, spans, HoldMode::All),
+            purpose: Job::Resize(volume),
+            copies: Vec::new(),
+            extents: 0,
+        }
     }
 
     /// What new blocks are filled with, from this block of the volume on.
-    fn fills(&mut self, volume: VolumeId, first: u64, home: Area) -> Vec<Copy> {
+    fn fills(&mut self, volume: VolumeId, first: u64, placement: Area) -> Vec<Copy> {
         let begin = self.history.tick();
         let mut fills = Vec::new();
-        for (block, to) in (first..).zip(blocks(home)) {
+        for (block, to) in (first..).zip(blocks(placement)) {
             let tag = self.history.tag();
             self.history.write((volume, block), tag, begin);
             fills.push(Copy { from: None, to, tag });
@@ -246,28 +281,34 @@ impl World {
     }
 
     /// A change is over.
-    pub fn ended(&mut self, id: ProcId, job: Job, outcome: &Outcome) {
-        match outcome {
-            Outcome::Finished { fenced, .. } => {
-                self.count("changes finished");
-                if !fenced.is_empty() {
-                    self.count("changes finished without somebody");
-                }
-            }
-            Outcome::GaveUp { reason, .. } => self.count(why(reason)),
-            Outcome::Unfinished { .. } => self.count("changes left to the next controller"),
+    pub fn ended(&mut self, job: Job, ended: Ended) {
+        self.count(match ended {
+            Ended::Well | Ended::WithoutSomebody => "changes finished",
+            Ended::Not(_, why) => why,
+        });
+        if ended == Ended::WithoutSomebody {
+            self.count("changes finished without somebody");
         }
-        match (job, given_up(outcome)) {
-            (Job::Create(volume), None) | (Job::Remove(volume), Some(Done::GaveUp))
-                if self.store.homes().volumes().any(|other| other.id == volume) =>
+        let given_up = matches!(ended, Ended::Not(Done::GaveUp, _));
+        let unfinished = matches!(ended, Ended::Not(Done::Unfinished, _));
+        let well = !given_up && !unfinished;
+        match job {
+            Job::Create(volume) | Job::Remove(volume)
+                if (given_up || (well && matches!(job, Job::Create(_))))
+                    && self.store.placements().volumes().any(|other| other.id == volume) =>
             {
                 self.usable.insert(volume, self.blocks_of(volume));
             }
-            (Job::Resize(volume), None | Some(Done::GaveUp)) => {
+            Job::Resize(volume) if !unfinished => {
                 self.usable.insert(volume, self.blocks_of(volume));
             }
             _ => {}
         }
+    }
+
+    /// The explorer's: a change is over.
+    pub fn ctl_ended(&mut self, id: ProcId, job: Job, outcome: &Outcome) {
+        self.ended(job, Ended::of(outcome));
         let stale = matches!(
             outcome,
             Outcome::GaveUp {
@@ -282,25 +323,27 @@ impl World {
 
     /// Whatever the last controller was about, it is decided now.
     pub fn after_recovery(&mut self) {
-        let homes = self.store.homes();
-        let sizes = homes.volumes().map(|volume| (volume.id, volume.size.0 / BLOCK));
+        let placements = self.store.placements();
+        let sizes = placements
+            .volumes()
+            .map(|volume| (volume.id, volume.size.0 / BLOCK));
         self.usable = sizes.collect();
     }
 
     fn blocks_of(&self, volume: VolumeId) -> u64 {
-        let homes = self.store.homes();
-        let size = homes.volumes().find(|other| other.id == volume);
+        let placements = self.store.placements();
+        let size = placements.volumes().find(|other| other.id == volume);
         size.map_or(0, |volume| volume.size.0 / BLOCK)
     }
 
-    /// A fault: the old home is given away as soon as there is a new one.
+    /// A fault: the old placement is given away as soon as there is a new one.
     pub fn free_at_once(&mut self) {
-        let (disks, ids) = self.not_hardened();
+        let (disks, ids) = self.not_persisted();
         for disk in disks {
             let begun = self.disks[disk].begin_flush();
             self.disks[disk].end_flush(begun);
         }
-        _ = self.store.harden(&ids);
+        _ = self.store.persist(&ids);
         let generation = self
             .store
             .header()

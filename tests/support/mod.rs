@@ -1,8 +1,8 @@
 //! A pool in a directory of its own and apparatuses as real processes, for tests. Every wait has a bound; what a test leaves
-//! behind is ended and unmounted when it goes.
+//! behind is ended and unmounted on drop.
 //!
 //! A test that hangs in a mount cannot be interrupted from inside. So each process has a watchdog that kills it in the end: the
-//! kernel then ends whatever waits for it.
+//! kernel then ends all waits for it.
 #![allow(dead_code, unreachable_pub)]
 #![allow(
     clippy::unwrap_used,
@@ -11,15 +11,16 @@
     clippy::cast_possible_truncation
 )]
 
-use apparatus::change::controller::Outcome;
-use apparatus::change::driver::{Controller, Wait};
-use apparatus::disk::{Candidate, create_image};
-use apparatus::pool::dir::PoolDir;
-use apparatus::pool::model::{Area, Difference, DiskRecord, Edit, Segment, Span, VolumeRecord};
-use apparatus::pool::names::Name;
-use apparatus::store::sqlite::SqliteStore;
-use apparatus::store::{HoldMode, NewChange, Store};
-use apparatus::units::{ByteCount, DiskExtent, DiskId, ExtentSize, VolumeExtent};
+use apparatus::blockdev::{Candidate, create_image};
+use apparatus::controller::pool::open_store;
+use apparatus::controller::{Controller, Wait};
+use apparatus::model::change::{HoldMode, NewChange};
+use apparatus::model::dir::PoolDir;
+use apparatus::model::names::Name;
+use apparatus::model::records::{Area, Delta, DiskRecord, Edit, Segment, Span, VolumeRecord};
+use apparatus::model::units::{ByteCount, DiskExtent, DiskId, ExtentSize, VolumeExtent};
+use apparatus::protocol::controller::Outcome;
+use apparatus::store::{self, Store};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::BTreeSet;
@@ -36,10 +37,10 @@ use std::time::Duration;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// No process of a test lives longer.
+/// Longest life of a process of a test.
 const WATCHDOG: Duration = Duration::from_secs(240);
-/// For an apparatus to serve, or to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an apparatus may take to serve, or to end.
+const PATIENCE: Duration = Duration::from_secs(100);
 
 /// A pool of image disks.
 pub struct TestPool {
@@ -49,16 +50,16 @@ pub struct TestPool {
 }
 
 impl TestPool {
-    /// Without disks or volumes.
+    /// Makes a pool without disks or volumes.
     pub fn new(extent_size: u64) -> Self {
         Self::in_dir(tempfile::tempdir().unwrap(), extent_size)
     }
 
-    /// In this directory.
+    /// Makes a pool in this directory.
     pub fn in_dir(scratch: TempDir, extent_size: u64) -> Self {
         let extent_size = ExtentSize::new(extent_size).unwrap();
         let dir = PoolDir::new(scratch.path().join("pool"));
-        SqliteStore::create(&dir, extent_size).unwrap();
+        store::create(&dir, extent_size).unwrap();
         Self {
             dir,
             extent_size,
@@ -66,40 +67,40 @@ impl TestPool {
         }
     }
 
-    /// The directory that everything of this test is in.
+    /// Returns the directory of all files of this test.
     pub fn scratch(&self) -> &Path {
         self.scratch.path()
     }
 
-    pub fn store(&self) -> SqliteStore {
-        SqliteStore::open(&self.dir).unwrap()
+    pub fn store(&self) -> Box<dyn Store> {
+        open_store(&self.dir).unwrap()
     }
 
-    /// The arbitration.
+    /// Takes the controller lock.
     pub fn controller(&self) -> Controller {
         Controller::acquire(&self.dir, "test", Wait::For(Some(PATIENCE))).unwrap()
     }
 
-    /// Runs a change of the table through all apparatuses, hardened; holds all requests in `spans`.
+    /// Runs a change of the table through all apparatuses, and persists it; holds all requests in `spans`.
     pub fn change(&self, edits: Vec<Edit>, spans: Vec<Span>) -> Outcome {
         let mut controller = self.controller();
         let from = controller.store().header().unwrap().generation;
         let change = NewChange {
             title: "test".into(),
             job: None,
-            difference: Difference { from, edits },
+            delta: Delta { from, edits },
             spans,
             mode: HoldMode::All,
         };
         controller.run(change, true, &mut || Ok(())).unwrap()
     }
 
-    /// Where the image of a disk is.
+    /// Returns the path of a disk's image.
     pub fn image(&self, disk: &str) -> PathBuf {
         self.scratch().join(format!("{disk}.img"))
     }
 
-    /// Makes an image of so many extents, its label included, and adds it.
+    /// Makes an image of `extents` extents, its label included, and adds it.
     pub fn add_disk(&self, name: &str, extents: u64) -> DiskRecord {
         let path = self.image(name);
         create_image(
@@ -111,7 +112,7 @@ impl TestPool {
         self.adopt_disk(name, extents)
     }
 
-    /// Adds what is already where the image of this disk would be.
+    /// Adds an existing file or device at the path of this disk's image.
     pub fn adopt_disk(&self, name: &str, extents: u64) -> DiskRecord {
         let path = self.image(name);
         let header = self.store().header().unwrap();
@@ -133,14 +134,14 @@ impl TestPool {
         record
     }
 
-    /// A volume of that size in bytes, on these runs of extents: (disk, first extent, how many).
-    pub fn add_volume(&self, name: &str, size: u64, homes: &[(DiskId, u64, u64)]) -> VolumeRecord {
+    /// Makes a volume of that size in bytes, on these runs of extents: (disk, first extent, number).
+    pub fn add_volume(&self, name: &str, size: u64, placements: &[(DiskId, u64, u64)]) -> VolumeRecord {
         let record = self.volume_record(name, size);
-        self.add(&record, homes);
+        self.add(&record, placements);
         record
     }
 
-    /// The record of a volume that is not there yet, owned by this user and readable by all.
+    /// Returns the record of a new volume, owned by this user and readable by all.
     pub fn volume_record(&self, name: &str, size: u64) -> VolumeRecord {
         VolumeRecord {
             id: self.store().next_volume_id().unwrap(),
@@ -153,11 +154,11 @@ impl TestPool {
         }
     }
 
-    /// Adds a volume with these homes.
-    pub fn add(&self, record: &VolumeRecord, homes: &[(DiskId, u64, u64)]) {
+    /// Adds a volume with these placements.
+    pub fn add(&self, record: &VolumeRecord, placements: &[(DiskId, u64, u64)]) {
         let map = Edit::Map {
             volume: record.id,
-            segments: segments(0, homes),
+            segments: segments(0, placements),
         };
         self.change(vec![Edit::AddVolume(record.clone()), map], vec![]);
     }
@@ -167,19 +168,19 @@ impl TestPool {
         self.start_with(name, &[])
     }
 
-    /// The same with further arguments.
+    /// Starts an apparatus with further arguments, and waits until it serves.
     pub fn start_with(&self, name: &str, arguments: &[&str]) -> Daemon {
         let mut command = self.command(name, &self.mount_point(name));
         command.args(arguments);
         Daemon::start(command, self.scratch(), name, self.mount_point(name))
     }
 
-    /// Where an apparatus of this name mounts.
+    /// Returns the mount point of an apparatus of this name.
     pub fn mount_point(&self, name: &str) -> PathBuf {
         self.scratch().join("mounts").join(name)
     }
 
-    /// The command that runs an apparatus.
+    /// Returns the command that runs an apparatus.
     pub fn command(&self, name: &str, mount: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_apparatus"));
         command
@@ -190,7 +191,7 @@ impl TestPool {
         command
     }
 
-    /// Runs an apparatus that is expected not to begin, and answers what it said.
+    /// Runs an apparatus that is expected to fail at the start, and returns its output.
     pub fn refused(&self, command: &mut Command) -> String {
         let child = command.stderr(Stdio::piped()).spawn().unwrap();
         let (guard, _watchdog) = watch(&child, PATIENCE);
@@ -201,16 +202,16 @@ impl TestPool {
     }
 }
 
-/// Segments one after the other from that extent of the volume.
-pub fn segments(first: u64, homes: &[(DiskId, u64, u64)]) -> Vec<Segment> {
+/// Returns adjacent segments from that extent of the volume.
+pub fn segments(first: u64, placements: &[(DiskId, u64, u64)]) -> Vec<Segment> {
     let mut at = first;
-    homes
+    placements
         .iter()
         .map(|&(disk, start, len)| {
             let start = DiskExtent(start);
             let segment = Segment {
                 start: VolumeExtent(at),
-                home: Area { disk, start, len },
+                placement: Area { disk, start, len },
             };
             at += len;
             segment
@@ -232,19 +233,19 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Runs the command and waits until it says that it serves.
+    /// Runs the command and waits until it reports that it serves.
     pub fn start(mut command: Command, scratch: &Path, name: &str, mount: PathBuf) -> Self {
         let log = scratch.join(format!("{name}.log"));
-        let said = OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        let log_text = OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let notify = scratch.join(format!("{name}.ready"));
         let _ = fs::remove_file(&notify);
         let ready = UnixDatagram::bind(&notify).unwrap();
-        // The apparatus may be another user's.
+        // The apparatus may belong to another user.
         fs::set_permissions(&notify, fs::Permissions::from_mode(0o666)).unwrap();
         let child = command
             .env("NOTIFY_SOCKET", &notify)
             .stdin(Stdio::null())
-            .stderr(said)
+            .stderr(log_text)
             .spawn()
             .unwrap();
         let (guard, handle) = watch(&child, WATCHDOG);
@@ -268,14 +269,14 @@ impl Daemon {
         assert!(
             fds[0].revents().contains(PollFlags::IN),
             "not ready:\n{}",
-            self.said()
+            self.log_text()
         );
         let mut message = [0; 64];
         let len = ready.recv(&mut message).unwrap();
         assert!(message[..len].starts_with(b"READY=1"));
     }
 
-    /// The file of a volume.
+    /// Returns the path of a volume's file.
     pub fn path(&self, volume: &str) -> PathBuf {
         self.mount.join(volume)
     }
@@ -284,22 +285,22 @@ impl Daemon {
         &self.mount
     }
 
-    /// A volume opened for reading and writing.
+    /// Opens a volume for reading and writing.
     pub fn open(&self, volume: &str) -> File {
         let path = self.path(volume);
         OpenOptions::new()
             .read(true)
             .write(true)
             .open(&path)
-            .unwrap_or_else(|error| panic!("{}: {error}\n{}", path.display(), self.said()))
+            .unwrap_or_else(|error| panic!("{}: {error}\n{}", path.display(), self.log_text()))
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has said so far.
-    pub fn said(&self) -> String {
+    /// Returns its output so far.
+    pub fn log_text(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
@@ -308,30 +309,38 @@ impl Daemon {
         pidfd_send_signal(&*self.handle, signal).unwrap();
     }
 
-    /// Whether it still runs.
+    /// Returns whether it still runs.
     pub fn is_alive(&self) -> bool {
         !ended(&self.handle, Duration::ZERO)
     }
 
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
-        assert!(ended(&self.handle, PATIENCE), "does not end:\n{}", self.said());
+        assert!(
+            ended(&self.handle, PATIENCE),
+            "does not end:\n{}",
+            self.log_text()
+        );
         self.child.wait().unwrap()
     }
 
-    /// Asks it to end and waits until it has, in good order.
+    /// Asks it to stop and waits until it has ended successfully.
     pub fn stop(mut self) {
         self.signal(Signal::TERM);
         let status = self.wait();
-        assert!(status.success(), "{status}:\n{}", self.said());
-        assert!(!is_mount_point(&self.mount), "still mounted:\n{}", self.said());
+        assert!(status.success(), "{status}:\n{}", self.log_text());
+        assert!(
+            !is_mount_point(&self.mount),
+            "still mounted:\n{}",
+            self.log_text()
+        );
     }
 
     /// Kills it; the mount stays, dead.
     pub fn kill(mut self) {
         self.signal(Signal::KILL);
         self.wait();
-        // Not unmounted by `drop`.
+        // `drop` does not unmount it then.
         self.mount = PathBuf::new();
     }
 }
@@ -346,7 +355,7 @@ impl Drop for Daemon {
         }
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("--- {}\n{}", self.log.display(), self.said());
+            eprintln!("--- {}\n{}", self.log.display(), self.log_text());
         }
         if is_mount_point(&self.mount) {
             unmount(&self.mount);
@@ -356,11 +365,11 @@ impl Drop for Daemon {
 
 impl Drop for TestPool {
     fn drop(&mut self) {
-        // Nobody uses the member table any more; it is in memory.
+        // The member table is not used any more; it is in memory.
         if let Ok(table) = fs::read_link(self.dir.run().join("members")) {
             let _ = fs::remove_file(table);
         }
-        // Also the dead mounts of apparatuses that were killed.
+        // This also unmounts the dead mounts of apparatuses that were killed.
         for entry in fs::read_dir(self.scratch().join("mounts"))
             .into_iter()
             .flatten()
@@ -382,7 +391,7 @@ fn unmount(mount: &Path) {
     let _ = by;
 }
 
-/// Looked up without touching the mount, which may be dead.
+/// Returns whether something is mounted there, without accessing the mount, which may be dead.
 pub fn is_mount_point(place: &Path) -> bool {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let place = place.to_string_lossy().into_owned();
@@ -427,7 +436,7 @@ impl Random {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    /// Less than `bound`.
+    /// Returns a number less than `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }

@@ -1,4 +1,4 @@
-//! What arguments mean: durations, sizes with a sign, ranges, modes, owners, places.
+//! Parsers of arguments: durations, sizes with a sign, ranges, modes, owners, rates.
 
 mod owner;
 mod policy;
@@ -6,17 +6,17 @@ mod policy;
 pub use owner::{Owner, owner};
 pub use policy::Policy;
 
-use apparatus::change::driver::Wait;
-use apparatus::error::{Error, Result};
-use apparatus::pool::names::Name;
-use apparatus::pool::size;
-use apparatus::units::{ByteCount, ExtentSize, JobId, Timestamp};
+use apparatus::controller::Wait;
+use apparatus::model::error::{Error, Result};
+use apparatus::model::names::Name;
+use apparatus::model::size;
+use apparatus::model::units::{ByteCount, ExtentSize, JobId, Timestamp};
 use std::time::Duration;
 
-/// `500us`, `20ms`, `2s`, `1.5s`, `3m`, `1h`; no unit is seconds.
+/// Parses a duration: `500us`, `20ms`, `2s`, `1.5s`, `3m`, `1h`; a number without unit is in seconds.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Fails when the text is no such duration.
 pub fn duration(text: &str) -> Result<Duration> {
     let wrong = |why: &str| {
         Error::usage(format!("duration {text:?}"), why).hint("write it like 500us, 20ms, 2s, 1.5s, 3m or 1h")
@@ -37,23 +37,23 @@ pub fn duration(text: &str) -> Result<Duration> {
     Ok(Duration::from_micros(micros))
 }
 
-/// A time as RFC 3339 writes it, or a duration: so long before now.
+/// Parses a time in RFC 3339, or a duration, which means that long before now.
 ///
 /// # Errors
-/// When it is neither.
+/// Fails when the text is neither.
 pub fn moment(text: &str) -> Result<Timestamp> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Ok(Timestamp(time.as_microsecond()));
     }
     let ago = duration(text).map_err(|_| {
         Error::usage(format!("time {text:?}"), "is neither a time nor a duration")
-            .hint("write it like 2026-03-01T09:00:00Z, or 30m, 12h for so long before now")
+            .hint("write it like 2026-03-01T09:00:00Z, or 30m, 12h for that long before now")
     })?;
     let ago = i64::try_from(ago.as_micros()).unwrap_or(i64::MAX);
     Ok(Timestamp(Timestamp::now().0.saturating_sub(ago)))
 }
 
-/// `number`, which may have decimals, times `each`, cut to a whole number.
+/// Returns `number`, which may have decimals, times `each`, rounded down.
 fn decimal(number: &str, each: u64) -> Option<u64> {
     let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -65,10 +65,10 @@ fn decimal(number: &str, each: u64) -> Option<u64> {
     u64::try_from(units * u128::from(each) / scale).ok()
 }
 
-/// The value of `--wait`.
+/// Parses the value of `--wait`.
 ///
 /// # Errors
-/// What is wrong with the time.
+/// Fails when the time is not valid.
 pub fn waiting(text: &str) -> Result<Wait> {
     if text == "ever" {
         Ok(Wait::For(None))
@@ -77,20 +77,20 @@ pub fn waiting(text: &str) -> Result<Wait> {
     }
 }
 
-/// A volume's new size: as it shall be, or by how much more.
+/// The new size of a volume: absolute, or relative to the old size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewSize {
-    /// This size.
+    /// The new size is this one.
     To(ByteCount),
-    /// So much more.
+    /// The volume grows by this much.
     By(ByteCount),
 }
 
 impl NewSize {
-    /// The size meant, for what is `old` bytes long now.
+    /// Returns the new size of a volume that is `old` bytes long.
     ///
     /// # Errors
-    /// When that is more than any size.
+    /// Fails when the sum exceeds the largest size.
     pub fn from(self, old: ByteCount) -> Result<ByteCount> {
         match self {
             Self::To(size) => Ok(size),
@@ -98,15 +98,15 @@ impl NewSize {
                 .0
                 .checked_add(more.0)
                 .map(ByteCount)
-                .ok_or_else(|| Error::usage(format!("size +{more}"), "leads past 16 EiB")),
+                .ok_or_else(|| Error::usage(format!("size +{more}"), "exceeds 16 EiB")),
         }
     }
 }
 
-/// `S` or `+S`.
+/// Parses `S` or `+S`.
 ///
 /// # Errors
-/// What is wrong with the size.
+/// Fails when the size is not valid.
 pub fn new_size(text: &str) -> Result<NewSize> {
     match text.strip_prefix('+') {
         Some(more) => size::parse(more).map(NewSize::By),
@@ -114,19 +114,19 @@ pub fn new_size(text: &str) -> Result<NewSize> {
     }
 }
 
-/// A range of bytes, `A..B`; either may be left out.
+/// A range of bytes, `A..B`; either end may be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByteRange {
     /// First byte.
     pub start: ByteCount,
-    /// One past the last byte; none for the end.
+    /// One past the last byte; `None` means the end of the volume.
     pub end: Option<ByteCount>,
 }
 
-/// `A..B`, `A..`, `..B`, each side a size.
+/// Parses `A..B`, `A..` or `..B`; each side is a size.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Fails when the text is no range.
 pub fn byte_range(text: &str) -> Result<ByteRange> {
     let what = || format!("range {text:?}");
     let (start, end) = text
@@ -148,10 +148,10 @@ pub fn byte_range(text: &str) -> Result<ByteRange> {
     Ok(ByteRange { start, end })
 }
 
-/// Permission bits in octal, `0600`.
+/// Parses permission bits in octal, for example `0600`.
 ///
 /// # Errors
-/// When they are not.
+/// Fails when the text is no such number.
 pub fn mode(text: &str) -> Result<u16> {
     let octal = text.strip_prefix("0o").unwrap_or(text);
     let plain = !octal.is_empty() && octal.bytes().all(|b| (b'0'..=b'7').contains(&b));
@@ -164,24 +164,24 @@ pub fn mode(text: &str) -> Result<u16> {
     }
 }
 
-/// A name for something new, of the kind that the message names.
+/// Returns a parser for the name of a new object; error messages call the object `noun`.
 pub fn name(noun: &'static str) -> impl Fn(&str) -> Result<Name> + Clone + Send + Sync + 'static {
     move |text| Name::new(noun, text)
 }
 
-/// A job's number.
+/// Parses the number of a job.
 ///
 /// # Errors
-/// When it is none.
+/// Fails when the text is no number.
 pub fn job(text: &str) -> Result<JobId> {
     let number = text.parse::<u64>().map(JobId);
     number.map_err(|_| Error::usage(format!("job {text:?}"), "is no number").hint("vctl job list"))
 }
 
-/// A unit of allocation.
+/// Parses an extent size.
 ///
 /// # Errors
-/// When it is none.
+/// Fails when the text is no valid extent size.
 pub fn extent_size(text: &str) -> Result<ExtentSize> {
     let bytes = size::parse(text)?;
     ExtentSize::new(bytes.0).ok_or_else(|| {
@@ -193,23 +193,23 @@ pub fn extent_size(text: &str) -> Result<ExtentSize> {
     })
 }
 
-/// A rate in bytes a second.
+/// Parses a rate in bytes per second.
 ///
 /// # Errors
-/// When it is no size, or nothing at all.
+/// Fails when the text is no size, or is zero.
 pub fn rate(text: &str) -> Result<ByteCount> {
     match size::parse(text)? {
         ByteCount(0) => Err(Error::usage(format!("rate {text:?}"), "would never move anything")
-            .hint("for no limit leave --rate out, or take one back with vctl job set JOB --rate none; to stop for a while: vctl job pause JOB")),
+            .hint("omit --rate for no limit, or lift one with vctl job set JOB --rate none; to stop for a while: vctl job pause JOB")),
         rate => Ok(rate),
     }
 }
 
-/// A value, or `none`.
+/// A value, or the word `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrNone<T>(pub Option<T>);
 
-/// What `parse` reads, or `none`.
+/// Returns a parser that accepts `none` and what `parse` accepts.
 pub fn or_none<T>(
     parse: impl Fn(&str) -> Result<T> + Clone + Send + Sync + 'static,
 ) -> impl Fn(&str) -> Result<OrNone<T>> + Clone + Send + Sync + 'static {
@@ -222,10 +222,10 @@ pub fn or_none<T>(
     }
 }
 
-/// A share in per cent, `85` or `85%`.
+/// Parses a percentage, `85` or `85%`.
 ///
 /// # Errors
-/// When it is none.
+/// Fails when the text is no percentage.
 pub fn percent(text: &str) -> Result<u8> {
     let number = text.strip_suffix('%').unwrap_or(text);
     let share = number
@@ -235,10 +235,10 @@ pub fn percent(text: &str) -> Result<u8> {
     share.ok_or_else(|| Error::usage(format!("share {text:?}"), "is no whole number from 1 to 100"))
 }
 
-/// `yes` or `no`.
+/// Parses `yes` or `no`.
 ///
 /// # Errors
-/// When it is neither.
+/// Fails when the text is neither.
 pub fn yes_or_no(text: &str) -> Result<bool> {
     match text {
         "yes" => Ok(true),
@@ -247,7 +247,7 @@ pub fn yes_or_no(text: &str) -> Result<bool> {
     }
 }
 
-/// A duration in microseconds, at most as many as there are.
+/// Returns a duration in microseconds, saturated to `u64`.
 #[must_use]
 pub fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)

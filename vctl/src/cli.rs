@@ -1,4 +1,4 @@
-//! The words of the command line, and what each leads to.
+//! The verbs of the command line and their dispatch.
 
 use crate::commands::{
     apparatus, completions, console, demo, disk, events, hidden, history, job, man, metrics, pool, status,
@@ -7,8 +7,9 @@ use crate::commands::{
 use crate::context::{Context, Global};
 use crate::exit::{self, Done};
 use crate::failure;
-use ::apparatus::error::Result;
-use ::apparatus::ops::history::Deed;
+use ::apparatus::admin::denied;
+use ::apparatus::controller::history::Operation;
+use ::apparatus::model::error::Result;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 
@@ -33,7 +34,7 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Noun {
-    /// The main job from nothing to a verified move, with its figures
+    /// Run the main task from nothing to a verified move, with its figures
     Demo(demo::Demo),
     /// The pool as a whole
     #[command(subcommand)]
@@ -50,23 +51,23 @@ enum Noun {
     /// Jobs: moves and evacuations
     #[command(subcommand)]
     Job(job::Verb),
-    /// Whether all is well, and what to do if not
+    /// Show whether the pool is healthy, and what to do if not
     Status(status::Status),
-    /// A pool on a full screen, and what can be done with it
+    /// Show and change a pool on a full screen
     Console(console::Console),
-    /// What happened
+    /// List events
     Events(events::Events),
-    /// What was changed, when, by whom, by which command line, and what came of it
+    /// List recorded changes: when, by whom, by which command line, with what result
     History(history::History),
-    /// Figures of everything, as Prometheus text
+    /// Print all metrics as Prometheus text
     Metrics(metrics::Metrics),
-    /// Completions for a shell
+    /// Write completions for a shell
     Completions(completions::Completions),
-    /// Manual pages
+    /// Write manual pages
     Man(man::Man),
 }
 
-/// Does what the arguments say; everything that has to be said about it has been when this returns.
+/// Runs the command line. All output and all messages have been written when this returns.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, u8> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     if let Some(done) = hidden::intercept(&arguments) {
@@ -82,8 +83,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, u8> {
     run(cli, line).map_err(|error| failure::report(&error, json))
 }
 
-/// Whether the verb is one of those that change something, and is not only rehearsed: exactly they have the option `--dry-run`, and
-/// `pool check` changes something with `--repair`.
+/// Returns whether the verb changes something and is not only rehearsed. Exactly such verbs have the option `--dry-run`; `pool check`
+/// changes something with `--repair`.
 fn changes_something(matches: &ArgMatches) -> bool {
     let verb = std::iter::successors(Some(matches), |matches| {
         matches.subcommand().map(|(_, matches)| matches)
@@ -93,26 +94,30 @@ fn changes_something(matches: &ArgMatches) -> bool {
         .is_some_and(|verb| flag(verb, "dry_run") == Some(false) || flag(verb, "repair") == Some(true))
 }
 
-/// `recorded` is the command line, if the history is to have it.
+/// Runs a verb. `recorded` is the command line if the history has to record it.
 fn run(cli: Cli, recorded: Option<&[OsString]>) -> Result<Done> {
     let mut context = Context::new(&cli.global)?;
-    let deed = recorded.map(|line| {
+    let operation = recorded.map(|line| {
         let words = line
             .iter()
             .skip(1)
             .map(|word| word.to_string_lossy().into_owned());
-        Deed::begin(&context.pool, "vctl", words)
+        Operation::begin(&context.pool, "vctl", words)
     });
-    let done = dispatch(cli.noun, &mut context);
-    if let Some(deed) = deed {
+    let done = dispatch(cli.noun, &mut context).map_err(|error| denied::explain(&context.pool, error));
+    if let Some(operation) = operation {
         match &done {
-            Ok(done) => deed.end(done.status(), ""),
-            Err(error) => deed.end(exit::status_of(error.kind()), &error.to_string()),
+            Ok(done) => operation.end(done.status(), ""),
+            Err(error) => operation.end(exit::status_of(error.kind()), &error.to_string()),
         }
     }
     let flushed = context.out.flush();
     let done = done?;
-    flushed?;
+    // A script that reads only the exit status would repeat the command.
+    flushed.map_err(|error| match recorded {
+        Some(_) => error.but_done(),
+        None => error,
+    })?;
     failure::note_fenced(&done);
     Ok(done)
 }

@@ -1,26 +1,26 @@
-//! The exit statuses, chosen in this one place.
+//! The exit statuses. No other file chooses one.
 
-use apparatus::error::Kind;
-use apparatus::pool::names::Name;
+use apparatus::model::error::ErrorKind;
+use apparatus::model::names::Name;
 use std::process::ExitCode;
 
-/// How a command ended that did what it was asked.
+/// How a command ended that did what it was asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Done {
-    /// As asked.
+    /// It did all of it.
     Plainly,
-    /// As asked, but these apparatuses were put out of the control range.
+    /// It did all of it, and these apparatuses were fenced on the way.
     WithFenced(Vec<Name>),
-    /// A check ran to its end and found this many problems that remain.
+    /// A check completed and found this many problems that remain.
     WithProblems(usize),
-    /// To its end, and the end is such a failure; everybody has been told.
-    Badly(Kind),
-    /// This is the status of the command that ran under a hold.
+    /// It ran to its end, and its result is this kind of failure, which has been reported already.
+    Badly(ErrorKind),
+    /// It ran a command under a hold, which ended with this status.
     Of(u8),
 }
 
 impl Done {
-    /// The exit status.
+    /// Returns the exit status.
     #[must_use]
     pub fn status(&self) -> u8 {
         match self {
@@ -39,37 +39,37 @@ impl Done {
     }
 }
 
-/// What the process ends with.
+/// Returns the exit code of the process.
 #[must_use]
 pub fn code(result: Result<Done, u8>) -> ExitCode {
     ExitCode::from(result.map_or_else(|failure| failure, |done| done.status()))
 }
 
-/// The exit status of a failure.
+/// Returns the exit status of a failure.
 #[must_use]
-pub fn status_of(kind: Kind) -> u8 {
+pub fn status_of(kind: ErrorKind) -> u8 {
     match kind {
-        Kind::Failed => 1,
-        Kind::Usage => 2,
-        Kind::NotFound => 3,
-        Kind::Busy | Kind::Stale => 4,
-        Kind::TimedOut => 6,
-        Kind::CheckFailed => 7,
-        Kind::Cancelled => 8,
+        ErrorKind::Failed => 1,
+        ErrorKind::Usage => 2,
+        ErrorKind::NotFound => 3,
+        ErrorKind::Busy | ErrorKind::Stale => 4,
+        ErrorKind::TimedOut => 6,
+        ErrorKind::CheckFailed => 7,
+        ErrorKind::Cancelled => 8,
     }
 }
 
-/// What stands in JSON for a failure's kind.
+/// Returns the word for a kind of failure in JSON.
 #[must_use]
-pub fn word_of(kind: Kind) -> &'static str {
+pub fn word_of(kind: ErrorKind) -> &'static str {
     match kind {
-        Kind::Failed => "failed",
-        Kind::Usage => "usage",
-        Kind::NotFound => "not-found",
-        Kind::Busy | Kind::Stale => "busy",
-        Kind::TimedOut => "timed-out",
-        Kind::CheckFailed => "check-failed",
-        Kind::Cancelled => "cancelled",
+        ErrorKind::Failed => "failed",
+        ErrorKind::Usage => "usage",
+        ErrorKind::NotFound => "not-found",
+        ErrorKind::Busy | ErrorKind::Stale => "busy",
+        ErrorKind::TimedOut => "timed-out",
+        ErrorKind::CheckFailed => "check-failed",
+        ErrorKind::Cancelled => "cancelled",
     }
 }
 
@@ -80,14 +80,14 @@ mod tests {
     #[test]
     fn statuses_are_those_of_the_contract() {
         let kinds = [
-            (Kind::Failed, 1),
-            (Kind::Usage, 2),
-            (Kind::NotFound, 3),
-            (Kind::Busy, 4),
-            (Kind::Stale, 4),
-            (Kind::TimedOut, 6),
-            (Kind::CheckFailed, 7),
-            (Kind::Cancelled, 8),
+            (ErrorKind::Failed, 1),
+            (ErrorKind::Usage, 2),
+            (ErrorKind::NotFound, 3),
+            (ErrorKind::Busy, 4),
+            (ErrorKind::Stale, 4),
+            (ErrorKind::TimedOut, 6),
+            (ErrorKind::CheckFailed, 7),
+            (ErrorKind::Cancelled, 8),
         ];
         for (kind, status) in kinds {
             assert_eq!(status_of(kind), status, "{kind:?}");

@@ -1,33 +1,32 @@
-//! How a failure is told: `vctl: WHAT: WHY` and `hint: …` on standard error, and with `--json` an object besides.
+//! Reports failures: `vctl: WHAT: WHY` and `hint: …` on standard error, and with `--json` also an object.
 
 use crate::exit::{self, Done};
 use crate::output::{Output, Style, note, printable};
-use apparatus::error::{Error, Kind};
-use clap::error::ErrorKind;
+use apparatus::model::error::{Error, ErrorKind};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Write;
 
-/// Tells people of a failure.
-pub fn tell_people(error: &Error) {
+/// Writes a failure to standard error.
+pub fn write_text(error: &Error) {
     note(&format!("vctl: {}", printable(&error.to_string())));
     if let Some(hint) = error.way_out() {
         note(&format!("hint: {}", printable(hint)));
     }
 }
 
-/// Tells a failure, and answers its exit status.
+/// Reports a failure and returns its exit status.
 pub fn report(error: &Error, json: bool) -> u8 {
-    tell_people(error);
+    write_text(error);
     if json {
-        tell_scripts(error);
+        write_json(error);
     }
     exit::status_of(error.kind())
 }
 
 #[derive(Serialize)]
-struct Told<'a> {
+struct FailureReport<'a> {
     error: Failure<'a>,
 }
 
@@ -40,20 +39,20 @@ struct Failure<'a> {
     hint: Option<&'a str>,
 }
 
-fn tell_scripts(error: &Error) {
+fn write_json(error: &Error) {
     let mut out = Output::new(Style {
         json: true,
         ..Style::default()
     });
     let kind = exit::word_of(error.kind());
-    let told = Failure {
+    let failure = Failure {
         kind,
         what: error.what(),
         why: error.why(),
         hint: error.way_out(),
     };
     if out
-        .object(&Told { error: told })
+        .object(&FailureReport { error: failure })
         .and_then(|()| out.flush())
         .is_err()
     {
@@ -61,7 +60,7 @@ fn tell_scripts(error: &Error) {
     }
 }
 
-/// Tells what is wrong with the arguments, or the help that was asked for.
+/// Reports invalid arguments, or prints the help that was asked for, and returns the exit status.
 pub fn of_arguments(error: &clap::Error, arguments: &[OsString]) -> u8 {
     if !error.use_stderr() {
         let _ = write!(std::io::stdout(), "{}", error.render());
@@ -71,16 +70,16 @@ pub fn of_arguments(error: &clap::Error, arguments: &[OsString]) -> u8 {
     report(&usage(error), json)
 }
 
-/// As one line: our own error if a value was refused, else what the parser says without its usage.
+/// Returns one line: the error of our own parser if a value was refused, otherwise the message of clap without its usage.
 fn usage(error: &clap::Error) -> Error {
     let source = std::error::Error::source(error);
     if let Some(own) = source.and_then(|source| source.downcast_ref::<Error>()) {
-        let told = Error::new(Kind::Usage, own.what(), own.why());
-        return own.way_out().map_or(told, |hint| {
-            Error::new(Kind::Usage, own.what(), own.why()).hint(hint)
+        let failure = Error::new(ErrorKind::Usage, own.what(), own.why());
+        return own.way_out().map_or(failure, |hint| {
+            Error::new(ErrorKind::Usage, own.what(), own.why()).hint(hint)
         });
     }
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return Error::usage("arguments", "a command is missing").hint("vctl --help lists them");
     }
     let text = error.render().to_string();
@@ -88,7 +87,10 @@ fn usage(error: &clap::Error) -> Error {
     let mut hint = "see 'vctl --help'".to_owned();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         if let Some(tip) = line.strip_prefix("tip: ") {
-            tip.clone_into(&mut hint);
+            // What is no option of the verb is no value of it either.
+            if !tip.starts_with("to pass ") {
+                tip.clone_into(&mut hint);
+            }
         } else if !line.starts_with("Usage:") && !line.starts_with("For more information") {
             words.push(line.strip_prefix("error: ").unwrap_or(line));
         } else if let Some(usage) = line.strip_prefix("Usage: ")
@@ -100,7 +102,7 @@ fn usage(error: &clap::Error) -> Error {
     Error::usage("arguments", words.join(" ")).hint(hint)
 }
 
-/// A line for each apparatus that was put out of the control range on the way.
+/// Writes one line for each apparatus that was fenced on the way.
 pub fn note_fenced(done: &Done) {
     if let Done::WithFenced(names) = done {
         for name in names.iter().collect::<BTreeSet<_>>() {

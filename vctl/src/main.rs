@@ -1,19 +1,22 @@
 //! The command line of a pool.
 
-// Nothing of a program is reachable from outside it: `pub` says what a module offers to the others.
+// Other crates cannot reach any item of a program: `pub` marks what a module offers to the other modules.
 #![allow(unreachable_pub)]
 
 mod arguments;
 mod cli;
 mod commands;
+mod completion;
 mod context;
 mod exit;
 mod failure;
 mod output;
+#[cfg(test)]
+mod testing;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    apparatus::disk::ask_disks_in_children();
+    apparatus::blockdev::ask_disks_in_children();
     exit::code(cli::main(std::env::args_os()))
 }

@@ -1,19 +1,19 @@
-//! The workloads: what fio is asked to do in each cell.
+//! The workloads: the parameters of fio in each cell.
 
 /// One workload.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cell {
-    /// Column of the table.
+    /// Its column in the table.
     pub(crate) name: &'static str,
     /// fio's `rw`.
     pub(crate) pattern: &'static str,
-    /// Block size, as fio takes it.
+    /// Block size in fio's notation.
     pub(crate) block: &'static str,
-    /// Outstanding requests per job; 1 uses `psync`, more `libaio`.
+    /// Outstanding requests per job; 1 uses `psync`, more use `libaio`.
     pub(crate) depth: u32,
-    /// Jobs at once.
+    /// Parallel jobs.
     pub(crate) jobs: u32,
-    /// The page cache of the image is emptied before each run.
+    /// Whether the page cache of the image is emptied before each run.
     pub(crate) cold: bool,
 }
 

@@ -5,23 +5,23 @@ use std::error::Error;
 use std::path::Path;
 use std::process::Command;
 
-/// What one run of fio found.
+/// The result of one run of fio.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
     /// Requests per second.
     pub(crate) iops: f64,
     /// 99th percentile of the completion latency, in microseconds.
     pub(crate) p99_us: f64,
-    /// Requests in all.
+    /// Total requests.
     pub(crate) requests: f64,
 }
 
-/// How long, and how much of the file.
+/// Duration, and the part of the file that is used.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     /// Seconds of each run.
     pub(crate) seconds: f64,
-    /// Bytes of the file that are used, from its start.
+    /// Bytes of the file that are used, from its beginning.
     pub(crate) bytes: u64,
     /// Seed of the random offsets: the same for every target in a round.
     pub(crate) seed: u64,
@@ -30,7 +30,7 @@ pub(crate) struct Load {
 /// Runs one cell on `path`.
 ///
 /// # Errors
-/// When fio fails, or says something unexpected.
+/// Fails when fio fails, or when its output is unexpected.
 pub(crate) fn run(path: &Path, cell: &Cell, load: Load) -> Result<Reading, Box<dyn Error>> {
     let engine = if cell.depth == 1 { "psync" } else { "libaio" };
     let output = Command::new("fio")
@@ -42,7 +42,7 @@ pub(crate) fn run(path: &Path, cell: &Cell, load: Load) -> Result<Reading, Box<d
             "--randrepeat=1",
             "--allow_file_create=0",
         ])
-        // What is cold is read once: the second time it would not be.
+        // A cold cell reads its data once: the second time the data would be in memory.
         .args(if cell.cold {
             &[][..]
         } else {

@@ -1,6 +1,7 @@
-//! `bench compare`: the same image through our mount, a loop device, the bare library and the peers, interleaved, in one run.
+//! `bench compare`: the same image through our mount, a loop device, the bare library and other programs, interleaved in one run.
 
 mod cells;
+mod chart;
 mod fio;
 mod report;
 mod segments;
@@ -34,9 +35,9 @@ struct Args {
 
 #[derive(Subcommand)]
 enum What {
-    /// Everything in one run, several rounds, interleaved.
+    /// Run all targets in several interleaved rounds.
     Compare(Compare),
-    /// A volume of a million segments beside one of a single segment, and the memory for it.
+    /// Compare a volume of a million segments with one of a single segment, and measure the memory for it.
     Segments(Segments),
 }
 
@@ -58,7 +59,7 @@ struct Segments {
 
 #[derive(clap::Args)]
 struct Compare {
-    /// Directories to put images in, one for each file system to measure on; by default one on /dev/shm and one below the target directory.
+    /// Directories for images, one for each file system to measure; by default one on /dev/shm and one below the target directory.
     #[arg(long = "on", value_name = "DIR")]
     grounds: Vec<PathBuf>,
     /// Size of the image in MiB.
@@ -67,10 +68,10 @@ struct Compare {
     /// Seconds for each reading.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
-    /// Readings of each target in each cell. Servers are started anew for each.
+    /// Readings of each target in each cell. Servers are restarted for each.
     #[arg(long, default_value_t = 7)]
     rounds: u64,
-    /// One short reading of each target in each cell, on the first file system: shows that all works, and roughly how it stands.
+    /// One short reading of each target in each cell, on the first file system: shows that everything works, and the approximate result.
     #[arg(long, conflicts_with_all = ["seconds", "rounds"])]
     quick: bool,
     /// Only cells whose name contains one of these; all when not given.
@@ -103,7 +104,7 @@ impl Compare {
         self
     }
 
-    /// Those that were asked for and mean something: a file system in memory has no cold cache.
+    /// Returns the requested cells that make sense: a file system in memory has no cold cache.
     fn cells(&self, file_system: &str) -> Vec<&'static Cell> {
         CELLS
             .iter()
@@ -112,12 +113,12 @@ impl Compare {
     }
 }
 
-/// Whether a name contains one of these; any does where there are none.
+/// Returns whether a name contains one of these parts; every name does if there are none.
 fn wanted(parts: &[String], name: &str) -> bool {
     parts.is_empty() || parts.iter().any(|part| name.contains(part.as_str()))
 }
 
-/// Whether the run has been told to end. What it has started is taken down on its way out.
+/// A flag that SIGINT and SIGTERM set. The started programs are ended on the way out.
 #[derive(Default)]
 struct Interrupt(Arc<AtomicBool>);
 
@@ -178,7 +179,7 @@ fn compare_all(args: &Compare, programs: &Path, interrupt: &Interrupt) -> Outcom
         text.push_str(&report.markdown());
         fs::write(
             args.out.join(format!("compare-{}.svg", report.ground)),
-            report.svg(),
+            report.svg()?,
         )?;
         all.push(report.json());
     }
@@ -193,12 +194,13 @@ fn default_grounds() -> Vec<PathBuf> {
     vec![PathBuf::from("/dev/shm"), PathBuf::from("target")]
 }
 
-/// Builds what is measured, and answers where it is.
+/// Builds the programs to measure, and returns their directory.
 fn build() -> Outcome<PathBuf> {
     let status = Command::new("cargo")
         .args([
             "build",
-            "--release",
+            "--profile",
+            "dist",
             "-p",
             "apparatus",
             "-p",
@@ -232,16 +234,16 @@ fn compare(args: &Compare, dir: &Path, programs: &Path, interrupt: &Interrupt) -
             let row = |target: &Target| (target.name.clone(), vec![Samples::default(); cells.len()]);
             rows = targets.iter().map(row).collect();
         }
-        // Ratios are of the same round, so none may lack a target.
+        // Ratios are computed within a round, so every round needs all targets.
         let hot = match targets.len() == rows.len() {
             true => measure_hot(args, round, &targets, &cells, &mut rows, interrupt),
             false => Err(format!("round {}: not all targets started again", round + 1).into()),
         };
-        // Loop devices go before what they stand on.
+        // Loop devices are removed before their backing files.
         while targets.pop().is_some() {}
         hot?;
     }
-    // Afterwards, because what comes back into the page cache has other pieces there than what was written, and writes feel it.
+    // Cold cells come last: after them the page cache consists of folios of other sizes than after writing, which affects writes.
     for round in 0..args.rounds {
         measure_cold(args, round, &makers, &cells, &mut rows, interrupt)?;
     }
@@ -253,7 +255,7 @@ fn compare(args: &Compare, dir: &Path, programs: &Path, interrupt: &Interrupt) -
     })
 }
 
-/// How each target that was asked for is started, and those left out because their programs are not installed.
+/// Returns how each requested target is started, and the targets whose programs are not installed.
 fn makers<'a>(
     args: &Compare,
     ground: &'a Ground<'_>,
@@ -286,7 +288,7 @@ fn makers<'a>(
     (makers, skipped)
 }
 
-/// All of them, and a loop device on each where wanted; and those that did not start.
+/// Starts all targets, and a loop device on each if requested; returns also those that did not start.
 fn start(args: &Compare, ground: &Ground<'_>, makers: &[(String, Maker<'_>)]) -> (Vec<Target>, Vec<String>) {
     let (mut targets, mut failed) = (Vec::new(), Vec::new());
     for (name, make) in makers {
@@ -315,8 +317,8 @@ impl Compare {
     }
 }
 
-/// All targets have just been started, and take turns. Started anew in each round: where a process happens to have its memory makes it
-/// faster or slower than the next of the same program by up to a tenth.
+/// Measures the targets, which have just been started, in random order. They are restarted in each round, because the memory layout of a
+/// process makes it up to a tenth faster or slower than another process of the same program.
 fn measure_hot(
     args: &Compare,
     round: u64,
@@ -325,12 +327,12 @@ fn measure_hot(
     rows: &mut Rows,
     interrupt: &Interrupt,
 ) -> Outcome<()> {
-    // The same in each run, another in each round and cell: what one leaves behind is not always for the same next.
+    // The order is the same in each run, and differs between rounds and cells: a target may affect the next one.
     let mut random = fastrand::Rng::with_seed(round);
     for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| !cell.cold) {
-        let mut turns: Vec<_> = targets.iter().collect();
-        random.shuffle(&mut turns);
-        for target in turns {
+        let mut order: Vec<_> = targets.iter().collect();
+        random.shuffle(&mut order);
+        for target in order {
             interrupt.check()?;
             if let Some(row) = rows.iter_mut().find(|(name, _)| *name == target.name) {
                 reading(target, cell, args.load(round), &mut row.1[at])?;
@@ -341,7 +343,7 @@ fn measure_hot(
     Ok(())
 }
 
-/// Each target is started for each reading, and is the only one: nobody else has the image mapped.
+/// Starts each target for each reading, as the only one that has the image mapped.
 fn measure_cold(
     args: &Compare,
     round: u64,
@@ -353,7 +355,7 @@ fn measure_cold(
     for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| cell.cold) {
         for (name, make) in makers {
             interrupt.check()?;
-            // Who does not start has been left out already.
+            // A target that does not start has been skipped already.
             if let Some(row) = rows.iter_mut().find(|row| row.0 == *name) {
                 let target = make()?;
                 target.chill()?;

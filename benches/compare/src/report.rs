@@ -1,20 +1,21 @@
-//! What was found: medians and spreads, as a Markdown table of ratios, as JSON, and as a picture.
+//! The results of a comparison: medians and spreads, as Markdown tables, as JSON, and as a bar chart.
 
+use crate::chart;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
 /// All readings of one target in one cell.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Samples {
-    /// Requests per second, a value a round.
+    /// Requests per second, one value per round.
     pub(crate) iops: Vec<f64>,
-    /// 99th percentile of the latency in microseconds, a value a round.
+    /// 99th percentile of the latency in microseconds, one value per round.
     pub(crate) p99_us: Vec<f64>,
-    /// CPU microseconds of the server for each request, a value a round.
+    /// CPU microseconds of the server per request, one value per round.
     pub(crate) cpu_us: Vec<f64>,
 }
 
-/// The median; not a number for no values.
+/// Returns the median; NaN without values.
 #[must_use]
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
@@ -26,7 +27,7 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// Half the distance between the extremes, as a share of the median.
+/// Returns half the distance between the extremes, as a share of the median.
 #[must_use]
 pub(crate) fn spread(values: &[f64]) -> f64 {
     let low = values.iter().copied().fold(f64::INFINITY, f64::min);
@@ -34,7 +35,7 @@ pub(crate) fn spread(values: &[f64]) -> f64 {
     (high - low) / 2.0 / median(values)
 }
 
-/// The median over the rounds of the ratio in each, because a machine is faster in one round than in the next.
+/// Returns the median over the rounds of the ratio in each, because the speed of a machine varies between rounds.
 #[must_use]
 pub(crate) fn ratio(ours: &[f64], theirs: &[f64]) -> f64 {
     let ratios: Vec<_> = ours.iter().zip(theirs).map(|(us, them)| us / them).collect();
@@ -44,13 +45,13 @@ pub(crate) fn ratio(ours: &[f64], theirs: &[f64]) -> f64 {
 /// One run of the comparison on one file system.
 #[derive(Debug)]
 pub(crate) struct Report {
-    /// What was measured on: `tmpfs`, `ext4`.
+    /// The file system that was measured: `tmpfs`, `ext4`.
     pub(crate) ground: String,
     /// Names of the cells, in order.
     pub(crate) cells: Vec<String>,
     /// Names of the targets, in order, and their samples by cell.
     pub(crate) rows: Vec<(String, Vec<Samples>)>,
-    /// Targets left out, and why.
+    /// Skipped targets, and the reasons.
     pub(crate) skipped: Vec<String>,
 }
 
@@ -65,7 +66,7 @@ impl Report {
         value.is_finite().then_some(value)
     }
 
-    /// The best of the rows whose name starts so.
+    /// Returns the best of the rows whose name starts with `start`.
     fn best(&self, start: &str, cell: usize) -> Option<&str> {
         let names = self.rows.iter().map(|(name, _)| name.as_str());
         let rated = names
@@ -74,13 +75,13 @@ impl Report {
         rated.max_by(|a, b| a.1.total_cmp(&b.1)).map(|best| best.0)
     }
 
-    /// How much faster one row is than another.
+    /// Returns how much faster one row is than another.
     fn ratio(&self, ours: &str, theirs: &str, cell: usize) -> Option<f64> {
         let value = ratio(self.readings(ours, cell)?, self.readings(theirs, cell)?);
         value.is_finite().then_some(value)
     }
 
-    /// The whole report for people.
+    /// Returns the report as Markdown.
     #[must_use]
     pub(crate) fn markdown(&self) -> String {
         let mut text = format!(
@@ -151,7 +152,7 @@ impl Report {
         }
     }
 
-    /// The whole report for programs.
+    /// Returns the report as JSON.
     #[must_use]
     pub(crate) fn json(&self) -> Value {
         let row = |(name, samples): &(String, Vec<Samples>)| {
@@ -168,54 +169,20 @@ impl Report {
         json!({"ground": self.ground, "skipped": self.skipped, "rows": self.rows.iter().map(row).collect::<Vec<_>>()})
     }
 
-    /// Bars of ours, the bare program and the peers, a group a cell, each group scaled to its best.
-    #[must_use]
-    pub(crate) fn svg(&self) -> String {
-        const COLOURS: [&str; 8] = [
-            "#1b6ca8", "#7fb069", "#c0c0c0", "#e07a5f", "#b56576", "#6d597a", "#e9c46a", "#90a4ae",
-        ];
-        let (bar, height) = (12, 220);
-        let group = bar * self.rows.len() + 18;
-        let width = group * self.cells.len() + 40;
-        let legend = 20 * self.rows.len();
-        let mut svg = format!(
-            "<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{}' font-family='sans-serif' font-size='10'>\n\
-             <rect width='100%' height='100%' fill='white'/>\n",
-            height + 60 + legend
-        );
-        for (cell, name) in self.cells.iter().enumerate() {
-            let top = self
-                .rows
-                .iter()
-                .filter_map(|(row, _)| self.iops(row, cell))
-                .fold(f64::MIN_POSITIVE, f64::max);
-            let left = 20 + cell * group;
-            for (row, (target, _)) in self.rows.iter().enumerate() {
-                let share = self.iops(target, cell).unwrap_or(0.0) / top;
-                let tall = share * 200.0;
-                let _infallible = writeln!(
-                    svg,
-                    "<rect x='{}' y='{:.1}' width='{}' height='{tall:.1}' fill='{}'><title>{target}: {share:.2}</title></rect>",
-                    left + row * bar,
-                    220.0 - tall,
-                    bar - 2,
-                    COLOURS[row % COLOURS.len()]
-                );
-            }
-            let _infallible = writeln!(svg, "<text x='{left}' y='{}'>{name}</text>", height + 16);
-        }
-        for (row, (target, _)) in self.rows.iter().enumerate() {
-            let y = height + 40 + row * 20;
-            let colour = COLOURS[row % COLOURS.len()];
-            let _infallible = writeln!(
-                svg,
-                "<rect x='20' y='{}' width='12' height='12' fill='{colour}'/><text x='38' y='{}'>{target}</text>",
-                y - 10,
-                y
-            );
-        }
-        svg.push_str("</svg>\n");
-        svg
+    /// A bar chart as SVG: a group of bars for each cell, a bar for each target, each group scaled to its fastest target.
+    ///
+    /// # Errors
+    /// Fails when the chart cannot be drawn: the plotting library's reason.
+    pub(crate) fn svg(&self) -> Result<String, String> {
+        let share = |row: &str, cell: usize| {
+            let fastest = self.rows.iter().filter_map(|(row, _)| self.iops(row, cell));
+            self.iops(row, cell).unwrap_or(0.0) / fastest.fold(f64::MIN_POSITIVE, f64::max)
+        };
+        let bars = self.rows.iter().map(|(row, _)| {
+            let shares = (0..self.cells.len()).map(|cell| share(row, cell));
+            (row.as_str(), shares.collect())
+        });
+        chart::grouped_bars(&self.cells, &bars.collect::<Vec<_>>()).map_err(|error| error.to_string())
     }
 }
 
@@ -257,5 +224,9 @@ mod tests {
                 .markdown()
                 .contains("| apparatus / bare fuser (best) | 0.90 |")
         );
+        let svg = report.svg().unwrap();
+        for name in ["apparatus", "bare fuser, 2 threads", ">\nc\n<"] {
+            assert!(svg.contains(name), "{name} in {svg}");
+        }
     }
 }

@@ -1,25 +1,27 @@
-//! What a large table costs: one apparatus serves two volumes of the same size, one in a single segment and one in a segment for each
-//! extent, and the same random reads, one block of each extent, go to both in turn. And the memory that the apparatus has beyond
-//! what it maps.
+//! The cost of a large table. One apparatus serves two volumes of the same size, one in a single segment and one in a segment for each
+//! extent, and the same random reads, one block of each extent, alternate between them. The memory of the apparatus beyond its mappings is
+//! measured too.
 
 use crate::Outcome;
 use crate::report::{median, ratio, spread};
 use crate::targets::Ground;
-use apparatus::change::driver::{Controller, Wait};
-use apparatus::disk::{Candidate, create_image};
-use apparatus::pool::dir::PoolDir;
-use apparatus::pool::model::{Area, Difference, DiskRecord, Edit, Segment, VolumeRecord};
-use apparatus::pool::names::Name;
-use apparatus::store::sqlite::SqliteStore;
-use apparatus::store::{HoldMode, NewChange};
-use apparatus::units::{ByteCount, DiskExtent, DiskId, ExtentSize, Generation, VolumeExtent, VolumeId};
+use apparatus::blockdev::{Candidate, create_image};
+use apparatus::controller::{Controller, Wait};
+use apparatus::model::change::{HoldMode, NewChange};
+use apparatus::model::dir::PoolDir;
+use apparatus::model::names::Name;
+use apparatus::model::records::{Area, Delta, DiskRecord, Edit, Segment, VolumeRecord};
+use apparatus::model::units::{
+    ByteCount, DiskExtent, DiskId, ExtentSize, Generation, VolumeExtent, VolumeId,
+};
+use apparatus::store;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 const EXTENT: ExtentSize = ExtentSize::MIN;
 
-/// How many segments, and how long.
+/// Number of segments, and duration.
 pub(crate) struct Plan {
     /// Extents of each volume, and segments of the scattered one.
     pub(crate) segments: u64,
@@ -29,10 +31,10 @@ pub(crate) struct Plan {
     pub(crate) rounds: u64,
 }
 
-/// Measures, and answers what it found, as Markdown.
+/// Measures, and returns the results as Markdown.
 ///
 /// # Errors
-/// What a step says.
+/// Fails with the error of the step that failed.
 pub(crate) fn measure(plan: &Plan, ground: &Ground<'_>) -> Outcome<String> {
     let pool = ground.dir.join("pool");
     make(&pool, ground.dir, plan.segments)?;
@@ -115,7 +117,7 @@ fn blocks(path: &Path, bytes: u64, more: &[&str]) -> Outcome<f64> {
         })
 }
 
-/// Resident memory that is no file's.
+/// Returns the resident memory that does not belong to a file.
 fn own_memory_kib(pid: u32) -> Outcome<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
@@ -123,20 +125,20 @@ fn own_memory_kib(pid: u32) -> Outcome<f64> {
     Ok(number.ok_or("the kernel does not tell the memory")?.parse()?)
 }
 
-/// A pool with the two volumes; the scattered one has its extents on two disks in turn, so that no two segments are one.
+/// Creates a pool with the two volumes; the extents of the scattered one alternate between two disks, so that no two segments merge.
 fn make(at: &Path, dir: &Path, segments: u64) -> Outcome<()> {
     let pool = PoolDir::new(at.to_owned());
-    SqliteStore::create(&pool, EXTENT)?;
+    store::create(&pool, EXTENT)?;
     let mut controller = Controller::acquire(&pool, "bench", Wait::No)?;
     let disks = ["odd", "even", "whole"]
         .into_iter()
         .map(|name| add_disk(&mut controller, &dir.join(name), name, segments))
         .collect::<Outcome<Vec<DiskId>>>()?;
-    let segment = |start, disk, home| Segment {
+    let segment = |start, disk, placement| Segment {
         start: VolumeExtent(start),
-        home: Area {
+        placement: Area {
             disk,
-            start: DiskExtent(1 + home),
+            start: DiskExtent(1 + placement),
             len: 1,
         },
     };
@@ -144,7 +146,7 @@ fn make(at: &Path, dir: &Path, segments: u64) -> Outcome<()> {
         .map(|at| segment(at, disks[usize::from(at % 2 == 0)], at / 2))
         .collect();
     let mut whole = segment(0, disks[2], 0);
-    whole.home.len = segments;
+    whole.placement.len = segments;
     for (name, segments_of) in [("whole", vec![whole]), ("scattered", scattered)] {
         let id = controller.store().next_volume_id()?;
         let record = VolumeRecord {
@@ -161,7 +163,7 @@ fn make(at: &Path, dir: &Path, segments: u64) -> Outcome<()> {
             vec![Edit::AddVolume(record), map(id, segments_of)],
         )?;
     }
-    Ok(controller.harden()?)
+    Ok(controller.persist()?)
 }
 
 fn map(volume: VolumeId, segments: Vec<Segment>) -> Edit {
@@ -191,14 +193,14 @@ fn add_disk(controller: &mut Controller, path: &Path, name: &str, segments: u64)
 }
 
 fn run(controller: &mut Controller, edits: Vec<Edit>) -> Outcome<()> {
-    let difference = Difference {
+    let delta = Delta {
         from: Generation(0),
         edits,
     };
     let change = NewChange {
         title: "bench".into(),
         job: None,
-        difference,
+        delta,
         spans: Vec::new(),
         mode: HoldMode::Writes,
     };

@@ -1,4 +1,4 @@
-//! The ways to one image: each is started, measured in turn with the others, and taken down when dropped.
+//! The ways to access one image: each is started, measured in alternation with the others, and ended when dropped.
 
 use crate::cells::ONCE;
 use crate::fio;
@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// How long a server may take until its file is there.
+/// The longest time until a server exposes its file.
 const START: Duration = Duration::from_secs(20);
-/// And until it has ended.
+/// The longest time until a server has ended.
 const END: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(crate) struct Target {
     /// Row of the table.
     pub(crate) name: String,
-    /// What fio opens.
+    /// The path that fio opens.
     pub(crate) path: PathBuf,
     /// The image behind it, whose page cache a cold cell empties.
     pub(crate) image: Option<PathBuf>,
@@ -30,7 +30,7 @@ pub(crate) struct Target {
     _keep: Keep,
 }
 
-/// What ends when the target is dropped.
+/// Owns everything that ends when the target is dropped.
 #[expect(dead_code, reason = "held only to be dropped")]
 enum Keep {
     Nothing,
@@ -38,7 +38,7 @@ enum Keep {
     Command(Undo),
 }
 
-/// A process that serves a mount, and where that is.
+/// A process that serves a mount, and its mount point.
 struct Server(Child, PathBuf);
 
 impl Drop for Server {
@@ -50,7 +50,7 @@ impl Drop for Server {
             if !matches!(self.0.try_wait(), Ok(None)) {
                 return;
             }
-            // A loop device that is still being taken down keeps it busy.
+            // A loop device that is still being removed keeps the mount busy.
             let mount = self.1.display().to_string();
             let _status = quiet(&words(&["umount", "--lazy", &mount])).status();
         }
@@ -97,40 +97,40 @@ pub(crate) fn must(program: &Path, args: &[&str]) -> Outcome<String> {
     .into())
 }
 
-/// Whether a program is on the path.
+/// Returns whether a program is in `$PATH`.
 #[must_use]
 pub(crate) fn installed(program: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 
-/// What the targets are made in, and from.
+/// Where the targets are created, and their programs.
 pub(crate) struct Ground<'a> {
     /// A directory on the file system that is measured.
     pub(crate) dir: &'a Path,
-    /// Where `apparatus`, `vctl` and `bare` have been built.
+    /// The directory of `apparatus`, `vctl` and `bare`.
     pub(crate) programs: &'a Path,
 }
 
-/// Where the bytes are that all targets give: in the one image, so that none has the better place in memory or on the disk. Only direct I/O
-/// has an image of its own, since it takes what it writes out of the page cache of the others.
+/// The images. All targets serve the same bytes of one image, so that none has a better position in memory or on the disk. Only direct I/O
+/// has an image of its own, because it evicts what it writes from the page cache of the others.
 pub(crate) struct Images {
     pool: PathBuf,
     /// The only disk of the pool.
     shared: PathBuf,
-    /// Where the volume begins on it.
+    /// Offset of the volume on it.
     offset: u64,
     /// Bytes of the volume, a whole number of MiB.
     pub(crate) bytes: u64,
-    /// As large, for direct I/O.
+    /// An image of the same size for direct I/O.
     plain: PathBuf,
 }
 
 impl Images {
-    /// Makes them, filled with bytes that no file system takes for a hole.
+    /// Creates the images, filled with bytes that no file system turns into a hole.
     ///
     /// # Errors
-    /// What `vctl` says, or the file system.
+    /// Fails when `vctl` or the file system fails.
     pub(crate) fn make(ground: &Ground<'_>, bytes: u64) -> Outcome<Self> {
         let (pool, shared) = (ground.dir.join("pool"), ground.dir.join("shared.img"));
         let vctl = |args: &[&str]| ground.vctl(&pool, args);
@@ -167,7 +167,7 @@ impl Ground<'_> {
         must(&self.programs.join("vctl"), &[&["--pool", &pool], args].concat())
     }
 
-    /// An image file itself, opened with `O_DIRECT`.
+    /// Returns an image file itself, opened with `O_DIRECT`.
     pub(crate) fn plain(&self, images: &Images) -> Target {
         Target {
             name: "image, O_DIRECT".into(),
@@ -178,10 +178,10 @@ impl Ground<'_> {
         }
     }
 
-    /// The volume, in the mount of one apparatus.
+    /// Returns the volume in the mount of one apparatus.
     ///
     /// # Errors
-    /// What `vctl` says.
+    /// Fails when `vctl` fails.
     pub(crate) fn ours(&self, images: &Images) -> Outcome<Target> {
         let mut served = self.served_pool(&images.pool)?;
         served.path.push("image");
@@ -189,10 +189,10 @@ impl Ground<'_> {
         Ok(served)
     }
 
-    /// One apparatus of this pool; the path is its mount.
+    /// Starts an apparatus of this pool; the path is its mount.
     ///
     /// # Errors
-    /// What `vctl` says.
+    /// Fails when `vctl` fails.
     pub(crate) fn served_pool(&self, pool: &Path) -> Outcome<Target> {
         let mount = self.mountpoint("ours")?;
         self.vctl(
@@ -212,10 +212,10 @@ impl Ground<'_> {
         })
     }
 
-    /// The bare fuser program with so many threads.
+    /// Starts the bare fuser program with this many threads.
     ///
     /// # Errors
-    /// When it does not mount.
+    /// Fails when it does not mount.
     pub(crate) fn bare(&self, images: &Images, threads: u32) -> Outcome<Target> {
         let mount = self.mountpoint(&format!("bare-{threads}"))?;
         let mut command = Command::new(self.programs.join("bare"));
@@ -225,10 +225,10 @@ impl Ground<'_> {
         self.served(&name, command, (&mount, mount.join("image")), images)
     }
 
-    /// qemu-storage-daemon's FUSE export.
+    /// Starts the FUSE export of qemu-storage-daemon.
     ///
     /// # Errors
-    /// When it does not export.
+    /// Fails when it does not export.
     pub(crate) fn qsd(&self, images: &Images) -> Outcome<Target> {
         let path = self.dir.join("qsd-export");
         File::create(&path)?;
@@ -246,10 +246,10 @@ impl Ground<'_> {
         self.served("qemu-storage-daemon", command, (&path, path.clone()), images)
     }
 
-    /// nbdfuse over nbdkit's file plugin.
+    /// Starts nbdfuse over nbdkit's file plugin.
     ///
     /// # Errors
-    /// When it does not mount.
+    /// Fails when it does not mount.
     pub(crate) fn nbdfuse(&self, images: &Images) -> Outcome<Target> {
         let mount = self.mountpoint("nbdfuse")?;
         let mut command = Command::new("nbdfuse");
@@ -268,10 +268,10 @@ impl Ground<'_> {
         )
     }
 
-    /// A loop device, direct I/O on, over another target.
+    /// Creates a loop device with direct I/O over another target.
     ///
     /// # Errors
-    /// What `losetup` says.
+    /// Fails when `losetup` fails.
     pub(crate) fn looped(&self, below: &Target) -> Outcome<Target> {
         let path = below.path.display().to_string();
         let device = must(
@@ -287,7 +287,7 @@ impl Ground<'_> {
         })
     }
 
-    /// What this command serves at `mount`, whose file is `path`.
+    /// Starts a command that serves the file `path` in the mount `mount`.
     fn served(
         &self,
         name: &str,
@@ -315,7 +315,7 @@ impl Ground<'_> {
     }
 }
 
-/// Written in the pieces that an apparatus writes in: on ext4 an image's later 4 KiB writes depend on it.
+/// Fills the image in pieces of the size that an apparatus uses: on ext4 later 4 KiB writes depend on it.
 fn fill(path: &Path, offset: u64, bytes: u64) -> Outcome<()> {
     const PIECE: u32 = 64 << 10;
     let mut file = File::options().write(true).open(path)?;
@@ -343,11 +343,11 @@ fn find_pid(shown: &serde_json::Value) -> Option<u32> {
 }
 
 impl Target {
-    /// Empties the page cache of the image behind it. What a process has mapped and touched stays there, so this is for a server that has just
-    /// been started, and is the only one.
+    /// Empties the page cache of the image behind it. Pages that a process has mapped and touched stay there, so the server must have just
+    /// been started, and be the only one.
     ///
     /// # Errors
-    /// The file system's.
+    /// Fails when the file system fails.
     pub(crate) fn chill(&self) -> Outcome<()> {
         if let Some(image) = &self.image {
             let file = File::open(image)?;
@@ -357,10 +357,10 @@ impl Target {
         Ok(())
     }
 
-    /// The same, after its server has read everything once and so has mapped what it maps.
+    /// Returns the target after its server has read everything once and so has populated its mapping.
     ///
     /// # Errors
-    /// fio's.
+    /// Fails when fio fails.
     pub(crate) fn warmed(self, bytes: u64) -> Outcome<Self> {
         if self.server.is_some() {
             let load = fio::Load {
@@ -373,7 +373,7 @@ impl Target {
         Ok(self)
     }
 
-    /// CPU time that the server has used, in seconds; `None` where there is no server.
+    /// Returns the CPU time of the server in seconds; `None` without a server.
     #[must_use]
     pub(crate) fn cpu(&self) -> Option<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.server?)).ok()?;

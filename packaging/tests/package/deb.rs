@@ -1,6 +1,6 @@
-//! What is in the package, and its life from installing to purging.
+//! The content of the package, and its life from installing to purging.
 
-use crate::support::{in_a_copy, package, said};
+use crate::support::{in_a_copy, package, stdout_of};
 use std::path::Path;
 use std::process::Command;
 
@@ -8,17 +8,17 @@ use std::process::Command;
 fn the_package_is_complete_and_is_installed_used_and_taken_away() {
     let Some(deb) = package() else { return };
     has_everything_in_its_place(deb);
-    let Some(told) = in_a_copy(deb, LIFE, None) else {
+    let Some(log) = in_a_copy(deb, LIFE, None) else {
         return;
     };
     assert!(
-        !told.contains("Unknown key") && !told.contains("Failed to"),
-        "{told}"
+        !log.contains("Unknown key") && !log.contains("Failed to"),
+        "{log}"
     );
 }
 
 fn has_everything_in_its_place(deb: &Path) {
-    let listed = said(
+    let listed = stdout_of(
         &Command::new("dpkg-deb")
             .arg("--contents")
             .arg(deb)
@@ -71,7 +71,7 @@ fn has_everything_in_its_place(deb: &Path) {
             .any(|line| line.starts_with(mode) && line.ends_with(path));
         assert!(found, "{mode} {path}\n{listed}");
     }
-    let control = said(
+    let control = stdout_of(
         &Command::new("dpkg-deb")
             .args(["--field"])
             .arg(deb)
@@ -88,7 +88,7 @@ fn has_everything_in_its_place(deb: &Path) {
     );
 }
 
-/// What an administrator does with it, from installing to taking it away.
+/// The commands of an administrator, from installing the package to removing it.
 const LIFE: &str = r#"
     dpkg -i package.deb
     test "$(stat -c %a /var/lib/apparatus)" = 700

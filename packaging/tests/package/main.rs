@@ -1,5 +1,5 @@
-//! The package is built from the programs of this build and installed with dpkg in a copy-on-write copy of this system; what it installs is
-//! tried there, under systemd too, and taken away again. Building needs dpkg-dev; installing needs root and overlay mounts.
+//! The package is built from the programs of this build and installed with dpkg in a copy-on-write copy of this system; its files are
+//! tested there, under systemd too, and removed again. Building needs dpkg-dev; installing needs root and overlay mounts.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -8,5 +8,6 @@
 )]
 
 mod deb;
+mod scripts;
 mod support;
 mod units;

@@ -1,4 +1,4 @@
-//! The package, and a copy of this system to try it in.
+//! The package, and a copy of this system for testing it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::sync::LazyLock;
 use tempfile::TempDir;
 
-/// Where cargo has put the programs, if it has.
+/// Returns the directory of the programs that cargo has built, if they exist.
 fn binaries() -> Option<PathBuf> {
     let this = std::env::current_exe().unwrap();
     let dir = this.parent()?.parent()?;
@@ -27,14 +27,14 @@ fn has(program: &str) -> bool {
     found
 }
 
-/// What a command said that did what it should.
+/// Returns the standard output of a command that has succeeded.
 #[track_caller]
-pub fn said(output: &Output) -> String {
+pub fn stdout_of(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// The package, built once of the programs of this build. None where that needs what is not there.
+/// Returns the package, built once from the programs of this build; `None` where a tool is missing.
 pub fn package() -> Option<&'static Path> {
     static BUILT: LazyLock<Option<(TempDir, PathBuf)>> = LazyLock::new(build);
     BUILT.as_ref().map(|(_, path)| path.as_path())
@@ -57,11 +57,12 @@ fn build() -> Option<(TempDir, PathBuf)> {
         .arg("--out")
         .arg(out.path())
         .args(["--compression", "none"]);
-    let path = said(&command.output().unwrap()).trim().to_owned();
+    let path = stdout_of(&command.output().unwrap()).trim().to_owned();
     Some((out, path.into()))
 }
 
-/// A copy-on-write copy of this system, without its pool, in which everything is allowed. What runs in it is gone when it ends.
+/// Creates a copy-on-write copy of this system, without its pool, in which the script may do everything. Its processes and files are gone
+/// when the script ends.
 const COPY: &str = r#"
     set -e
     mkdir "$1/layer"
@@ -72,8 +73,8 @@ const COPY: &str = r#"
     cd root
     rm -rf var/lib/apparatus etc/apparatus
     cp "$2" package.deb
-    touch told
-    mount --bind "$1/told" told
+    touch log
+    mount --bind "$1/log" log
     mount -t proc proc proc
     mount --bind proc/sys proc/sys
     mount -o remount,ro,bind proc/sys
@@ -82,19 +83,19 @@ const COPY: &str = r#"
     mount --rbind /dev dev
     mount -t tmpfs tmpfs run
     mount -t tmpfs tmpfs tmp
-    exec chroot . sh -ec "exec > told 2>&1; set -x; $3"
+    exec chroot . sh -ec "exec > log 2>&1; set -x; $3"
 "#;
 
-/// Runs a script in a copy of this system where the package can be installed, if asked for in a control group of its own, and answers what
-/// it said. None, with the reason on standard error, where there can be no such copy.
+/// Runs a script in a copy of this system where the package can be installed, on request in a control group of its own, and returns its
+/// output. Returns `None`, with the reason on standard error, where no such copy can be created.
 pub fn in_a_copy(deb: &Path, script: &str, group: Option<&Path>) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: installing needs root");
         return None;
     }
     let scratch = tempfile::tempdir().unwrap();
-    let told = scratch.path().join("told");
-    fs::write(&told, "").unwrap();
+    let log = scratch.path().join("log");
+    fs::write(&log, "").unwrap();
     let group = group.map(|group| group.to_str().unwrap()).unwrap_or_default();
     let enter = r#"if [ -n "$5" ]; then echo $$ > "$5/cgroup.procs"; fi
         exec unshare --mount --pid --fork --kill-child --uts --ipc --cgroup --propagation private sh -c "$1" sh "$2" "$3" "$4" "$5""#;
@@ -106,11 +107,11 @@ pub fn in_a_copy(deb: &Path, script: &str, group: Option<&Path>) -> Option<Strin
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("HOME", "/tmp");
     let output = command.output().unwrap();
-    let told = fs::read_to_string(&told).unwrap();
+    let log = fs::read_to_string(&log).unwrap();
     if output.status.code() == Some(77) {
         eprintln!("skipped: no overlay can be mounted here");
         return None;
     }
-    assert!(output.status.success(), "{output:?}\n{told}");
-    Some(told)
+    assert!(output.status.success(), "{output:?}\n{log}");
+    Some(log)
 }

@@ -1,4 +1,4 @@
-//! The system's unit under systemd itself, as the first process of the copy: sandboxed and serving to all, started anew by the watchdog and
+//! The system's unit under systemd itself, as the first process of the copy: sandboxed and serving all users, restarted by the watchdog and
 //! after a kill, stopped and started as at a reboot.
 
 use crate::support::{in_a_copy, package};
@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 const SYSTEMD: &str = "/lib/systemd/systemd";
 
-/// Installs, and becomes systemd with nothing to start but a script. No unit of the system itself is wanted.
+/// Installs the package, and becomes systemd with only a script to start, without the units of the system itself.
 const BOOT: &str = r#"
     dpkg -i package.deb
     cd /etc/systemd/system
     mkdir apparatus@.service.d
     printf '[Unit]\nDefaultDependencies=no\n[Service]\nWatchdogSec=2\n' > apparatus@.service.d/test.conf
     printf '[Unit]\nDefaultDependencies=no\nWants=script.service\n' > test.target
-    printf '[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nStandardOutput=append:/told\nStandardError=append:/told\n' > script.service
+    printf '[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nStandardOutput=append:/log\nStandardError=append:/log\n' > script.service
     printf 'ExecStart=/bin/sh -ex /script\nExecStopPost=/bin/systemctl --force --force exit\n' >> script.service
     exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd \
         --system --unit=test.target --log-target=null --show-status=no
@@ -63,7 +63,7 @@ test "$(show ExecMainStatus) $(show NRestarts)" = '3 0'
 echo all of it was done
 "#;
 
-/// A control group to put systemd into, of the kind that it can divide further.
+/// A control group for systemd, of the kind that it can divide further.
 struct Group(PathBuf);
 
 impl Group {
@@ -84,7 +84,7 @@ impl Drop for Group {
     }
 }
 
-/// Control groups are removed like directories, the innermost first; their files are none.
+/// Removes control groups, which are removed like directories, the innermost first, without their files.
 fn remove(group: &Path) {
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
@@ -104,8 +104,8 @@ fn systemd_starts_watches_restarts_and_stops_it() {
         return eprintln!("skipped: no control group can be made here");
     };
     let boot = format!("cat > /script <<'END'\n{SCRIPT}\nEND\n{BOOT}");
-    let Some(told) = in_a_copy(deb, &boot, Some(&group.0)) else {
+    let Some(log) = in_a_copy(deb, &boot, Some(&group.0)) else {
         return;
     };
-    assert!(told.trim_end().ends_with("all of it was done"), "{told}");
+    assert!(log.trim_end().ends_with("all of it was done"), "{log}");
 }

@@ -1,12 +1,12 @@
-//! What the holds in place cover: an immutable list, shared with those who enter.
+//! The ranges that the holds in place cover: an immutable list, shared with the threads that enter.
 
 use crate::gate::Access;
-use crate::pool::model::Span;
-use crate::store::HoldMode;
-use crate::units::{ChangeId, VolumeId};
+use crate::model::change::HoldMode;
+use crate::model::records::Span;
+use crate::model::units::{ChangeId, VolumeId};
 use std::collections::BTreeSet;
 
-/// The ranges of all holds, in order of volume and start; or everything, when the gate is closed.
+/// The ranges of all holds, in order of volume and start; or everything if the gate is closed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cover {
     closed: bool,
@@ -27,7 +27,7 @@ impl Range {
 }
 
 impl Cover {
-    /// That of a closed gate.
+    /// Returns the cover of a closed gate.
     #[must_use]
     pub fn everything() -> Self {
         Self {
@@ -36,7 +36,7 @@ impl Cover {
         }
     }
 
-    /// Whether a hold, or the closed gate, covers this request.
+    /// Returns whether a hold, or the closed gate, covers this request.
     #[must_use]
     pub fn covers(&self, span: &Span, access: Access) -> bool {
         self.closed
@@ -46,7 +46,7 @@ impl Cover {
                 .any(|range| range.stops(span, access))
     }
 
-    /// The holds that cover this request; a closed gate is none.
+    /// Returns the holds that cover this request; a closed gate is not among them.
     #[must_use]
     pub fn covering(&self, span: &Span, access: Access) -> BTreeSet<ChangeId> {
         let ranges = self.in_volume(span.volume).iter();
@@ -56,19 +56,19 @@ impl Cover {
             .collect()
     }
 
-    /// Whether the gate is closed.
+    /// Returns whether the gate is closed.
     #[must_use]
     pub fn closed(&self) -> bool {
         self.closed
     }
 
-    /// Whether nothing at all is covered.
+    /// Returns whether nothing is covered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         !self.closed && self.ranges.is_empty()
     }
 
-    /// The cover of this hold alone.
+    /// Returns the cover of this hold alone.
     #[must_use]
     pub fn only(&self, id: ChangeId) -> Self {
         let ranges = self
@@ -112,7 +112,7 @@ impl Cover {
             return Err("the ranges of the cover are not in order".into());
         }
         match self.ranges.iter().find(|range| !ids.contains(&range.id)) {
-            Some(range) => Err(format!("change {} covers a range but holds nothing", range.id)),
+            Some(range) => Err(format!("change {} covers a range but has no hold", range.id)),
             None => Ok(()),
         }
     }

@@ -1,15 +1,15 @@
-//! A set of numbers as disjoint ranges.
+//! A set of numbers, stored as disjoint ranges.
 
 use std::collections::BTreeMap;
 
-/// Ranges `[start, end)` by start; they neither overlap nor touch.
+/// Ranges `[start, end)` by start; they neither overlap nor touch each other.
 #[derive(Debug, Default)]
 pub(super) struct RangeSet {
     ranges: BTreeMap<u64, u64>,
 }
 
 impl RangeSet {
-    /// Whether a number of `[start, end)` is in the set.
+    /// Returns whether a number of `[start, end)` is in the set.
     pub(super) fn touches(&self, start: u64, end: u64) -> bool {
         start < end
             && self
@@ -19,7 +19,7 @@ impl RangeSet {
                 .is_some_and(|(_, &last)| last > start)
     }
 
-    /// Puts `[start, end)` into the set; one range swallows those that it meets.
+    /// Adds `[start, end)` to the set and merges it with the ranges that it overlaps or touches.
     pub(super) fn add(&mut self, mut start: u64, mut end: u64) {
         if start >= end {
             return;
@@ -44,7 +44,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn is_the_set_of_its_numbers(ranges in prop::collection::vec((0u64..40, 0u64..40), 0..30)) {
+        fn matches_a_set_of_single_numbers(ranges in prop::collection::vec((0u64..40, 0u64..40), 0..30)) {
             let mut set = RangeSet::default();
             let mut oracle = BTreeSet::new();
             for (start, end) in ranges {

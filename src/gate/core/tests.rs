@@ -1,7 +1,7 @@
-//! The holds against a slow oracle that looks at all pairs.
+//! The holds compared with a slow oracle that checks all pairs.
 
 use super::*;
-use crate::units::VolumeOffset;
+use crate::model::units::VolumeOffset;
 use proptest::prelude::*;
 
 fn span(volume: u64, start: u64, end: u64) -> Span {
@@ -12,7 +12,7 @@ fn span(volume: u64, start: u64, end: u64) -> Span {
     }
 }
 
-/// One list of holds, one of parked requests.
+/// One list of holds and one of parked requests.
 #[derive(Default)]
 struct Oracle {
     closed: bool,
@@ -49,9 +49,9 @@ impl Oracle {
         free
     }
 
-    fn release(&mut self, id: ChangeId, now: u64) -> Freed<u32> {
+    fn release(&mut self, id: ChangeId, now: u64) -> Released<u32> {
         let Some(at) = self.holds.iter().position(|(other, ..)| *other == id) else {
-            return Freed {
+            return Released {
                 items: vec![],
                 parked: 0,
                 longest_us: 0,
@@ -69,14 +69,14 @@ impl Oracle {
             .filter(|p| alone.covers(&p.1, p.2))
             .map(|p| now - p.3)
             .collect();
-        Freed {
+        Released {
             items: self.take_free(),
             parked: waits.len() as u64,
             longest_us: waits.into_iter().max().unwrap_or(0),
         }
     }
 
-    fn open(&mut self, now: u64) -> Freed<u32> {
+    fn open(&mut self, now: u64) -> Released<u32> {
         let parked = if self.closed { self.parked.len() as u64 } else { 0 };
         let longest_us = self
             .parked
@@ -86,7 +86,7 @@ impl Oracle {
             .filter(|_| self.closed)
             .unwrap_or(0);
         self.closed = false;
-        Freed {
+        Released {
             items: self.take_free(),
             parked,
             longest_us,
@@ -175,7 +175,7 @@ proptest! {
             holds.release(ChangeId(id), 1000);
         }
         holds.open(1000);
-        prop_assert_eq!(holds.parked(), 0, "something waits for ever");
+        prop_assert_eq!(holds.parked(), 0, "a request waits forever");
     }
 }
 
@@ -189,7 +189,7 @@ fn a_request_under_two_holds_waits_for_both_and_later_ones_wait_behind_it() {
     assert!(holds.park("beside", span(1, 0, 5), Access::Write, 1, 2).is_none());
     assert_eq!(
         holds.release(ChangeId(1), 10),
-        Freed {
+        Released {
             items: vec!["beside"],
             parked: 3,
             longest_us: 10
@@ -201,7 +201,7 @@ fn a_request_under_two_holds_waits_for_both_and_later_ones_wait_behind_it() {
     );
     assert_eq!(
         holds.release(ChangeId(2), 20),
-        Freed {
+        Released {
             items: vec!["wide", "behind"],
             parked: 1,
             longest_us: 20
@@ -210,7 +210,7 @@ fn a_request_under_two_holds_waits_for_both_and_later_ones_wait_behind_it() {
 }
 
 #[test]
-fn closing_ends_holds_and_opening_lets_everything_go_in_order() {
+fn closing_ends_holds_and_opening_releases_everything_in_order() {
     let mut holds = Holds::new();
     holds.place(ChangeId(1), &[span(1, 0, 10)], HoldMode::All);
     assert!(holds.park(1, span(1, 0, 4), Access::Write, 1, 0).is_none());
@@ -220,7 +220,7 @@ fn closing_ends_holds_and_opening_lets_everything_go_in_order() {
     assert!(holds.release(ChangeId(1), 1).items.is_empty());
     assert_eq!(
         holds.open(5),
-        Freed {
+        Released {
             items: vec![1, 2, 3],
             parked: 3,
             longest_us: 5
@@ -230,7 +230,7 @@ fn closing_ends_holds_and_opening_lets_everything_go_in_order() {
 }
 
 #[test]
-fn whoever_waited_for_an_expired_request_goes_on() {
+fn a_request_that_waited_for_an_expired_one_goes_on() {
     let mut holds = Holds::new();
     holds.place(ChangeId(1), &[span(1, 0, 10)], HoldMode::Writes);
     holds.place(ChangeId(2), &[span(1, 20, 30)], HoldMode::Writes);
@@ -247,7 +247,7 @@ fn whoever_waited_for_an_expired_request_goes_on() {
 }
 
 #[test]
-fn letting_go_of_many_does_not_compare_all_pairs() {
+fn releasing_many_does_not_compare_all_pairs() {
     let mut holds = Holds::new();
     holds.place(ChangeId(1), &[Span::whole(VolumeId(1))], HoldMode::All);
     holds.place(ChangeId(2), &[span(1, 0, 1)], HoldMode::All);

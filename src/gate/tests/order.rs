@@ -1,9 +1,9 @@
-//! All orders in which a request and a hold can meet, on a machine with store buffers.
+//! All orders in which a request and a hold can meet, on a model of a machine with store buffers.
 //!
-//! Two processors, each with a buffer that its stores pass through and that it alone sees. One runs requests on a lane, one after the other; the
-//! other places holds. The steps are those of `lanes`, one memory access each. Every state that any order of steps and of
-//! buffers being written out can lead to is visited: nobody is inside while the holder believes that the range is drained,
-//! and the holder never waits for a signal that does not come.
+//! There are two processors, each with a buffer that its stores pass through and that it alone sees. One runs requests on a
+//! lane, one after the other; the other places holds. The steps are those of `lanes`, one memory access each. The test visits
+//! every state that any order of steps and of buffer write-outs can lead to: no request is inside while the holding processor
+//! believes that the range is drained, and the holding processor never waits for a signal that does not come.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -12,12 +12,12 @@ const SEQUENCE: usize = 0;
 const STATE: usize = 1;
 const AWAITED: usize = 2;
 
-/// Of the word `STATE`.
+/// Flags of the word `STATE`.
 const HELD: u8 = 1;
 const DRAINING: u8 = 2;
 
-/// What can be wrong.
-const SLIPPED: &str = "a request is inside what is drained";
+/// Violations that the search can find.
+const SLIPPED: &str = "a request is inside a drained range";
 const ASLEEP: &str = "a drain waits for a signal that does not come";
 
 const REQUESTS: u8 = 3;
@@ -28,12 +28,12 @@ const REQUEST: usize = 0;
 const HOLDER: usize = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum StepKind {
     Membarrier,
     Fences,
-    /// The dear side alone has a fence.
+    /// Only the expensive side has a fence.
     OneFence,
-    /// Right, but a request that leaves does not fence before it looks whether it is awaited.
+    /// The real scheme, except that a leaving request does not fence before it checks whether it is awaited.
     NoFenceInLeft,
 }
 
@@ -55,7 +55,7 @@ impl Machine {
         self.buffers[processor].push((word, value));
     }
 
-    /// Its own latest store, if it is still on its way.
+    /// Returns the processor's own latest store if it is still in its buffer, else the word in memory.
     fn load(&self, processor: usize, word: usize) -> u8 {
         let own = self.buffers[processor]
             .iter()
@@ -70,12 +70,12 @@ impl Machine {
         }
     }
 
-    /// The next step of the requests; `None` when they are over, or must wait.
-    fn request(&self, kind: Kind) -> Option<Self> {
+    /// Returns the next step of the requests; `None` if they are over or must wait.
+    fn request(&self, kind: StepKind) -> Option<Self> {
         let mut next = self.clone();
         let number = self.request * 2 + 1;
         let light = |machine: &mut Self| {
-            if kind == Kind::Fences {
+            if kind == StepKind::Fences {
                 machine.write_out(REQUEST);
             }
         };
@@ -91,7 +91,7 @@ impl Machine {
             5 => next.store(REQUEST, SEQUENCE, number + 1),
             7 if self.load(REQUEST, STATE) & DRAINING == 0 => step = 10,
             7 => {}
-            8 if kind == Kind::NoFenceInLeft => {}
+            8 if kind == StepKind::NoFenceInLeft => {}
             8 => next.write_out(REQUEST),
             9 => next.signal |= self.load(REQUEST, AWAITED) == number,
             _ => {
@@ -103,8 +103,8 @@ impl Machine {
         Some(next)
     }
 
-    /// The next step of the holder; `None` when it is over, or waits for a signal.
-    fn hold(&self, kind: Kind) -> Option<Self> {
+    /// Returns the next step of the holding processor; `None` if it is over or waits for a signal.
+    fn hold(&self, kind: StepKind) -> Option<Self> {
         let mut next = self.clone();
         let mut step = self.steps[HOLDER] + 1;
         match self.steps[HOLDER] {
@@ -112,7 +112,7 @@ impl Machine {
             0 => next.store(HOLDER, STATE, HELD | DRAINING),
             1 => {
                 next.write_out(HOLDER);
-                if matches!(kind, Kind::Membarrier | Kind::NoFenceInLeft) {
+                if matches!(kind, StepKind::Membarrier | StepKind::NoFenceInLeft) {
                     next.write_out(REQUEST);
                 }
             }
@@ -143,7 +143,7 @@ impl Machine {
         Some(next)
     }
 
-    /// One store of this processor reaches the memory.
+    /// Moves the oldest store of this processor from its buffer to the memory.
     fn flow(&self, processor: usize) -> Option<Self> {
         let mut next = self.clone();
         if next.buffers[processor].is_empty() {
@@ -155,8 +155,8 @@ impl Machine {
     }
 }
 
-/// How many states there are, and what is wrong with any of them.
-fn explore(kind: Kind) -> (usize, BTreeSet<&'static str>) {
+/// Returns the number of reachable states, and the violations in any of them.
+fn explore(kind: StepKind) -> (usize, BTreeSet<&'static str>) {
     let mut seen = HashSet::from([Machine::default()]);
     let mut todo = vec![Machine::default()];
     let mut wrong = BTreeSet::new();
@@ -184,7 +184,7 @@ fn explore(kind: Kind) -> (usize, BTreeSet<&'static str>) {
 
 #[test]
 fn no_order_lets_a_request_slip_past_a_hold_or_a_drain_sleep_on() {
-    for kind in [Kind::Membarrier, Kind::Fences] {
+    for kind in [StepKind::Membarrier, StepKind::Fences] {
         let (states, wrong) = explore(kind);
         println!("{kind:?}: {states} states");
         assert!(states > 1_000 && wrong.is_empty(), "{kind:?}: {wrong:?}");
@@ -193,6 +193,6 @@ fn no_order_lets_a_request_slip_past_a_hold_or_a_drain_sleep_on() {
 
 #[test]
 fn each_barrier_is_needed() {
-    assert_eq!(explore(Kind::OneFence).1, BTreeSet::from([SLIPPED, ASLEEP]));
-    assert_eq!(explore(Kind::NoFenceInLeft).1, BTreeSet::from([ASLEEP]));
+    assert_eq!(explore(StepKind::OneFence).1, BTreeSet::from([SLIPPED, ASLEEP]));
+    assert_eq!(explore(StepKind::NoFenceInLeft).1, BTreeSet::from([ASLEEP]));
 }

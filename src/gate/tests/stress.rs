@@ -1,32 +1,32 @@
-//! Many threads, real barriers: after a drain is done nobody is inside, a waiting drain is always woken, and no
-//! request is lost.
+//! Many threads with real barriers: after a drain is done no request is inside, a waiting drain is always woken, and no request
+//! is lost.
 //!
-//! The controller freezes the blocks of a range while it holds them drained. A request that is inside looks at its
-//! blocks again and again: to find one frozen is a violation.
+//! The controller freezes the blocks of a range while it holds them drained. A request that is inside reads the state of its
+//! blocks again and again: finding one frozen is a violation.
 
 use super::{Item, span};
 use crate::gate::barrier::Barrier;
 use crate::gate::{Access, Bounds, Drain, Entry, Gate, Lane, OwnedPass, Parked, Signal};
-use crate::store::HoldMode;
-use crate::units::{ChangeId, Generation};
+use crate::model::change::HoldMode;
+use crate::model::units::{ChangeId, Generation};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 const BLOCKS: u64 = 16;
-/// Some seconds on two processors.
+/// Number of holds; they take some seconds on two processors.
 const HOLDS: u64 = 4_000;
-/// Looks of a long request at its blocks: longer than a hold takes to freeze them.
+/// Number of times that a long request reads its blocks: this takes longer than a hold takes to freeze them.
 const LONG: u64 = 300;
 const OPEN: u8 = 0;
 const NO_WRITES: u8 = 1;
 const NOTHING: u8 = 2;
 
-/// Longer than any of this takes, on any machine: then something hangs.
+/// Longer than any step takes on any machine: exceeding it means a hang.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A request that goes on in another thread.
+/// A request that continues in another thread.
 type Handed = (OwnedPass, u64, u64, Access);
 
 struct Wake(Sender<()>);
@@ -37,7 +37,7 @@ impl Signal for Wake {
     }
 }
 
-/// A generator of its own per thread, so that the threads share nothing.
+/// A random generator of each thread, so that the threads share nothing.
 struct Dice(u64);
 
 impl Dice {
@@ -54,8 +54,8 @@ impl Dice {
     }
 }
 
-/// Cache lines that all threads write: a store to a lane has to queue behind those to these in its processor's store
-/// buffer, which makes it late, so that a missing barrier shows.
+/// Cache lines that all threads write: a store to a lane has to queue behind the stores to these in its processor's store
+/// buffer, which delays it, so that a missing barrier shows.
 #[derive(Default)]
 #[repr(align(128))]
 struct Contended(AtomicU64);
@@ -71,7 +71,7 @@ struct Arena {
 }
 
 impl Arena {
-    /// What a request does inside: look at its blocks, which must not be frozen.
+    /// Does the work of a request inside: it reads the state of its blocks, which must not be frozen.
     fn work(&self, rounds: u64, start: u64, end: u64, access: Access) {
         for _ in 0..rounds {
             for block in start..end {
@@ -132,7 +132,7 @@ impl Arena {
         }
     }
 
-    /// One hold from placing to release.
+    /// Runs one hold from placing to release.
     fn hold(&self, id: ChangeId, dice: &mut Dice, wake: &Receiver<()>) {
         let (start, end) = dice.range();
         let mode = if dice.roll(2) == 0 {
@@ -225,18 +225,18 @@ fn run(barrier: Barrier, holds: u64) -> u64 {
 }
 
 #[test]
-fn nobody_is_inside_a_drained_hold_with_membarrier() {
+fn no_request_is_inside_a_drained_hold_with_membarrier() {
     assert_eq!(run(Barrier::new(), HOLDS), 0);
 }
 
 #[test]
-fn nobody_is_inside_a_drained_hold_with_fences() {
+fn no_request_is_inside_a_drained_hold_with_fences() {
     assert_eq!(run(Barrier::fences(), HOLDS), 0);
 }
 
-/// Shows that the two tests above can fail. It needs two processors that are not too busy.
+/// Shows that the two tests above can fail. It needs two processors with some idle time.
 #[test]
 #[ignore = "depends on how the threads are scheduled"]
-fn without_a_barrier_somebody_is() {
+fn without_a_barrier_a_request_is_inside() {
     assert!((0..20).any(|_| run(Barrier::missing(), HOLDS) > 0));
 }

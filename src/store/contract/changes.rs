@@ -1,15 +1,16 @@
-use super::world::{World, area, disk, map, seg, unmap, volume};
-use crate::error::Kind;
-use crate::pool::model::{DiskRecord, Edit};
-use crate::store::audit::{End, Entry, Process};
-use crate::store::{Cancel, ChangeState, Commit, Owner, Severity};
-use crate::units::{
+use super::world::{World, area, boot, disk, map, seg, unmap, volume};
+use crate::model::audit::{End, Entry, Process};
+use crate::model::change::{Cancel, ChangeState, Commit, Owner};
+use crate::model::error::ErrorKind;
+use crate::model::event::Severity;
+use crate::model::records::{DiskRecord, Edit};
+use crate::model::units::{
     ChangeId, DiskId, Generation, MembershipVersion, Term, Timestamp, VolumeExtent, VolumeId,
 };
 use uuid::Uuid;
 
-pub(super) fn a_change_lives_from_prepared_to_hardened(world: World) {
-    let mut world = world.furnished();
+pub(super) fn a_change_lives_from_prepared_to_persisted(world: World) {
+    let mut world = world.with_pool_contents();
     let id = world.prepare(None, vec![map(1, &[seg(2, 2, 1, 3)])]).unwrap();
     let prepared = world.store.change(id).unwrap().unwrap();
     assert_eq!((prepared.id, prepared.state), (id, ChangeState::Prepared));
@@ -31,25 +32,25 @@ pub(super) fn a_change_lives_from_prepared_to_hardened(world: World) {
     assert_eq!(world.uses(2), [(1, 3, Owner::Volume(VolumeId(1)))]);
     world.assert_one_owner_each();
 
-    world.store.harden(&[id]).unwrap();
+    world.store.persist(&[id]).unwrap();
     assert_eq!(
         world.store.change(id).unwrap().unwrap().state,
-        ChangeState::Hardened
+        ChangeState::Persisted
     );
     assert_eq!(world.store.unfinished().unwrap(), []);
     let layout = world.store.header().unwrap().layout;
-    world.store.harden(&[id, ChangeId(99)]).unwrap();
-    world.store.harden(&[]).unwrap();
+    world.store.persist(&[id, ChangeId(99)]).unwrap();
+    world.store.persist(&[]).unwrap();
     assert_eq!(
         world.store.header().unwrap().layout,
         layout,
-        "what is hardened, or not there, is passed over"
+        "persisted and unknown changes are ignored"
     );
     assert_eq!(layout, 2);
 }
 
 pub(super) fn commit_and_cancel_exclude_each_other(world: World) {
-    let mut world = world.furnished();
+    let mut world = world.with_pool_contents();
     let id = world.prepare(None, vec![map(1, &[seg(0, 2, 1, 1)])]).unwrap();
     assert_eq!(world.store.cancel(id).unwrap(), Cancel::Cancelled);
     assert_eq!(world.store.cancel(id).unwrap(), Cancel::Cancelled);
@@ -59,7 +60,7 @@ pub(super) fn commit_and_cancel_exclude_each_other(world: World) {
         world.store.change(id).unwrap().unwrap().state,
         ChangeState::Cancelled
     );
-    world.store.harden(&[id]).unwrap();
+    world.store.persist(&[id]).unwrap();
     assert_eq!(
         world.store.change(id).unwrap().unwrap().state,
         ChangeState::Cancelled
@@ -72,10 +73,10 @@ pub(super) fn commit_and_cancel_exclude_each_other(world: World) {
         world.store.cancel(id).unwrap(),
         Cancel::Committed(Box::new(record))
     );
-    world.store.harden(&[id]).unwrap();
+    world.store.persist(&[id]).unwrap();
     assert_eq!(world.commit(id).unwrap(), Commit::Committed(Generation(2)));
     let record = world.store.change(id).unwrap().unwrap();
-    assert_eq!(record.state, ChangeState::Hardened);
+    assert_eq!(record.state, ChangeState::Persisted);
     assert_eq!(
         world.store.cancel(id).unwrap(),
         Cancel::Committed(Box::new(record))
@@ -83,15 +84,18 @@ pub(super) fn commit_and_cancel_exclude_each_other(world: World) {
     assert_eq!(world.generation(), Generation(2));
 
     assert_eq!(world.store.change(ChangeId(77)).unwrap(), None);
-    assert_eq!(world.commit(ChangeId(77)).unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(
+        world.commit(ChangeId(77)).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
     assert_eq!(
         world.store.cancel(ChangeId(77)).unwrap_err().kind(),
-        Kind::NotFound
+        ErrorKind::NotFound
     );
 }
 
 pub(super) fn commit_checks_term_then_state_then_membership_then_generation(world: World) {
-    let mut world = world.furnished();
+    let mut world = world.with_pool_contents();
     let first = world.prepare(None, vec![map(1, &[seg(0, 2, 1, 1)])]).unwrap();
     let second = world.prepare(None, vec![map(1, &[seg(1, 2, 2, 1)])]).unwrap();
     let third = world.prepare(None, vec![map(1, &[seg(2, 2, 3, 1)])]).unwrap();
@@ -135,34 +139,34 @@ pub(super) fn commit_checks_term_then_state_then_membership_then_generation(worl
     world.assert_one_owner_each();
 }
 
-pub(super) fn hardening_takes_the_earlier_ones_along(world: World) {
-    let mut world = world.furnished();
+pub(super) fn persisting_requires_the_earlier_changes(world: World) {
+    let mut world = world.with_pool_contents();
     let first = world.change(vec![map(1, &[seg(0, 2, 1, 1)])]);
     let second = world.change(vec![map(1, &[seg(0, 2, 5, 1)])]);
-    let refused = world.store.harden(&[second]).unwrap_err();
+    let refused = world.store.persist(&[second]).unwrap_err();
     assert!(
         refused.to_string().contains(&format!("change {first}")),
         "{refused}"
     );
     let states = |world: &mut World| [first, second].map(|id| world.store.change(id).unwrap().unwrap().state);
     assert_eq!(states(&mut world), [ChangeState::Committed; 2]);
-    world.store.harden(&[first]).unwrap();
+    world.store.persist(&[first]).unwrap();
     assert_eq!(
         states(&mut world),
-        [ChangeState::Hardened, ChangeState::Committed]
+        [ChangeState::Persisted, ChangeState::Committed]
     );
-    world.store.harden(&[second, first]).unwrap();
-    assert_eq!(states(&mut world), [ChangeState::Hardened; 2]);
+    world.store.persist(&[second, first]).unwrap();
+    assert_eq!(states(&mut world), [ChangeState::Persisted; 2]);
     let both: Vec<_> = (10..12)
         .map(|at| world.change(vec![map(1, &[seg(3, 2, at, 1)])]))
         .collect();
-    world.store.harden(&[both[1], both[0]]).unwrap();
+    world.store.persist(&[both[1], both[0]]).unwrap();
     assert_eq!(world.store.unfinished().unwrap(), []);
     assert_eq!(world.store.header().unwrap().layout, 5);
 }
 
 pub(super) fn segments_are_merged_and_found(world: World) {
-    let mut world = world.furnished();
+    let mut world = world.with_pool_contents();
     for at in 0..5 {
         world.change(vec![map(1, &[seg(at, 2, 20 + at, 1)])]);
     }
@@ -202,8 +206,8 @@ pub(super) fn segments_are_merged_and_found(world: World) {
     world.assert_one_owner_each();
 }
 
-pub(super) fn the_old_home_is_in_quarantine_until_nobody_can_use_it(world: World) {
-    let mut world = world.furnished();
+pub(super) fn the_old_placement_is_in_quarantine_until_no_apparatus_can_use_it(world: World) {
+    let mut world = world.with_pool_contents();
     let id = world.change(vec![map(1, &[seg(2, 2, 1, 3)])]);
     let volume = Owner::Volume(VolumeId(1));
     let kept = [(1, 2, volume), (3, 3, Owner::Quarantine(id)), (6, 5, volume)];
@@ -212,14 +216,14 @@ pub(super) fn the_old_home_is_in_quarantine_until_nobody_can_use_it(world: World
     assert_eq!(
         world.store.free_quarantine(Generation(9)).unwrap(),
         [],
-        "it is not hardened"
+        "it is not persisted"
     );
-    world.store.harden(&[id]).unwrap();
+    world.store.persist(&[id]).unwrap();
     assert_eq!(world.uses(1), kept);
     assert_eq!(
         world.store.free_quarantine(Generation(1)).unwrap(),
         [],
-        "somebody uses table 1"
+        "an apparatus may use table 1"
     );
     assert_eq!(world.uses(1), kept);
     assert_eq!(
@@ -232,8 +236,8 @@ pub(super) fn the_old_home_is_in_quarantine_until_nobody_can_use_it(world: World
     world.assert_one_owner_each();
 }
 
-pub(super) fn numbers_are_never_given_twice(world: World) {
-    let mut world = world.furnished();
+pub(super) fn numbers_are_never_reused(world: World) {
+    let mut world = world.with_pool_contents();
     assert_eq!(world.store.next_volume_id().unwrap(), VolumeId(2));
     assert_eq!(
         world.store.next_volume_id().unwrap(),
@@ -258,14 +262,14 @@ pub(super) fn numbers_are_never_given_twice(world: World) {
     assert_eq!(world.store.next_volume_id().unwrap(), VolumeId(3));
     assert_eq!(world.store.next_disk_id().unwrap().0, 4);
     let boot = world.reboot();
-    assert_eq!(world.store.recover_boot(boot).unwrap(), [second, first]);
+    assert_eq!(world.store.recover_epoch(boot).unwrap(), [second, first]);
     assert_eq!(world.store.next_volume_id().unwrap(), VolumeId(3));
     let third = world.prepare(None, vec![]).unwrap();
     assert!(third > second);
 }
 
-pub(super) fn handles_see_each_other_at_once(world: World) {
-    let mut world = world.furnished();
+pub(super) fn handles_see_each_others_changes_at_once(world: World) {
+    let mut world = world.with_pool_contents();
     let mut other = world.fixture.open();
     let id = world.change(vec![map(1, &[seg(0, 2, 1, 10)])]);
     assert_eq!(other.snapshot().unwrap(), world.store.snapshot().unwrap());
@@ -273,10 +277,10 @@ pub(super) fn handles_see_each_other_at_once(world: World) {
     let next = world.prepare(None, vec![]).unwrap();
     other.cancel(next).unwrap();
     assert_eq!(world.commit(next).unwrap(), Commit::Cancelled);
-    other.harden(&[id]).unwrap();
+    other.persist(&[id]).unwrap();
     assert_eq!(
         world.store.change(id).unwrap().unwrap().state,
-        ChangeState::Hardened
+        ChangeState::Persisted
     );
 }
 
@@ -303,7 +307,7 @@ pub(super) fn events_are_numbered_and_paged(mut world: World) {
 }
 
 pub(super) fn labels_only_get_higher_numbers(world: World) {
-    let mut world = world.furnished();
+    let mut world = world.with_pool_contents();
     let label = |world: &mut World| world.store.disks().unwrap()[0].label;
     assert_eq!(label(&mut world), 0);
     world.store.label_written(DiskId(1), 5).unwrap();
@@ -312,20 +316,24 @@ pub(super) fn labels_only_get_higher_numbers(world: World) {
     assert_eq!(label(&mut world), 5);
     let record = disk(1, 100);
     world.change(vec![Edit::SetDisk(record.clone())]);
-    assert_eq!(label(&mut world), 5, "an edit that was planned before");
+    assert_eq!(label(&mut world), 5, "an edit planned earlier");
     world.change(vec![Edit::SetDisk(DiskRecord { label: 6, ..record })]);
     assert_eq!(label(&mut world), 6);
     assert_eq!(world.store.snapshot().unwrap().disks[0].label, 6);
 }
 
-pub(super) fn deeds_are_recorded_when_they_begin_and_when_they_end(mut world: World) {
+pub(super) fn operations_are_recorded_when_they_begin_and_when_they_end(mut world: World) {
     let entry = |n: u32| Entry {
         id: Uuid::from_u128(n.into()),
         by: "vctl".into(),
         uid: 1000,
         user: "me".into(),
         pid: n,
-        process: Process::this().ok(),
+        process: Some(Process {
+            epoch: boot(1),
+            namespace: 2,
+            started: 3,
+        }),
         command: vec!["volume".into(), format!("v{n}\u{1b}")],
         began: Timestamp(n.into()),
         end: None,
@@ -343,8 +351,8 @@ pub(super) fn deeds_are_recorded_when_they_begin_and_when_they_end(mut world: Wo
         store.record(&each).unwrap();
     }
     let all = store.recorded(0, 9).unwrap();
-    let told: Vec<_> = all.iter().map(|each| (each.seq, each.entry.clone())).collect();
-    assert_eq!(told, [(2, entry(2)), (1, ended(1)), (3, ended(3))]);
+    let entries: Vec<_> = all.iter().map(|each| (each.seq, each.entry.clone())).collect();
+    assert_eq!(entries, [(2, entry(2)), (1, ended(1)), (3, ended(3))]);
     assert_eq!(store.recorded(all[0].mark, 1).unwrap(), all[1..2]);
     assert_eq!(store.recorded(all[2].mark, 9).unwrap(), []);
     assert_eq!(store.recorded(u64::MAX, usize::MAX).unwrap(), []);

@@ -1,12 +1,13 @@
 use super::world::{World, area, disk, map, new_job, seg, step, volume};
-use crate::error::Kind;
-use crate::pool::holds::Holds;
-use crate::pool::model::Edit;
-use crate::store::{JobKind, JobLimits, JobRecord, JobState, Owner, Progress, Step};
-use crate::units::{ByteCount, DiskId, JobId, VolumeId};
+use crate::model::change::Owner;
+use crate::model::error::ErrorKind;
+use crate::model::holds::Holds;
+use crate::model::job::{JobKind, JobLimits, JobRecord, JobState, Progress, Step};
+use crate::model::records::Edit;
+use crate::model::units::{ByteCount, DiskId, JobId, VolumeId};
 
 pub(super) fn a_job_reserves_its_destination_and_uses_it_up(world: World) {
-    let mut world = world.furnished();
+    let mut world = world.with_pool_contents();
     let steps = [
         step(seg(0, 1, 1, 6), area(2, 10, 6), 0),
         step(seg(6, 1, 7, 4), area(2, 30, 4), 1),
@@ -25,7 +26,7 @@ pub(super) fn a_job_reserves_its_destination_and_uses_it_up(world: World) {
     assert_eq!(
         world.uses(2),
         [(10, 6, mine), (31, 3, mine)],
-        "what is done is not reserved"
+        "the done part is not reserved"
     );
 
     let first = world.change_of(Some(id), vec![map(1, &[seg(0, 2, 10, 2)])]);
@@ -69,8 +70,8 @@ pub(super) fn a_job_reserves_its_destination_and_uses_it_up(world: World) {
     assert_eq!(world.store.job(JobId(9)).unwrap(), None);
 }
 
-pub(super) fn replaced_steps_free_what_they_do_not_ask_for(world: World) {
-    let mut world = world.furnished();
+pub(super) fn replaced_steps_free_destinations_that_they_do_not_need(world: World) {
+    let mut world = world.with_pool_contents();
     let id = world.job(&[step(seg(0, 1, 1, 6), area(2, 10, 6), 0)]);
     world.change_of(Some(id), vec![map(1, &[seg(0, 2, 10, 2)])]);
     let term = world.term();
@@ -95,13 +96,13 @@ pub(super) fn replaced_steps_free_what_they_do_not_ask_for(world: World) {
             .replace_steps(term, JobId(9), &[], false)
             .unwrap_err()
             .kind(),
-        Kind::NotFound
+        ErrorKind::NotFound
     );
     world.assert_one_owner_each();
 }
 
 pub(super) fn job_states_are_compared_and_set(world: World) {
-    let mut world = world.furnished();
+    let mut world = world.with_pool_contents();
     let id = world.job(&[]);
     let mut set = |from, to, why| {
         let changed = world.store.set_job_state(id, from, to, why).unwrap();
@@ -158,12 +159,12 @@ pub(super) fn job_states_are_compared_and_set(world: World) {
         world.store.set_job_figures(JobId(9), ByteCount(0), 0, 0, &holds),
     ];
     for answer in missing {
-        assert_eq!(answer.unwrap_err().kind(), Kind::NotFound);
+        assert_eq!(answer.unwrap_err().kind(), ErrorKind::NotFound);
     }
 }
 
 pub(super) fn a_refused_job_leaves_nothing_behind(world: World) {
-    let mut world = world.furnished();
+    let mut world = world.with_pool_contents();
     let term = world.term();
     let free = step(seg(0, 1, 1, 1), area(2, 1, 1), 0);
     let from = seg(1, 1, 2, 2);
@@ -189,8 +190,8 @@ pub(super) fn a_refused_job_leaves_nothing_behind(world: World) {
     assert!(first < second);
 }
 
-pub(super) fn only_the_step_that_a_segment_continues_moves_on(world: World) {
-    let mut world = world.furnished();
+pub(super) fn only_the_step_that_a_segment_continues_advances(world: World) {
+    let mut world = world.with_pool_contents();
     let id = world.job(&[
         step(seg(0, 1, 1, 4), area(2, 10, 4), 0),
         step(seg(4, 1, 5, 4), area(2, 20, 4), 0),
@@ -205,19 +206,19 @@ pub(super) fn only_the_step_that_a_segment_continues_moves_on(world: World) {
             .collect()
     };
     world.change_of(Some(id), vec![map(1, &[seg(5, 2, 21, 1)])]);
-    assert_eq!(done(&mut world), [0, 0], "not where the step goes on");
+    assert_eq!(done(&mut world), [0, 0], "not where the step continues");
     world.change_of(Some(id), vec![map(1, &[seg(4, 2, 50, 1)])]);
     assert_eq!(done(&mut world), [0, 0], "not where the step puts it");
     world.change(vec![map(1, &[seg(0, 2, 60, 1)])]);
-    assert_eq!(done(&mut world), [0, 0], "not this job's");
+    assert_eq!(done(&mut world), [0, 0], "not a change of this job");
     world.change_of(Some(id), vec![map(1, &[seg(4, 2, 20, 1)])]);
     assert_eq!(done(&mut world), [0, 1]);
     world.assert_one_owner_each();
 }
 
-/// Whoever asks for space finds none that belongs to a job that nobody can go on with or cancel.
+/// No extent belongs to a job that can be neither continued nor cancelled.
 pub(super) fn a_job_that_ends_owns_nothing(world: World) {
-    let mut world = world.furnished();
+    let mut world = world.with_pool_contents();
     let term = world.term();
     let steps = [step(seg(0, 1, 1, 6), area(2, 10, 6), 0)];
     for end in [JobState::Cancelled, JobState::Failed, JobState::Done] {
@@ -230,7 +231,7 @@ pub(super) fn a_job_that_ends_owns_nothing(world: World) {
         assert!(world.store.reserve(term, id, &[area(2, 30, 1)]).is_err());
         world.store.replace_steps(term, id, &steps, false).unwrap();
         assert_eq!(world.uses(2), [], "{end:?}");
-        // One that goes on has to reserve anew.
+        // A job that goes on has to reserve again.
         assert!(world.store.set_job_state(id, end, JobState::Running, "").unwrap());
         world.store.replace_steps(term, id, &steps, false).unwrap();
         assert_eq!(world.uses(2), [(10, 6, Owner::Job(id))]);
@@ -239,8 +240,8 @@ pub(super) fn a_job_that_ends_owns_nothing(world: World) {
     assert!(world.store.reserve(term, JobId(99), &[area(2, 30, 1)]).is_err());
 }
 
-pub(super) fn what_is_removed_takes_its_jobs_along(world: World) {
-    let mut world = world.furnished();
+pub(super) fn removing_a_volume_or_disk_ends_its_jobs(world: World) {
+    let mut world = world.with_pool_contents();
     world.change(vec![
         Edit::AddDisk(disk(3, 100)),
         Edit::AddVolume(volume(2, 4)),

@@ -1,20 +1,19 @@
 use super::world::{World, boot, map, name, seg};
-use crate::error::Kind;
-use crate::member::SLOTS;
-use crate::pool::model::Snapshot;
-use crate::pool::names::Name;
-use crate::store::{Joined, Member, MemberState};
-use crate::table::{Draft, Reader, Table};
-use crate::units::{Generation, Incarnation, Slot};
+use crate::map::{Draft, Reader, Table};
+use crate::model::error::ErrorKind;
+use crate::model::member::{Joined, Joiner, Member, MemberState, SLOTS};
+use crate::model::names::Name;
+use crate::model::records::Snapshot;
+use crate::model::units::{Generation, Incarnation, Slot};
 use std::path::Path;
 
 fn named(text: &str) -> Name {
     Name::new("apparatus", text).unwrap()
 }
 
-pub(super) fn slots_and_lives(mut world: World) {
-    let (version, nobody) = world.store.members().unwrap();
-    assert_eq!(nobody, []);
+pub(super) fn slots_and_incarnations(mut world: World) {
+    let (version, none) = world.store.members().unwrap();
+    assert_eq!(none, []);
     let a = world.join("a").member;
     let b = world.join("b").member;
     let c = world.join("c").member;
@@ -30,7 +29,7 @@ pub(super) fn slots_and_lives(mut world: World) {
     assert_eq!(
         world.store.members().unwrap(),
         (joined, members),
-        "that life is not there"
+        "there is no such incarnation"
     );
     world.store.leave(b.slot, b.incarnation).unwrap();
     world.store.leave(b.slot, b.incarnation).unwrap();
@@ -52,7 +51,7 @@ pub(super) fn a_living_namesake_is_refused_and_a_dead_one_replaced(mut world: Wo
     let version = world.membership();
     let refused = world
         .store
-        .join(&named("a"), 2, Path::new("/n"), &|_| true, None)
+        .join(&Joiner::new(&named("a"), 2, "/n"), &|_| true)
         .unwrap_err();
     assert!(
         refused.to_string().contains("apparatus a") && refused.to_string().contains("/m"),
@@ -64,13 +63,13 @@ pub(super) fn a_living_namesake_is_refused_and_a_dead_one_replaced(mut world: Wo
     assert!(
         world
             .store
-            .join(&named("a"), 2, Path::new("/n"), &|_| true, None)
+            .join(&Joiner::new(&named("a"), 2, "/n"), &|_| true)
             .is_err(),
         "fenced and alive"
     );
     let second = world
         .store
-        .join(&named("a"), 2, Path::new("/n"), &|_| false, None)
+        .join(&Joiner::new(&named("a"), 2, "/n"), &|_| false)
         .unwrap()
         .member;
     assert_eq!((second.slot, second.pid), (first.slot, 2));
@@ -80,30 +79,30 @@ pub(super) fn a_living_namesake_is_refused_and_a_dead_one_replaced(mut world: Wo
     assert_eq!(
         world.store.members().unwrap().1,
         std::slice::from_ref(&second),
-        "the old life cannot leave for the new one"
+        "the old incarnation cannot leave for the new one"
     );
     world.store.leave(second.slot, second.incarnation).unwrap();
     world
         .store
-        .join(&named("a"), 3, Path::new("/n"), &|_| true, None)
+        .join(&Joiner::new(&named("a"), 3, "/n"), &|_| true)
         .unwrap();
 }
 
-pub(super) fn a_full_table_makes_room_for_the_living(mut world: World) {
+pub(super) fn a_full_member_table_replaces_dead_members(mut world: World) {
     for n in 0..SLOTS {
         assert_eq!(world.join(&format!("a{n}")).member.slot, Slot(n));
     }
     let version = world.membership();
     let refused = world
         .store
-        .join(&named("b"), 1, Path::new("/m"), &|_| true, None)
+        .join(&Joiner::new(&named("b"), 1, "/m"), &|_| true)
         .unwrap_err();
     assert!(refused.to_string().contains("64"), "{refused}");
     assert_eq!(world.membership(), version);
     let lives = |member: &Member| member.name != named("a9");
     let joined = world
         .store
-        .join(&named("b"), 1, Path::new("/m"), &lives, None)
+        .join(&Joiner::new(&named("b"), 1, "/m"), &lives)
         .unwrap()
         .member;
     assert_eq!((joined.slot, joined.name), (Slot(9), named("b")));
@@ -113,51 +112,58 @@ pub(super) fn a_full_table_makes_room_for_the_living(mut world: World) {
     assert!(!members.iter().any(|member| member.name == named("a9")));
 }
 
-pub(super) fn fencing_is_by_life(mut world: World) {
+pub(super) fn fencing_is_by_incarnation(mut world: World) {
     let member = world.join("a").member;
     let (term, version) = (world.term(), world.membership());
-    let (slot, life) = (member.slot, member.incarnation);
+    let (slot, incarnation) = (member.slot, member.incarnation);
     assert_eq!(
-        world.store.rejoin(slot, life, None).unwrap_err().kind(),
-        Kind::Stale,
+        world.store.rejoin(slot, incarnation, None).unwrap_err().kind(),
+        ErrorKind::Stale,
         "it is not fenced"
     );
     assert_eq!(
-        world.store.fence(term, slot, Incarnation(life.0 + 1)).unwrap(),
+        world
+            .store
+            .fence(term, slot, Incarnation(incarnation.0 + 1))
+            .unwrap(),
         None
     );
-    assert_eq!(world.store.fence(term, Slot(5), life).unwrap(), None);
+    assert_eq!(world.store.fence(term, Slot(5), incarnation).unwrap(), None);
     assert_eq!(world.membership(), version);
-    let fenced = world.store.fence(term, slot, life).unwrap().unwrap();
+    let fenced = world.store.fence(term, slot, incarnation).unwrap().unwrap();
     assert!(fenced > version);
-    assert_eq!(world.store.fence(term, slot, life).unwrap(), None, "already");
+    assert_eq!(
+        world.store.fence(term, slot, incarnation).unwrap(),
+        None,
+        "fenced already"
+    );
     let (now, members) = world.store.members().unwrap();
     assert_eq!((now, members[0].state), (fenced, MemberState::Fenced));
 
     assert_eq!(
         world
             .store
-            .rejoin(slot, Incarnation(life.0 + 1), None)
+            .rejoin(slot, Incarnation(incarnation.0 + 1), None)
             .unwrap_err()
             .kind(),
-        Kind::Stale
+        ErrorKind::Stale
     );
-    let again = world.store.rejoin(slot, life, None).unwrap();
+    let again = world.store.rejoin(slot, incarnation, None).unwrap();
     assert_eq!(
         (again.member.slot, again.member.state),
         (slot, MemberState::Joined)
     );
-    assert!(again.member.incarnation > life);
+    assert!(again.member.incarnation > incarnation);
     assert_eq!(again.snapshot.header.membership, world.membership());
     assert!(world.membership() > fenced);
     assert_eq!(
-        world.store.rejoin(slot, life, None).unwrap_err().kind(),
-        Kind::Stale
+        world.store.rejoin(slot, incarnation, None).unwrap_err().kind(),
+        ErrorKind::Stale
     );
     assert_eq!(
-        world.store.fence(term, slot, life).unwrap(),
+        world.store.fence(term, slot, incarnation).unwrap(),
         None,
-        "a late fence of an earlier life"
+        "a late fence of an earlier incarnation"
     );
     world.store.leave(slot, again.member.incarnation).unwrap();
     assert_eq!(
@@ -170,12 +176,12 @@ pub(super) fn fencing_is_by_life(mut world: World) {
             .rejoin(slot, again.member.incarnation, None)
             .unwrap_err()
             .kind(),
-        Kind::Stale
+        ErrorKind::Stale
     );
 }
 
 pub(super) fn joining_gives_the_whole_table(world: World) {
-    let mut world = world.furnished();
+    let mut world = world.with_pool_contents();
     let committed = world.change(vec![map(1, &[seg(0, 2, 1, 1)])]);
     let prepared = world.prepare(None, vec![]).unwrap();
     let joined = world.join("a");
@@ -183,7 +189,7 @@ pub(super) fn joining_gives_the_whole_table(world: World) {
     assert_eq!(joined.member.joined_at, Generation(2));
     let ids: Vec<_> = joined.unfinished.iter().map(|change| change.id).collect();
     assert_eq!(ids, [committed, prepared]);
-    assert!(joined.unfinished.iter().all(|change| change.boot == boot(1)));
+    assert!(joined.unfinished.iter().all(|change| change.epoch == boot(1)));
     assert_eq!(joined.snapshot.volumes[0].name, name("volume", 1));
     let term = world.term();
     world
@@ -199,14 +205,14 @@ pub(super) fn joining_gives_the_whole_table(world: World) {
     assert_eq!(again.member.joined_at, Generation(3));
 }
 
-/// The table that leads from what was read to what was joined with, against the store's own.
+/// Returns whether the table that results from the table read earlier and the join equals the store's own.
 fn same_table(read: &Snapshot, joined: &Joined, now: &Snapshot) -> bool {
     let draft = Draft::new(read).unwrap();
     let loaded = Table::of(draft.joined(&joined.snapshot, joined.since.as_deref()).unwrap());
     let whole = Table::new(now).unwrap();
     let (mut one, mut other) = (loaded.reader(), whole.reader());
     let volumes = whole.volumes(&mut other);
-    let homes = |table: &Table, reader: &mut Reader| -> Vec<_> {
+    let placements = |table: &Table, reader: &mut Reader| -> Vec<_> {
         volumes
             .iter()
             .map(|volume| table.segments(reader, volume.id))
@@ -215,21 +221,24 @@ fn same_table(read: &Snapshot, joined: &Joined, now: &Snapshot) -> bool {
     loaded.generation() == whole.generation()
         && loaded.volumes(&mut one) == volumes
         && loaded.disks(&mut one) == whole.disks(&mut other)
-        && homes(&loaded, &mut one) == homes(&whole, &mut other)
+        && placements(&loaded, &mut one) == placements(&whole, &mut other)
 }
 
 pub(super) fn joining_after_reading_gives_what_has_changed_since(world: World) {
-    let mut world = world.furnished();
+    let mut world = world.with_pool_contents();
     let read = world.store.snapshot().unwrap();
     let known = Some(read.header.generation);
     let first = world.change(vec![map(1, &[seg(0, 2, 1, 1)])]);
     world.change(vec![map(1, &[seg(1, 2, 5, 1)])]);
-    world.store.harden(&[first]).unwrap();
+    world.store.persist(&[first]).unwrap();
     let cancelled = world.prepare(None, vec![]).unwrap();
     world.store.cancel(cancelled).unwrap();
     let join = |world: &mut World, who: &str, known| {
-        let path = Path::new("/m");
-        world.store.join(&named(who), 1, path, &|_| false, known).unwrap()
+        let joiner = Joiner {
+            known,
+            ..Joiner::new(&named(who), 1, "/m")
+        };
+        world.store.join(&joiner, &|_| false).unwrap()
     };
     let joined = join(&mut world, "a", known);
     assert_eq!(joined.since.as_ref().map(Vec::len), Some(2));
@@ -243,21 +252,21 @@ pub(super) fn joining_after_reading_gives_what_has_changed_since(world: World) {
     assert!(same_table(&now, &again, &now));
 
     let term = world.term();
-    let (slot, life) = (joined.member.slot, joined.member.incarnation);
-    world.store.fence(term, slot, life).unwrap();
+    let (slot, incarnation) = (joined.member.slot, joined.member.incarnation);
+    world.store.fence(term, slot, incarnation).unwrap();
     world.change(vec![map(1, &[seg(0, 2, 9, 1)])]);
-    let back = world.store.rejoin(slot, life, known).unwrap();
+    let back = world.store.rejoin(slot, incarnation, known).unwrap();
     assert_eq!(back.since.as_ref().map(Vec::len), Some(3));
     let now = world.store.snapshot().unwrap();
     assert!(same_table(&read, &back, &now));
 
-    // From a table that is not, or that a power loss took back: the whole table.
+    // A known table that does not exist yet, or that a power loss took back, leads to the whole table.
     let later = Generation(now.header.generation.0 + 1);
     assert_eq!(
         join(&mut world, "c", Some(later)).snapshot,
         world.store.snapshot().unwrap()
     );
-    world.store.recover_boot(boot(9)).unwrap();
+    world.store.recover_epoch(boot(9)).unwrap();
     let undone = join(&mut world, "d", known);
     assert_eq!(
         (undone.since, undone.snapshot),

@@ -1,11 +1,13 @@
 use super::world::{World, area, disk, map, name, seg, step, unmap, volume};
-use crate::pool::alloc::Policy;
-use crate::pool::model::{DiskRecord, Edit, VolumeRecord};
-use crate::pool::options::{Fullness, Options, Thresholds};
-use crate::store::{ChangeState, JobState, MemberState, Owner};
-use crate::units::{ByteCount, ChangeId, DiskId, Generation, VolumeId};
+use crate::model::alloc::Policy;
+use crate::model::change::{ChangeState, Owner};
+use crate::model::job::JobState;
+use crate::model::member::MemberState;
+use crate::model::options::{Fullness, Options, Thresholds};
+use crate::model::records::{DiskRecord, Edit, VolumeRecord};
+use crate::model::units::{ByteCount, ChangeId, DiskId, Generation, VolumeId};
 
-/// Nobody but volumes has anything, and nothing is unfinished.
+/// Checks that only volumes own extents, and that no change is unfinished.
 fn assert_quiet(world: &mut World) {
     assert_eq!(world.store.unfinished().unwrap(), []);
     for disk in world.table().0 {
@@ -18,7 +20,7 @@ fn assert_quiet(world: &mut World) {
     world.assert_one_owner_each();
 }
 
-/// Differences of every kind, each on the furnished pool.
+/// Returns deltas of every kind, each for a pool with contents.
 fn every_edit() -> Vec<Vec<Edit>> {
     let larger = VolumeRecord {
         size: ByteCount(super::world::UNIT.bytes() * 12),
@@ -80,7 +82,7 @@ fn every_edit() -> Vec<Vec<Edit>> {
 }
 
 pub(super) fn every_edit_is_taken_back(world: World) {
-    let mut world = world.furnished();
+    let mut world = world.with_pool_contents();
     for edits in every_edit() {
         let (before, layout) = (world.table(), world.store.header().unwrap().layout);
         let generation = world.generation();
@@ -89,7 +91,7 @@ pub(super) fn every_edit_is_taken_back(world: World) {
         assert_eq!(changed, !edits.is_empty(), "{edits:?}");
         world.assert_one_owner_each();
         let boot = world.reboot();
-        assert_eq!(world.store.recover_boot(boot).unwrap(), [id]);
+        assert_eq!(world.store.recover_epoch(boot).unwrap(), [id]);
         assert_eq!(world.table(), before, "{edits:?}");
         let header = world.store.header().unwrap();
         assert_eq!((header.generation.0, header.layout), (generation.0 + 2, layout));
@@ -98,25 +100,25 @@ pub(super) fn every_edit_is_taken_back(world: World) {
             ChangeState::Undone
         );
         assert_quiet(&mut world);
-        assert_eq!(world.store.recover_boot(boot).unwrap(), [], "once is enough");
+        assert_eq!(world.store.recover_epoch(boot).unwrap(), [], "it is done once");
         assert_eq!(world.generation(), header.generation);
     }
 }
 
-pub(super) fn a_kept_place_is_had_back_until_its_change_is_hardened(world: World) {
-    let mut world = world.furnished();
+pub(super) fn a_quarantined_area_can_be_mapped_again_until_its_change_is_persisted(world: World) {
+    let mut world = world.with_pool_contents();
     let before = world.table();
-    // From extents 3 to 7 of disk 1.
+    // These are extents 3 to 7 of disk 1.
     let moved = world.change(vec![map(1, &[seg(2, 2, 1, 5)])]);
     let elsewhere = vec![map(1, &[seg(9, 1, 3, 1)])];
     assert!(
         world.prepare(None, elsewhere).is_err(),
-        "it was not taken from there"
+        "that part of the volume was not there"
     );
     world.change(vec![map(1, &[seg(3, 1, 4, 2)])]);
     assert!(
         world.prepare(None, vec![map(1, &[seg(3, 1, 4, 2)])]).is_err(),
-        "it is the volume's again"
+        "the volume owns it again"
     );
     world.assert_one_owner_each();
     let rest = world.change(vec![map(1, &[seg(2, 1, 3, 1), seg(5, 1, 6, 2)])]);
@@ -129,7 +131,7 @@ pub(super) fn a_kept_place_is_had_back_until_its_change_is_hardened(world: World
         .map(|one| one.id)
         .collect();
     assert_eq!((ids.first(), ids.last()), (Some(&moved), Some(&rest)));
-    world.store.harden(&ids).unwrap();
+    world.store.persist(&ids).unwrap();
     let generation = world.generation();
     world.store.free_quarantine(generation).unwrap();
     assert_quiet(&mut world);
@@ -137,29 +139,29 @@ pub(super) fn a_kept_place_is_had_back_until_its_change_is_hardened(world: World
     let again = world.change(vec![map(1, &[seg(2, 2, 1, 5)])]);
     let back = vec![map(1, &[seg(2, 1, 3, 5)])];
     let prepared = world.prepare(None, back.clone()).unwrap();
-    world.store.harden(&[again]).unwrap();
-    assert!(world.commit(prepared).is_err(), "a flush may rest on it");
+    world.store.persist(&[again]).unwrap();
+    assert!(world.commit(prepared).is_err(), "a flush may depend on it");
     world.store.cancel(prepared).unwrap();
     assert!(world.prepare(None, back).is_err());
 }
 
-pub(super) fn a_change_that_had_a_kept_place_back_is_taken_back(world: World) {
-    let mut world = world.furnished();
+pub(super) fn a_change_that_mapped_a_quarantined_area_again_is_taken_back(world: World) {
+    let mut world = world.with_pool_contents();
     let before = world.table();
     world.change(vec![map(1, &[seg(2, 2, 1, 5)])]);
     world.change(vec![map(1, &[seg(3, 1, 4, 2)])]);
     world.change(vec![map(1, &[seg(3, 2, 30, 1)])]);
     world.change(vec![map(1, &[seg(3, 1, 4, 1)])]);
     let boot = world.reboot();
-    assert_eq!(world.store.recover_boot(boot).unwrap().len(), 4);
+    assert_eq!(world.store.recover_epoch(boot).unwrap().len(), 4);
     assert_eq!(world.table(), before);
     assert_quiet(&mut world);
 }
 
 pub(super) fn changes_are_taken_back_latest_first(world: World) {
-    let mut world = world.furnished();
+    let mut world = world.with_pool_contents();
     let kept = world.change(vec![map(1, &[seg(0, 2, 1, 5)])]);
-    world.store.harden(&[kept]).unwrap();
+    world.store.persist(&[kept]).unwrap();
     let before = world.table();
     let ids = [
         world.change(vec![map(1, &[seg(3, 2, 20, 5)])]),
@@ -169,30 +171,30 @@ pub(super) fn changes_are_taken_back_latest_first(world: World) {
     ];
     let boot = world.reboot();
     let latest_first: Vec<ChangeId> = ids.iter().rev().copied().collect();
-    assert_eq!(world.store.recover_boot(boot).unwrap(), latest_first);
+    assert_eq!(world.store.recover_epoch(boot).unwrap(), latest_first);
     assert_eq!(world.table(), before);
     assert_eq!(world.generation(), Generation(2 + 4 + 4));
     assert_eq!(
         world.store.free_quarantine(Generation(2)).unwrap(),
         [area(1, 1, 5)],
-        "of the hardened one"
+        "of the persisted one"
     );
     assert_quiet(&mut world);
     assert!(
         !world.store.events(0, 10).unwrap().is_empty(),
-        "an operator is told"
+        "an event reports it"
     );
     let next = world.change(vec![map(1, &[seg(0, 2, 60, 1)])]);
     assert!(next > ids[3]);
     assert_eq!(
-        world.store.recover_boot(boot).unwrap(),
+        world.store.recover_epoch(boot).unwrap(),
         [],
-        "this boot's are the truth"
+        "changes of this epoch stay"
     );
 }
 
-pub(super) fn what_was_prepared_or_joined_is_over(world: World) {
-    let mut world = world.furnished();
+pub(super) fn prepared_changes_and_members_of_another_boot_end(world: World) {
+    let mut world = world.with_pool_contents();
     let prepared = world.prepare(None, vec![map(1, &[seg(0, 2, 1, 5)])]).unwrap();
     let a = world.join("a").member;
     let b = world.join("b").member;
@@ -201,7 +203,7 @@ pub(super) fn what_was_prepared_or_joined_is_over(world: World) {
     let version = world.membership();
     let boot = world.reboot();
     assert_eq!(world.store.members().unwrap().1.len(), 2);
-    assert_eq!(world.store.recover_boot(boot).unwrap(), []);
+    assert_eq!(world.store.recover_epoch(boot).unwrap(), []);
     assert_eq!(
         world.store.change(prepared).unwrap().unwrap().state,
         ChangeState::Cancelled
@@ -214,15 +216,15 @@ pub(super) fn what_was_prepared_or_joined_is_over(world: World) {
     assert_eq!((again.slot, again.state), (a.slot, MemberState::Joined));
     assert!(again.incarnation > b.incarnation);
     let version = world.membership();
-    assert_eq!(world.store.recover_boot(boot).unwrap(), []);
-    assert_eq!(world.membership(), version, "this boot's members stay");
+    assert_eq!(world.store.recover_epoch(boot).unwrap(), []);
+    assert_eq!(world.membership(), version, "members of this epoch stay");
 }
 
 pub(super) fn a_job_goes_back_with_its_chunks(world: World) {
-    let mut world = world.furnished();
+    let mut world = world.with_pool_contents();
     let id = world.job(&[step(seg(0, 1, 1, 10), area(2, 10, 10), 0)]);
     let first = world.change_of(Some(id), vec![map(1, &[seg(0, 2, 10, 3)])]);
-    world.store.harden(&[first]).unwrap();
+    world.store.persist(&[first]).unwrap();
     let second = world.change_of(Some(id), vec![map(1, &[seg(3, 2, 13, 3)])]);
     let third = world.change_of(Some(id), vec![map(1, &[seg(6, 2, 16, 1), seg(7, 2, 17, 1)])]);
     let fourth = world
@@ -230,7 +232,7 @@ pub(super) fn a_job_goes_back_with_its_chunks(world: World) {
         .unwrap();
     assert_eq!(world.store.steps(id).unwrap()[0].done, 8);
     let boot = world.reboot();
-    assert_eq!(world.store.recover_boot(boot).unwrap(), [third, second]);
+    assert_eq!(world.store.recover_epoch(boot).unwrap(), [third, second]);
     assert_eq!(
         world.store.change(fourth).unwrap().unwrap().state,
         ChangeState::Cancelled
@@ -248,7 +250,7 @@ pub(super) fn a_job_goes_back_with_its_chunks(world: World) {
 }
 
 pub(super) fn a_job_that_was_done_goes_on(world: World) {
-    let mut world = world.furnished();
+    let mut world = world.with_pool_contents();
     let id = world.job(&[step(seg(0, 1, 1, 2), area(2, 10, 2), 0)]);
     world.change_of(Some(id), vec![map(1, &[seg(0, 2, 10, 2)])]);
     assert!(
@@ -258,7 +260,7 @@ pub(super) fn a_job_that_was_done_goes_on(world: World) {
             .unwrap()
     );
     let boot = world.reboot();
-    world.store.recover_boot(boot).unwrap();
+    world.store.recover_epoch(boot).unwrap();
     let job = world.store.job(id).unwrap().unwrap();
     assert_eq!((job.state, job.ended), (JobState::Running, None));
     assert!(!job.why.is_empty());
@@ -267,7 +269,7 @@ pub(super) fn a_job_that_was_done_goes_on(world: World) {
 }
 
 pub(super) fn a_cancelled_job_gets_nothing_back(world: World) {
-    let mut world = world.furnished();
+    let mut world = world.with_pool_contents();
     let id = world.job(&[step(seg(0, 1, 1, 4), area(2, 10, 4), 0)]);
     world.change_of(Some(id), vec![map(1, &[seg(0, 2, 10, 2)])]);
     assert!(
@@ -277,14 +279,14 @@ pub(super) fn a_cancelled_job_gets_nothing_back(world: World) {
             .unwrap()
     );
     let boot = world.reboot();
-    world.store.recover_boot(boot).unwrap();
+    world.store.recover_epoch(boot).unwrap();
     assert_eq!(world.store.job(id).unwrap().unwrap().state, JobState::Cancelled);
     assert_eq!(world.store.steps(id).unwrap()[0].done, 0);
     assert_quiet(&mut world);
 }
 
-pub(super) fn joining_first_takes_back(world: World) {
-    let mut world = world.furnished();
+pub(super) fn joining_recovers_first(world: World) {
+    let mut world = world.with_pool_contents();
     let before = world.table();
     let id = world.change(vec![map(1, &[seg(0, 2, 1, 10)])]);
     world.join("old");
@@ -300,8 +302,8 @@ pub(super) fn joining_first_takes_back(world: World) {
     assert_eq!(world.store.members().unwrap().1, [joined.member]);
 }
 
-pub(super) fn reservations_on_a_disk_that_goes_away_go_with_it(world: World) {
-    let mut world = world.furnished();
+pub(super) fn reservations_on_a_disk_that_is_taken_back_are_dropped(world: World) {
+    let mut world = world.with_pool_contents();
     world.change(vec![Edit::AddDisk(disk(3, 50))]);
     world.change(vec![Edit::SetDisk(DiskRecord {
         extents: 200,
@@ -314,7 +316,7 @@ pub(super) fn reservations_on_a_disk_that_goes_away_go_with_it(world: World) {
     ];
     let id = world.job(&steps);
     let boot = world.reboot();
-    assert_eq!(world.store.recover_boot(boot).unwrap().len(), 2);
+    assert_eq!(world.store.recover_epoch(boot).unwrap().len(), 2);
     assert_eq!(
         world
             .table()

@@ -1,17 +1,20 @@
-//! Random sequences on SQLite and on the store in memory, which counts extent by extent: they answer alike and look alike
-//! after each step, and each extent has one owner.
+//! Random operations on SQLite and on the store in memory, which works extent by extent: both give the same answers and have
+//! the same visible state after each step, and each extent has one owner.
 
 use super::world::{Fixture, Memory, Sqlite, World, area, disk, map, new_job, seg, step, unmap, volume};
-use crate::error::{Kind, Result};
-use crate::pool::model::{DiskRecord, Edit, Instance, VolumeRecord};
-use crate::pool::names::Name;
-use crate::store::{ChangeState, JobState, Step};
-use crate::units::{ByteCount, ChangeId, DiskId, Generation, JobId, MembershipVersion, Term, VolumeId};
+use crate::model::change::ChangeState;
+use crate::model::error::{ErrorKind, Result};
+use crate::model::job::{JobState, Step};
+use crate::model::member::Joiner;
+use crate::model::names::Name;
+use crate::model::records::{DiskRecord, Edit, Instance, VolumeRecord};
+use crate::model::units::{
+    ByteCount, ChangeId, DiskId, Generation, JobId, MembershipVersion, Term, VolumeId,
+};
 use proptest::prelude::*;
 use std::fmt::Debug;
-use std::path::Path;
 
-/// Extents of a disk, and numbers that all choices are made from: small, so that they meet.
+/// Number of extents of a disk, and range of all choices: small, so that they collide.
 const EXTENTS: u64 = 16;
 
 #[derive(Clone, Debug)]
@@ -31,7 +34,7 @@ enum Op {
         stale_version: bool,
     },
     Cancel(usize),
-    Harden {
+    Persist {
         upto: usize,
         skip: bool,
     },
@@ -57,25 +60,25 @@ enum Op {
     PowerLoss,
 }
 
-/// What an edit, step or area is made of.
+/// The parameters of an edit, step or area.
 #[derive(Clone, Copy, Debug)]
 struct Choice {
     kind: u8,
     volume: u64,
     disk: u32,
     start: u64,
-    home: u64,
+    placement: u64,
     len: u64,
 }
 
 fn choice() -> impl Strategy<Value = Choice> {
     (0..13_u8, 1..4_u64, 1..4_u32, 0..8_u64, 0..EXTENTS, 1..5_u64).prop_map(
-        |(kind, volume, disk, start, home, len)| Choice {
+        |(kind, volume, disk, start, placement, len)| Choice {
             kind,
             volume,
             disk,
             start,
-            home,
+            placement,
             len,
         },
     )
@@ -99,7 +102,7 @@ fn op() -> impl Strategy<Value = Op> {
         10 => (0..3_usize, rarely(), rarely())
             .prop_map(|(which, stale_term, stale_version)| Op::Commit { which, stale_term, stale_version }),
         2 => (0..3_usize).prop_map(Op::Cancel),
-        4 => (0..5_usize, rarely()).prop_map(|(upto, skip)| Op::Harden { upto, skip }),
+        4 => (0..5_usize, rarely()).prop_map(|(upto, skip)| Op::Persist { upto, skip }),
         3 => (0..9_u64).prop_map(Op::Free),
         1 => Just(Op::RaiseTerm),
         2 => (0..4_u64).prop_map(Op::Join),
@@ -120,13 +123,13 @@ fn edit(choice: Choice) -> Edit {
         volume: v,
         disk: d,
         start,
-        home,
+        placement,
         len,
     } = choice;
     match kind {
         0 => Edit::AddDisk(disk(d, EXTENTS)),
         1 => Edit::SetDisk(DiskRecord {
-            extents: home + len,
+            extents: placement + len,
             allocate: start == 0,
             ..disk(d, 1)
         }),
@@ -138,12 +141,18 @@ fn edit(choice: Choice) -> Edit {
         }),
         5 => Edit::RemoveVolume(VolumeId(v)),
         6 => unmap(v, start, start + len),
-        7 | 8 => map(v, &[seg(start, d, home, len), seg(start + len, d, home + len, 1)]),
-        _ => map(v, &[seg(start, d, home, len)]),
+        7 | 8 => map(
+            v,
+            &[
+                seg(start, d, placement, len),
+                seg(start + len, d, placement + len, 1),
+            ],
+        ),
+        _ => map(v, &[seg(start, d, placement, len)]),
     }
 }
 
-/// Steps that do not overlap in the volume.
+/// Returns steps that do not overlap in the volume.
 fn job_steps(choices: &[Choice]) -> Vec<Step> {
     let mut next = 0;
     let mut steps = Vec::new();
@@ -151,14 +160,14 @@ fn job_steps(choices: &[Choice]) -> Vec<Step> {
         volume,
         disk,
         start,
-        home,
+        placement,
         len,
         kind,
     } in choices.iter().copied()
     {
         let from = seg(next + start % 2, 1, 1 + start, len);
         next = from.end().0;
-        let to = area(disk, home.max(1), len);
+        let to = area(disk, placement.max(1), len);
         steps.push(Step {
             volume: VolumeId(volume),
             ..step(from, to, u64::from(kind) % 2)
@@ -167,11 +176,11 @@ fn job_steps(choices: &[Choice]) -> Vec<Step> {
     steps
 }
 
-/// The answer as text. Where several things are wrong any of them may be told.
-fn said<T: Debug>(answer: Result<T>) -> String {
+/// Returns the answer as text. If an operation has several faults, either store may report any of them.
+fn answer_text<T: Debug>(answer: Result<T>) -> String {
     match answer {
         Ok(answer) => format!("{answer:?}"),
-        Err(error) if error.kind() == Kind::Stale => "stale".into(),
+        Err(error) if error.kind() == ErrorKind::Stale => "stale".into(),
         Err(_) => "refused".into(),
     }
 }
@@ -181,8 +190,8 @@ fn run(world: &mut World, op: &Op) -> String {
     match op {
         Op::Prepare { edits, job, ahead } => {
             let mut change = world.new_change(job.map(JobId), edits.iter().copied().map(edit).collect());
-            change.difference.from.0 += u64::from(*ahead);
-            said(world.store.prepare(term, &change))
+            change.delta.from.0 += u64::from(*ahead);
+            answer_text(world.store.prepare(term, &change))
         }
         Op::Move { job, len } => chunk(world, JobId(*job), *len),
         Op::Commit {
@@ -193,33 +202,33 @@ fn run(world: &mut World, op: &Op) -> String {
             let version = MembershipVersion(world.membership().0 + u64::from(*stale_version));
             let term = Term(term.0.saturating_sub(u64::from(*stale_term)));
             let id = nth(world, *which);
-            said(world.store.commit(term, id, version))
+            answer_text(world.store.commit(term, id, version))
         }
         Op::Cancel(which) => {
             let id = nth(world, *which);
-            said(
+            answer_text(
                 world
                     .store
                     .cancel(id)
-                    .map(|answer| matches!(answer, crate::store::Cancel::Cancelled)),
+                    .map(|answer| matches!(answer, crate::model::change::Cancel::Cancelled)),
             )
         }
-        Op::Harden { upto, skip } => harden(world, *upto, *skip),
+        Op::Persist { upto, skip } => persist(world, *upto, *skip),
         Op::Free(oldest) => {
             let freed = world.store.free_quarantine(Generation(*oldest));
-            said(freed.map(|areas| areas.iter().map(|area| area.len).sum::<u64>()))
+            answer_text(freed.map(|areas| areas.iter().map(|area| area.len).sum::<u64>()))
         }
         Op::PowerLoss => {
             let boot = world.reboot();
-            said(world.store.recover_boot(boot))
+            answer_text(world.store.recover_epoch(boot))
         }
-        Op::RaiseTerm => said(world.store.raise_term()),
+        Op::RaiseTerm => answer_text(world.store.raise_term()),
         Op::Join(_) | Op::Rejoin(_) | Op::Fence(_) | Op::Leave(_) => membership(world, op),
         _ => job(world, op),
     }
 }
 
-/// One of the unfinished changes, or one that is over or was never there.
+/// Returns one of the unfinished changes, or one that is finished or never existed.
 fn nth(world: &mut World, which: usize) -> ChangeId {
     let unfinished = world.store.unfinished().unwrap();
     unfinished
@@ -227,7 +236,7 @@ fn nth(world: &mut World, which: usize) -> ChangeId {
         .map_or(ChangeId(which as u64 + 1), |change| change.id)
 }
 
-fn harden(world: &mut World, upto: usize, skip: bool) -> String {
+fn persist(world: &mut World, upto: usize, skip: bool) -> String {
     let mut committed = world.store.unfinished().unwrap();
     committed.retain(|change| change.state == ChangeState::Committed);
     committed.sort_by_key(|change| change.undo.as_ref().unwrap().from);
@@ -237,10 +246,10 @@ fn harden(world: &mut World, upto: usize, skip: bool) -> String {
         .skip(usize::from(skip))
         .take(upto)
         .collect();
-    said(world.store.harden(&ids))
+    answer_text(world.store.persist(&ids))
 }
 
-/// The next chunk of a job, prepared and committed.
+/// Prepares and commits the next chunk of a job.
 fn chunk(world: &mut World, job: JobId, len: u64) -> String {
     let steps = world.store.steps(job).unwrap();
     let Some(next) = steps.iter().find(|step| step.done < step.to.len) else {
@@ -250,8 +259,8 @@ fn chunk(world: &mut World, job: JobId, len: u64) -> String {
     let at = (next.from.start.0 + next.done, next.to.start.0 + next.done);
     let chunk = map(next.volume.0, &[seg(at.0, next.to.disk.0, at.1, len)]);
     match world.prepare(Some(job), vec![chunk]) {
-        Ok(id) => said(world.commit(id)),
-        Err(error) => said::<()>(Err(error)),
+        Ok(id) => answer_text(world.commit(id)),
+        Err(error) => answer_text::<()>(Err(error)),
     }
 }
 
@@ -268,8 +277,8 @@ fn membership(world: &mut World, op: &Op) -> String {
             let name = Name::new("apparatus", &format!("a{name}")).unwrap();
             let joined = world
                 .store
-                .join(&name, 1, Path::new("/m"), &|member| member.slot.0 == 1, None);
-            said(joined.map(|joined| {
+                .join(&Joiner::new(&name, 1, "/m"), &|member| member.slot.0 == 1);
+            answer_text(joined.map(|joined| {
                 (
                     joined.member.slot,
                     joined.member.incarnation,
@@ -279,7 +288,7 @@ fn membership(world: &mut World, op: &Op) -> String {
         }
         Op::Rejoin(which) => {
             let (slot, life) = nth(which);
-            said(
+            answer_text(
                 world
                     .store
                     .rejoin(slot, life, None)
@@ -288,11 +297,11 @@ fn membership(world: &mut World, op: &Op) -> String {
         }
         Op::Fence(which) => {
             let (slot, life) = nth(which);
-            said(world.store.fence(term, slot, life))
+            answer_text(world.store.fence(term, slot, life))
         }
         Op::Leave(which) => {
             let (slot, life) = nth(which);
-            said(world.store.leave(slot, life))
+            answer_text(world.store.leave(slot, life))
         }
         _ => String::new(),
     }
@@ -301,17 +310,17 @@ fn membership(world: &mut World, op: &Op) -> String {
 fn job(world: &mut World, op: &Op) -> String {
     let term = world.term();
     match op {
-        Op::CreateJob(choices) => said(world.store.create_job(term, &new_job(), &job_steps(choices))),
-        Op::ReplaceSteps { job, steps: choices } => said(world.store.replace_steps(
+        Op::CreateJob(choices) => answer_text(world.store.create_job(term, &new_job(), &job_steps(choices))),
+        Op::ReplaceSteps { job, steps: choices } => answer_text(world.store.replace_steps(
             term,
             JobId(*job),
             &job_steps(choices),
             true,
         )),
-        Op::Reserve { job, at } => said(world.store.reserve(
+        Op::Reserve { job, at } => answer_text(world.store.reserve(
             term,
             JobId(*job),
-            &[area(at.disk, at.home, at.len)],
+            &[area(at.disk, at.placement, at.len)],
         )),
         Op::SetJob { job, to } => {
             let state = world
@@ -319,17 +328,17 @@ fn job(world: &mut World, op: &Op) -> String {
                 .job(JobId(*job))
                 .unwrap()
                 .map_or(JobState::Done, |job| job.state);
-            said(world.store.set_job_state(JobId(*job), state, *to, "why"))
+            answer_text(world.store.set_job_state(JobId(*job), state, *to, "why"))
         }
         _ => String::new(),
     }
 }
 
-/// All that can be seen, but for times and the shape of the way back.
-fn seen(world: &mut World) -> Vec<String> {
+/// Returns the whole visible state, except for times and the form of undo deltas.
+fn visible_state(world: &mut World) -> Vec<String> {
     let store = &mut world.store;
     let mut snapshot = store.snapshot().unwrap();
-    // A database in a directory has one, a store in memory has none.
+    // A database is in a directory; a store in memory is not.
     snapshot.header.instance = Instance::default();
     let uses: Vec<_> = snapshot
         .disks
@@ -369,18 +378,18 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_stores_answer_alike(ops in prop::collection::vec(op(), 1..60)) {
+    fn both_stores_give_the_same_answers(ops in prop::collection::vec(op(), 1..60)) {
         let sqlite = Sqlite::new();
         let uuid = sqlite.open().header().unwrap().uuid;
-        let mut one = World::new(Box::new(sqlite)).furnished();
-        let mut other = World::new(Box::new(Memory::with_uuid(uuid))).furnished();
+        let mut one = World::new(Box::new(sqlite)).with_pool_contents();
+        let mut other = World::new(Box::new(Memory::with_uuid(uuid))).with_pool_contents();
         for op in &ops {
             prop_assert_eq!(run(&mut one, op), run(&mut other, op), "{:?}", op);
-            for (here, there) in seen(&mut one).iter().zip(&seen(&mut other)) {
+            for (here, there) in visible_state(&mut one).iter().zip(&visible_state(&mut other)) {
                 prop_assert_eq!(here, there, "after {:?}", op);
             }
             one.assert_one_owner_each();
-            one.assert_owners_can_be_told();
+            one.assert_owners_can_release();
         }
     }
 }

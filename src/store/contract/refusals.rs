@@ -1,11 +1,12 @@
 use super::world::{World, area, disk, map, new_job, seg, step, unmap, volume};
-use crate::error::Kind;
-use crate::pool::model::{DiskRecord, Edit, Segment, VolumeRecord};
-use crate::store::{Commit, JobState, Owner};
-use crate::units::{DiskId, Generation, JobId, VolumeId};
+use crate::model::change::{Commit, Owner};
+use crate::model::error::ErrorKind;
+use crate::model::job::JobState;
+use crate::model::records::{DiskRecord, Edit, Segment, VolumeRecord};
+use crate::model::units::{DiskId, Generation, JobId, VolumeId};
 
 pub(super) fn a_lower_term_changes_nothing(world: World) {
-    let mut world = world.furnished();
+    let mut world = world.with_pool_contents();
     let old = world.term();
     let change = world.new_change(None, vec![map(1, &[seg(0, 2, 1, 1)])]);
     let member = world.join("a").member;
@@ -24,7 +25,7 @@ pub(super) fn a_lower_term_changes_nothing(world: World) {
             .map(|_| ()),
     ];
     for refusal in refused {
-        assert_eq!(refusal.unwrap_err().kind(), Kind::Stale);
+        assert_eq!(refusal.unwrap_err().kind(), ErrorKind::Stale);
     }
     assert_eq!(world.uses(2), uses);
     assert_eq!(world.store.jobs().unwrap().len(), 1);
@@ -32,8 +33,8 @@ pub(super) fn a_lower_term_changes_nothing(world: World) {
     assert_eq!(world.store.unfinished().unwrap(), []);
 }
 
-pub(super) fn extents_that_somebody_has_are_refused(world: World) {
-    let mut world = world.furnished();
+pub(super) fn owned_extents_are_refused(world: World) {
+    let mut world = world.with_pool_contents();
     let moved = world.change(vec![map(1, &[seg(0, 2, 1, 1)])]);
     let prepared = world.prepare(None, vec![map(1, &[seg(1, 2, 2, 1)])]).unwrap();
     let job = world.job(&[step(seg(2, 1, 3, 1), area(2, 3, 1), 0)]);
@@ -58,12 +59,12 @@ pub(super) fn extents_that_somebody_has_are_refused(world: World) {
         area(2, 4, 1),
         area(2, 4, 3),
     ] {
-        let home = Segment {
-            home: taken,
+        let placement = Segment {
+            placement: taken,
             ..seg(4, 0, 0, 0)
         };
         assert!(
-            world.prepare(Some(job), vec![map(1, &[home])]).is_err(),
+            world.prepare(Some(job), vec![map(1, &[placement])]).is_err(),
             "{taken:?}"
         );
         let term = world.term();
@@ -74,7 +75,7 @@ pub(super) fn extents_that_somebody_has_are_refused(world: World) {
     }
     assert!(
         world.prepare(None, vec![map(1, &[seg(4, 2, 3, 1)])]).is_err(),
-        "the job's, and no job is named"
+        "the job owns it, but the change names no job"
     );
     assert_eq!(uses(&mut world), before);
     let id = world
@@ -87,8 +88,8 @@ pub(super) fn extents_that_somebody_has_are_refused(world: World) {
     world.assert_one_owner_each();
 }
 
-pub(super) fn what_does_not_fit_the_table_is_refused(world: World) {
-    let mut world = world.furnished();
+pub(super) fn edits_that_do_not_fit_the_table_are_refused(world: World) {
+    let mut world = world.with_pool_contents();
     let named = |volume: VolumeRecord| VolumeRecord {
         name: super::world::name("volume", 1),
         ..volume
@@ -137,8 +138,8 @@ pub(super) fn what_does_not_fit_the_table_is_refused(world: World) {
     assert_eq!(world.store.unfinished().unwrap(), []);
 }
 
-pub(super) fn malformed_differences_are_refused(world: World) {
-    let mut world = world.furnished();
+pub(super) fn malformed_deltas_are_refused(world: World) {
+    let mut world = world.with_pool_contents();
     let most = u64::MAX;
     for edits in [
         vec![map(1, &[seg(0, 2, 1, 0)])],
@@ -174,9 +175,9 @@ pub(super) fn malformed_differences_are_refused(world: World) {
 }
 
 pub(super) fn a_change_that_no_longer_fits_is_not_committed(world: World) {
-    let mut world = world.furnished();
+    let mut world = world.with_pool_contents();
     let mut later = world.new_change(None, vec![map(1, &[seg(9, 2, 1, 1)])]);
-    later.difference.from = Generation(2);
+    later.delta.from = Generation(2);
     let term = world.term();
     let id = world.store.prepare(term, &later).unwrap();
     assert_eq!(world.commit(id).unwrap(), Commit::GenerationMoved(Generation(1)));
@@ -196,6 +197,6 @@ pub(super) fn a_change_that_no_longer_fits_is_not_committed(world: World) {
         .store
         .set_job_state(job, JobState::Running, JobState::Cancelled, "");
     assert!(ended.unwrap());
-    assert!(world.commit(id).is_err(), "its destination is nobody's now");
+    assert!(world.commit(id).is_err(), "its destination has no owner now");
     world.assert_one_owner_each();
 }

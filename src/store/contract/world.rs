@@ -1,55 +1,55 @@
-//! A pool to try things in, and short words for them.
+//! A pool for tests, and short functions to use it.
 
-use crate::error::Result;
-use crate::pool::dir::PoolDir;
-use crate::pool::holds::Holds;
-use crate::pool::model::{Area, Difference, DiskRecord, Edit, Instance, PoolHeader, Segment, VolumeRecord};
-use crate::pool::names::Name;
+use crate::model::build;
+pub(super) use crate::model::build::{area, job as new_job, map, segment as seg, unmap};
+use crate::model::change::{ChangeState, Commit, HoldMode, NewChange, Owner};
+use crate::model::dir::PoolDir;
+use crate::model::error::Result;
+use crate::model::job::Step;
+use crate::model::member::{Joined, Joiner};
+use crate::model::names::Name;
+use crate::model::records::{Area, Delta, DiskRecord, Edit, Instance, PoolHeader, Segment, VolumeRecord};
+use crate::model::units::{
+    CacheEpoch, ChangeId, DiskId, ExtentSize, Generation, JobId, MembershipVersion, Term, VolumeExtent,
+    VolumeId,
+};
+use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{
-    ChangeState, Commit, HoldMode, JobKind, JobLimits, JobRecord, JobState, Joined, NewChange, Owner,
-    Progress, Step, Store,
-};
-use crate::units::{
-    BootId, ByteCount, ChangeId, DiskExtent, DiskId, ExtentSize, Generation, JobId, MembershipVersion, Term,
-    Timestamp, VolumeExtent, VolumeId,
-};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// Unit of allocation of all pools here.
+/// Unit of allocation of all these pools.
 pub(super) const UNIT: ExtentSize = ExtentSize::MIN;
 
-/// A store, and the machine it is on.
+/// A store and the machine that it is on.
 pub(crate) trait Fixture {
-    /// Another handle on the same store, in the running boot.
+    /// Opens another handle on the same store, in the running epoch.
     fn open(&self) -> Box<dyn Store>;
-    /// The machine comes up again; all that was visible is there.
-    fn reboot(&mut self, boot: BootId);
+    /// Reboots the machine; everything that was visible stays.
+    fn reboot(&mut self, boot: CacheEpoch);
 }
 
-pub(crate) fn boot(n: u128) -> BootId {
-    BootId(Uuid::from_u128(n))
+pub(crate) fn boot(n: u128) -> CacheEpoch {
+    CacheEpoch(Uuid::from_u128(n))
 }
 
-/// Of SQLite, in a directory of its own.
+/// A fixture with SQLite, in a directory of its own.
 pub(super) struct Sqlite {
     _scratch: TempDir,
     dir: PoolDir,
-    boot: BootId,
+    boot: CacheEpoch,
 }
 
 impl Sqlite {
     pub(super) fn new() -> Self {
-        // Nothing here is about durability: memory will do, where there is a file system of it.
+        // These tests do not depend on durability, so a file system in memory is used where there is one.
         let scratch = tempfile::tempdir_in("/dev/shm")
             .or_else(|_| tempfile::tempdir())
             .unwrap();
         let dir = PoolDir::new(scratch.path().join("pool"));
-        drop(SqliteStore::create(&dir, UNIT).unwrap());
+        SqliteStore::create(&dir, UNIT).unwrap();
         Self {
             _scratch: scratch,
             dir,
@@ -60,15 +60,15 @@ impl Sqlite {
 
 impl Fixture for Sqlite {
     fn open(&self) -> Box<dyn Store> {
-        Box::new(SqliteStore::open_in_boot(&self.dir, self.boot).unwrap())
+        Box::new(SqliteStore::open(&self.dir, self.boot).unwrap())
     }
 
-    fn reboot(&mut self, boot: BootId) {
+    fn reboot(&mut self, boot: CacheEpoch) {
         self.boot = boot;
     }
 }
 
-/// Of memory.
+/// A fixture with the store in memory.
 pub(super) struct Memory(MemoryStore);
 
 impl Memory {
@@ -95,7 +95,7 @@ impl Fixture for Memory {
         Box::new(self.0.clone())
     }
 
-    fn reboot(&mut self, boot: BootId) {
+    fn reboot(&mut self, boot: CacheEpoch) {
         self.0.power_loss(usize::MAX, boot);
     }
 }
@@ -117,8 +117,8 @@ impl World {
         }
     }
 
-    /// Disks 1 and 2 of 100 extents, volume 1 of 10 extents at the start of disk 1; hardened.
-    pub(super) fn furnished(mut self) -> Self {
+    /// Adds disks 1 and 2 of 100 extents, and volume 1 of 10 extents at the start of disk 1; persists them.
+    pub(super) fn with_pool_contents(mut self) -> Self {
         let edits = vec![
             Edit::AddDisk(disk(1, 100)),
             Edit::AddDisk(disk(2, 100)),
@@ -126,12 +126,12 @@ impl World {
             map(1, &[seg(0, 1, 1, 10)]),
         ];
         let id = self.change(edits);
-        self.store.harden(&[id]).unwrap();
+        self.store.persist(&[id]).unwrap();
         self
     }
 
-    /// Answers the new boot.
-    pub(super) fn reboot(&mut self) -> BootId {
+    /// Reboots and returns the new epoch.
+    pub(super) fn reboot(&mut self) -> CacheEpoch {
         self.boots += 1;
         self.fixture.reboot(boot(self.boots));
         self.store = self.fixture.open();
@@ -154,7 +154,7 @@ impl World {
         NewChange {
             title: "test".into(),
             job,
-            difference: Difference {
+            delta: Delta {
                 from: self.generation(),
                 edits,
             },
@@ -173,7 +173,7 @@ impl World {
         self.store.commit(term, id, membership)
     }
 
-    /// Prepares and commits.
+    /// Prepares and commits a change.
     pub(super) fn change_of(&mut self, job: Option<JobId>, edits: Vec<Edit>) -> ChangeId {
         let next = self.generation().next();
         let id = self.prepare(job, edits).unwrap();
@@ -190,7 +190,7 @@ impl World {
         self.store.segments(VolumeId(volume), whole.0, whole.1).unwrap()
     }
 
-    /// What is owned on a disk: first extent, length, owner.
+    /// Returns the owned runs of a disk: first extent, length, owner.
     pub(super) fn uses(&mut self, disk: u32) -> Vec<(u64, u64, Owner)> {
         let uses = self.store.uses(DiskId(disk)).unwrap();
         uses.iter()
@@ -205,20 +205,18 @@ impl World {
 
     pub(super) fn join(&mut self, name: &str) -> Joined {
         let name = Name::new("apparatus", name).unwrap();
-        self.store
-            .join(&name, 1, Path::new("/m"), &|_| false, None)
-            .unwrap()
+        self.store.join(&Joiner::new(&name, 1, "/m"), &|_| false).unwrap()
     }
 
-    /// The table without its number.
+    /// Returns the table without its number.
     pub(super) fn table(&mut self) -> (Vec<DiskRecord>, Vec<VolumeRecord>, Vec<(VolumeId, Segment)>) {
         let snapshot = self.store.snapshot().unwrap();
         (snapshot.disks, snapshot.volumes, snapshot.segments)
     }
 
-    /// What is kept ahead of a volume belongs to a change that is prepared, or to a job that has not ended: to somebody who can
-    /// still be told to let it go.
-    pub(super) fn assert_owners_can_be_told(&mut self) {
+    /// Checks that claimed extents belong to a prepared change, or to a job that has not ended: to an owner that can still
+    /// release them.
+    pub(super) fn assert_owners_can_release(&mut self) {
         for disk in self.store.disks().unwrap() {
             for owned in self.store.uses(disk.id).unwrap() {
                 match owned.owner {
@@ -233,20 +231,22 @@ impl World {
                             "{owned:?}"
                         );
                     }
-                    Owner::Volume(_) | Owner::Quarantine(_) => {}
+                    Owner::Volume(_) | Owner::Quarantine(_) | Owner::Metadata => {}
                 }
             }
         }
     }
 
-    /// Each extent has one owner, and the volumes' are exactly their segments'.
+    /// Checks that each extent has one owner, and that the volumes' extents are exactly those of their segments.
     pub(super) fn assert_one_owner_each(&mut self) {
         let snapshot = self.store.snapshot().unwrap();
-        let mut homes: BTreeMap<(DiskId, u64), VolumeId> = BTreeMap::new();
+        let mut placements: BTreeMap<(DiskId, u64), VolumeId> = BTreeMap::new();
         for (volume, segment) in &snapshot.segments {
-            for extent in segment.home.start.0..segment.home.end().0 {
+            for extent in segment.placement.start.0..segment.placement.end().0 {
                 assert!(
-                    homes.insert((segment.home.disk, extent), *volume).is_none(),
+                    placements
+                        .insert((segment.placement.disk, extent), *volume)
+                        .is_none(),
                     "mapped twice"
                 );
             }
@@ -261,7 +261,7 @@ impl World {
                 );
                 next = owned.area.end().0;
                 for extent in owned.area.start.0..next {
-                    let mapped = homes.remove(&(disk.id, extent)).map(Owner::Volume);
+                    let mapped = placements.remove(&(disk.id, extent)).map(Owner::Volume);
                     assert_eq!(
                         mapped,
                         Some(owned.owner).filter(|owner| matches!(owner, Owner::Volume(_)))
@@ -270,7 +270,7 @@ impl World {
             }
             assert!(next <= disk.extents.max(1), "past the end of disk {}", disk.id);
         }
-        assert!(homes.is_empty(), "mapped and not in use: {homes:?}");
+        assert!(placements.is_empty(), "mapped but not in use: {placements:?}");
     }
 }
 
@@ -280,57 +280,17 @@ pub(super) fn name(noun: &str, number: u64) -> Name {
 
 pub(super) fn disk(id: u32, extents: u64) -> DiskRecord {
     DiskRecord {
-        id: DiskId(id),
-        name: name("disk", id.into()),
-        uuid: Uuid::from_u128(id.into()),
-        path: format!("/disks/{id}").into(),
-        extents,
         tags: BTreeSet::from([Name::new("tag", "ssd").unwrap()]),
-        allocate: true,
-        reserve: 0,
-        label: 0,
+        ..build::disk(id, extents)
     }
 }
 
 pub(super) fn volume(id: u64, extents: u64) -> VolumeRecord {
     VolumeRecord {
-        id: VolumeId(id),
-        name: name("volume", id),
-        size: ByteCount(extents * UNIT.bytes()),
         mode: 0o640,
         uid: 1,
         gid: 2,
-        read_only: false,
-    }
-}
-
-pub(super) fn area(disk: u32, start: u64, len: u64) -> Area {
-    Area {
-        disk: DiskId(disk),
-        start: DiskExtent(start),
-        len,
-    }
-}
-
-pub(super) fn seg(start: u64, disk: u32, home: u64, len: u64) -> Segment {
-    Segment {
-        start: VolumeExtent(start),
-        home: area(disk, home, len),
-    }
-}
-
-pub(super) fn map(volume: u64, segments: &[Segment]) -> Edit {
-    Edit::Map {
-        volume: VolumeId(volume),
-        segments: segments.to_vec(),
-    }
-}
-
-pub(super) fn unmap(volume: u64, start: u64, end: u64) -> Edit {
-    Edit::Unmap {
-        volume: VolumeId(volume),
-        start: VolumeExtent(start),
-        end: VolumeExtent(end),
+        ..build::volume(id, extents * UNIT.bytes())
     }
 }
 
@@ -340,24 +300,5 @@ pub(super) fn step(from: Segment, to: Area, done: u64) -> Step {
         from,
         to,
         done,
-    }
-}
-
-pub(crate) fn new_job() -> JobRecord {
-    JobRecord {
-        id: JobId(0),
-        kind: JobKind::Move { volume: VolumeId(1) },
-        state: JobState::Running,
-        limits: JobLimits::default(),
-        back: false,
-        title: "volume move v1".into(),
-        created: Timestamp(5),
-        ended: None,
-        copied: ByteCount(0),
-        longest_hold_us: 0,
-        held: 0,
-        holds: Holds::default(),
-        progress: Progress::default(),
-        why: String::new(),
     }
 }

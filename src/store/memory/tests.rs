@@ -1,11 +1,15 @@
 use super::*;
-use crate::pool::model::{Difference, Edit, Instance};
-use crate::store::{ChangeState, HoldMode};
-use crate::units::ExtentSize;
+use crate::model::build::disk;
+use crate::model::change::{ChangeState, Commit, HoldMode, NewChange};
+use crate::model::records::Area;
+use crate::model::records::{Delta, Edit, Instance};
+use crate::model::units::ExtentSize;
+use crate::model::units::{ChangeId, DiskId, Generation, JobId, MembershipVersion, Term};
+use crate::store::roles::*;
 use uuid::Uuid;
 
-fn boot(n: u128) -> BootId {
-    BootId(Uuid::from_u128(n))
+fn boot(n: u128) -> CacheEpoch {
+    CacheEpoch(Uuid::from_u128(n))
 }
 
 fn pool() -> MemoryStore {
@@ -21,27 +25,13 @@ fn pool() -> MemoryStore {
     MemoryStore::new(header, boot(1))
 }
 
-fn disk(id: u32, extents: u64) -> DiskRecord {
-    DiskRecord {
-        id: DiskId(id),
-        name: Name::new("disk", &format!("d{id}")).unwrap(),
-        uuid: Uuid::from_u128(u128::from(id)),
-        path: format!("/d{id}").into(),
-        extents,
-        tags: std::collections::BTreeSet::new(),
-        allocate: true,
-        reserve: 0,
-        label: 0,
-    }
-}
-
 fn change(store: &mut MemoryStore, edits: Vec<Edit>) -> ChangeId {
     let from = store.header().unwrap().generation;
     let (membership, _) = store.members().unwrap();
     let change = NewChange {
         title: "test".into(),
         job: None,
-        difference: Difference { from, edits },
+        delta: Delta { from, edits },
         spans: Vec::new(),
         mode: HoldMode::Writes,
     };
@@ -57,7 +47,7 @@ fn change(store: &mut MemoryStore, edits: Vec<Edit>) -> ChangeId {
 fn power_loss_keeps_a_prefix_and_never_less_than_what_was_synced() {
     let mut store = pool();
     let first = change(&mut store, vec![Edit::AddDisk(disk(1, 9))]);
-    store.harden(&[first]).unwrap();
+    store.persist(&[first]).unwrap();
     change(&mut store, vec![Edit::AddDisk(disk(2, 9))]);
     change(&mut store, vec![Edit::AddDisk(disk(3, 9))]);
     assert_eq!(store.unsynced(), 4);
@@ -74,18 +64,18 @@ fn power_loss_keeps_a_prefix_and_never_less_than_what_was_synced() {
 }
 
 #[test]
-fn another_boot_takes_back_what_was_not_hardened() {
+fn another_boot_takes_back_what_was_not_persisted() {
     let mut store = pool();
     let first = change(&mut store, vec![Edit::AddDisk(disk(1, 9))]);
-    store.harden(&[first]).unwrap();
+    store.persist(&[first]).unwrap();
     let second = change(&mut store, vec![Edit::AddDisk(disk(2, 9))]);
     store.power_loss(9, boot(2));
     assert_eq!(store.disks().unwrap().len(), 2);
-    assert_eq!(store.recover_boot(boot(2)).unwrap(), [second]);
+    assert_eq!(store.recover_epoch(boot(2)).unwrap(), [second]);
     assert_eq!(store.disks().unwrap().len(), 1);
     assert_eq!(store.change(second).unwrap().unwrap().state, ChangeState::Undone);
     assert_eq!(store.unsynced(), 0, "durable when it returns");
-    assert_eq!(store.recover_boot(boot(2)).unwrap(), []);
+    assert_eq!(store.recover_epoch(boot(2)).unwrap(), []);
 }
 
 #[test]
@@ -94,11 +84,11 @@ fn a_transaction_that_fails_changes_nothing() {
     change(&mut store, vec![Edit::AddDisk(disk(1, 9))]);
     let area = |start, len| Area {
         disk: DiskId(1),
-        start: crate::units::DiskExtent(start),
+        start: crate::model::units::DiskExtent(start),
         len,
     };
     let term = store.header().unwrap().term;
-    let job = crate::store::a_job();
+    let job = crate::model::build::job();
     assert_eq!(store.create_job(term, &job, &[]).unwrap(), JobId(1));
     let before = store.fork();
     assert!(

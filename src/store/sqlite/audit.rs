@@ -2,12 +2,13 @@
 
 use super::convert::{Ron, to_ron};
 use super::table::capped;
-use crate::error::Result;
-use crate::store::audit::{End, Entry, KEPT, Recorded};
-use crate::units::Timestamp;
+use crate::model::audit::{End, Entry, KEPT, Recorded};
+use crate::model::error::Result;
+use crate::model::units::Timestamp;
 use rusqlite::{Connection, Row, params};
 
-/// An entry that has its end already is left as it is: whoever began it may be late.
+/// Writes an entry, or the end of an existing one. An entry that has its end already stays unchanged: the command that began it
+/// may report late.
 pub(super) fn record(db: &Connection, entry: &Entry) -> Result<()> {
     let id = entry.id.to_string();
     let mark: i64 = db

@@ -1,48 +1,51 @@
-//! The life of a change's record, up to hardening.
+//! States of a change's record, up to persisting.
 
-use super::convert::{Ron, Stage, Word, damaged, to_ron};
+use super::convert::{Ron, StoredState, Word, damaged, to_ron};
 use super::edits::{Applied, apply, inside, mapped, placed};
 use super::job;
 use super::space::{self, Claimant};
 use super::table::{self, Guards, guards};
-use crate::error::{Error, Kind, Result};
-use crate::pool::model::{Area, Difference, Edit, Segment};
-use crate::store::{Cancel, ChangeRecord, Commit, NewChange, Owner, Use};
-use crate::units::{BootId, ChangeId, DiskId, Generation, JobId, MembershipVersion, Term, VolumeId};
+use crate::model::change::{Cancel, ChangeRecord, Commit, NewChange, Owner, UsedArea};
+use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::records::{Area, Delta, Edit, Segment};
+use crate::model::units::{
+    CacheEpoch, ChangeId, DiskId, Generation, JobId, MembershipVersion, Term, VolumeId,
+};
+use crate::model::words::count;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::BTreeMap;
 
-/// Finished changes that are kept for those who ask late.
+/// Number of finished changes that are kept for late questions about them.
 const KEPT: u64 = 1000;
-/// Of these, so many whatever their size: more than may be under way at once.
+/// Number of these that are kept whatever their size: more than may be under way at once.
 const KEPT_LARGE: u64 = 64;
-/// Bytes of a difference, or of what leads back, from which on it is large.
+/// Size in bytes of a delta, or of its undo, from which it counts as large.
 const LARGE: u64 = 64 << 10;
 
 const RECORD: &str =
     "SELECT id, state, term, boot, job, title, mode, spans, difference, undo, generation FROM";
 
-/// A record with what only the store knows.
+/// A record with the fields that only the store knows.
 pub(super) struct Stored {
     pub(super) record: ChangeRecord,
-    pub(super) stage: Stage,
+    pub(super) stage: StoredState,
     pub(super) generation: Option<Generation>,
 }
 
 fn stored_row(row: &Row<'_>) -> rusqlite::Result<Stored> {
-    let stage = row.get::<_, Word<Stage>>(1)?.0;
+    let stage = row.get::<_, Word<StoredState>>(1)?.0;
     let change = NewChange {
         job: row.get::<_, Option<u64>>(4)?.map(JobId),
         title: row.get(5)?,
         mode: row.get::<_, Word<_>>(6)?.0,
         spans: row.get::<_, Ron<_>>(7)?.0,
-        difference: row.get::<_, Ron<_>>(8)?.0,
+        delta: row.get::<_, Ron<_>>(8)?.0,
     };
     let record = ChangeRecord {
         id: ChangeId(row.get(0)?),
         state: stage.seen(),
         term: Term(row.get(2)?),
-        boot: row.get::<_, Word<_>>(3)?.0,
+        epoch: row.get::<_, Word<_>>(3)?.0,
         change,
         undo: row.get::<_, Option<Ron<_>>>(9)?.map(|undo| undo.0),
     };
@@ -78,7 +81,7 @@ pub(super) fn record(db: &Connection, id: ChangeId) -> Result<Option<ChangeRecor
     Ok(found.map(|stored| stored.record))
 }
 
-/// The unfinished changes, by id.
+/// Returns the unfinished changes, by id.
 pub(super) fn all_live(db: &Connection) -> Result<Vec<Stored>> {
     let mut query = db.prepare_cached(&format!("{RECORD} changes ORDER BY id"))?;
     let rows = query.query_map([], stored_row)?;
@@ -89,29 +92,29 @@ pub(super) fn unfinished(db: &Connection) -> Result<Vec<ChangeRecord>> {
     Ok(all_live(db)?.into_iter().map(|stored| stored.record).collect())
 }
 
-/// The differences that lead from the table of generation `known` to the current one, in order. `None` when one of them is not kept any more, or was
-/// taken back.
-pub(super) fn differences_since(db: &Connection, known: Generation) -> Result<Option<Vec<Difference>>> {
+/// Returns the deltas that lead from the table of generation `known` to the current one, in order. `None` if one of them is not
+/// kept any more, or was taken back.
+pub(super) fn deltas_since(db: &Connection, known: Generation) -> Result<Option<Vec<Delta>>> {
     let current = guards(db)?.generation;
     let sql = "SELECT generation, difference FROM changes WHERE generation > ?1
                UNION ALL SELECT generation, difference FROM history WHERE state = 'hardened' AND generation > ?1
                ORDER BY generation";
     let mut query = db.prepare_cached(sql)?;
     let rows = query.query_map([known.0], |row| Ok((row.get(0)?, row.get::<_, Ron<_>>(1)?.0)))?;
-    let found: Vec<(u64, Difference)> = rows.collect::<Result<_, _>>()?;
+    let found: Vec<(u64, Delta)> = rows.collect::<Result<_, _>>()?;
     let led_to = found.iter().map(|(generation, _)| *generation);
     let in_a_row = known <= current && led_to.eq(known.0 + 1..=current.0);
-    Ok(in_a_row.then(|| found.into_iter().map(|(_, difference)| difference).collect()))
+    Ok(in_a_row.then(|| found.into_iter().map(|(_, delta)| delta).collect()))
 }
 
-/// Refused under a higher term.
+/// Returns the guards of the pool; fails under a higher term.
 pub(super) fn not_stale(db: &Connection, term: Term) -> Result<Guards> {
     let guards = guards(db)?;
     if guards.term > term {
         return Err(Error::new(
-            Kind::Stale,
-            format!("arbitration {term}"),
-            format!("another controller has taken over as number {}", guards.term),
+            ErrorKind::Stale,
+            format!("term {term}"),
+            format!("another controller has taken over with term {}", guards.term),
         ));
     }
     Ok(guards)
@@ -123,36 +126,41 @@ fn next_id(db: &Connection) -> Result<u64> {
     Ok(db.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
 }
 
-pub(super) fn prepare(db: &Connection, term: Term, change: &NewChange, boot: BootId) -> Result<ChangeId> {
+pub(super) fn prepare(
+    db: &Connection,
+    term: Term,
+    change: &NewChange,
+    epoch: CacheEpoch,
+) -> Result<ChangeId> {
     let guards = not_stale(db, term)?;
-    let edits = &change.difference.edits;
+    let edits = &change.delta.edits;
     well_formed(edits)?;
     let id = ChangeId(next_id(db)?);
     for (volume, segment) in placed(edits) {
         claim_for(db, volume, segment, id, change)?;
     }
-    if guards.generation == change.difference.from {
+    if guards.generation == change.delta.from {
         try_out(db, &guards, id, change)?;
     }
     let sql = "INSERT INTO changes (id, state, term, boot, job, title, mode, spans, difference)
                VALUES (?1, 'prepared', ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
-    let (spans, difference) = (to_ron(&change.spans)?, to_ron(&change.difference)?);
+    let (spans, delta) = (to_ron(&change.spans)?, to_ron(&change.delta)?);
     let job = change.job.map(|job| job.0);
     let values = params![
         id.0,
         term.0,
-        Word(boot),
+        Word(epoch),
         job,
         change.title,
         Word(change.mode),
         spans,
-        difference
+        delta
     ];
     db.prepare_cached(sql)?.execute(values)?;
     Ok(id)
 }
 
-/// What can be said without the table: ranges are ranges, in order, and no extent is mapped twice.
+/// Checks the properties that need no table: ranges are not empty and in order, and no extent is mapped twice.
 fn well_formed(edits: &[Edit]) -> Result<()> {
     for edit in edits {
         match edit {
@@ -174,17 +182,17 @@ fn well_formed(edits: &[Edit]) -> Result<()> {
 }
 
 fn malformed(why: &str) -> Error {
-    Error::failed("difference", why)
+    Error::failed("delta", why)
 }
 
 fn in_order(segments: &[Segment]) -> bool {
     let last = |start: u64, len: u64| len.checked_sub(1).and_then(|rest| start.checked_add(rest));
     let sound = |segment: &Segment| {
         let ends = (
-            last(segment.start.0, segment.home.len),
-            last(segment.home.start.0, segment.home.len),
+            last(segment.start.0, segment.placement.len),
+            last(segment.placement.start.0, segment.placement.len),
         );
-        segment.home.start.0 > 0 && matches!(ends, (Some(0..MOST), Some(0..MOST)))
+        segment.placement.start.0 > 0 && matches!(ends, (Some(0..MOST), Some(0..MOST)))
     };
     segments.iter().all(sound) && segments.windows(2).all(|pair| pair[0].end() <= pair[1].start)
 }
@@ -192,8 +200,8 @@ fn in_order(segments: &[Segment]) -> bool {
 /// Extent numbers stay below SQLite's highest integer.
 const MOST: u64 = i64::MAX.unsigned_abs();
 
-/// An area to be mapped is the job's already or free; what is free becomes the change's. Or it is the kept place of this part of the volume, and
-/// stays in quarantine until the commit.
+/// Claims an area to be mapped: it belongs to the job already, or is free and becomes the change's. Or it is the kept place of
+/// this part of the volume, and stays in quarantine until the commit.
 fn claim_for(
     db: &Connection,
     volume: VolumeId,
@@ -201,8 +209,8 @@ fn claim_for(
     id: ChangeId,
     change: &NewChange,
 ) -> Result<()> {
-    let area = segment.home;
-    fits(db, area, &change.difference.edits)?;
+    let area = segment.placement;
+    fits(db, area, &change.delta.edits)?;
     let owned = space::owned(db, area)?;
     if kept_by(db, volume, segment, &owned)?.is_some() {
         return Ok(());
@@ -217,11 +225,16 @@ fn claim_for(
     Ok(())
 }
 
-/// The committed, not yet hardened change that took this part of the volume from there, if that place is in its quarantine. Such a place can be had
-/// back: a power loss now would lead to it too.
-fn kept_by(db: &Connection, volume: VolumeId, segment: Segment, owned: &[Use]) -> Result<Option<ChangeId>> {
+/// Returns the committed but not persisted change that moved this part of the volume away from there, if that area is in its
+/// quarantine. Such an area can be mapped again: a power loss now would lead back to it too.
+fn kept_by(
+    db: &Connection,
+    volume: VolumeId,
+    segment: Segment,
+    owned: &[UsedArea],
+) -> Result<Option<ChangeId>> {
     let [
-        Use {
+        UsedArea {
             area,
             owner: Owner::Quarantine(taker),
         },
@@ -229,10 +242,10 @@ fn kept_by(db: &Connection, volume: VolumeId, segment: Segment, owned: &[Use]) -
     else {
         return Ok(None);
     };
-    if area.start > segment.home.start || area.end() < segment.home.end() {
+    if area.start > segment.placement.start || area.end() < segment.placement.end() {
         return Ok(None);
     }
-    let taker = live(db, *taker)?.filter(|stored| stored.stage == Stage::Committed);
+    let taker = live(db, *taker)?.filter(|stored| stored.stage == StoredState::Committed);
     let taken = |record: &ChangeRecord| {
         let undo = record.undo.as_ref().map_or(&[][..], |undo| &undo.edits);
         placed(undo).any(|(of, old)| of == volume && old.clip(segment.start, segment.end()) == Some(segment))
@@ -242,7 +255,7 @@ fn kept_by(db: &Connection, volume: VolumeId, segment: Segment, owned: &[Use]) -
         .map(|stored| stored.record.id))
 }
 
-/// The disk has the area, now or by this difference.
+/// Checks that the disk has the area, now or through this delta.
 fn fits(db: &Connection, area: Area, edits: &[Edit]) -> Result<()> {
     let sizes: BTreeMap<DiskId, u64> = edits
         .iter()
@@ -257,10 +270,10 @@ fn fits(db: &Connection, area: Area, edits: &[Edit]) -> Result<()> {
     }
 }
 
-/// A difference that starts from the current table is applied and taken back, so that what cannot be is refused before
-/// anything is held. Maps of volumes as they are need no more than a look.
+/// Applies a delta that starts from the current table and takes it back, so that an impossible one is refused before anything
+/// is held. A delta that only maps existing volumes needs just a check of their sizes.
 fn try_out(db: &Connection, guards: &Guards, id: ChangeId, change: &NewChange) -> Result<()> {
-    let edits = &change.difference.edits;
+    let edits = &change.delta.edits;
     if edits.iter().all(|edit| matches!(edit, Edit::Map { .. })) {
         return edits.iter().try_for_each(|edit| fits_volume(db, guards, edit));
     }
@@ -280,18 +293,22 @@ fn fits_volume(db: &Connection, guards: &Guards, edit: &Edit) -> Result<()> {
     match segments.last() {
         Some(last) if last.end().0 > extents => Err(Error::failed(
             format!("volume {what}"),
-            format!("has {extents} extents, and would be mapped up to {}", last.end()),
+            format!(
+                "has {}, but would be mapped up to {}",
+                count(extents, "extent"),
+                last.end()
+            ),
         )),
         _ => Ok(()),
     }
 }
 
-/// What the change maps stops being claimed by it and its job.
+/// Removes the areas that the change maps from the claims of the change and its job.
 fn take_mapped(db: &Connection, id: ChangeId, change: &NewChange) -> Result<()> {
     let job = change.job.map(Owner::Job);
     let mine = |owner| owner == Owner::Change(id) || Some(owner) == job;
-    for (volume, segment) in placed(&change.difference.edits) {
-        let area = segment.home;
+    for (volume, segment) in placed(&change.delta.edits) {
+        let area = segment.placement;
         if space::take_claim(db, area, &mine)? {
             continue;
         }
@@ -300,8 +317,9 @@ fn take_mapped(db: &Connection, id: ChangeId, change: &NewChange) -> Result<()> 
         } else {
             let disk = table::disk_name(db, area.disk)?;
             let why = format!(
-                "change {id} has lost {} extents at {} that it was to map",
-                area.len, area.start
+                "change {id} maps {} at {} and does not own them any more",
+                count(area.len, "extent"),
+                area.start
             );
             return Err(Error::failed(disk, why));
         }
@@ -314,7 +332,7 @@ pub(super) fn commit(
     term: Term,
     id: ChangeId,
     membership: MembershipVersion,
-    boot: BootId,
+    epoch: CacheEpoch,
 ) -> Result<Commit> {
     let guards = guards(db)?;
     if guards.term > term {
@@ -322,9 +340,9 @@ pub(super) fn commit(
     }
     let stored = known(db, id)?;
     match stored.stage {
-        Stage::Prepared => {}
-        Stage::Cancelled | Stage::Undone => return Ok(Commit::Cancelled),
-        Stage::Committed | Stage::Hardening | Stage::Hardened => {
+        StoredState::Prepared => {}
+        StoredState::Cancelled | StoredState::Undone => return Ok(Commit::Cancelled),
+        StoredState::Committed | StoredState::Persisting | StoredState::Persisted => {
             let at = stored
                 .generation
                 .ok_or_else(|| damaged("a committed change has no generation"))?;
@@ -334,16 +352,16 @@ pub(super) fn commit(
     if guards.membership != membership {
         return Ok(Commit::MembershipMoved(guards.membership));
     }
-    if guards.generation != stored.record.change.difference.from {
+    if guards.generation != stored.record.change.delta.from {
         return Ok(Commit::GenerationMoved(guards.generation));
     }
-    make_current(db, &guards, id, &stored.record.change, boot)
+    make_current(db, &guards, id, &stored.record.change, epoch)
 }
 
-/// Applies the difference, with what it maps taken from its owner, and answers what is to go into quarantine.
+/// Applies the delta, takes the mapped areas from their owners, and returns the areas that go into quarantine.
 fn go_forward(db: &Connection, guards: &Guards, id: ChangeId, change: &NewChange) -> Result<Applied> {
     take_mapped(db, id, change)?;
-    let edits = &change.difference.edits;
+    let edits = &change.delta.edits;
     let applied = apply(db, guards.extent_size, edits)?;
     let freed = space::without(applied.freed, mapped(edits));
     for area in &freed {
@@ -352,7 +370,8 @@ fn go_forward(db: &Connection, guards: &Guards, id: ChangeId, change: &NewChange
     Ok(Applied { freed, ..applied })
 }
 
-/// A disk does not go, or shrink, in the same change that takes its extents from a volume: somebody may still use them.
+/// Fails if the disk is removed or made smaller in the same change that takes its extents from a volume: a request may still
+/// use them.
 fn still_there(db: &Connection, area: Area) -> Result<()> {
     if table::disk_extents(db, area.disk)?.is_some_and(|extents| area.end().0 <= extents) {
         return Ok(());
@@ -360,7 +379,7 @@ fn still_there(db: &Connection, area: Area) -> Result<()> {
     let disk = table::disk_name(db, area.disk)?;
     Err(Error::failed(
         disk,
-        "cannot go or shrink in the change that takes parts of volumes from it",
+        "cannot be removed or made smaller in the change that moves parts of volumes off it",
     ))
 }
 
@@ -369,7 +388,7 @@ fn make_current(
     guards: &Guards,
     id: ChangeId,
     change: &NewChange,
-    boot: BootId,
+    epoch: CacheEpoch,
 ) -> Result<Commit> {
     let generation = guards.generation.next();
     let applied = go_forward(db, guards, id, change)?;
@@ -377,17 +396,17 @@ fn make_current(
         space::put_quarantine(db, area, id, generation)?;
     }
     if let Some(job) = change.job {
-        job::advance(db, job, &change.difference)?;
+        job::advance(db, job, &change.delta)?;
     }
-    job::end_of_removed(db, &change.difference.edits)?;
-    let undo = Difference {
+    job::end_of_removed(db, &change.delta.edits)?;
+    let undo = Delta {
         from: generation,
         edits: applied.undo,
     };
     db.prepare_cached(
         "UPDATE changes SET state = 'committed', boot = ?2, generation = ?3, undo = ?4 WHERE id = ?1",
     )?
-    .execute(params![id.0, Word(boot), generation.0, to_ron(&undo)?])?;
+    .execute(params![id.0, Word(epoch), generation.0, to_ron(&undo)?])?;
     set_generation(db, generation)?;
     Ok(Commit::Committed(generation))
 }
@@ -401,11 +420,11 @@ pub(super) fn set_generation(db: &Connection, generation: Generation) -> Result<
 pub(super) fn cancel(db: &Connection, id: ChangeId) -> Result<Cancel> {
     let stored = known(db, id)?;
     match stored.stage {
-        Stage::Cancelled | Stage::Undone => Ok(Cancel::Cancelled),
-        Stage::Committed | Stage::Hardening | Stage::Hardened => {
+        StoredState::Cancelled | StoredState::Undone => Ok(Cancel::Cancelled),
+        StoredState::Committed | StoredState::Persisting | StoredState::Persisted => {
             Ok(Cancel::Committed(Box::new(stored.record)))
         }
-        Stage::Prepared => {
+        StoredState::Prepared => {
             give_up(db, &stored)?;
             prune(db)?;
             Ok(Cancel::Cancelled)
@@ -413,17 +432,17 @@ pub(super) fn cancel(db: &Connection, id: ChangeId) -> Result<Cancel> {
     }
 }
 
-/// Prepared -> cancelled.
+/// Cancels a prepared change.
 pub(super) fn give_up(db: &Connection, stored: &Stored) -> Result<()> {
     let id = stored.record.id;
-    for area in mapped(&stored.record.change.difference.edits) {
+    for area in mapped(&stored.record.change.delta.edits) {
         space::drop_claims(db, area, Claimant::Change(id))?;
     }
-    finish(db, id, Stage::Cancelled)
+    finish(db, id, StoredState::Cancelled)
 }
 
-/// Moves a record from the unfinished ones to the finished ones.
-pub(super) fn finish(db: &Connection, id: ChangeId, stage: Stage) -> Result<()> {
+/// Moves a record from the unfinished changes to the finished ones.
+pub(super) fn finish(db: &Connection, id: ChangeId, stage: StoredState) -> Result<()> {
     let columns = "id, term, boot, generation, job, title, mode, spans, difference, undo";
     let sql =
         format!("INSERT INTO history (state, {columns}) SELECT ?2, {columns} FROM changes WHERE id = ?1");
@@ -433,7 +452,8 @@ pub(super) fn finish(db: &Connection, id: ChangeId, stage: Stage) -> Result<()> 
     Ok(())
 }
 
-/// Forgets all but the last finished changes, and large ones sooner: a pool of large volumes shall not have a database full of what was.
+/// Deletes all but the latest finished changes, and large ones sooner: in a pool of large volumes the database must not fill up
+/// with history.
 pub(super) fn prune(db: &Connection) -> Result<()> {
     let next = next_id(db)?;
     db.prepare_cached("DELETE FROM history WHERE id < ?1")?
@@ -444,9 +464,9 @@ pub(super) fn prune(db: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// First half of hardening: once this is durable, another boot counts these changes as hardened. Answers the latest
-/// generation among them, or `None` when none is left to harden.
-pub(super) fn begin_hardening(db: &Connection, ids: &[ChangeId]) -> Result<Option<Generation>> {
+/// Does the first half of persisting: once this is durable, another epoch counts these changes as persisted. Returns the latest
+/// generation among them, or `None` if none is left to persist.
+pub(super) fn begin_persisting(db: &Connection, ids: &[ChangeId]) -> Result<Option<Generation>> {
     let mut latest = None;
     let mark = "UPDATE changes SET state = 'hardening' WHERE id = ?1 AND state = 'committed'";
     let look = "SELECT generation FROM changes WHERE id = ?1 AND state = 'hardening'";
@@ -471,20 +491,20 @@ pub(super) fn begin_hardening(db: &Connection, ids: &[ChangeId]) -> Result<Optio
         None => Ok(Some(latest)),
         Some(id) => Err(Error::failed(
             format!("change {id}"),
-            "comes before one that is to be hardened, and is not to be: a later change cannot outlive an earlier one",
+            "precedes a change that is to be persisted, but is not in the list: a later change cannot outlive an earlier one",
         )),
     }
 }
 
-/// Second half: everything up to `latest` was marked before the log was synced.
-pub(super) fn end_hardening(db: &Connection, latest: Generation) -> Result<()> {
+/// Does the second half of persisting: everything up to `latest` was marked before the log was synced.
+pub(super) fn end_persisting(db: &Connection, latest: Generation) -> Result<()> {
     let marked = "SELECT id FROM changes WHERE state = 'hardening' AND generation <= ?1";
     let ids: Vec<u64> = db
         .prepare_cached(marked)?
         .query_map([latest.0], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     for id in &ids {
-        finish(db, ChangeId(*id), Stage::Hardened)?;
+        finish(db, ChangeId(*id), StoredState::Persisted)?;
     }
     raise_layout(db, ids.len())?;
     prune(db)

@@ -1,21 +1,21 @@
-//! Whether the pool's records fit together. Reads everything, repairs nothing.
+//! Checks whether the pool's records fit together. It reads everything and repairs nothing.
 
 use super::{space, table};
-use crate::error::Result;
-use crate::pool::model::{Area, DiskRecord, SECTOR, Segment, VolumeRecord};
-use crate::store::{Owner, Use};
-use crate::units::{BootId, DiskExtent, DiskId, ExtentSize, VolumeExtent, VolumeId};
+use crate::model::change::{Owner, UsedArea};
+use crate::model::error::Result;
+use crate::model::records::{Area, DiskRecord, SECTOR, Segment, VolumeRecord};
+use crate::model::units::{DiskExtent, DiskId, ExtentSize, VolumeExtent, VolumeId};
 use rusqlite::Connection;
 use std::collections::BTreeSet;
 
-/// A line for each problem.
-pub(super) fn problems(db: &Connection, boot: BootId) -> Result<Vec<String>> {
+/// Returns a line for each problem.
+pub(super) fn problems(db: &Connection, place: table::OpenedIn<'_>) -> Result<Vec<String>> {
     let mut found = sqlites_own(db)?;
     if !found.is_empty() {
-        // Nothing that the tables say can be relied on.
+        // The tables cannot be relied on.
         return Ok(found);
     }
-    let unit = table::header(db, boot)?.extent_size;
+    let unit = table::header(db, place)?.extent_size;
     let disks = table::disks(db)?;
     let volumes = table::volumes(db)?;
     for disk in &disks {
@@ -46,8 +46,8 @@ fn whole(disk: DiskId) -> Area {
     }
 }
 
-/// `owned` is by start.
-fn of_disk(disk: &DiskRecord, owned: &[Use], found: &mut Vec<String>) {
+/// Checks a disk; `owned` is sorted by start.
+fn of_disk(disk: &DiskRecord, owned: &[UsedArea], found: &mut Vec<String>) {
     let name = &disk.name;
     for pair in owned.windows(2) {
         if let [a, b] = pair
@@ -61,23 +61,23 @@ fn of_disk(disk: &DiskRecord, owned: &[Use], found: &mut Vec<String>) {
         }
     }
     let outside = owned.iter().filter(|owned| {
-        // A change that has not been committed may map what the disk has only with it.
+        // A change that has not been committed may map extents that the disk gets only with it.
         !matches!(owned.owner, Owner::Change(_)) && owned.area.end().0 > disk.extents
     });
     for owned in outside {
         let (end, extents, owner) = (owned.area.end(), disk.extents, owned.owner);
         found.push(format!(
-            "disk {name}: {owner:?} has extents up to {end}, and the disk ends at {extents}"
+            "disk {name}: {owner:?} has extents up to {end}, but the disk ends at {extents}"
         ));
     }
 }
 
-/// `segments` is by start.
+/// Checks a volume; `segments` is sorted by start.
 fn of_volume(volume: &VolumeRecord, segments: &[Segment], unit: ExtentSize, found: &mut Vec<String>) {
     let (name, size) = (&volume.name, volume.size);
     if !size.0.is_multiple_of(SECTOR) {
         found.push(format!(
-            "volume {name}: its size {size} is no multiple of {SECTOR}"
+            "volume {name}: its size {size} is not a multiple of {SECTOR}"
         ));
     }
     let extents = unit.count_for(size);
@@ -85,28 +85,28 @@ fn of_volume(volume: &VolumeRecord, segments: &[Segment], unit: ExtentSize, foun
     for segment in segments {
         let start = segment.start;
         if start < next {
-            found.push(format!("volume {name}: extent {start} has two homes"));
+            found.push(format!("volume {name}: extent {start} has two placements"));
         } else if start > next {
-            found.extend(no_home(volume, next, start));
+            found.extend(no_placement(volume, next, start));
         }
         next = next.max(segment.end());
     }
     if next.0 > extents {
         found.push(format!(
-            "volume {name}: has homes up to extent {next}, and ends at {extents}"
+            "volume {name}: has placements up to extent {next}, but ends at {extents}"
         ));
     } else if next.0 < extents {
-        found.extend(no_home(volume, next, VolumeExtent(extents)));
+        found.extend(no_placement(volume, next, VolumeExtent(extents)));
     }
 }
 
-/// Unless the volume is being made or removed.
-fn no_home(volume: &VolumeRecord, from: VolumeExtent, to: VolumeExtent) -> Option<String> {
+/// Returns the problem, unless the volume is being created or removed.
+fn no_placement(volume: &VolumeRecord, from: VolumeExtent, to: VolumeExtent) -> Option<String> {
     let name = &volume.name;
-    (!name.is_hidden()).then(|| format!("volume {name}: extents {from} to {to} have no home"))
+    (!name.is_hidden()).then(|| format!("volume {name}: extents {from} to {to} have no placement"))
 }
 
-/// Rows of disks and volumes that are not there.
+/// Finds rows of disks and volumes that do not exist.
 fn orphans(
     db: &Connection,
     disks: &[DiskRecord],
@@ -119,7 +119,7 @@ fn orphans(
     for id in db.prepare(on)?.query_map([], |row| row.get::<_, u32>(0))? {
         let id = id?;
         if !known.contains(&id) {
-            found.push(format!("disk number {id}: has extents in use, and is not there"));
+            found.push(format!("disk number {id}: has extents in use but does not exist"));
         }
     }
     let known: BTreeSet<VolumeId> = volumes.iter().map(|volume| volume.id).collect();
@@ -127,20 +127,20 @@ fn orphans(
     for id in db.prepare(of)?.query_map([], |row| row.get(0).map(VolumeId))? {
         let id = id?;
         if !known.contains(&id) {
-            found.push(format!("volume number {id}: has segments, and is not there"));
+            found.push(format!("volume number {id}: has segments but does not exist"));
         }
     }
     Ok(())
 }
 
-/// What nobody would ever free, and numbers from the future.
+/// Finds extents that would never be freed, and generations later than the current one.
 fn leftovers(db: &Connection, found: &mut Vec<String>) -> Result<()> {
     let queries = [
-        "SELECT 'change ' || owner || ': is not prepared, and claims extents' FROM claims
+        "SELECT 'change ' || owner || ': is not prepared but claims extents' FROM claims
          WHERE kind = 'change' AND owner NOT IN (SELECT id FROM changes WHERE state = 'prepared')",
-        "SELECT DISTINCT 'job ' || owner || ': is not there, and claims extents' FROM claims
+        "SELECT DISTINCT 'job ' || owner || ': does not exist but claims extents' FROM claims
          WHERE kind = 'job' AND owner NOT IN (SELECT id FROM jobs)",
-        "SELECT DISTINCT 'job ' || owner || ': has ended, and claims extents' FROM claims
+        "SELECT DISTINCT 'job ' || owner || ': has ended but claims extents' FROM claims
          WHERE kind = 'job' AND owner IN (SELECT id FROM jobs WHERE state IN ('done', 'failed', 'cancelled'))",
         "SELECT 'change ' || id || ': led to table ' || generation || ', which is later than the current one'
          FROM changes WHERE generation > (SELECT generation FROM pool)",

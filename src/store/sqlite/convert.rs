@@ -1,25 +1,28 @@
-//! Between Rust and SQL: errors, enums as words, structured values as RON.
+//! Conversions between Rust and SQL: errors, enums as words, structured values as RON.
 
-use crate::error::{Error, Kind};
-use crate::pool::alloc::Policy;
-use crate::pool::names::Name;
-use crate::pool::options::Fullness;
-use crate::store::{ChangeState, HoldMode, JobState, MemberState, Severity};
-use crate::units::BootId;
+use crate::model::alloc::Policy;
+use crate::model::change::{ChangeState, HoldMode};
+use crate::model::error::{Error, ErrorKind};
+use crate::model::event::Severity;
+use crate::model::job::JobState;
+use crate::model::member::MemberState;
+use crate::model::names::Name;
+use crate::model::options::Fullness;
+use crate::model::units::CacheEpoch;
 use rusqlite::ErrorCode;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-/// What errors call the database.
+/// Name of the database in errors.
 pub(super) const DATABASE: &str = "pool database";
 
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                Self::new(Kind::TimedOut, DATABASE, "is locked by another process for too long")
+                Self::new(ErrorKind::TimedOut, DATABASE, "has been locked by another process for too long")
                     .hint("look for a stopped vctl or apparatus process of this pool")
             }
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => damaged(&error.to_string()),
@@ -31,18 +34,18 @@ impl From<rusqlite::Error> for Error {
     }
 }
 
-/// What is stored contradicts itself or cannot be read.
+/// Returns the error for stored data that contradicts itself or cannot be read.
 pub(super) fn damaged(why: &str) -> Error {
     Error::failed(DATABASE, format!("is damaged: {why}"))
         .hint("put a backup in its place: vctl pool restore FILE")
 }
 
-/// Structured values are kept as RON.
+/// Encodes a structured value as RON.
 pub(super) fn to_ron(value: &impl Serialize) -> Result<String, Error> {
     ron::to_string(value).map_err(|error| Error::because(DATABASE, error))
 }
 
-/// A column that holds a structured value.
+/// A column with a structured value.
 pub(super) struct Ron<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromSql for Ron<T> {
@@ -57,7 +60,7 @@ fn unreadable(why: String) -> FromSqlError {
     FromSqlError::Other(why.into())
 }
 
-/// A value that is kept as a word.
+/// A value that is stored as a word.
 pub(super) struct Word<T>(pub(super) T);
 
 macro_rules! words {
@@ -79,37 +82,37 @@ macro_rules! words {
     };
 }
 
-/// Where a change's record stands, with the step between committed and hardened that others do not see.
+/// State of a change's record, including the step between committed and persisted that is not visible outside.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum StoredState {
     Prepared,
     Committed,
-    /// Its disks are flushed; hardened once this very word is durable.
-    Hardening,
-    Hardened,
+    /// Its disks are flushed; it is persisted once this very word is durable.
+    Persisting,
+    Persisted,
     Cancelled,
     Undone,
 }
 
-impl Stage {
+impl StoredState {
     pub(super) fn seen(self) -> ChangeState {
         match self {
             Self::Prepared => ChangeState::Prepared,
-            Self::Committed | Self::Hardening => ChangeState::Committed,
-            Self::Hardened => ChangeState::Hardened,
+            Self::Committed | Self::Persisting => ChangeState::Committed,
+            Self::Persisted => ChangeState::Persisted,
             Self::Cancelled => ChangeState::Cancelled,
             Self::Undone => ChangeState::Undone,
         }
     }
 }
 
-words!(Stage {
-    Stage::Prepared = "prepared",
-    Stage::Committed = "committed",
-    Stage::Hardening = "hardening",
-    Stage::Hardened = "hardened",
-    Stage::Cancelled = "cancelled",
-    Stage::Undone = "undone",
+words!(StoredState {
+    StoredState::Prepared = "prepared",
+    StoredState::Committed = "committed",
+    StoredState::Persisting = "hardening",
+    StoredState::Persisted = "hardened",
+    StoredState::Cancelled = "cancelled",
+    StoredState::Undone = "undone",
 });
 words!(Policy {
     Policy::Order = "order",
@@ -159,9 +162,9 @@ impl FromSql for Word<Uuid> {
     }
 }
 
-impl FromSql for Word<BootId> {
+impl FromSql for Word<CacheEpoch> {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        Word::<Uuid>::column_result(value).map(|uuid| Self(BootId(uuid.0)))
+        Word::<Uuid>::column_result(value).map(|uuid| Self(CacheEpoch(uuid.0)))
     }
 }
 
@@ -171,7 +174,7 @@ impl ToSql for Word<Uuid> {
     }
 }
 
-impl ToSql for Word<BootId> {
+impl ToSql for Word<CacheEpoch> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::from(self.0.0.to_string()))
     }

@@ -1,25 +1,28 @@
-//! Applying a difference to the table, and what leads back.
+//! Applies a delta to the table and computes its undo.
 //!
-//! The cost is that of the difference: each segment is replaced by looking at the rows it touches and their two neighbours.
+//! The cost is proportional to the delta: replacing a segment reads the rows that it touches and their two neighbours.
 
 use super::convert::to_ron;
+use super::metadata::forget as forget_copy;
+use super::space;
 use super::table::{self, volume_extents};
-use crate::error::{Error, Result};
-use crate::pool::model::{Area, DiskRecord, Edit, Segment, VolumeRecord};
-use crate::units::{DiskId, ExtentSize, VolumeExtent, VolumeId};
+use crate::model::error::{Error, Result};
+use crate::model::records::{Area, DiskRecord, Edit, Segment, VolumeRecord};
+use crate::model::units::{DiskId, ExtentSize, VolumeExtent, VolumeId};
+use crate::model::words::count;
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::BTreeSet;
 
-/// What applying a difference brought about.
+/// Result of applying a delta.
 pub(super) struct Applied {
     /// Areas that lost their volume.
     pub(super) freed: Vec<Area>,
-    /// The edits that lead back.
+    /// The edits that take the delta back.
     pub(super) undo: Vec<Edit>,
 }
 
-/// The areas that edits map, in their order.
+/// Returns the areas that edits map, in their order.
 pub(super) fn mapped(edits: &[Edit]) -> impl Iterator<Item = Area> + '_ {
     edits
         .iter()
@@ -28,10 +31,10 @@ pub(super) fn mapped(edits: &[Edit]) -> impl Iterator<Item = Area> + '_ {
             _ => None,
         })
         .flatten()
-        .map(|segment| segment.home)
+        .map(|segment| segment.placement)
 }
 
-/// The segments that edits map, each with its volume, in their order.
+/// Returns the segments that edits map, each with its volume, in their order.
 pub(super) fn placed(edits: &[Edit]) -> impl Iterator<Item = (VolumeId, Segment)> + '_ {
     edits
         .iter()
@@ -42,7 +45,7 @@ pub(super) fn placed(edits: &[Edit]) -> impl Iterator<Item = (VolumeId, Segment)
         .flat_map(|(volume, segments)| segments.iter().map(move |segment| (volume, *segment)))
 }
 
-/// Applies all edits, or answers why not (and leaves it to the transaction to take back the first ones).
+/// Applies all edits, or returns why it cannot (the transaction then takes back the first ones).
 pub(super) fn apply(db: &Connection, unit: ExtentSize, edits: &[Edit]) -> Result<Applied> {
     let mut editor = Editor {
         db,
@@ -67,7 +70,7 @@ struct Editor<'a> {
 }
 
 impl Editor<'_> {
-    /// Applies one edit and answers what leads back from it.
+    /// Applies one edit and returns the edits that take it back.
     fn edit(&mut self, edit: &Edit) -> Result<Vec<Edit>> {
         match edit {
             Edit::AddDisk(disk) => self.add_disk(disk),
@@ -110,8 +113,9 @@ impl Editor<'_> {
             Some(last) => Err(Error::failed(
                 format!("volume number {volume}"),
                 format!(
-                    "would have a segment up to extent {}, and has only {extents} extents",
-                    last.end()
+                    "would have a segment up to extent {}, but has only {}",
+                    last.end(),
+                    count(extents, "extent")
                 ),
             )),
         }
@@ -132,6 +136,7 @@ impl Editor<'_> {
         self.disk_is_unique(disk)?;
         if disk.extents < old.extents {
             self.unused_from(disk, disk.extents)?;
+            self.carries_nothing_from(disk, disk.extents)?;
         }
         self.put_disk(disk)?;
         Ok(vec![Edit::SetDisk(old)])
@@ -140,6 +145,7 @@ impl Editor<'_> {
     fn remove_disk(&self, id: DiskId) -> Result<Vec<Edit>> {
         let old = self.known_disk(id)?;
         self.unused_from(&old, 0)?;
+        forget_copy(self.db, id)?;
         self.db
             .prepare_cached("DELETE FROM disks WHERE id = ?1")?
             .execute([id.0])?;
@@ -150,7 +156,7 @@ impl Editor<'_> {
         table::disk(self.db, id)?.ok_or_else(|| Error::not_found("disk", &format!("number {id}")))
     }
 
-    /// Nothing at or after this extent has an owner.
+    /// Fails if anything at or after this extent has an owner.
     fn unused_from(&self, disk: &DiskRecord, extent: u64) -> Result<()> {
         let sql = "SELECT
             ifnull((SELECT home + len > ?2 FROM segments WHERE disk = ?1 ORDER BY home DESC LIMIT 1), FALSE),
@@ -178,6 +184,17 @@ impl Editor<'_> {
             _ => return Ok(()),
         };
         Err(Error::failed(format!("disk {}", disk.name), why).hint(hint))
+    }
+
+    /// Fails if the disk's copy of the metadata lies at or after this extent. (A disk that leaves the pool takes its copy along.)
+    fn carries_nothing_from(&self, disk: &DiskRecord, extent: u64) -> Result<()> {
+        let copies = space::of_copies(self.db, disk.id)?;
+        if copies.iter().all(|area| area.end().0 <= extent) {
+            return Ok(());
+        }
+        let why = "carries a copy of the pool's metadata there";
+        Err(Error::failed(format!("disk {}", disk.name), why)
+            .hint("try again: vctl disk resize moves it first"))
     }
 
     fn disk_is_unique(&self, disk: &DiskRecord) -> Result<()> {
@@ -281,7 +298,8 @@ impl Editor<'_> {
     fn remove_volume(&mut self, id: VolumeId) -> Result<Vec<Edit>> {
         let old = self.known_volume(id)?;
         let segments = table::segments(self.db, id, VolumeExtent(0), VolumeExtent(u64::MAX))?;
-        self.freed.extend(segments.iter().map(|segment| segment.home));
+        self.freed
+            .extend(segments.iter().map(|segment| segment.placement));
         self.db
             .prepare_cached("DELETE FROM segments WHERE volume = ?1")?
             .execute([id.0])?;
@@ -341,7 +359,7 @@ impl Editor<'_> {
         Ok(())
     }
 
-    /// Puts `new`, which fills `[start, end)` or is empty, in the place of what lies there, and answers that.
+    /// Replaces `[start, end)` by `new`, which fills the range or is empty, and returns the replaced segments.
     fn replace(
         &mut self,
         volume: VolumeId,
@@ -357,18 +375,21 @@ impl Editor<'_> {
         let now = merged(left.chain(new.iter().copied()).chain(right));
         let replaced: Vec<Segment> = clipped(start, end).collect();
         self.rewrite(volume, &old, &now)?;
-        self.freed.extend(replaced.iter().map(|segment| segment.home));
+        self.freed
+            .extend(replaced.iter().map(|segment| segment.placement));
         Ok(replaced)
     }
 
-    /// Writes the rows that differ; both are in order.
+    /// Writes the rows that differ; both lists are sorted.
     fn rewrite(&self, volume: VolumeId, old: &[Segment], now: &[Segment]) -> Result<()> {
         let same_place = |list: &[Segment], row: &Segment| {
             let found = list
                 .binary_search_by_key(&row.start, |other| other.start)
                 .ok()
                 .map(|at| list[at]);
-            found.filter(|other| (other.home.disk, other.home.start) == (row.home.disk, row.home.start))
+            found.filter(|other| {
+                (other.placement.disk, other.placement.start) == (row.placement.disk, row.placement.start)
+            })
         };
         for row in old {
             match same_place(now, row) {
@@ -376,9 +397,9 @@ impl Editor<'_> {
                     "DELETE FROM segments WHERE volume = ?1 AND start = ?2",
                     &[&volume.0, &row.start.0],
                 )?,
-                Some(kept) if kept.home.len != row.home.len => self.row(
+                Some(kept) if kept.placement.len != row.placement.len => self.row(
                     "UPDATE segments SET len = ?3 WHERE volume = ?1 AND start = ?2",
-                    &[&volume.0, &row.start.0, &kept.home.len],
+                    &[&volume.0, &row.start.0, &kept.placement.len],
                 )?,
                 Some(_) => {}
             }
@@ -389,9 +410,9 @@ impl Editor<'_> {
                 &[
                     &volume.0,
                     &row.start.0,
-                    &row.home.disk.0,
-                    &row.home.start.0,
-                    &row.home.len,
+                    &row.placement.disk.0,
+                    &row.placement.start.0,
+                    &row.placement.len,
                 ],
             )?;
         }
@@ -409,7 +430,7 @@ fn taken(what: &str, value: &dyn std::fmt::Display, owner: &str) -> Error {
 }
 
 fn covers(segments: &[Segment], start: VolumeExtent, end: VolumeExtent) -> bool {
-    let total: u64 = segments.iter().map(|segment| segment.home.len).sum();
+    let total: u64 = segments.iter().map(|segment| segment.placement.len).sum();
     total == end.0 - start.0
 }
 
@@ -417,14 +438,14 @@ fn merged(segments: impl Iterator<Item = Segment>) -> Vec<Segment> {
     let mut rows: Vec<Segment> = Vec::new();
     for segment in segments {
         match rows.last_mut() {
-            Some(last) if last.continues_as(segment) => last.home.len += segment.home.len,
+            Some(last) if last.continues_as(segment) => last.placement.len += segment.placement.len,
             _ => rows.push(segment),
         }
     }
     rows
 }
 
-/// The disk is there and has these extents.
+/// Checks that the disk exists and has these extents.
 pub(super) fn inside(db: &Connection, area: Area) -> Result<()> {
     let extents = table::disk_extents(db, area.disk)?
         .ok_or_else(|| Error::not_found("disk", &format!("number {}", area.disk)))?;
@@ -435,8 +456,8 @@ pub(super) fn inside(db: &Connection, area: Area) -> Result<()> {
     Err(Error::failed(
         table::disk_name(db, area.disk)?,
         format!(
-            "has no area of {} extents at {} to give: it has extents 1 to {}",
-            area.len,
+            "has no area of {} at {}: it has extents 1 to {}",
+            count(area.len, "extent"),
             area.start,
             extents - 1
         ),

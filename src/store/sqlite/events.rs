@@ -2,12 +2,12 @@
 
 use super::convert::Word;
 use super::table::capped;
-use crate::error::Result;
-use crate::store::{Event, Severity};
-use crate::units::Timestamp;
+use crate::model::error::Result;
+use crate::model::event::{Event, Severity};
+use crate::model::units::Timestamp;
 use rusqlite::{Connection, Row, params};
 
-/// Older ones are forgotten.
+/// Number of events that are kept.
 const KEPT: i64 = 10_000;
 
 fn event_row(row: &Row<'_>) -> rusqlite::Result<Event> {

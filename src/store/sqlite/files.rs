@@ -1,44 +1,49 @@
-//! The database's files: made whole or not at all, opened with what the store relies on, backed up, put back.
+//! The database's files: created completely or not at all, opened with the settings that the store relies on, backed up,
+//! restored.
 //!
-//! Nothing here or elsewhere opens `pool.db` but SQLite itself: closing any other descriptor of it would drop the locks
-//! that SQLite has on it in this process.
+//! Only SQLite itself opens `pool.db`: closing any other descriptor of it would drop the locks that SQLite has on it in this
+//! process.
 
 use super::convert::{DATABASE, Word};
-use super::holder::nudge;
-use super::home::{Home, settle};
+use super::directory::{Directory, settle};
+use super::import::{Imported, fill};
+use super::metadata::begin_lineage;
 use super::schema::{APPLICATION_ID, MIGRATIONS, migrate};
-use crate::error::{Error, Kind, Result};
-use crate::member::anybody_lives;
-use crate::pool::dir::PoolDir;
-use crate::units::ExtentSize;
+use super::stalled_writer::resume_if_stopped;
+use crate::model::dir::PoolDir;
+use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::units::ExtentSize;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// Longest wait for another process's transaction.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A transaction that lasts so long may be that of a process that was stopped.
+/// Age from which a transaction may be that of a stopped process.
 const SUSPICIOUS: Duration = Duration::from_millis(100);
-/// Statements kept prepared: more than there are.
+/// Size in bytes to which a log is cut when it restarts.
+const LOG: u64 = 8 << 20;
+/// Number of prepared statements that are kept: more than there are statements.
 const STATEMENTS: usize = 256;
 
-/// Opens an existing pool's database, and brings it to the current format.
+/// Opens an existing pool's database, and migrates it to the current format.
 pub(super) fn open(dir: &PoolDir) -> Result<Connection> {
     let file = dir.database();
-    let there = file
+    let exists = file
         .try_exists()
         .map_err(|error| Error::because(name(dir), error))?;
-    if !there {
+    if !exists {
         return Err(no_pool(dir));
     }
     let opened = connect(&file).and_then(|mut connection| {
-        connection.busy_handler(Some(patience(&file)))?;
+        connection.busy_handler(Some(busy_handler(&file)))?;
         is_a_pools(&connection)?;
+        is_still_there(&connection, &file)?;
         settings(&connection)?;
         migrate(&mut connection, MIGRATIONS)?;
         Ok(connection)
@@ -47,25 +52,31 @@ pub(super) fn open(dir: &PoolDir) -> Result<Connection> {
 }
 
 fn name(dir: &PoolDir) -> String {
-    format!("pool {}", dir.path().display())
+    format!("pool {}", dir.display())
 }
 
-/// The way out when the file is gone or another one, and somebody still has the right one open.
-const RESCUE: &str = "save what they have open: vctl pool backup FILE; then vctl apparatus stop NAME for each, and vctl pool restore FILE";
+/// Why a pool without a database cannot be opened.
+pub const NO_POOL: &str = "there is no pool here";
+/// Why a pool that has lost its database cannot be opened.
+pub const DATABASE_GONE: &str = "its database is gone";
 
 fn no_pool(dir: &PoolDir) -> Error {
-    let error = Error::new(Kind::NotFound, name(dir), "there is no pool here");
+    let error = Error::new(ErrorKind::NotFound, name(dir), NO_POOL);
     if side(&dir.database(), OLD).exists() {
         return error.hint("a restore was interrupted: run it again, vctl pool restore FILE");
     }
-    if matches!(anybody_lives(dir), Ok(true)) {
-        let why = "its database was deleted, and apparatuses still serve by it";
-        return Error::new(Kind::NotFound, name(dir), why).hint(RESCUE);
+    if [dir.times(), dir.archive(), log_of(&dir.database())]
+        .iter()
+        .any(|left| left.exists())
+    {
+        return Error::new(ErrorKind::NotFound, name(dir), DATABASE_GONE).hint(
+            "make it again from the pool's disks: vctl pool import DISK...; or put a backup in its place: vctl pool restore FILE",
+        );
     }
-    error.hint("make one with vctl pool create, or name another with --pool or $VCTL_POOL")
+    error.hint("make one with vctl pool create, name another with --pool or $VCTL_POOL, or make one whose directory is lost again from its disks with vctl pool import DISK...")
 }
 
-/// Says which pool it is about.
+/// Makes an error name the pool.
 fn of_pool(dir: &PoolDir, error: Error) -> Error {
     let why = if error.what() == DATABASE {
         "the database"
@@ -74,10 +85,7 @@ fn of_pool(dir: &PoolDir, error: Error) -> Error {
     };
     let named = Error::new(error.kind(), name(dir), format!("{why} {}", error.why()));
     if error.why() == NOT_A_POOLS {
-        return named.hint(match anybody_lives(dir) {
-            Ok(true) => RESCUE,
-            _ => "put the newest backup in its place: vctl pool restore FILE",
-        });
+        return named.hint("put the newest backup in its place: vctl pool restore FILE");
     }
     match error.way_out() {
         Some(hint) => named.hint(hint),
@@ -92,8 +100,8 @@ fn connect(file: &Path) -> Result<Connection> {
     Ok(Connection::open_with_flags(file, flags)?)
 }
 
-/// Commits are visible without a sync; the store syncs the log itself, when it has to, and without SQLite's write lock.
-/// Checkpoints are asked for, never automatic. No mapping of the database, so that no disk error is a SIGBUS.
+/// Sets the connection's options. Commits are visible without a sync; the store syncs the log itself when it has to, outside
+/// SQLite's write lock. Checkpoints run only on request. The database is not mapped, so that no disk error becomes a SIGBUS.
 fn settings(connection: &Connection) -> Result<()> {
     let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
     if mode != "wal" {
@@ -106,29 +114,33 @@ fn settings(connection: &Connection) -> Result<()> {
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
     connection.pragma_update_and_check(None, "mmap_size", 0, |_| Ok(()))?;
+    connection.pragma_update_and_check(None, "journal_size_limit", LOG, |_| Ok(()))?;
     connection.pragma_update(None, "temp_store", "memory")?;
     connection.pragma_update(None, "cell_size_check", true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-    // Else SQLite with statistics (STAT4) prepares a statement anew when a value in a comparison changes: 60 % of the time that a
-    // volume of many segments took to make.
+    // SQLite would not report a failed sync of that checkpoint, and would delete the log by a path that the directory may no
+    // longer have.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // Without this, SQLite with statistics (STAT4) prepares a statement again when a value in a comparison changes: that took
+    // 60 % of the time to create a volume of many segments.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(())
 }
 
-/// Transactions last microseconds, so the first tries follow at once; SQLite has no queue to wait in.
-fn patience(database: &Path) -> impl FnMut(i32) -> bool + Send + 'static {
+/// Returns the busy handler. Transactions last microseconds, so the first tries follow at once; SQLite has no queue to wait in.
+fn busy_handler(database: &Path) -> impl FnMut(i32) -> bool + Send + 'static {
     let database = database.to_owned();
-    let (mut since, mut nudges) = (Instant::now(), 0);
+    let (mut since, mut resumes) = (Instant::now(), 0);
     move |tries| {
         if tries == 0 {
-            (since, nudges) = (Instant::now(), 0);
+            (since, resumes) = (Instant::now(), 0);
         }
         let waited = since.elapsed();
-        if waited > SUSPICIOUS * (nudges + 1) {
-            nudges += 1;
-            nudge(&database);
+        if waited > SUSPICIOUS * (resumes + 1) {
+            resumes += 1;
+            resume_if_stopped(&database);
         }
         if waited < Duration::from_millis(1) {
             std::thread::yield_now();
@@ -139,9 +151,21 @@ fn patience(database: &Path) -> impl FnMut(i32) -> bool + Send + 'static {
     }
 }
 
-const NOT_A_POOLS: &str = "is not a pool's database";
+/// Checks that the opened file is still the one at this path: SQLite opens files by the path that the directory had a moment
+/// before, which may lead to another pool after a rename.
+fn is_still_there(connection: &Connection, file: &Path) -> Result<()> {
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    let opened = connection.path().map(Path::new).and_then(identity);
+    if opened.is_some() && opened == identity(file) {
+        return Ok(());
+    }
+    Err(Error::failed(DATABASE, "was renamed while it was opened").hint("try again"))
+}
 
-fn is_a_pools(connection: &Connection) -> Result<()> {
+/// Why a file in the database's place is refused.
+pub const NOT_A_POOLS: &str = "is not a pool's database";
+
+pub(super) fn is_a_pools(connection: &Connection) -> Result<()> {
     let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     if id == APPLICATION_ID {
         Ok(())
@@ -150,25 +174,26 @@ fn is_a_pools(connection: &Connection) -> Result<()> {
     }
 }
 
-/// Makes a pool's directories and database. Durable when it returns; refuses a pool that is there.
+/// Creates a pool's directories and database. It is durable when this returns; an existing pool is refused.
 pub(super) fn create(dir: &PoolDir, extent_size: ExtentSize) -> Result<()> {
     let failed = |error: io::Error| Error::because(name(dir), error);
     private_dir(dir.path()).map_err(failed)?;
     private_dir(&dir.run()).map_err(failed)?;
     let file = dir.database();
     if file.try_exists().map_err(failed)? {
-        return Err(there_already(dir));
+        return Err(exists_already(dir));
     }
     let draft = side(&file, &format!("{}.new", Uuid::new_v4()));
-    let made = fill(&draft, extent_size, &Home::of(dir)?).and_then(|()| publish(dir, &draft));
-    // Its content, if there was any, is linked under its proper name by now.
+    let made = new_database(&draft, &Directory::of(dir)?, |db| first_row(db, extent_size));
+    let made = made.and_then(|()| publish(dir, &draft));
+    // The content, if there was any, is linked under its final name by now.
     let tidied = fs::remove_file(&draft);
     made?;
     tidied.map_err(failed)?;
     sync_dirs(dir.path()).map_err(failed)
 }
 
-fn there_already(dir: &PoolDir) -> Error {
+fn exists_already(dir: &PoolDir) -> Error {
     Error::failed(name(dir), "there is a pool here already").hint("look at it with vctl pool show")
 }
 
@@ -176,17 +201,46 @@ fn private_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-fn fill(file: &Path, extent_size: ExtentSize, home: &Home) -> Result<()> {
-    empty_file(file)?;
-    let mut connection = connect(file)?;
-    connection.pragma_update(None, "application_id", APPLICATION_ID)?;
-    migrate(&mut connection, MIGRATIONS)?;
-    connection.execute(
+/// Makes a pool's database from a table that was found elsewhere. A log that stands there without its database is set aside.
+pub(super) fn import(dir: &PoolDir, imported: &Imported<'_>) -> Result<()> {
+    let failed = |error: io::Error| Error::because(name(dir), error);
+    private_dir(dir.path()).map_err(failed)?;
+    private_dir(&dir.run()).map_err(failed)?;
+    let file = dir.database();
+    if file.try_exists().map_err(failed)? {
+        return Err(exists_already(dir));
+    }
+    let draft = side(&file, &format!("{}.new", Uuid::new_v4()));
+    let made = new_database(&draft, &Directory::of(dir)?, |db| fill(db, imported))
+        .and_then(|()| rename_to_old(&file).map_err(failed))
+        .and_then(|()| publish(dir, &draft));
+    let tidied = fs::remove_file(&draft);
+    made?;
+    tidied.map_err(failed)?;
+    sync_dirs(dir.path()).map_err(failed)
+}
+
+fn first_row(db: &Connection, extent_size: ExtentSize) -> Result<()> {
+    db.execute(
         "INSERT INTO pool (one, uuid, extent_size, generation, layout, membership, term, incarnation, disk, volume,
          checkpoints) VALUES (1, ?1, ?2, 0, 0, 0, 0, 0, 0, 0, 0)",
         params![Word(Uuid::new_v4()), extent_size.bytes()],
     )?;
-    settle(&connection, home, Some(Uuid::new_v4()))?;
+    Ok(())
+}
+
+/// Creates a database under another name. It is durable when this returns.
+fn new_database(
+    file: &Path,
+    here: &Directory,
+    fill: impl FnOnce(&mut Connection) -> Result<()>,
+) -> Result<()> {
+    empty_file(file)?;
+    let mut connection = connect(file)?;
+    connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    migrate(&mut connection, MIGRATIONS)?;
+    fill(&mut connection)?;
+    settle(&connection, here, Some(Uuid::new_v4()))?;
     connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
     connection.close().map_err(|(_, error)| error)?;
     sync_file(file)
@@ -207,20 +261,20 @@ fn sync_file(file: &Path) -> Result<()> {
     synced.map_err(|error| Error::because(file.display().to_string(), error))
 }
 
-/// A link, not a rename, so that of two who create the same pool one is told.
+/// Links the draft to its final name. A link and not a rename, so that of two processes that create the same pool one fails.
 fn publish(dir: &PoolDir, draft: &Path) -> Result<()> {
     fs::hard_link(draft, dir.database()).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => there_already(dir),
+        io::ErrorKind::AlreadyExists => exists_already(dir),
         _ => Error::because(name(dir), error),
     })
 }
 
-/// The directory and all above it, any of which may be new.
+/// Syncs the directory and all of its ancestors, any of which may be new.
 fn sync_dirs(dir: &Path) -> io::Result<()> {
     let dir = std::path::absolute(dir)?;
     for dir in dir.ancestors() {
         match File::open(dir).and_then(|dir| dir.sync_all()) {
-            // Those that we may not read were not made by us.
+            // Directories that we may not read were not created by us.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
             other => other?,
         }
@@ -228,7 +282,7 @@ fn sync_dirs(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A file beside the database.
+/// Returns the path of a file beside the database.
 fn side(database: &Path, ending: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(ending_with_dot(ending));
@@ -245,17 +299,17 @@ fn ending_with_dot(ending: &str) -> String {
 
 const OLD: &str = "old";
 
-/// SQLite's log of a database.
+/// Returns the path of SQLite's log of a database.
 pub(super) fn log_of(database: &Path) -> PathBuf {
     side(database, "-wal")
 }
 
-/// The memory that SQLite's connections to a database share, and its locks.
+/// Returns the path of the shared memory file of SQLite's connections to a database, which also has its locks.
 pub(super) fn shared_of(database: &Path) -> PathBuf {
     side(database, "-shm")
 }
 
-/// A copy of the database in one file, from one transaction. Durable when it returns; refuses a file that is there.
+/// Copies the database to one file, in one transaction. It is durable when this returns; an existing file is refused.
 pub(super) fn backup(connection: &Connection, to: &Path) -> Result<()> {
     let what = format!("backup {}", to.display());
     if to
@@ -287,9 +341,8 @@ fn copy_into(connection: &Connection, file: &Path) -> Result<()> {
     sync_file(file)
 }
 
-/// Puts a backup in the database's place; what was there is kept as `pool.db.old`. At every instant the pool has its old
-/// database, none, or the backup: never a database with another one's log. The caller has made sure that no process
-/// uses the pool.
+/// Replaces the database by a backup; the replaced one is kept as `pool.db.old`. At every moment the pool has its old database,
+/// none, or the backup, but never a database with another one's log. The caller has made sure that no process uses the pool.
 pub(super) fn restore(dir: &PoolDir, from: &Path) -> Result<()> {
     let what = format!("backup {}", from.display());
     let failed = |error: io::Error| Error::because(name(dir), error);
@@ -307,12 +360,22 @@ pub(super) fn restore(dir: &PoolDir, from: &Path) -> Result<()> {
     let draft = side(&database, &format!("{}.new", Uuid::new_v4()));
     copy_into(&source, &draft)?;
     drop(source);
-    set_aside(&database)
+    restart_lineage(&draft).inspect_err(|_| drop(fs::remove_file(&draft)))?;
+    rename_to_old(&database)
         .and_then(|()| sync_dirs(dir.path()))
         .map_err(failed)?;
     fs::rename(&draft, &database)
         .and_then(|()| sync_dirs(dir.path()))
         .map_err(failed)
+}
+
+/// Begins another history in the draft: what is on the disks may be of a later past than the backup.
+fn restart_lineage(draft: &Path) -> Result<()> {
+    let mut connection = connect(draft)?;
+    migrate(&mut connection, MIGRATIONS)?;
+    begin_lineage(&connection)?;
+    connection.close().map_err(|(_, error)| error)?;
+    sync_file(draft)
 }
 
 fn read_only(file: &Path) -> Result<Connection> {
@@ -333,8 +396,9 @@ fn sound(connection: &Connection) -> Result<()> {
     }
 }
 
-/// The database first: without it nobody takes its log for another one's. What an interrupted restore has set aside stays.
-fn set_aside(database: &Path) -> io::Result<()> {
+/// Renames the database to `pool.db.old`, with its log. The database goes first: without it no process takes its log for that
+/// of another one. Files that an interrupted restore has set aside stay.
+fn rename_to_old(database: &Path) -> io::Result<()> {
     let old = side(database, OLD);
     if database.try_exists()? {
         remove_if_there(&log_of(&old))?;
@@ -345,6 +409,18 @@ fn set_aside(database: &Path) -> io::Result<()> {
         fs::rename(&log, log_of(&old))?;
     }
     remove_if_there(&shared_of(database))
+}
+
+/// Removes a pool's database and the files that earlier ones left. The database goes first: without it no process takes its log
+/// for that of another one.
+pub(super) fn destroy(dir: &PoolDir) -> io::Result<()> {
+    let database = dir.database();
+    let old = side(&database, OLD);
+    remove_if_there(&database)?;
+    sync_dirs(dir.path())?;
+    [log_of(&database), shared_of(&database), log_of(&old), old]
+        .iter()
+        .try_for_each(|file| remove_if_there(file))
 }
 
 fn remove_if_there(file: &Path) -> io::Result<()> {

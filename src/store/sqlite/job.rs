@@ -3,15 +3,17 @@
 use super::change::not_stale;
 use super::convert::{Ron, Word, to_ron};
 use super::space::{self, Claimant};
-use crate::error::{Error, Result};
-use crate::pool::holds::Holds;
-use crate::pool::model::{Area, Difference, Edit, Segment};
-use crate::store::{DISK_REMOVED, JobKind, JobLimits, JobRecord, JobState, Progress, Step, VOLUME_REMOVED};
-use crate::units::{ByteCount, DiskExtent, DiskId, JobId, Term, Timestamp, VolumeExtent, VolumeId};
+use crate::model::error::{Error, Result};
+use crate::model::holds::Holds;
+use crate::model::job::{JobKind, JobLimits, JobRecord, JobState, Progress, Step};
+use crate::model::records::{Area, Delta, Edit, Segment};
+use crate::model::units::{ByteCount, DiskExtent, DiskId, JobId, Term, Timestamp, VolumeExtent, VolumeId};
+use crate::model::words;
+use crate::store::{DISK_REMOVED, VOLUME_REMOVED};
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-/// Jobs that ended are kept up to this number.
+/// Number of ended jobs that are kept.
 const KEPT: u64 = 200;
 
 const JOB: &str = "SELECT id, kind, state, limits, back, title, created, ended, copied, longest_hold_us, held, why, holds, moved, extents FROM jobs";
@@ -45,7 +47,7 @@ fn step_row(row: &Row<'_>) -> rusqlite::Result<Step> {
         volume: VolumeId(row.get(0)?),
         from: Segment {
             start: VolumeExtent(row.get(1)?),
-            home: Area {
+            placement: Area {
                 disk: DiskId(row.get(2)?),
                 start: DiskExtent(row.get(3)?),
                 len,
@@ -104,7 +106,7 @@ pub(super) fn create(db: &Connection, term: Term, job: &JobRecord, steps: &[Step
     Ok(id)
 }
 
-/// Writes the table, counts it, and reserves what is not done of it, unless the job has ended.
+/// Writes the table, counts its progress, and reserves the destinations of the rest unless the job has ended.
 fn put_steps(db: &Connection, id: JobId, steps: &[Step]) -> Result<()> {
     for (seq, step) in steps.iter().enumerate() {
         put_step(db, id, seq, step)?;
@@ -122,17 +124,18 @@ fn put_step(db: &Connection, id: JobId, seq: usize, step: &Step) -> Result<()> {
         to,
         done,
     } = step;
-    if from.home.len != to.len || *done > to.len {
+    if from.placement.len != to.len || *done > to.len {
         let why = format!(
-            "moves {done} of {} extents to an area of {}",
-            from.home.len, to.len
+            "moves {done} of {} to an area of {}",
+            words::count(from.placement.len, "extent"),
+            to.len
         );
         return Err(Error::failed(format!("step {seq}"), why));
     }
     let sql =
         "INSERT INTO steps (job, seq, volume, start, from_disk, from_start, len, to_disk, to_start, done)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
-    let Area { disk, start, len } = from.home;
+    let Area { disk, start, len } = from.placement;
     let values = params![
         id.0,
         seq,
@@ -149,7 +152,7 @@ fn put_step(db: &Connection, id: JobId, seq: usize, step: &Step) -> Result<()> {
     Ok(())
 }
 
-/// Reserves what is not done of these steps, run by run: a million steps into one free run are one reservation.
+/// Reserves the rest of the destinations, run by run: a million steps into one free run are one reservation.
 fn claim_rest(db: &Connection, id: JobId, steps: &[Step]) -> Result<()> {
     if one(db, id)?.is_none_or(|job| job.state.has_ended()) {
         return Ok(());
@@ -178,7 +181,7 @@ pub(super) fn reserve(db: &Connection, id: JobId, areas: &[Area]) -> Result<()> 
     if job.state.has_ended() {
         return Err(Error::failed(
             format!("job {id}"),
-            "has ended, and reserves nothing",
+            "has ended, so it cannot reserve extents",
         ));
     }
     areas
@@ -186,7 +189,7 @@ pub(super) fn reserve(db: &Connection, id: JobId, areas: &[Area]) -> Result<()> 
         .try_for_each(|area| space::claim(db, *area, Claimant::Job(id)))
 }
 
-/// Ends the jobs that are about what these edits remove, and takes its part out of the others.
+/// Ends the jobs about the volumes and disks that these edits remove, and removes the volumes' steps from the other jobs.
 pub(super) fn end_of_removed(db: &Connection, edits: &[Edit]) -> Result<()> {
     for edit in edits {
         match edit {
@@ -201,7 +204,7 @@ pub(super) fn end_of_removed(db: &Connection, edits: &[Edit]) -> Result<()> {
     Ok(())
 }
 
-/// The jobs that have not ended.
+/// Returns the jobs that have not ended.
 fn open_jobs(db: &Connection) -> Result<Vec<JobRecord>> {
     let sql = format!("{JOB} WHERE state NOT IN ('done', 'failed', 'cancelled') ORDER BY id");
     let mut query = db.prepare_cached(&sql)?;
@@ -225,21 +228,21 @@ fn forget_steps(db: &Connection, volume: VolumeId) -> Result<()> {
         if any {
             let mut rest = steps(db, job.id)?;
             rest.retain(|step| step.volume != volume);
-            put_anew(db, job.id, &rest)?;
+            rewrite_steps(db, job.id, &rest)?;
         }
     }
     Ok(())
 }
 
-/// Puts these steps in the place of those that are there.
-fn put_anew(db: &Connection, id: JobId, steps: &[Step]) -> Result<()> {
+/// Replaces the steps of a job.
+fn rewrite_steps(db: &Connection, id: JobId, steps: &[Step]) -> Result<()> {
     space::drop_job(db, id)?;
     db.prepare_cached("DELETE FROM steps WHERE job = ?1")?
         .execute([id.0])?;
     put_steps(db, id, steps)
 }
 
-/// The part of a step's destination that is not mapped yet.
+/// Returns the part of a step's destination that is not mapped yet.
 fn undone(step: &Step) -> Option<Area> {
     let Area { disk, start, len } = step.to;
     (step.done < len).then(|| Area {
@@ -259,7 +262,7 @@ pub(super) fn replace_steps(db: &Connection, term: Term, id: JobId, new: &[Step]
         space::drop_job(db, id)?;
         return claim_rest(db, id, new);
     }
-    put_anew(db, id, new)
+    rewrite_steps(db, id, new)
 }
 
 fn update(db: &Connection, sql: &str, values: &[&dyn ToSql]) -> Result<usize> {
@@ -308,55 +311,55 @@ pub(super) fn set_figures(
     changed(id, update(db, sql, &values)?)
 }
 
-/// Moves the copy progress table on by what a chunk has mapped.
-pub(super) fn advance(db: &Connection, job: JobId, difference: &Difference) -> Result<()> {
-    for (volume, segment) in segments(difference) {
+/// Advances the copy progress table by the segments that a chunk has mapped.
+pub(super) fn advance(db: &Connection, job: JobId, delta: &Delta) -> Result<()> {
+    for (volume, segment) in segments(delta) {
         if let Some((seq, step)) = step_at(db, job, volume, segment.start)?
             && segment.start.0 == step.from.start.0 + step.done
             && goes_to(&step, segment)
         {
-            set_done(db, job, seq, step.done + segment.home.len)?;
+            set_done(db, job, seq, step.done + segment.placement.len)?;
             count(
                 db,
                 "UPDATE jobs SET moved = moved + ?2 WHERE id = ?1",
                 job,
-                segment.home.len,
+                segment.placement.len,
             )?;
         }
     }
     Ok(())
 }
 
-/// Moves it back by what a chunk that is taken back had mapped. Answers those areas that are the job's destination.
-pub(super) fn retreat(db: &Connection, job: JobId, difference: &Difference) -> Result<Vec<Area>> {
+/// Sets the table back by the segments of a chunk that is taken back. Returns those areas that are the job's destination.
+pub(super) fn retreat(db: &Connection, job: JobId, delta: &Delta) -> Result<Vec<Area>> {
     let mut back = Vec::new();
-    let all: Vec<_> = segments(difference).collect();
+    let all: Vec<_> = segments(delta).collect();
     for (volume, segment) in all.into_iter().rev() {
         if let Some((seq, step)) = step_at(db, job, volume, segment.start)?
             && segment.end().0 == step.from.start.0 + step.done
             && goes_to(&step, segment)
         {
-            set_done(db, job, seq, step.done - segment.home.len)?;
+            set_done(db, job, seq, step.done - segment.placement.len)?;
             count(
                 db,
                 "UPDATE jobs SET moved = moved - ?2 WHERE id = ?1",
                 job,
-                segment.home.len,
+                segment.placement.len,
             )?;
-            back.push(segment.home);
+            back.push(segment.placement);
         }
     }
     Ok(back)
 }
 
-fn segments(difference: &Difference) -> impl Iterator<Item = (VolumeId, Segment)> + '_ {
-    difference.edits.iter().flat_map(|edit| match edit {
+fn segments(delta: &Delta) -> impl Iterator<Item = (VolumeId, Segment)> + '_ {
+    delta.edits.iter().flat_map(|edit| match edit {
         Edit::Map { volume, segments } => segments.iter().map(|segment| (*volume, *segment)).collect(),
         _ => Vec::new(),
     })
 }
 
-/// The step whose run of the volume holds this extent.
+/// Returns the step whose run of the volume contains this extent.
 fn step_at(db: &Connection, job: JobId, volume: VolumeId, at: VolumeExtent) -> Result<Option<(u64, Step)>> {
     let sql = format!("{STEP} AND volume = ?2 AND start <= ?3 ORDER BY start DESC LIMIT 1");
     let mut query = db.prepare_cached(&sql)?;
@@ -366,12 +369,12 @@ fn step_at(db: &Connection, job: JobId, volume: VolumeId, at: VolumeExtent) -> R
     Ok(found.optional()?.filter(|(_, step)| at < step.from.end()))
 }
 
-/// Whether the segment lies where the step puts that part of the volume.
+/// Returns whether the segment lies where the step puts that part of the volume.
 fn goes_to(step: &Step, segment: Segment) -> bool {
     let into = segment.start.0 - step.from.start.0;
     segment.end() <= step.from.end()
-        && segment.home.disk == step.to.disk
-        && segment.home.start.0 == step.to.start.0 + into
+        && segment.placement.disk == step.to.disk
+        && segment.placement.start.0 == step.to.start.0 + into
 }
 
 fn set_done(db: &Connection, job: JobId, seq: u64, done: u64) -> Result<()> {
@@ -384,7 +387,7 @@ fn count(db: &Connection, sql: &str, job: JobId, extents: u64) -> Result<()> {
     update(db, sql, &[&job.0, &extents]).map(drop)
 }
 
-/// A job whose last chunks a power loss took back is not done after all. Answers whether it goes on, and so keeps its
+/// Reopens a job whose last chunks a power loss took back, if it was done. Returns whether it goes on, and so keeps its
 /// destination.
 pub(super) fn reopen(db: &Connection, id: JobId) -> Result<bool> {
     let sql = "UPDATE jobs SET state = 'running', ended = NULL, why = 'power was lost before its last chunks were durable'

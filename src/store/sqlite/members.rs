@@ -1,15 +1,12 @@
-//! Who is in the control range.
+//! Members of the control range.
 
-use super::change::{differences_since, not_stale, unfinished};
+use super::change::{deltas_since, not_stale, unfinished};
 use super::convert::{Ron, Word, to_ron};
 use super::table::{self, guards};
-use crate::error::{Error, Kind, Result};
-use crate::member::{Origin, SLOTS};
-use crate::pool::names::Name;
-use crate::store::{Joined, Member, MemberState};
-use crate::units::{BootId, Generation, Incarnation, MembershipVersion, Slot, Term, Timestamp};
+use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::member::{Joined, Joiner, Member, MemberState, SLOTS};
+use crate::model::units::{CacheEpoch, Generation, Incarnation, MembershipVersion, Slot, Term, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use std::path::Path;
 
 const MEMBER: &str =
     "SELECT slot, name, incarnation, state, pid, mount, joined_at, since, origin FROM members";
@@ -28,7 +25,7 @@ fn member_row(row: &Row<'_>) -> rusqlite::Result<Member> {
     })
 }
 
-/// Left ones too, by slot.
+/// Returns all members, including those that have left, by slot.
 fn all(db: &Connection) -> Result<Vec<Member>> {
     let mut query = db.prepare_cached(&format!("{MEMBER} ORDER BY slot"))?;
     let rows = query.query_map([], member_row)?;
@@ -68,12 +65,17 @@ fn set_state(db: &Connection, slot: Slot, state: MemberState) -> Result<Membersh
 
 pub(super) fn join(
     db: &Connection,
-    name: &Name,
-    pid: u32,
-    (mount, origin): (&Path, Option<Origin>),
-    (boot, known): (BootId, Option<Generation>),
+    joiner: &Joiner,
+    place: table::OpenedIn<'_>,
     alive: &dyn Fn(&Member) -> bool,
 ) -> Result<Joined> {
+    let Joiner {
+        name,
+        pid,
+        mount,
+        origin,
+        known,
+    } = joiner;
     let members = all(db)?;
     let slot = match members.iter().find(|member| member.name == *name) {
         Some(same) if same.state != MemberState::Left && alive(same) => return Err(runs_already(same)),
@@ -99,22 +101,26 @@ pub(super) fn join(
         mount,
         at.0,
         now.0,
-        Word(boot),
+        Word(place.0),
         origin.as_ref().map(to_ron).transpose()?
     ];
     db.prepare_cached(sql)?.execute(values)?;
     raise_version(db)?;
-    joined(db, slot, (boot, known))
+    joined(db, slot, (place, *known))
 }
 
-fn joined(db: &Connection, slot: Slot, (boot, known): (BootId, Option<Generation>)) -> Result<Joined> {
+fn joined(
+    db: &Connection,
+    slot: Slot,
+    (place, known): (table::OpenedIn<'_>, Option<Generation>),
+) -> Result<Joined> {
     let since = match known {
-        Some(known) => differences_since(db, known)?,
+        Some(known) => deltas_since(db, known)?,
         None => None,
     };
     let snapshot = match since {
-        Some(_) => table::without_segments(db, boot)?,
-        None => table::snapshot(db, boot)?,
+        Some(_) => table::without_segments(db, place)?,
+        None => table::snapshot(db, place)?,
     };
     Ok(Joined {
         member: in_slot(db, slot)?
@@ -134,7 +140,8 @@ fn runs_already(member: &Member) -> Error {
     .hint("stop that one first, or choose another name")
 }
 
-/// The lowest slot whose member has left or never was; else that of one whose process has ended, which leaves by this.
+/// Returns the lowest slot whose member has left or that was never used; else that of a member whose process has ended, which
+/// leaves by this.
 fn slot_for(known: &[Member], alive: &dyn Fn(&Member) -> bool) -> Result<Slot> {
     let inside = |member: &&Member| member.state != MemberState::Left;
     let taken = |slot: &Slot| known.iter().filter(inside).any(|member| member.slot == *slot);
@@ -143,8 +150,11 @@ fn slot_for(known: &[Member], alive: &dyn Fn(&Member) -> bool) -> Result<Slot> {
     }
     let dead = known.iter().filter(inside).find(|member| !alive(member));
     dead.map(|member| member.slot).ok_or_else(|| {
-        Error::failed("pool", format!("has {SLOTS} apparatuses, and no more can join"))
-            .hint("stop one: vctl apparatus list")
+        Error::failed(
+            "pool",
+            format!("has {SLOTS} apparatuses, which is the most it can have"),
+        )
+        .hint("stop one: vctl apparatus list")
     })
 }
 
@@ -152,22 +162,22 @@ pub(super) fn rejoin(
     db: &Connection,
     slot: Slot,
     incarnation: Incarnation,
-    with: (BootId, Option<Generation>),
+    with: (table::OpenedIn<'_>, Option<Generation>),
 ) -> Result<Joined> {
     let fenced = in_slot(db, slot)?
         .filter(|member| (member.state, member.incarnation) == (MemberState::Fenced, incarnation));
     let Some(member) = fenced else {
         return Err(Error::new(
-            Kind::Stale,
+            ErrorKind::Stale,
             format!("apparatus in slot {slot}"),
-            format!("life {incarnation} is not fenced"),
+            format!("incarnation {incarnation} is not fenced"),
         ));
     };
     let sql =
         "UPDATE members SET incarnation = ?2, state = 'joined', joined_at = ?3, since = ?4 WHERE slot = ?1";
-    let (life, at, now) = (next_incarnation(db)?, guards(db)?.generation, Timestamp::now());
+    let (new, at, now) = (next_incarnation(db)?, guards(db)?.generation, Timestamp::now());
     db.prepare_cached(sql)?
-        .execute(params![member.slot.0, life.0, at.0, now.0])?;
+        .execute(params![member.slot.0, new.0, at.0, now.0])?;
     raise_version(db)?;
     joined(db, slot, with)
 }
@@ -196,11 +206,11 @@ pub(super) fn leave(db: &Connection, slot: Slot, incarnation: Incarnation) -> Re
     Ok(())
 }
 
-/// The processes of another boot have ended.
-pub(super) fn end_of_boot(db: &Connection, boot: BootId) -> Result<bool> {
+/// Marks the members of another epoch as left: their processes have ended.
+pub(super) fn end_of_epoch(db: &Connection, epoch: CacheEpoch) -> Result<bool> {
     let gone = db
         .prepare_cached("UPDATE members SET state = 'left' WHERE state <> 'left' AND boot <> ?1")?
-        .execute([Word(boot)])?;
+        .execute([Word(epoch)])?;
     if gone > 0 {
         raise_version(db)?;
     }

@@ -1,8 +1,8 @@
-//! What the operator has chosen for the pool, and how full it was last.
+//! The operator's settings of the pool, and its last known fullness.
 
 use super::convert::{Word, damaged};
-use crate::error::Result;
-use crate::pool::options::{Fullness, Options, Thresholds};
+use crate::model::error::Result;
+use crate::model::options::{Fullness, Options, Thresholds};
 use rusqlite::{Connection, params};
 
 pub(super) fn read(db: &Connection) -> Result<Options> {

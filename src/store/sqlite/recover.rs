@@ -1,31 +1,33 @@
-//! What another boot left: its memory is gone, and with it what was committed and not hardened.
+//! Recovery from another epoch: its page caches are lost, and with them the changes that were committed but not persisted.
 
 use super::change::{Stored, all_live, finish, give_up, prune, raise_layout, set_generation};
-use super::convert::{Stage, damaged};
+use super::convert::{StoredState, damaged};
 use super::edits::{apply, mapped};
 use super::space::{self, Claimant};
 use super::table::guards;
-use super::{events, job, members};
-use crate::error::Result;
-use crate::pool::model::{Area, Difference, Edit};
-use crate::store::Severity;
-use crate::units::{BootId, ChangeId, DiskExtent, DiskId};
+use super::{events, job, members, metadata};
+use crate::model::error::Result;
+use crate::model::event::Severity;
+use crate::model::records::{Area, Delta, Edit};
+use crate::model::units::{CacheEpoch, ChangeId, DiskExtent, DiskId};
+use crate::model::words::count;
 use rusqlite::{Connection, params};
 
-/// What was found and done.
+/// Result of a recovery.
 #[derive(Default)]
 pub(super) struct Recovered {
-    /// Changes taken back, latest first.
+    /// Changes that were taken back, latest first.
     pub(super) undone: Vec<ChangeId>,
-    /// Something was written.
+    /// Whether anything was written.
     pub(super) changed: bool,
 }
 
-/// Finishes what was hardening, takes back what was only committed, cancels what was prepared, ends what was joined.
-pub(super) fn recover(db: &Connection, boot: BootId) -> Result<Recovered> {
+/// Finishes changes that were persisting, takes back those that were only committed, cancels those that were prepared, and marks
+/// members as left.
+pub(super) fn recover(db: &Connection, epoch: CacheEpoch) -> Result<Recovered> {
     let mut left: Vec<Stored> = all_live(db)?
         .into_iter()
-        .filter(|stored| stored.record.boot != boot)
+        .filter(|stored| stored.record.epoch != epoch)
         .collect();
     left.sort_by_key(|stored| std::cmp::Reverse(stored.generation));
     let mut done = Recovered {
@@ -34,11 +36,11 @@ pub(super) fn recover(db: &Connection, boot: BootId) -> Result<Recovered> {
     };
     for (index, stored) in left.iter().enumerate() {
         match stored.stage {
-            Stage::Hardening => {
-                finish(db, stored.record.id, Stage::Hardened)?;
+            StoredState::Persisting => {
+                finish(db, stored.record.id, StoredState::Persisted)?;
                 raise_layout(db, 1)?;
             }
-            Stage::Committed => {
+            StoredState::Committed => {
                 take_back(db, stored, &left[index + 1..])?;
                 done.undone.push(stored.record.id);
             }
@@ -46,7 +48,7 @@ pub(super) fn recover(db: &Connection, boot: BootId) -> Result<Recovered> {
         }
     }
     prune(db)?;
-    done.changed |= members::end_of_boot(db, boot)?;
+    done.changed |= members::end_of_epoch(db, epoch)?;
     report(db, &done.undone)?;
     Ok(done)
 }
@@ -56,13 +58,14 @@ fn report(db: &Connection, undone: &[ChangeId]) -> Result<()> {
         return Ok(());
     };
     let text = format!(
-        "power was lost before {} changes were durable, {earliest} to {latest}: they are taken back",
-        undone.len()
+        "power was lost before {} ({earliest} to {latest}) could be made durable; the pool has taken back what was not",
+        count(undone.len(), "change")
     );
     events::log(db, Severity::Warning, "pool", &text)
 }
 
-/// Committed -> undone. The generation goes up, not back: no number ever means two tables. `earlier`: those that are taken back after it.
+/// Takes back a committed change. The generation goes up, not back, so that no number ever means two tables. `earlier` are the
+/// changes that are taken back after it.
 fn take_back(db: &Connection, stored: &Stored, earlier: &[Stored]) -> Result<()> {
     let id = stored.record.id;
     let undo = stored
@@ -71,7 +74,7 @@ fn take_back(db: &Connection, stored: &Stored, earlier: &[Stored]) -> Result<()>
         .as_ref()
         .ok_or_else(|| damaged("a committed change has no way back"))?;
     make_way(db, undo)?;
-    let new = &stored.record.change.difference.edits;
+    let new = &stored.record.change.delta.edits;
     for area in space::without(mapped(&undo.edits).collect(), mapped(new)) {
         space::take_quarantine(db, area, id)?;
     }
@@ -80,18 +83,19 @@ fn take_back(db: &Connection, stored: &Stored, earlier: &[Stored]) -> Result<()>
     return_to_quarantine(db, &applied.freed, earlier)?;
     return_to_job(db, stored, &applied.freed)?;
     set_generation(db, guards.generation.next())?;
-    finish(db, id, Stage::Undone)
+    finish(db, id, StoredState::Undone)
 }
 
-/// A place that the change had back from an earlier one's quarantine is that one's again: it is taken back next, and finds it there.
+/// Returns areas that the change had mapped again from an earlier change's quarantine to that quarantine: that change is taken
+/// back next, and needs them there.
 fn return_to_quarantine(db: &Connection, freed: &[Area], earlier: &[Stored]) -> Result<()> {
     let mut left = freed.to_vec();
-    for stored in earlier.iter().filter(|stored| stored.stage == Stage::Committed) {
+    for stored in earlier
+        .iter()
+        .filter(|stored| stored.stage == StoredState::Committed)
+    {
         let undo = stored.record.undo.as_ref().map_or(&[][..], |undo| &undo.edits);
-        let kept = space::without(
-            mapped(undo).collect(),
-            mapped(&stored.record.change.difference.edits),
-        );
+        let kept = space::without(mapped(undo).collect(), mapped(&stored.record.change.delta.edits));
         let others = space::without(kept.clone(), left.iter().copied());
         for area in space::without(kept.clone(), others.into_iter()) {
             let generation = stored
@@ -104,8 +108,8 @@ fn return_to_quarantine(db: &Connection, freed: &[Area], earlier: &[Stored]) -> 
     Ok(())
 }
 
-/// A disk, or the end of a disk, that goes away again takes with it what jobs meant to place there.
-fn make_way(db: &Connection, undo: &Difference) -> Result<()> {
+/// Drops the claims of jobs, and the copy of the metadata, on a disk, or the end of a disk, that is removed again.
+fn make_way(db: &Connection, undo: &Delta) -> Result<()> {
     for edit in &undo.edits {
         let (disk, from) = match edit {
             Edit::RemoveDisk(id) => (*id, 0),
@@ -113,6 +117,10 @@ fn make_way(db: &Connection, undo: &Difference) -> Result<()> {
             _ => continue,
         };
         forget_claims(db, disk, DiskExtent(from))?;
+        let copies = space::of_copies(db, disk)?;
+        if copies.iter().any(|area| area.end().0 > from) {
+            metadata::forget(db, disk)?;
+        }
     }
     Ok(())
 }
@@ -123,12 +131,12 @@ fn forget_claims(db: &Connection, disk: DiskId, from: DiskExtent) -> Result<()> 
     Ok(())
 }
 
-/// What a chunk had mapped is free again, or its job's destination if the job goes on.
+/// Returns the areas that a chunk had mapped to its job's destination if the job goes on; else they are free.
 fn return_to_job(db: &Connection, stored: &Stored, freed: &[Area]) -> Result<()> {
     let Some(id) = stored.record.change.job else {
         return Ok(());
     };
-    let destinations = job::retreat(db, id, &stored.record.change.difference)?;
+    let destinations = job::retreat(db, id, &stored.record.change.delta)?;
     if destinations.is_empty() || !job::reopen(db, id)? {
         return Ok(());
     }

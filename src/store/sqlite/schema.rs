@@ -1,16 +1,16 @@
-//! The tables, and how an older database becomes a current one.
+//! The tables, and the migrations from older formats.
 
 use super::convert::DATABASE;
-use crate::error::{Error, Result};
+use crate::model::error::{Error, Result};
 use rusqlite::{Connection, TransactionBehavior};
 
-/// "Vapp" in SQLite's header: tells a pool's database from any other.
+/// "Vapp" in SQLite's header: it distinguishes a pool's database from other files.
 pub(super) const APPLICATION_ID: i32 = 0x5661_7070;
 
-/// Migration `n` leads from version `n` to `n + 1`. What has been released is never edited, only added to.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6];
+/// Migration `n` leads from version `n` to `n + 1`. A released migration is never changed; new ones are added.
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7];
 
-/// Ranges are in extents. `changes` holds the unfinished ones alone, so that it stays small whatever the pool's age.
+/// Ranges are in extents. `changes` has only the unfinished ones, so that it stays small whatever the pool's age.
 const V1: &str = "
 CREATE TABLE pool (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -143,7 +143,7 @@ CREATE TABLE events (
 ) STRICT;
 ";
 
-/// Reserve, policy, and when a pool counts as nearly full and full, in per cent.
+/// Adds the reserve, the policy, and the thresholds of a nearly full and a full pool, in percent.
 const V2: &str = "
 ALTER TABLE disks ADD COLUMN reserve INTEGER NOT NULL DEFAULT 0 CHECK (reserve >= 0);
 ALTER TABLE pool ADD COLUMN policy TEXT NOT NULL DEFAULT 'order';
@@ -152,12 +152,13 @@ ALTER TABLE pool ADD COLUMN full INTEGER NOT NULL DEFAULT 95;
 ALTER TABLE pool ADD COLUMN fullness TEXT NOT NULL DEFAULT 'room';
 ";
 
-/// Where the process of an apparatus was started: tells whether a life lock that is free proves its end.
+/// Adds where the process of an apparatus was started, which tells what proves its end.
 const V3: &str = "
 ALTER TABLE members ADD COLUMN origin TEXT;
 ";
 
-/// Which of the pool's databases this is, and the directory it was last used in; each label's sequence number.
+/// Adds the identity of this database among those of the pool, the directory that it was last used in, and each label's
+/// sequence number.
 const V4: &str = "
 ALTER TABLE disks ADD COLUMN label INTEGER NOT NULL DEFAULT 0 CHECK (label >= 0);
 ALTER TABLE pool ADD COLUMN instance TEXT NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000';
@@ -167,7 +168,7 @@ ALTER TABLE pool ADD COLUMN home_device TEXT NOT NULL DEFAULT '';
 ALTER TABLE pool ADD COLUMN home_inode TEXT NOT NULL DEFAULT '';
 ";
 
-/// How long the holds of a job took, and how far it is. A job that has ended owns nothing: what older programs left is freed.
+/// Adds the hold times of a job and its progress. A job that has ended owns nothing: claims that older programs left are freed.
 const V5: &str = "
 ALTER TABLE jobs ADD COLUMN holds TEXT NOT NULL DEFAULT '{}';
 ALTER TABLE jobs ADD COLUMN moved INTEGER NOT NULL DEFAULT 0;
@@ -177,7 +178,7 @@ UPDATE jobs SET moved = (SELECT ifnull(sum(done), 0) FROM steps WHERE job = jobs
 DELETE FROM claims WHERE kind = 'job' AND owner NOT IN (SELECT id FROM jobs WHERE state IN ('running', 'paused', 'rolling back'));
 ";
 
-/// The audit log: `who` is the entry as it was begun.
+/// Adds the audit log: `who` is the entry as it was begun.
 const V6: &str = "
 CREATE TABLE audit (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -191,7 +192,28 @@ CREATE TABLE audit (
 ) STRICT;
 ";
 
-/// Brings the database to the last of `migrations`, in one transaction.
+/// The history that the database goes on with; the disks that carry a copy of the pool's metadata: where it lies, in bytes, what it is known to cover, and why it is left
+/// behind; and the extents that these copies own.
+const V7: &str = "
+ALTER TABLE pool ADD COLUMN lineage TEXT NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000';
+UPDATE pool SET lineage = lower(hex(randomblob(16)));
+CREATE TABLE copies (
+    disk INTEGER PRIMARY KEY,
+    start INTEGER NOT NULL,
+    slot INTEGER NOT NULL,
+    layout INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    lag TEXT
+) STRICT;
+CREATE TABLE copy_extents (
+    disk INTEGER NOT NULL,
+    start INTEGER NOT NULL CHECK (start > 0),
+    len INTEGER NOT NULL CHECK (len > 0),
+    PRIMARY KEY (disk, start)
+) STRICT, WITHOUT ROWID;
+";
+
+/// Migrates the database to the last of `migrations`, in one transaction.
 pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<()> {
     if version(connection)? == Some(migrations.len()) {
         return Ok(());
@@ -217,7 +239,7 @@ fn newer(connection: &Connection, known: usize) -> Error {
     let found = found.map_or_else(|_| "unknown".to_owned(), |version| version.to_string());
     Error::failed(
         DATABASE,
-        format!("has format {found}, and this program knows formats up to {known}"),
+        format!("has format {found}, but this program knows formats up to {known}"),
     )
     .hint("use the newer version of the programs that wrote it")
 }
@@ -255,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_format_gets_what_was_usual_then() {
+    fn the_first_format_gets_default_settings() {
         let mut connection = Connection::open_in_memory().unwrap();
         migrate(&mut connection, &[V1]).unwrap();
         let rows = "INSERT INTO pool VALUES (1, 'u', 65536, 0, 0, 0, 0, 0, 1, 0, 0);

@@ -1,17 +1,18 @@
-//! Who owns which extents beside the volumes: claims (of prepared changes and jobs) and quarantine.
+//! Owners of extents apart from volumes: claims (of prepared changes and jobs), quarantine, and copies of the metadata.
 
 use super::convert::{Word, damaged};
 use super::edits::inside;
 use super::table::{capped, disk_name};
-use crate::error::{Error, Result};
-use crate::pool::model::Area;
-use crate::store::{Owner, Use};
-use crate::units::{ChangeId, DiskExtent, DiskId, Generation, JobId, VolumeId};
+use crate::model::change::{Owner, UsedArea};
+use crate::model::error::{Error, Result};
+use crate::model::records::Area;
+use crate::model::units::{ChangeId, DiskExtent, DiskId, Generation, JobId, VolumeId};
+use crate::model::words::count;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Row, params};
 use std::collections::BTreeSet;
 
-/// Who claims extents ahead.
+/// A change or job that claims extents in advance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claimant {
     Change(ChangeId),
@@ -19,10 +20,10 @@ pub(super) enum Claimant {
 }
 
 impl Claimant {
-    fn kind(self) -> Word<Kind> {
+    fn kind(self) -> Word<AreaKind> {
         Word(match self {
-            Self::Change(_) => Kind::Change,
-            Self::Job(_) => Kind::Job,
+            Self::Change(_) => AreaKind::Change,
+            Self::Job(_) => AreaKind::Job,
         })
     }
 
@@ -42,25 +43,25 @@ impl Claimant {
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum AreaKind {
     Change,
     Job,
 }
 
-impl ToSql for Word<Kind> {
+impl ToSql for Word<AreaKind> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::from(match self.0 {
-            Kind::Change => "change",
-            Kind::Job => "job",
+            AreaKind::Change => "change",
+            AreaKind::Job => "job",
         }))
     }
 }
 
-impl FromSql for Word<Kind> {
+impl FromSql for Word<AreaKind> {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         match value.as_str()? {
-            "change" => Ok(Self(Kind::Change)),
-            "job" => Ok(Self(Kind::Job)),
+            "change" => Ok(Self(AreaKind::Change)),
+            "job" => Ok(Self(AreaKind::Job)),
             _ => Err(FromSqlError::InvalidType),
         }
     }
@@ -74,58 +75,70 @@ fn area_row(row: &Row<'_>) -> rusqlite::Result<Area> {
     })
 }
 
-fn segment_use(row: &Row<'_>) -> rusqlite::Result<Use> {
-    Ok(Use {
+fn segment_use(row: &Row<'_>) -> rusqlite::Result<UsedArea> {
+    Ok(UsedArea {
         area: area_row(row)?,
         owner: Owner::Volume(VolumeId(row.get(3)?)),
     })
 }
 
-fn claim_use(row: &Row<'_>) -> rusqlite::Result<Use> {
+fn claim_use(row: &Row<'_>) -> rusqlite::Result<UsedArea> {
     let number = row.get(3)?;
-    let claimant = match row.get::<_, Word<Kind>>(4)?.0 {
-        Kind::Change => Claimant::Change(ChangeId(number)),
-        Kind::Job => Claimant::Job(JobId(number)),
+    let claimant = match row.get::<_, Word<AreaKind>>(4)?.0 {
+        AreaKind::Change => Claimant::Change(ChangeId(number)),
+        AreaKind::Job => Claimant::Job(JobId(number)),
     };
-    Ok(Use {
+    Ok(UsedArea {
         area: area_row(row)?,
         owner: claimant.owner(),
     })
 }
 
-fn quarantine_use(row: &Row<'_>) -> rusqlite::Result<Use> {
-    Ok(Use {
+fn quarantine_use(row: &Row<'_>) -> rusqlite::Result<UsedArea> {
+    Ok(UsedArea {
         area: area_row(row)?,
         owner: Owner::Quarantine(ChangeId(row.get(3)?)),
     })
 }
 
-/// A table of owned areas: how to read its rows, without and with a condition on the first extent.
-struct Source {
-    select: &'static str,
-    start: &'static str,
-    row: fn(&Row<'_>) -> rusqlite::Result<Use>,
+fn copy_use(row: &Row<'_>) -> rusqlite::Result<UsedArea> {
+    Ok(UsedArea {
+        area: area_row(row)?,
+        owner: Owner::Metadata,
+    })
 }
 
-const SEGMENTS: Source = Source {
+/// A table of owned areas: its query, the column of the first extent, and the conversion of a row.
+struct AreaTable {
+    select: &'static str,
+    start: &'static str,
+    row: fn(&Row<'_>) -> rusqlite::Result<UsedArea>,
+}
+
+const SEGMENTS: AreaTable = AreaTable {
     select: "SELECT disk, home, len, volume FROM segments WHERE disk = ?1",
     start: "home",
     row: segment_use,
 };
-const CLAIMS: Source = Source {
+const CLAIMS: AreaTable = AreaTable {
     select: "SELECT disk, start, len, owner, kind FROM claims WHERE disk = ?1",
     start: "start",
     row: claim_use,
 };
-const QUARANTINE: Source = Source {
+const QUARANTINE: AreaTable = AreaTable {
     select: "SELECT disk, start, len, change FROM quarantine WHERE disk = ?1",
     start: "start",
     row: quarantine_use,
 };
+const COPIES: AreaTable = AreaTable {
+    select: "SELECT disk, start, len FROM copy_extents WHERE disk = ?1",
+    start: "start",
+    row: copy_use,
+};
 
-impl Source {
-    /// Rows that share an extent with `area`, by start, whole.
-    fn overlapping(&self, db: &Connection, area: Area) -> Result<Vec<Use>> {
+impl AreaTable {
+    /// Returns the rows that share an extent with `area`, by start, not clipped.
+    fn overlapping(&self, db: &Connection, area: Area) -> Result<Vec<UsedArea>> {
         let Self { select, start, row } = self;
         let (from, to) = (
             capped(area.start.0),
@@ -151,23 +164,24 @@ impl Source {
     }
 }
 
-/// Everything owned that shares an extent with `area`, by start, whole.
-pub(super) fn owned(db: &Connection, area: Area) -> Result<Vec<Use>> {
+/// Returns everything owned that shares an extent with `area`, by start, not clipped.
+pub(super) fn owned(db: &Connection, area: Area) -> Result<Vec<UsedArea>> {
     let mut found = SEGMENTS.overlapping(db, area)?;
     found.extend(CLAIMS.overlapping(db, area)?);
     found.extend(QUARANTINE.overlapping(db, area)?);
+    found.extend(COPIES.overlapping(db, area)?);
     found.sort_by_key(|owned| owned.area);
     Ok(found)
 }
 
-/// Every run of extents of a disk that has an owner, by start; adjacent runs of one owner are one.
-pub(super) fn uses(db: &Connection, disk: DiskId) -> Result<Vec<Use>> {
+/// Returns every run of extents of a disk that has an owner, by start; adjacent runs of one owner are merged.
+pub(super) fn uses(db: &Connection, disk: DiskId) -> Result<Vec<UsedArea>> {
     let whole = Area {
         disk,
         start: DiskExtent(0),
         len: u64::MAX,
     };
-    let mut merged: Vec<Use> = Vec::new();
+    let mut merged: Vec<UsedArea> = Vec::new();
     for owned in owned(db, whole)? {
         match merged.last_mut() {
             Some(last) if last.owner == owned.owner && last.area.end() == owned.area.start => {
@@ -179,24 +193,25 @@ pub(super) fn uses(db: &Connection, disk: DiskId) -> Result<Vec<Use>> {
     Ok(merged)
 }
 
-/// Refused: extents that somebody else has.
-pub(super) fn not_free(db: &Connection, found: &Use) -> Result<Error> {
+/// Returns the error for extents that have another owner.
+pub(super) fn not_free(db: &Connection, found: &UsedArea) -> Result<Error> {
     let owner = match found.owner {
         Owner::Volume(id) => format!("volume number {id}"),
         Owner::Change(id) => format!("change {id}"),
         Owner::Job(id) => format!("job {id}"),
         Owner::Quarantine(id) => format!("the quarantine of change {id}"),
+        Owner::Metadata => "the disk's copy of the pool's metadata".to_owned(),
     };
     let Area { start, len, .. } = found.area;
     let disk = disk_name(db, found.area.disk)?;
     Ok(Error::failed(
         disk,
-        format!("{len} extents at {start} belong to {owner}"),
+        format!("{} at {start}: owned by {owner}", count(len, "extent")),
     ))
 }
 
-/// What of `area` none of `owned` (by start) covers.
-pub(super) fn gaps(area: Area, owned: &[Use]) -> Vec<Area> {
+/// Returns the parts of `area` that none of `owned` (sorted by start) covers.
+pub(super) fn gaps(area: Area, owned: &[UsedArea]) -> Vec<Area> {
     let mut gaps = Vec::new();
     let mut at = area.start;
     for found in owned {
@@ -207,7 +222,8 @@ pub(super) fn gaps(area: Area, owned: &[Use]) -> Vec<Area> {
     gaps
 }
 
-/// What of `areas` is in none of `others`: what a change maps and gives up again was never in a table. By disk and start.
+/// Returns the parts of `areas` that are in none of `others`, by disk and start. (Areas that one change both maps and gives up
+/// were never in a table.)
 pub(super) fn without(mut areas: Vec<Area>, others: impl Iterator<Item = Area>) -> Vec<Area> {
     let mut others: Vec<Area> = others.collect();
     areas.sort_unstable();
@@ -225,7 +241,7 @@ pub(super) fn without(mut areas: Vec<Area>, others: impl Iterator<Item = Area>) 
     left
 }
 
-/// Adjacent areas become one: a volume that is removed is often in one place, whatever its segments.
+/// Appends an area, merged with an adjacent one: a removed volume often lies in one place, whatever its segments.
 fn push(areas: &mut Vec<Area>, disk: DiskId, start: DiskExtent, end: DiskExtent) {
     if start >= end {
         return;
@@ -237,7 +253,7 @@ fn push(areas: &mut Vec<Area>, disk: DiskId, start: DiskExtent, end: DiskExtent)
     }
 }
 
-/// Gives free extents of the disk to a claimant; refused when one is not free.
+/// Claims free extents of the disk; fails if one is not free.
 pub(super) fn claim(db: &Connection, area: Area, claimant: Claimant) -> Result<()> {
     inside(db, area)?;
     if let Some(found) = owned(db, area)?.first() {
@@ -246,7 +262,49 @@ pub(super) fn claim(db: &Connection, area: Area, claimant: Claimant) -> Result<(
     put_claim(db, area, claimant)
 }
 
-/// Records a claim on extents known to be free, as one with adjacent ones of the same claimant.
+/// Gives free extents to the copy of the metadata on their disk; fails if one is not free.
+pub(super) fn claim_for_copy(db: &Connection, area: Area) -> Result<()> {
+    inside(db, area)?;
+    if let Some(found) = owned(db, area)?.first() {
+        return Err(not_free(db, found)?);
+    }
+    put_of_copy(db, area)
+}
+
+/// Records extents of a copy, known to be free.
+pub(super) fn put_of_copy(db: &Connection, area: Area) -> Result<()> {
+    db.prepare_cached("INSERT INTO copy_extents (disk, start, len) VALUES (?1, ?2, ?3)")?
+        .execute(params![area.disk.0, area.start.0, area.len])?;
+    Ok(())
+}
+
+/// Returns the extents that copies of the metadata own on this disk.
+pub(super) fn of_copies(db: &Connection, disk: DiskId) -> Result<Vec<Area>> {
+    let whole = Area {
+        disk,
+        start: DiskExtent(0),
+        len: u64::MAX,
+    };
+    let found = COPIES.overlapping(db, whole)?;
+    Ok(found.into_iter().map(|owned| owned.area).collect())
+}
+
+/// Returns the extents that copies of the metadata own.
+pub(super) fn of_all_copies(db: &Connection) -> Result<Vec<Area>> {
+    let mut query = db.prepare_cached("SELECT disk, start, len FROM copy_extents ORDER BY disk, start")?;
+    let found = query.query_map([], area_row)?;
+    found.map(|area| Ok(area?)).collect()
+}
+
+/// Frees what copies of the metadata own on this disk, except for `own`.
+pub(super) fn free_of_copies(db: &Connection, disk: DiskId, own: Option<Area>) -> Result<()> {
+    let kept = own.map_or(0, |area| area.start.0);
+    db.prepare_cached("DELETE FROM copy_extents WHERE disk = ?1 AND start <> ?2")?
+        .execute(params![disk.0, kept])?;
+    Ok(())
+}
+
+/// Records a claim on extents known to be free, merged with adjacent ones of the same claimant.
 pub(super) fn put_claim(db: &Connection, area: Area, claimant: Claimant) -> Result<()> {
     let around = Area {
         disk: area.disk,
@@ -291,7 +349,7 @@ fn insert_claim(db: &Connection, area: Area, claimant: Claimant) -> Result<()> {
     Ok(())
 }
 
-/// Takes `area` out of the claims; answers false, having changed nothing, unless `mine` owns all of it.
+/// Removes `area` from the claims; returns false, and changes nothing, unless `mine` owns all of it.
 pub(super) fn take_claim(db: &Connection, area: Area, mine: &dyn Fn(Owner) -> bool) -> Result<bool> {
     let found = CLAIMS.overlapping(db, area)?;
     let all_mine = found.iter().all(|owned| mine(owned.owner));
@@ -312,7 +370,7 @@ pub(super) fn take_claim(db: &Connection, area: Area, mine: &dyn Fn(Owner) -> bo
     Ok(true)
 }
 
-/// What of `whole` lies outside `part`.
+/// Returns the parts of `whole` outside `part`.
 fn outside(whole: Area, part: Area) -> impl Iterator<Item = Area> {
     let Area { disk, start, .. } = whole;
     let left = part.start.0.saturating_sub(start.0);
@@ -333,7 +391,7 @@ fn outside(whole: Area, part: Area) -> impl Iterator<Item = Area> {
     .filter(|area| area.len > 0)
 }
 
-/// Drops what this claimant has in `area`.
+/// Drops the claims of this claimant in `area`.
 pub(super) fn drop_claims(db: &Connection, area: Area, claimant: Claimant) -> Result<()> {
     for owned in CLAIMS.overlapping(db, area)? {
         if owned.owner == claimant.owner() {
@@ -343,14 +401,14 @@ pub(super) fn drop_claims(db: &Connection, area: Area, claimant: Claimant) -> Re
     Ok(())
 }
 
-/// Drops all that a job has.
+/// Drops all claims of a job.
 pub(super) fn drop_job(db: &Connection, job: JobId) -> Result<()> {
     db.prepare_cached("DELETE FROM claims WHERE kind = 'job' AND owner = ?1")?
         .execute([job.0])?;
     Ok(())
 }
 
-/// Extents that a change took from a volume: nobody's, until nobody can use them.
+/// Records extents that a change took from a volume: they have no owner until no apparatus can use them.
 pub(super) fn put_quarantine(db: &Connection, area: Area, change: ChangeId, at: Generation) -> Result<()> {
     let sql = "INSERT INTO quarantine (disk, start, len, change, generation) VALUES (?1, ?2, ?3, ?4, ?5)";
     db.prepare_cached(sql)?
@@ -358,14 +416,16 @@ pub(super) fn put_quarantine(db: &Connection, area: Area, change: ChangeId, at: 
     Ok(())
 }
 
-/// Takes back what a change put into quarantine; a change that is taken back finds all of it there.
+/// Removes extents from a change's quarantine; all of them must be there.
 pub(super) fn take_quarantine(db: &Connection, area: Area, change: ChangeId) -> Result<()> {
     let found = QUARANTINE.overlapping(db, area)?;
     let all_its = found.iter().all(|owned| owned.owner == Owner::Quarantine(change));
     if !all_its || !gaps(area, &found).is_empty() {
         return Err(damaged(&format!(
-            "change {change} cannot be taken back: {} extents at {} of disk number {} are not in its quarantine",
-            area.len, area.start, area.disk
+            "change {change} cannot be taken back: its quarantine lacks {} at {} of disk number {}",
+            count(area.len, "extent"),
+            area.start,
+            area.disk
         )));
     }
     for owned in found {
@@ -383,10 +443,10 @@ pub(super) fn take_quarantine(db: &Connection, area: Area, change: ChangeId) -> 
     Ok(())
 }
 
-/// The condition for what changes that are over put into quarantine up to generation `?1`.
+/// Condition for areas that finished changes put into quarantine up to generation `?1`.
 const OVER: &str = "generation <= ?1 AND change NOT IN (SELECT id FROM changes)";
 
-/// What changes that are over put into quarantine up to generation `oldest`.
+/// Returns the areas that finished changes put into quarantine up to generation `oldest`.
 pub(super) fn freeable(db: &Connection, oldest: Generation) -> Result<Vec<Area>> {
     let mut query = db.prepare_cached(&format!(
         "SELECT disk, start, len FROM quarantine WHERE {OVER} ORDER BY disk, start"
@@ -395,11 +455,11 @@ pub(super) fn freeable(db: &Connection, oldest: Generation) -> Result<Vec<Area>>
     found.map(|area| Ok(area?)).collect()
 }
 
-/// Areas that one transaction frees: others wait for the store meanwhile.
+/// Largest number of areas that one transaction frees, because others wait for the store meanwhile.
 pub(super) const FREED: usize = 4096;
 
-/// Frees what changes that are over put into quarantine up to generation `oldest`, without what lies on the disks `except`, at most [`FREED`]
-/// areas of it.
+/// Frees areas that finished changes put into quarantine up to generation `oldest`, except on the disks `except`, at most
+/// [`FREED`] of them.
 pub(super) fn free_quarantine(
     db: &Connection,
     oldest: Generation,

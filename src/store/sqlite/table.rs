@@ -1,22 +1,25 @@
-//! Reading the table: header, disks, volumes, segments.
+//! Queries of the table: header, disks, volumes, segments.
 
 use super::convert::{Ron, Word, damaged};
-use crate::error::Result;
-use crate::pool::model::{Area, DiskRecord, Instance, PoolHeader, Segment, Snapshot, VolumeRecord};
-use crate::units::{
-    BootId, ByteCount, DiskExtent, DiskId, ExtentSize, Generation, MembershipVersion, Term, VolumeExtent,
+use crate::model::dir::PoolDir;
+use crate::model::error::Result;
+use crate::model::records::{Area, DiskRecord, Instance, PoolHeader, Segment, Snapshot, VolumeRecord};
+use crate::model::units::{
+    ByteCount, CacheEpoch, DiskExtent, DiskId, ExtentSize, Generation, MembershipVersion, Term, VolumeExtent,
     VolumeId,
 };
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use std::path::Path;
 
-/// The layout number counts changes that another boot had as good as hardened: taking back makes them so.
-pub(super) fn header(db: &Connection, boot: BootId) -> Result<PoolHeader> {
+/// The epoch and the directory that the database is opened in.
+pub(super) type OpenedIn<'a> = (CacheEpoch, &'a PoolDir);
+
+/// Returns the header. Its layout number includes changes that another epoch had left as persisting, because recovery makes them
+/// persisted.
+pub(super) fn header(db: &Connection, (epoch, dir): OpenedIn<'_>) -> Result<PoolHeader> {
     let sql = "SELECT uuid, extent_size, generation, membership, term,
                layout + (SELECT count(*) FROM changes WHERE state = 'hardening' AND boot <> ?1), instance, former FROM pool";
-    let dir = db.path().map(Path::new).and_then(Path::parent);
-    let (size, mut header) = db.prepare_cached(sql)?.query_row([Word(boot)], |row| {
+    let (size, mut header) = db.prepare_cached(sql)?.query_row([Word(epoch)], |row| {
         let header = PoolHeader {
             uuid: row.get::<_, Word<_>>(0)?.0,
             extent_size: ExtentSize::DEFAULT,
@@ -27,7 +30,7 @@ pub(super) fn header(db: &Connection, boot: BootId) -> Result<PoolHeader> {
             instance: Instance {
                 id: row.get::<_, Word<_>>(6)?.0,
                 former: row.get::<_, Word<_>>(7)?.0,
-                dir: dir.unwrap_or(Path::new("")).to_owned(),
+                dir: dir.clone(),
             },
         };
         Ok((row.get(1)?, header))
@@ -40,7 +43,7 @@ fn extent_size(bytes: u64) -> Result<ExtentSize> {
     ExtentSize::try_from(bytes).map_err(|why| damaged(&format!("extent size {why}")))
 }
 
-/// The words of the header that decide whether a change may be made.
+/// The fields of the header that decide whether a change may be made.
 pub(super) struct Guards {
     pub(super) extent_size: ExtentSize,
     pub(super) generation: Generation,
@@ -88,20 +91,20 @@ pub(super) fn disk(db: &Connection, id: DiskId) -> Result<Option<DiskRecord>> {
     Ok(query.query_row([id.0], disk_row).optional()?)
 }
 
-/// The disk's label has been written with this sequence number.
+/// Records that the disk's label has been written with this sequence number.
 pub(super) fn label_written(db: &Connection, id: DiskId, sequence: u64) -> Result<()> {
     db.prepare_cached("UPDATE disks SET label = max(label, ?2) WHERE id = ?1")?
         .execute(params![id.0, sequence])?;
     Ok(())
 }
 
-/// How many extents the disk has, if it is there.
+/// Returns the number of extents of the disk, if it exists.
 pub(super) fn disk_extents(db: &Connection, id: DiskId) -> Result<Option<u64>> {
     let mut query = db.prepare_cached("SELECT extents FROM disks WHERE id = ?1")?;
     Ok(query.query_row([id.0], |row| row.get(0)).optional()?)
 }
 
-/// For messages.
+/// Returns the disk's name for messages.
 pub(super) fn disk_name(db: &Connection, id: DiskId) -> Result<String> {
     Ok(disk(db, id)?.map_or_else(
         || format!("disk number {id}"),
@@ -134,7 +137,7 @@ pub(super) fn volume(db: &Connection, id: VolumeId) -> Result<Option<VolumeRecor
     Ok(query.query_row([id.0], volume_row).optional()?)
 }
 
-/// A volume's size in extents, if it is there.
+/// Returns a volume's size in extents, if it exists.
 pub(super) fn volume_extents(db: &Connection, id: VolumeId, unit: ExtentSize) -> Result<Option<u64>> {
     let mut query = db.prepare_cached("SELECT size FROM volumes WHERE id = ?1")?;
     let size = query
@@ -146,7 +149,7 @@ pub(super) fn volume_extents(db: &Connection, id: VolumeId, unit: ExtentSize) ->
 pub(super) fn segment_row(row: &Row<'_>) -> rusqlite::Result<Segment> {
     Ok(Segment {
         start: VolumeExtent(row.get(0)?),
-        home: Area {
+        placement: Area {
             disk: DiskId(row.get(1)?),
             start: DiskExtent(row.get(2)?),
             len: row.get(3)?,
@@ -169,12 +172,12 @@ pub(super) fn segments_where(
     Ok(())
 }
 
-/// SQLite's integers end at 2^63 - 1, and so do the numbers of extents.
+/// Limits a number to 2^63 - 1, where SQLite's integers and the numbers of extents end.
 pub(super) fn capped(end: u64) -> u64 {
     end.min(i64::MAX.unsigned_abs())
 }
 
-/// The segments that share an extent with `[start, end)`.
+/// Returns the segments that share an extent with `[start, end)`.
 pub(super) fn segments(
     db: &Connection,
     volume: VolumeId,
@@ -199,23 +202,23 @@ pub(super) fn segments(
     Ok(found)
 }
 
-/// The table but for where volumes lie.
-pub(super) fn without_segments(db: &Connection, boot: BootId) -> Result<Snapshot> {
+/// Returns the table without the segments.
+pub(super) fn without_segments(db: &Connection, place: OpenedIn<'_>) -> Result<Snapshot> {
     Ok(Snapshot {
-        header: header(db, boot)?,
+        header: header(db, place)?,
         disks: disks(db)?,
         volumes: volumes(db)?,
         segments: Vec::new(),
     })
 }
 
-pub(super) fn snapshot(db: &Connection, boot: BootId) -> Result<Snapshot> {
+pub(super) fn snapshot(db: &Connection, place: OpenedIn<'_>) -> Result<Snapshot> {
     let mut query =
         db.prepare_cached("SELECT start, disk, home, len, volume FROM segments ORDER BY volume, start")?;
     let rows = query.query_map([], |row| Ok((VolumeId(row.get(4)?), segment_row(row)?)))?;
     let segments = rows.collect::<Result<_, _>>()?;
     Ok(Snapshot {
         segments,
-        ..without_segments(db, boot)?
+        ..without_segments(db, place)?
     })
 }

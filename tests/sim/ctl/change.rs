@@ -1,14 +1,14 @@
 //! A change's machine, fed and carried out.
 
-use super::{Change, Heard, Todo};
-use crate::sim::copy::{Copy, change_copies};
+use super::{Change, Inbound, Todo};
+use crate::sim::copy::Copy;
 use crate::sim::fault::Fault;
 use crate::sim::work::{Done, Job};
 use crate::sim::{Delay, ProcId, Task, World};
-use apparatus::change::controller::{Controller, Effect, Event, Outcome, Plan, State};
-use apparatus::store::Store;
-use apparatus::units::{ChangeId, MembershipVersion, Slot, Term};
-use apparatus::wire::message::{Answer, Request};
+use apparatus::model::units::{ChangeId, MembershipVersion, Slot, Term};
+use apparatus::protocol::controller::{Controller, Effect, Event, Outcome, Plan};
+use apparatus::rpc::message::{Answer, Request};
+use apparatus::store::roles::*;
 
 impl World {
     pub fn change_event(&mut self, id: ProcId, key: u64, event: Event) {
@@ -23,24 +23,9 @@ impl World {
             effects.extend(change.machine.on(event));
         }
         // Messages and timers cost nothing; what takes time is done in order, and before anything is heard.
-        let follows = change.machine.state() == State::Releasing && !change.followed;
-        change.followed |= follows;
-        let resizes = matches!(change.job, Job::Resize(_));
         for effect in effects {
             self.queue_effect(id, key, effect);
         }
-        if follows && !resizes && self.pipelines() {
-            self.count("pipelined");
-            self.do_last(id, Todo::Plan);
-        } else if follows
-            && let Some(change) = self.ctls.get_mut(&id).and_then(|ctl| ctl.changes.get_mut(&key))
-        {
-            change.followed = false;
-        }
-    }
-
-    pub fn pipelines(&mut self) -> bool {
-        !self.options.explore && !self.ending && self.rng.permille(500)
     }
 
     /// A fault that has the machine believe what has not been said.
@@ -116,7 +101,7 @@ impl World {
                 }
                 self.send_to_app(link, term, request);
             }
-            None => self.tell_later(id, Heard::Change(key, Event::Lost(slot))),
+            None => self.deliver_later(id, Inbound::Change(key, Event::Lost(slot))),
         }
     }
 
@@ -133,7 +118,6 @@ impl World {
                 job,
                 copies,
                 epoch: 0,
-                followed: false,
             },
         );
         for effect in effects {
@@ -157,16 +141,8 @@ impl World {
             }
             Effect::Work => {
                 self.spoil_apply(id, key);
-                let copies = change_copies(self, id, key);
-                let copies = if self.options.explore {
-                    copies.min(1)
-                } else {
-                    copies
-                };
-                let reads = (0..copies).map(|index| Todo::Read(key, index));
-                let writes = (0..copies).map(|index| Todo::Write(key, index));
-                let pass: Vec<Todo> = reads.chain(writes).collect();
-                let passes = if self.wrong(Fault::CopyTwice) { 2 } else { 1 };
+                let pass = [Todo::Read(key), Todo::Write(key)];
+                let passes = self.passes();
                 let todos = (0..passes).flat_map(|_| pass.clone());
                 self.do_next(id, todos.chain([Todo::WorkDone(key)]).collect());
             }
@@ -184,26 +160,21 @@ impl World {
                     .ctls
                     .get_mut(&id)
                     .and_then(|ctl| ctl.changes.remove(&key))
-                    .map(|change| (change.job, change.followed, change.copies.clone()));
-                if let Some((job, followed, copies)) = job {
-                    if given_up(&outcome).is_none() {
-                        self.filled(&copies);
-                    }
-                    let pauses = self.options.explore && given_up(&outcome).is_some();
+                    .map(|change| change.job);
+                if let Some(job) = job {
+                    let pauses = given_up(&outcome).is_some();
                     self.do_next(id, vec![Todo::Ended(job, outcome)]);
                     if pauses {
                         self.do_last(id, Todo::Pause);
                     }
-                    if !followed {
-                        self.what_next(id);
-                    }
+                    self.what_next(id);
                 }
             }
             Effect::Send(..) | Effect::Arm(_) | Effect::Disarm => {}
         }
     }
 
-    /// A fault: the difference is sent before it is committed.
+    /// A fault: the delta is sent before it is committed.
     pub fn spoil_apply(&mut self, id: ProcId, key: u64) {
         let Some(change) = self.ctls.get(&id).and_then(|ctl| ctl.changes.get(&key)) else {
             return;
@@ -211,11 +182,11 @@ impl World {
         if self.options.fault != Some(Fault::ApplyBeforeCommit) {
             return;
         }
-        let difference = change.machine.plan().change.difference.clone();
+        let delta = change.machine.plan().change.delta.clone();
         let request = Request::Apply {
             change: change.machine.id(),
-            generation: difference.from.next(),
-            difference,
+            generation: delta.from.next(),
+            delta,
         };
         let slots: Vec<Slot> = change
             .machine
@@ -237,20 +208,15 @@ impl World {
             .map(|(version, _)| version)
             .unwrap_or_default();
         let version = if unchecked { current } else { version };
-        let lost = !self.options.explore && self.rng.permille(self.options.chaos.store_fails);
         let event = match self.store.commit(term, change, version) {
-            _ if lost => {
-                self.count("answers to a commit lost");
-                Event::CommitFailed("the answer was lost".into())
-            }
             Ok(answer) => {
                 self.note_commit(&answer);
                 Event::Committed(answer)
             }
             Err(why) => Event::CommitFailed(why.to_string()),
         };
-        if self.wrong(Fault::HardenInHold) {
-            self.do_next(id, vec![Todo::HardenList]);
+        if self.wrong(Fault::PersistInHold) {
+            self.do_next(id, vec![Todo::PersistList]);
         }
         if self.wrong(Fault::FreeAtOnce) {
             self.free_at_once();
@@ -258,8 +224,8 @@ impl World {
         self.change_event(id, key, event);
     }
 
-    pub fn note_commit(&mut self, answer: &apparatus::store::Commit) {
-        use apparatus::store::Commit;
+    pub fn note_commit(&mut self, answer: &apparatus::model::change::Commit) {
+        use apparatus::model::change::Commit;
         self.count(match answer {
             Commit::Committed(_) => "commits",
             Commit::Cancelled => "commits too late: a hold had ended",

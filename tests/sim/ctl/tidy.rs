@@ -1,30 +1,31 @@
-//! Between changes: hardening, and freeing what nobody uses any more.
+//! Between changes: persisting, and freeing what nobody uses any more.
 
 use super::Todo;
 use crate::sim::disk::Begun;
 use crate::sim::fault::Fault;
 use crate::sim::{ProcId, World};
-use apparatus::change::recovery;
-use apparatus::store::{MemberState, Store};
-use apparatus::units::{ChangeId, Generation};
+use apparatus::model::member::MemberState;
+use apparatus::model::units::{ChangeId, Generation};
+use apparatus::protocol::recovery;
+use apparatus::store::roles::*;
 
 impl World {
-    pub fn harden_list(&mut self, id: ProcId) {
-        let (disks, ids) = self.not_hardened();
+    pub fn persist_list(&mut self, id: ProcId) {
+        let (disks, ids) = self.not_persisted();
         if ids.is_empty() {
             return;
         }
-        let unflushed = self.wrong(Fault::HardenWithoutFlush);
+        let unflushed = self.wrong(Fault::PersistWithoutFlush);
         let disks = disks.into_iter().filter(|_| !unflushed);
         let begun = disks.map(|disk| (disk, self.disks[disk].begin_flush())).collect();
-        self.do_next(id, vec![Todo::HardenFlush(begun, ids)]);
+        self.do_next(id, vec![Todo::PersistFlush(begun, ids)]);
     }
 
-    pub fn harden_flush(&mut self, id: ProcId, begun: Vec<(usize, Begun)>, ids: Vec<ChangeId>) {
+    pub fn persist_flush(&mut self, id: ProcId, begun: Vec<(usize, Begun)>, ids: Vec<ChangeId>) {
         for (disk, at) in begun {
             self.disks[disk].end_flush(at);
         }
-        self.do_next(id, vec![Todo::Harden(ids)]);
+        self.do_next(id, vec![Todo::Persist(ids)]);
     }
 
     pub fn free_look(&mut self, id: ProcId) {
@@ -52,16 +53,10 @@ impl World {
         self.check_ownership();
     }
 
-    /// After a change, or when there was none: go on, tidy up, or stop.
+    /// After a change: persist, free, and go on.
     pub fn what_next(&mut self, id: ProcId) {
-        let Some(ctl) = self.ctls.get_mut(&id) else { return };
-        ctl.chunks += 1;
-        let tidy = self.options.explore || self.rng.permille(350);
-        if tidy {
-            [Todo::HardenList, Todo::FreeLook]
-                .into_iter()
-                .for_each(|todo| self.do_last(id, todo));
-        }
-        self.do_last(id, Todo::Plan);
+        [Todo::PersistList, Todo::FreeLook, Todo::Plan]
+            .into_iter()
+            .for_each(|todo| self.do_last(id, todo));
     }
 }

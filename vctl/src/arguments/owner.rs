@@ -1,6 +1,6 @@
 //! Users and groups, by name or number.
 
-use apparatus::error::{Error, Result};
+use apparatus::model::error::{Error, Result};
 use std::fs;
 
 /// The owner of a volume's file.
@@ -13,7 +13,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Whoever runs this.
+    /// Returns the user and group of this process.
     #[must_use]
     pub fn caller() -> Self {
         let group = rustix::process::getegid().as_raw();
@@ -24,10 +24,10 @@ impl Owner {
     }
 }
 
-/// `USER`, `USER:GROUP`, each a name or a number. A user named alone brings the group that the system has for it.
+/// Parses `USER` or `USER:GROUP`, each a name or a number. A user without group gets the primary group that the system has for it.
 ///
 /// # Errors
-/// When there is no such user or group.
+/// Fails when there is no such user or group.
 pub fn owner(text: &str) -> Result<Owner> {
     let (user, group) = text
         .split_once(':')
@@ -42,10 +42,16 @@ pub fn owner(text: &str) -> Result<Owner> {
     })
 }
 
-/// The number of a user or group and, for a user that has a line, the number of its group.
+/// Returns the number of a user or group and, for a user with an entry in the table, the number of its primary group.
 fn find(name: &str, noun: &str, table: &str) -> Result<(u32, Option<u32>)> {
-    if let Ok(number) = name.parse::<u32>() {
-        return Ok((number, None));
+    match name.parse::<u32>() {
+        // System calls read this number as "leave unchanged", so no user has it.
+        Ok(u32::MAX) => {
+            let why = format!("is no {noun}: the system means \"none\" by that number");
+            return Err(Error::usage(format!("{noun} {name}"), why));
+        }
+        Ok(number) => return Ok((number, None)),
+        Err(_) => {}
     }
     let lines = fs::read_to_string(table).map_err(|error| Error::because(table, error))?;
     let found = lines.lines().find_map(|line| in_line(line, name, noun == "user"));
@@ -54,7 +60,7 @@ fn find(name: &str, noun: &str, table: &str) -> Result<(u32, Option<u32>)> {
     })
 }
 
-/// `name:password:number:group:…` of a user, `name:password:number:…` of a group.
+/// Parses `name:password:number:group:…` of a user or `name:password:number:…` of a group.
 fn in_line(line: &str, name: &str, user: bool) -> Option<(u32, Option<u32>)> {
     let mut fields = line.split(':');
     if fields.next()? != name || name.is_empty() {
@@ -96,7 +102,16 @@ mod tests {
                 group: Some(0)
             }
         );
-        for bad in ["", ":", "no such user", "1000:", "-1", "99999999999"] {
+        for bad in [
+            "",
+            ":",
+            "no such user",
+            "1000:",
+            "-1",
+            "99999999999",
+            "4294967295",
+            "0:4294967295",
+        ] {
             assert!(owner(bad).is_err(), "{bad:?}");
         }
     }

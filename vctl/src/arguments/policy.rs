@@ -1,20 +1,20 @@
-//! Which disk is taken first.
+//! The placement policy of new volumes.
 
-use apparatus::pool::alloc;
+use apparatus::model::alloc;
 use clap::ValueEnum;
 use serde::Serialize;
 
-/// Which disk is taken first.
+/// The order in which disks are filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
-    /// In the order in which disks are named; where most is free, if none is
+    /// In the order in which disks are named; most free space first if none is
     Order,
-    /// Where most is free
+    /// Most free space first
     Spread,
-    /// Where least is free, so that other disks stay empty
+    /// Least free space first, so that other disks stay empty
     Pack,
-    /// In one piece or not at all, else as order
+    /// In one piece or not at all, otherwise like order
     Contiguous,
 }
 

@@ -1,13 +1,13 @@
 //! `vctl apparatus`.
 
-mod list;
+pub mod list;
 mod run;
 
 pub use list::word;
 
 use crate::context::Context;
 use crate::exit::Done;
-use ::apparatus::error::Result;
+use ::apparatus::model::error::Result;
 use clap::Subcommand;
 
 /// `vctl apparatus …`
@@ -15,20 +15,20 @@ use clap::Subcommand;
 pub enum Verb {
     /// Start an apparatus in the background; returns when it serves
     Start(run::Start),
-    /// Have an apparatus unmount and end; returns when it has
+    /// Ask an apparatus to unmount and end; returns when it has ended
     Stop(run::Stop),
-    /// All apparatuses
+    /// List all apparatuses
     List(list::List),
-    /// One apparatus
+    /// Show one apparatus
     Show(list::Show),
-    /// Put an apparatus out of the control range by force: kill it and wait for its end
+    /// Fence an apparatus by force: kill it and wait for its end
     Fence(run::Fence),
-    /// Wait for a fenced apparatus to come back, or say what keeps it
+    /// Wait for a fenced apparatus to rejoin, or say what delays it
     Rejoin(run::Rejoin),
 }
 
 impl Verb {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         match self {
             Self::Start(verb) => verb.run(context),

@@ -1,14 +1,15 @@
-//! `vctl console`: a pool on a full screen, and what can be done with it.
+//! `vctl console`: a pool on a full screen, and operations on it.
 //!
 //! ```text
 //! keys, signals ---+
 //! poll (2 threads) +--> events --> model (pure) --> effects --> work (threads) --+
 //!                  ^                 |                                           |
 //!                  |                 +--> view (pure) --> terminal               |
-//!                  +---------------------------------- what came of it ----------+
+//!                  +---------------------------------- results ----------------+
 //! ```
 
 mod driver;
+mod lists;
 mod model;
 mod poll;
 mod rates;
@@ -20,7 +21,7 @@ mod work;
 use crate::arguments;
 use crate::context::Context;
 use crate::exit::Done;
-use apparatus::error::{Error, Result};
+use apparatus::model::error::{Error, Result};
 use clap::Args;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -28,19 +29,19 @@ use std::time::Duration;
 /// `vctl console`
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Keys: 1 to 6 choose what is looked at, the arrows what is chosen there, ? explains the rest, q leaves."
+    after_help = "Keys: 1 to 6 choose a page, the arrows select a line, ? explains the rest, q leaves."
 )]
 pub struct Console {
-    /// How often the apparatuses are asked
+    /// Interval at which the apparatuses are asked
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = arguments::duration)]
     every: Duration,
 }
 
-/// Nobody can read faster, and no apparatus should be asked more often.
+/// The shortest interval: an operator cannot read faster, and apparatuses should not be asked more often.
 const FASTEST: Duration = Duration::from_millis(100);
 
 impl Console {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         check_terminal(context)?;
         context.store()?.header()?;
@@ -54,7 +55,7 @@ fn check_terminal(context: &Context) -> Result<()> {
             .hint("for scripts: vctl status, vctl events --follow, vctl metrics, with --json")
     };
     if context.out.style().json {
-        return Err(refused("is for people, and says nothing as JSON"));
+        return Err(refused("is interactive, and has no JSON output"));
     }
     for (name, is) in [
         ("standard input", io::stdin().is_terminal()),

@@ -1,4 +1,4 @@
-//! `vctl demo`: the main job from nothing to a verified move. It types the commands that a person would.
+//! `vctl demo`: the main task from nothing to a verified move, by the commands that an operator would type.
 
 mod filesystem;
 mod hosts;
@@ -7,21 +7,21 @@ mod stage;
 use crate::context::Context;
 use crate::exit::{Done, status_of};
 use crate::output::{duration, note, size};
-use apparatus::error::{Error, Kind, Result};
-use apparatus::pool::holds::Holds;
-use apparatus::pool::size::parse as parse_size;
-use apparatus::store::JobRecord;
-use apparatus::units::ByteCount;
+use apparatus::model::error::{Error, ErrorKind, Result};
+use apparatus::model::holds::Holds;
+use apparatus::model::job::JobRecord;
+use apparatus::model::size::parse as parse_size;
+use apparatus::model::units::ByteCount;
 use clap::Args;
-use hosts::{Hosts, Seen};
+use hosts::{HostReport, Hosts};
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use stage::Stage;
+use stage::DemoDirs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// The volume of the demo.
+/// The name of the demo's volume.
 const VOLUME: &str = "demo";
 
 /// `vctl demo`
@@ -35,9 +35,9 @@ pub struct Demo {
     rounds: u32,
 }
 
-/// What the demo found; times in microseconds.
+/// The results of the demo; times in microseconds.
 #[derive(Serialize)]
-struct Figures {
+struct DemoFigures {
     volume_bytes: u64,
     moves: u32,
     moved_bytes: u64,
@@ -57,30 +57,30 @@ struct Figures {
 }
 
 impl Demo {
-    /// Does it, and takes away what it made, also after Ctrl-C.
+    /// Runs the demo and removes everything it made, also after Ctrl-C.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         const MIB: u64 = 1 << 20;
         if self.size.0 == 0 || !self.size.0.is_multiple_of(MIB) {
             let what = format!("size {}", self.size);
             return Err(Error::usage(what, "is not a whole number of MiB").hint("--size 256M"));
         }
-        let stage = Stage::set(stop_flag()?, context.out.style().json)?;
+        let stage = DemoDirs::set(stop_flag()?, context.out.style().json)?;
         let figures = self.play(&stage)?;
         drop(stage);
         context.out.say(&figures, |out| {
-            people(&figures).iter().for_each(|line| out.line(line));
+            text_lines(&figures).iter().for_each(|line| out.line(line));
             Ok(())
         })?;
         let right = figures.errors == 0 && figures.lost_writes == 0 && figures.file_system != Some(false);
         Ok(if right {
             Done::Plainly
         } else {
-            Done::Of(status_of(Kind::Failed))
+            Done::Of(status_of(ErrorKind::Failed))
         })
     }
 
-    fn play(&self, stage: &Stage) -> Result<Figures> {
-        // Room for two volumes of this size on one disk, with labels.
+    fn play(&self, stage: &DemoDirs) -> Result<DemoFigures> {
+        // One disk has room for two volumes of this size, and its label.
         let disk_size = (self.size.0 * 2 + (64 << 20)).to_string();
         stage.vctl(&["pool", "create"])?;
         for image in ["d1.img", "d2.img"] {
@@ -92,13 +92,13 @@ impl Demo {
         }
         let figures = self.moves_under_load(stage)?;
         let file_system = filesystem::play(stage, self.size)?;
-        Ok(Figures {
+        Ok(DemoFigures {
             file_system,
             ..figures
         })
     }
 
-    fn moves_under_load(&self, stage: &Stage) -> Result<Figures> {
+    fn moves_under_load(&self, stage: &DemoDirs) -> Result<DemoFigures> {
         let files = ["a1", "a2"].map(|apparatus| stage.file(apparatus, VOLUME));
         stage.say("fill it through a1, then write and verify through a1 and a2 from four threads");
         let hosts = Hosts::start(&files, self.size.0)?;
@@ -110,46 +110,52 @@ impl Demo {
             moving += began.elapsed();
             requests += hosts.requests() - before;
         }
-        let seen = hosts.finish()?;
+        let report = hosts.finish()?;
         stage.say("compared: every block is what was last acknowledged, through both");
         let jobs = stage.store()?.jobs()?;
         let records: Vec<&JobRecord> = jobs.iter().collect();
-        Ok(self.figures(&records, &seen, moving, requests))
+        Ok(self.figures(&records, &report, moving, requests))
     }
 
     fn moves(&self) -> usize {
         usize::try_from(self.rounds).unwrap_or(1) * 2
     }
 
-    fn figures(&self, jobs: &[&JobRecord], seen: &Seen, moving: Duration, requests: u64) -> Figures {
+    fn figures(
+        &self,
+        jobs: &[&JobRecord],
+        report: &HostReport,
+        moving: Duration,
+        requests: u64,
+    ) -> DemoFigures {
         let moved = self.size.0 * u64::from(self.rounds) * 2;
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let mut holds = Holds::default();
         jobs.iter().for_each(|job| holds.merge(&job.holds));
         let longest = jobs.iter().map(|job| job.longest_hold_us).max().unwrap_or(0);
         let hold = |per_mille| holds.quantile(per_mille).unwrap_or(0).min(longest);
-        Figures {
+        DemoFigures {
             volume_bytes: self.size.0,
             moves: self.rounds * 2,
             moved_bytes: moved,
             copied_bytes: jobs.iter().map(|job| job.copied.0).sum(),
             moving_us: micros(moving),
             bytes_per_second: moved.saturating_mul(1_000_000) / micros(moving).max(1),
-            host_requests: seen.requests,
+            host_requests: report.requests,
             host_requests_while_moving: requests,
             held_requests: jobs.iter().map(|job| job.held).sum(),
-            longest_host_latency_us: micros(seen.longest),
+            longest_host_latency_us: micros(report.longest),
             longest_hold_us: longest,
             median_hold_us: hold(500),
             p99_hold_us: hold(990),
-            errors: seen.errors,
-            lost_writes: seen.lost,
+            errors: report.errors,
+            lost_writes: report.lost,
             file_system: None,
         }
     }
 }
 
-fn people(figures: &Figures) -> Vec<String> {
+fn text_lines(figures: &DemoFigures) -> Vec<String> {
     let mut lines = vec![
         String::new(),
         format!(
@@ -187,7 +193,8 @@ fn people(figures: &Figures) -> Vec<String> {
     lines
 }
 
-/// Is set once somebody wants the demo to end. A second wish does not end it at once, as it does elsewhere: mounts would stay.
+/// Returns a flag that SIGINT and SIGTERM set. Unlike elsewhere, a second signal does not end the process at once, because mounts would
+/// remain.
 fn stop_flag() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
@@ -197,13 +204,13 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Stopped by the person who watches.
+/// Returns the error for a demo that the operator interrupted.
 fn interrupted() -> Error {
     note("vctl: demo: stopped, taking down what it made");
-    Error::new(Kind::Cancelled, "demo", "stopped")
+    Error::new(ErrorKind::Cancelled, "demo", "stopped")
 }
 
-/// Fails once somebody wants the demo to end.
+/// Fails when the flag is set.
 fn go_on(stop: &AtomicBool) -> Result<()> {
     if stop.load(Ordering::Relaxed) {
         Err(interrupted())

@@ -4,41 +4,41 @@ mod change;
 mod clear;
 mod evacuate;
 mod label;
-mod list;
+pub mod list;
 mod revert;
 
 use crate::context::Context;
 use crate::exit::Done;
-use apparatus::error::Result;
+use apparatus::model::error::Result;
 use clap::Subcommand;
 
 /// `vctl disk …`
 #[derive(Subcommand, Debug)]
 pub enum Verb {
-    /// Take a block device or an image file into the pool
+    /// Add a block device or an image file to the pool
     Add(change::Add),
-    /// All disks
+    /// List all disks
     List(list::List),
-    /// One disk
+    /// Show one disk
     Show(list::Show),
-    /// Change a disk's name, tags, path, reserve, or whether anything new is placed on it
+    /// Change a disk's name, tags, path, reserve, or whether it takes new data
     Set(change::Set),
     /// Use the size that the device or file has now
     Resize(change::Resize),
-    /// Move everything on a disk elsewhere, under running hosts
+    /// Move all data from a disk to others, while hosts use it
     Evacuate(evacuate::Evacuate),
-    /// Go back from a bad disk to the places that moves there have left and that are still kept
+    /// Map volumes back from a bad disk to the old placements that are still kept
     Revert(revert::Revert),
     /// Write a disk's label again: one that is lost, or that of an older copy
     Label(label::Label),
     /// Forget what has failed on a disk: error counts, and that an image was shorter for a while
     Clear(clear::Clear),
-    /// Take an empty disk out of the pool
+    /// Remove an empty disk from the pool
     Remove(change::Remove),
 }
 
 impl Verb {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         match self {
             Self::Add(verb) => verb.run(context),

@@ -3,35 +3,39 @@
 use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Column, Style, TableOptions, Tone, printable, table};
-use apparatus::error::Result;
-use apparatus::ops;
-use apparatus::ops::watch::Watch;
-use apparatus::store::{Event, Severity, Store};
-use apparatus::units::Timestamp;
+use apparatus::admin;
+use apparatus::admin::watch::Watch;
+use apparatus::model::error::Result;
+use apparatus::model::event::{Event, Severity};
+use apparatus::model::units::Timestamp;
+use apparatus::store::{EventStore, Store};
 use clap::Args;
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
-/// Read at a time.
+/// Number of events that are read at a time.
 const BATCH: usize = 1000;
 
 /// `vctl events`
 #[derive(Args, Debug)]
 pub struct Events {
-    /// Go on with what happens from now on, a line each, until Ctrl-C
+    /// Follow: print each new event on a line, until Ctrl-C
     #[arg(long, short = 'f')]
     follow: bool,
-    /// At most so many of the latest
+    /// At most this many of the latest
     #[arg(long, short = 'n', value_name = "N", default_value_t = 50)]
     lines: usize,
     /// Only those after this number
     #[arg(long, value_name = "SEQ")]
     after: Option<u64>,
+    /// Only those at or after this time: a time (2026-03-01T09:00:00Z), or 12h for that long before now
+    #[arg(long, value_name = "TIME", value_parser = crate::arguments::moment)]
+    since: Option<Timestamp>,
     #[command(flatten)]
     table: TableOptions,
 }
 
-/// An event as scripts see it.
+/// An event as scripts read it.
 #[derive(Serialize)]
 struct Row {
     seq: u64,
@@ -46,7 +50,7 @@ struct Row {
 }
 
 #[derive(Serialize)]
-struct One<'a> {
+struct EventRow<'a> {
     event: &'a Row,
 }
 
@@ -94,14 +98,19 @@ const COLUMNS: &[Column<Row>] = &[
     Column::shown("TEXT", |row| Cell::text(&row.text)),
 ];
 
+/// Returns the names of the columns.
+pub fn columns() -> Vec<&'static str> {
+    COLUMNS.iter().map(|column| column.name).collect()
+}
+
 impl Events {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         #[derive(Serialize)]
-        struct All {
+        struct EventList {
             events: Vec<Row>,
         }
-        // Before the first look, so that nothing is missed between the two.
+        // The watch begins before the first look, so that no event is missed between the two.
         let watch = if self.follow {
             Some(Watch::new(&context.pool)?)
         } else {
@@ -113,23 +122,23 @@ impl Events {
             return follow(context, &mut *store, watch, &events, last);
         }
         self.table.sort(COLUMNS, &mut events)?;
-        let body = All { events };
+        let body = EventList { events };
         context
             .out
             .say(&body, |out| table(out, &self.table, COLUMNS, &body.events))?;
         Ok(Done::Plainly)
     }
 
-    /// The latest, and the number to go on after.
+    /// Returns the latest events, and the number after which to continue.
     fn read(&self, store: &mut dyn Store) -> Result<(Vec<Row>, u64)> {
-        let (events, last) = ops::events::latest(store, self.after.unwrap_or(0), self.lines)?;
+        let (events, last) = admin::events::latest(store, self.after.unwrap_or(0), self.since, self.lines)?;
         Ok((events.into_iter().map(Row::new).collect(), last))
     }
 }
 
 fn follow(
     context: &mut Context,
-    store: &mut dyn Store,
+    store: &mut dyn EventStore,
     mut watch: Watch,
     first: &[Row],
     mut last: u64,
@@ -150,7 +159,7 @@ fn follow(
 }
 
 fn say(context: &mut Context, row: &Row) -> Result<()> {
-    context.out.say(&One { event: row }, |out| {
+    context.out.say(&EventRow { event: row }, |out| {
         out.line(&row.in_words(out.style()));
         Ok(())
     })

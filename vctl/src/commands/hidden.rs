@@ -1,8 +1,9 @@
-//! What vctl runs itself as: an apparatus where no `apparatus` program is beside it, and the step between a
-//! terminal and a process that outlives it.
+//! Hidden verbs that vctl runs itself with: an apparatus where there is no `apparatus` program beside it, the step between a terminal and a
+//! process that outlives it, and the requests of the completion scripts.
 
+use crate::completion;
 use crate::exit::Done;
-use apparatus::error::{Error, Result};
+use apparatus::model::error::{Error, Result};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -10,17 +11,23 @@ use std::process::Command;
 
 /// Serves as an apparatus.
 const APPARATUS: &str = "__apparatus";
-/// Leaves the terminal's session, then becomes the program named.
+/// Leaves the session of the terminal, then executes the named program.
 const DETACHED: &str = "__detached";
 
-/// Does what is not for people, if that is asked for: neither help nor completions know it.
+/// Runs a hidden verb if one is given. Help and completions do not list them.
 pub fn intercept(arguments: &[OsString]) -> Option<Result<Done>> {
     let (word, rest) = arguments.get(1..)?.split_first()?;
     if word == APPARATUS {
         let program = std::iter::once(OsString::from("apparatus"));
-        return Some(Ok(Done::Of(apparatus::daemon::main(
+        return Some(Ok(Done::Of(apparatus::serve::daemon::main(
             program.chain(rest.iter().cloned()),
         ))));
+    }
+    if word == completion::COMPLETE {
+        return Some(completion::complete(rest));
+    }
+    if word == completion::ANSWER {
+        return Some(completion::answer(rest));
     }
     (word == DETACHED).then(|| detached(rest))
 }
@@ -29,7 +36,7 @@ fn detached(command: &[OsString]) -> Result<Done> {
     let (program, arguments) = command
         .split_first()
         .ok_or_else(|| Error::usage(DETACHED, "names no program"))?;
-    // It fails only for a process that leads a group, as one started from a shell would: then it is what is wanted already.
+    // The call fails only for a process that leads a group, such as one started by a shell; it has a session or group of its own already.
     let _ = rustix::process::setsid();
     Err(Error::because(
         program.to_string_lossy(),
@@ -37,7 +44,7 @@ fn detached(command: &[OsString]) -> Result<Done> {
     ))
 }
 
-/// The words that start an apparatus: the program beside this one, else the one in `$PATH`, else this one itself.
+/// Returns the words that start an apparatus: the program beside this one, otherwise the one in `$PATH`, otherwise this program.
 pub fn apparatus_program() -> Result<Vec<OsString>> {
     let this = std::env::current_exe().map_err(|error| Error::because("vctl", error))?;
     let beside = this.with_file_name("apparatus");

@@ -3,36 +3,37 @@
 use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Column, Style, TableOptions, Tone, printable, table};
-use apparatus::error::Result;
-use apparatus::ops::history::{self, Standing};
-use apparatus::ops::watch::Watch;
-use apparatus::store::Store;
-use apparatus::store::audit::Recorded;
-use apparatus::units::Timestamp;
+use apparatus::admin::watch::Watch;
+use apparatus::cluster::{self, Cluster};
+use apparatus::controller::history::{self, OperationState};
+use apparatus::model::audit::Recorded;
+use apparatus::model::error::Result;
+use apparatus::model::units::Timestamp;
+use apparatus::store::EventStore;
 use clap::Args;
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
-/// Read at a time.
+/// Number of records that are read at a time.
 const BATCH: usize = 1000;
 
 /// `vctl history`
 #[derive(Args, Debug)]
 pub struct History {
-    /// Go on with what is done from now on, a line when it begins and a line when it has ended, until Ctrl-C
+    /// Follow: print one line when a command begins and one when it ends, until Ctrl-C
     #[arg(long, short = 'f')]
     follow: bool,
-    /// At most so many of the latest; the newest 10000 are kept
+    /// At most this many of the latest; the newest 10000 are kept
     #[arg(long, short = 'n', value_name = "N", default_value_t = 50)]
     limit: usize,
-    /// Only what began then or later: a time (2026-03-01T09:00:00Z), or 12h for so long before now
+    /// Only what began at or after this time: a time (2026-03-01T09:00:00Z), or 12h for that long before now
     #[arg(long, value_name = "TIME", value_parser = crate::arguments::moment)]
     since: Option<Timestamp>,
     #[command(flatten)]
     table: TableOptions,
 }
 
-/// Something that was done, as scripts see it.
+/// A recorded command, as scripts read it.
 #[derive(Serialize)]
 struct Row {
     seq: u64,
@@ -53,25 +54,25 @@ struct Row {
 }
 
 #[derive(Serialize)]
-struct One<'a> {
+struct HistoryRow<'a> {
     entry: &'a Row,
 }
 
-/// What a standing is called.
-fn word(standing: Standing) -> (&'static str, Tone) {
-    match standing {
-        Standing::Done => ("done", Tone::Good),
-        Standing::Failed => ("failed", Tone::Bad),
-        Standing::Running => ("running", Tone::Good),
-        Standing::Unfinished => ("unfinished", Tone::Warning),
-        Standing::Unknown => ("unknown", Tone::Warning),
+/// Returns the word for a state.
+fn word(state: OperationState) -> (&'static str, Tone) {
+    match state {
+        OperationState::Done => ("done", Tone::Good),
+        OperationState::Failed => ("failed", Tone::Bad),
+        OperationState::Running => ("running", Tone::Good),
+        OperationState::Unfinished => ("unfinished", Tone::Warning),
+        OperationState::Unknown => ("unknown", Tone::Warning),
     }
 }
 
 impl Row {
-    fn new(recorded: Recorded) -> Self {
+    fn new(recorded: Recorded, cluster: &dyn Cluster) -> Self {
         let Recorded { seq, entry, .. } = recorded;
-        let (state, tone) = word(history::standing(&entry));
+        let (state, tone) = word(history::state_of(&entry, cluster));
         let end = entry.end;
         Self {
             seq,
@@ -97,7 +98,7 @@ impl Row {
         }
     }
 
-    /// As one would type it, in front of it the program where that is not vctl.
+    /// Returns the command line as an operator would type it, preceded by the program if that is not vctl.
     fn line(&self) -> String {
         let words: Vec<String> = self.command.iter().map(|word| quoted(word)).collect();
         let words = words.join(" ");
@@ -119,7 +120,7 @@ impl Row {
     }
 }
 
-/// A word as a shell takes it.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./=:,@+%^…".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -145,14 +146,19 @@ const COLUMNS: &[Column<Row>] = &[
     Column::shown("WHY", |row| row.why.as_ref().map_or(Cell::None, Cell::text)),
 ];
 
+/// Returns the names of the columns.
+pub fn columns() -> Vec<&'static str> {
+    COLUMNS.iter().map(|column| column.name).collect()
+}
+
 impl History {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         #[derive(Serialize)]
-        struct All {
+        struct HistoryList {
             history: Vec<Row>,
         }
-        // Before the first look, so that nothing is missed between the two.
+        // The watch begins before the first look, so that no record is missed between the two.
         let watch = if self.follow {
             Some(Watch::new(&context.pool)?)
         } else {
@@ -160,12 +166,14 @@ impl History {
         };
         let mut store = context.store()?;
         let (found, last) = history::latest(&mut *store, self.since, self.limit)?;
-        let mut rows: Vec<Row> = found.into_iter().map(Row::new).collect();
+        let cluster = cluster::open(&context.pool)?;
+        let row = |recorded| Row::new(recorded, &*cluster);
+        let mut rows: Vec<Row> = found.into_iter().map(row).collect();
         if let Some(watch) = watch {
-            return follow(context, &mut *store, watch, &rows, last);
+            return follow(context, &mut *store, &*cluster, watch, (&rows, last));
         }
         self.table.sort(COLUMNS, &mut rows)?;
-        let body = All { history: rows };
+        let body = HistoryList { history: rows };
         context
             .out
             .say(&body, |out| table(out, &self.table, COLUMNS, &body.history))?;
@@ -175,10 +183,10 @@ impl History {
 
 fn follow(
     context: &mut Context,
-    store: &mut dyn Store,
+    store: &mut dyn EventStore,
+    cluster: &dyn Cluster,
     mut watch: Watch,
-    first: &[Row],
-    mut last: u64,
+    (first, mut last): (&[Row], u64),
 ) -> Result<Done> {
     const EVER: Duration = Duration::from_secs(u32::MAX as u64);
     let end = Instant::now() + EVER;
@@ -190,13 +198,13 @@ fn follow(
         }
         for recorded in store.recorded(last, BATCH)? {
             last = recorded.mark;
-            say(context, &Row::new(recorded))?;
+            say(context, &Row::new(recorded, cluster))?;
         }
     }
 }
 
 fn say(context: &mut Context, row: &Row) -> Result<()> {
-    context.out.say(&One { entry: row }, |out| {
+    context.out.say(&HistoryRow { entry: row }, |out| {
         out.line(&row.in_words(out.style()));
         Ok(())
     })

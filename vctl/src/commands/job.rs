@@ -1,7 +1,7 @@
-//! `vctl job`, and what moves and evacuations have in common with it.
+//! `vctl job`, and what moves and evacuations share with it.
 
 mod act;
-mod list;
+pub mod list;
 mod start;
 
 pub use list::{tone, word};
@@ -9,30 +9,30 @@ pub use start::{JobOptions, begin};
 
 use crate::context::Context;
 use crate::exit::Done;
-use apparatus::error::Result;
+use apparatus::model::error::Result;
 use clap::Subcommand;
 
 /// `vctl job …`
 #[derive(Subcommand, Debug)]
 pub enum Verb {
-    /// All jobs
+    /// List all jobs
     List(list::List),
-    /// One job: how far it is, what it waits for, its copy progress table
+    /// Show one job: its progress, what it waits for, its copy progress table
     Show(list::Show),
-    /// Wait for a job's end; the exit status says how it ended
+    /// Wait for the end of a job; the exit status says how it ended
     Wait(act::Wait),
     /// Stop a job until it is resumed
     Pause(act::Pause),
-    /// Let a paused or abandoned job go on
+    /// Continue a paused or abandoned job
     Resume(act::Resume),
-    /// End a job where it stands, or have it move back what it moved
+    /// End a job where it is, or move back what it moved
     Cancel(act::Cancel),
-    /// Change what limits a job, while it runs
+    /// Change the limits of a job, while it runs
     Set(act::Set),
 }
 
 impl Verb {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         match self {
             Self::List(verb) => verb.run(context),

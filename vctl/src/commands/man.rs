@@ -1,9 +1,11 @@
 //! `vctl man`.
 
+mod examples;
+
 use crate::context::Context;
 use crate::exit::Done;
-use apparatus::error::{Error, Result};
-use apparatus::ops::place;
+use apparatus::admin::place;
+use apparatus::model::error::{Error, Result};
 use clap::{Args, Command, CommandFactory};
 use serde::Serialize;
 use std::fs;
@@ -12,11 +14,11 @@ use std::path::{Path, PathBuf};
 /// `vctl man`
 #[derive(Args, Debug)]
 pub struct Man {
-    /// The directory to write them to; made if missing
+    /// The directory to write them to; created if missing
     dir: PathBuf,
 }
 
-/// Sections of the manual.
+/// The section of the manual for user commands.
 const USERS: &str = "1";
 const ADMINISTRATORS: &str = "8";
 
@@ -26,7 +28,7 @@ struct Written {
 }
 
 impl Man {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let dir = place::absolute(&self.dir)?;
         fs::create_dir_all(&dir).map_err(|error| Error::because(dir.display().to_string(), error))?;
@@ -34,7 +36,7 @@ impl Man {
         command.build();
         let mut written = Written { pages: Vec::new() };
         write_pages(&command, USERS, &dir, &mut written.pages)?;
-        for program in apparatus::daemon::commands() {
+        for program in apparatus::serve::daemon::commands() {
             write_pages(&program, ADMINISTRATORS, &dir, &mut written.pages)?;
         }
         context.out.say(&written, |out| {
@@ -45,17 +47,27 @@ impl Man {
     }
 }
 
-/// One page for the command and one for each below it, named as git's are: `vctl-volume-create.1`.
+/// Writes one page for the command and one for each verb below it, named like those of git: `vctl-volume-create.1`.
 fn write_pages(command: &Command, section: &str, dir: &Path, written: &mut Vec<String>) -> Result<()> {
     let failed = |error: std::io::Error| Error::because(dir.display().to_string(), error);
     let page = clap_mangen::Man::new(command.clone())
         .section(section)
-        .manual("apparatus")
-        .generate_to(dir)
-        .map_err(failed)?;
-    written.push(page.to_string_lossy().into_owned());
+        .manual("apparatus");
+    let mut text = Vec::new();
+    page.render(&mut text).map_err(failed)?;
+    text.extend(examples(command).into_bytes());
+    let path = dir.join(page.get_filename());
+    fs::write(&path, text).map_err(failed)?;
+    written.push(path.to_string_lossy().into_owned());
     let below = command.get_subcommands().filter(|below| !below.is_hide_set());
     below
         .into_iter()
         .try_for_each(|below| write_pages(below, section, dir, written))
+}
+
+/// Returns the examples of a verb of `vctl`, found by its words.
+fn examples(command: &Command) -> String {
+    let called = command.get_bin_name().unwrap_or_else(|| command.get_name());
+    let verb = called.strip_prefix("vctl").map(str::trim_start);
+    verb.map_or(String::new(), |verb| examples::as_roff(examples::of(verb)))
 }

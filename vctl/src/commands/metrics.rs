@@ -2,8 +2,8 @@
 
 use crate::context::Context;
 use crate::exit::Done;
-use apparatus::error::Result;
-use apparatus::ops::metrics;
+use apparatus::admin::metrics;
+use apparatus::model::error::Result;
 use clap::Args;
 use serde::Serialize;
 
@@ -12,15 +12,15 @@ use serde::Serialize;
 pub struct Metrics {}
 
 impl Metrics {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         #[derive(Serialize)]
-        struct Told {
+        struct MetricsReport {
             metrics: String,
         }
         let metrics = metrics::of_pool(&context.pool, &mut *context.store()?)?.finish();
         context.out.say(
-            &Told {
+            &MetricsReport {
                 metrics: metrics.clone(),
             },
             |out| {

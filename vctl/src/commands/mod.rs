@@ -12,25 +12,42 @@ pub mod job;
 pub mod man;
 pub mod metrics;
 pub mod pool;
+pub mod report;
 pub mod status;
-pub mod told;
 pub mod volume;
 
 use crate::context::{Changing, Context};
 use crate::exit::Done;
 use crate::output::{count, duration};
-use ::apparatus::change::driver::Controller;
-use ::apparatus::error::Result;
-use ::apparatus::ops::plan::Planned;
-use ::apparatus::ops::send::{self, Sent};
-use ::apparatus::ops::usage;
-use ::apparatus::pool::model::Difference;
-use ::apparatus::pool::names::Name;
+use ::apparatus::admin::plan::Planned;
+use ::apparatus::admin::send::{self, Sent};
+use ::apparatus::admin::usage;
+use ::apparatus::controller::Controller;
+use ::apparatus::model::error::Result;
+use ::apparatus::model::names::Name;
+use ::apparatus::model::records::Delta;
+use ::apparatus::model::units::Generation;
 use ::apparatus::store::Store;
-use ::apparatus::units::Generation;
 use serde::Serialize;
 
-/// What every changing verb says to scripts about its change.
+/// Returns the names of the columns of a verb's table; none for a verb without table.
+pub fn columns(verb: &[&str]) -> Vec<&'static str> {
+    match verb {
+        ["volume", "list"] => volume::list::columns(),
+        ["volume", "map"] => volume::map::columns(),
+        ["disk", "list"] => disk::list::columns(),
+        ["apparatus", "list"] => apparatus::list::columns(),
+        ["job", "list"] => job::list::columns(),
+        ["job", "show"] => job::list::step_columns(),
+        ["pool", "backup", "list"] => pool::archive::columns(),
+        ["pool", "list"] => pool::list::columns(),
+        ["events"] => events::columns(),
+        ["history"] => history::columns(),
+        _ => Vec::new(),
+    }
+}
+
+/// The effect of a change, as every changing verb reports it in JSON.
 #[derive(Serialize)]
 pub struct Effect {
     changed: bool,
@@ -41,7 +58,7 @@ pub struct Effect {
 }
 
 impl Effect {
-    /// Nothing was to be done.
+    /// Returns the effect of a change that was not necessary.
     pub fn none(generation: Generation) -> Self {
         Self {
             changed: false,
@@ -52,7 +69,7 @@ impl Effect {
         }
     }
 
-    /// From what was sent.
+    /// Returns the effect of a change that was sent.
     pub fn of(sent: Sent, controller: &Controller) -> Self {
         Self {
             changed: true,
@@ -63,24 +80,24 @@ impl Effect {
         }
     }
 
-    /// Whether anything was sent.
+    /// Returns whether anything was sent.
     pub fn changed(&self) -> bool {
         self.changed
     }
 
-    /// What it did to the hosts, for people.
+    /// Describes the effect on hosts.
     pub fn in_words(&self, done: &str, lasted_us: u64) -> String {
         let waited = waited_in_words(self.held_requests, self.longest_hold_us);
         format!("{done} for {}, {waited}", duration(lasted_us))
     }
 
-    /// How the command ends.
+    /// Returns how the command ends.
     pub fn done(&self) -> Done {
         Done::WithFenced(self.fenced.clone())
     }
 }
 
-/// How many host requests waited, and how long the longest did where any waited.
+/// Describes how many requests of hosts waited, and the longest wait if there was one.
 pub fn waited_in_words(requests: u64, longest_us: u64) -> String {
     let requests = count(requests, "host request");
     match longest_us {
@@ -89,8 +106,8 @@ pub fn waited_in_words(requests: u64, longest_us: u64) -> String {
     }
 }
 
-/// Plans, and then sends or, with `--dry-run`, says what would be sent; `None` then. The plan is made under the arbitration, so that
-/// nobody changes what it rests on; a dry run needs none. A plan of `None` means that all is so already.
+/// Plans, and then sends the change or, with `--dry-run`, prints it and returns `None`. The plan is made under the controller lock, so that
+/// its assumptions stay true; a dry run takes no lock. A plan of `None` means that nothing has to change.
 pub fn change(
     context: &mut Context,
     changing: &Changing,
@@ -104,11 +121,11 @@ pub fn change(
         if let Some(planned) = &planned {
             usage::check(&context.pool, &mut *store, planned)?;
         }
-        let nothing = Difference {
+        let nothing = Delta {
             from,
             edits: Vec::new(),
         };
-        context.would_send(planned.as_ref().map_or(&nothing, |planned| &planned.difference))?;
+        context.would_send(planned.as_ref().map_or(&nothing, |planned| &planned.delta))?;
         return Ok(None);
     }
     let mut controller = context.controller(title, changing)?;

@@ -1,53 +1,66 @@
 //! `vctl pool`.
 
 mod adopt;
+pub mod archive;
 mod check;
 mod copy;
 mod create;
 mod describe;
+mod destroy;
+mod import;
+pub mod list;
 mod set;
 
 use crate::context::Context;
 use crate::exit::Done;
-use apparatus::error::Result;
+use apparatus::model::error::Result;
 use clap::Subcommand;
 
 /// `vctl pool …`
 #[derive(Subcommand, Debug)]
 pub enum Verb {
-    /// Make a pool in the directory that --pool names
+    /// Create a pool in the directory that --pool names
     Create(create::Create),
-    /// The pool's figures
+    /// List the pools that are in use on this machine, and the one that --pool names
+    List(list::List),
+    /// Show the pool's figures
     Show(create::Show),
-    /// Choose where new space is taken first, and when the pool counts as full
+    /// Set the placement policy and the thresholds for a full pool
     Set(set::Set),
-    /// Look for what is wrong with the database, the disks and the apparatuses
+    /// Check the database, the disks and the apparatuses for problems
     Check(check::Check),
-    /// Write a copy of the database to a file, while all goes on
+    /// Write a copy of the database to a file while the pool is in use, or list the copies that it has made by itself
     Backup(copy::Backup),
-    /// Put a copy of the database in the place of the present one
+    /// Replace the database by a copy
     Restore(copy::Restore),
+    /// Make a pool whose database is gone again, from its disks alone
+    Import(import::Import),
     /// Make this copy of a pool the owner of its disks
     Adopt(adopt::Adopt),
-    /// Make the pool what a description says
+    /// Bring the pool to the state that a description names
     Apply(describe::Apply),
     /// Write a description of the pool
     Dump(describe::Dump),
+    /// Remove the pool: its disks become free, and its volumes are lost
+    Destroy(destroy::Destroy),
 }
 
 impl Verb {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         match self {
             Self::Create(verb) => verb.run(context),
+            Self::List(verb) => verb.run(context),
             Self::Show(verb) => verb.run(context),
             Self::Set(verb) => verb.run(context),
             Self::Check(verb) => verb.run(context),
             Self::Backup(verb) => verb.run(context),
             Self::Restore(verb) => verb.run(context),
+            Self::Import(verb) => verb.run(context),
             Self::Adopt(verb) => verb.run(context),
             Self::Apply(verb) => verb.run(context),
             Self::Dump(verb) => verb.run(context),
+            Self::Destroy(verb) => verb.run(context),
         }
     }
 }

@@ -3,10 +3,10 @@
 use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Output, Tone, count, printable, size};
-use apparatus::error::Result;
-use apparatus::ops::status::{self, Finding};
-use apparatus::store::Severity;
-use apparatus::units::ByteCount;
+use apparatus::admin::status::{self, Finding};
+use apparatus::model::error::Result;
+use apparatus::model::event::Severity;
+use apparatus::model::units::ByteCount;
 use clap::Args;
 use serde::Serialize;
 
@@ -18,7 +18,7 @@ use serde::Serialize;
 pub struct Status {}
 
 #[derive(Serialize)]
-struct Told {
+struct StatusReport {
     healthy: bool,
     pool: String,
     findings: Vec<Row>,
@@ -41,7 +41,7 @@ struct Row {
     next: Option<String>,
 }
 
-/// What a severity is called.
+/// Returns the word for a severity, and its tone.
 pub fn word(severity: Severity) -> (&'static str, Tone) {
     match severity {
         Severity::Info => ("info", Tone::Good),
@@ -63,10 +63,10 @@ impl Row {
 }
 
 impl Status {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let found = status::status(&context.pool, &mut *context.store()?)?;
-        let body = Told {
+        let body = StatusReport {
             healthy: found.healthy(),
             pool: context.pool.path().to_string_lossy().into_owned(),
             findings: found.findings.iter().map(Row::new).collect(),
@@ -80,19 +80,19 @@ impl Status {
             controller: found.controller.clone(),
         };
         context.out.say(&body, |out| {
-            people(out, &body, &found);
+            print_text(out, &body, &found);
             Ok(())
         })?;
         Ok(Done::WithProblems(found.to_do()))
     }
 }
 
-fn people(out: &mut Output, body: &Told, found: &status::Status) {
+fn print_text(out: &mut Output, body: &StatusReport, found: &status::Status) {
     let style = out.style();
     let (head, tone) = if body.healthy {
         ("healthy", Tone::Good)
     } else {
-        ("look at this", Tone::Bad)
+        ("needs attention", Tone::Bad)
     };
     let (before, after) = Cell::Word(head, tone).paint(style);
     let bytes = |bytes: u64| {
@@ -103,13 +103,14 @@ fn people(out: &mut Output, body: &Told, found: &status::Status) {
         }
     };
     out.line(&format!(
-        "{before}{head}{after}: {} with {} free of {}, {}, {} of {} apparatuses serve, {}",
+        "{before}{head}{after}: {} with {} free of {}, {}, {} of {} {}, {}",
         count(body.disks, "disk"),
         bytes(body.free.0),
         bytes(body.size.0),
         count(body.volumes, "volume"),
         body.serving,
-        body.apparatuses,
+        count(body.apparatuses, "apparatus"),
+        if body.apparatuses == 1 { "serves" } else { "serve" },
         count(body.jobs, "job"),
     ));
     for finding in &found.findings {
@@ -124,6 +125,6 @@ fn people(out: &mut Output, body: &Told, found: &status::Status) {
         out.line(&format!("{before}{name:<7}{after}  {subject}: {text}{next}"));
     }
     if let Some(controller) = &body.controller {
-        out.line(&format!("acting now: {}", printable(controller)));
+        out.line(&format!("controller lock held by: {}", printable(controller)));
     }
 }

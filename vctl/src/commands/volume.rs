@@ -3,46 +3,46 @@
 mod attach;
 mod change;
 mod hold;
-mod list;
+pub mod list;
 pub mod map;
 mod moving;
 
 use crate::context::Context;
 use crate::exit::Done;
-use apparatus::error::Result;
+use apparatus::model::error::Result;
 use clap::Subcommand;
 
 /// `vctl volume …`
 #[derive(Subcommand, Debug)]
 pub enum Verb {
-    /// Make a volume; it reads as zeroes
+    /// Create a volume; it reads as zeroes
     Create(change::Create),
-    /// All volumes
+    /// List all volumes
     List(list::List),
-    /// One volume
+    /// Show one volume
     Show(list::Show),
-    /// Where each segment lies
+    /// Show the placement of each segment
     Map(map::Map),
-    /// Change the size: `+S` for so much more; what a smaller size cuts off is gone
+    /// Change the size: `+S` grows by S; data beyond a smaller size is lost
     Resize(change::Resize),
-    /// Give another name
+    /// Change the name
     Rename(change::Rename),
     /// Change permissions, owner, or whether writes are refused
     Set(change::Set),
-    /// Remove a volume and all that it holds
+    /// Remove a volume and its data
     Remove(change::Remove),
-    /// Move to other disks, under running hosts
+    /// Move to other disks while hosts use it
     Move(moving::Move),
-    /// Make a loop device of a volume; prints its path
+    /// Create a loop device on a volume; prints its path
     Attach(attach::Attach),
-    /// Take a volume's loop device away
+    /// Remove a volume's loop device
     Detach(attach::Detach),
     /// Hold all requests for a while, or while a command runs
     Hold(hold::Hold),
 }
 
 impl Verb {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         match self {
             Self::Create(verb) => verb.run(context),

@@ -1,34 +1,35 @@
-//! One value of a table or of details, and how it looks.
+//! One value of a table or of details, and its appearance.
 
 use super::Style;
-use apparatus::units::Timestamp;
+use apparatus::model::units::Timestamp;
 use std::cmp::Ordering;
-use std::fmt::Display;
 
-/// How good or bad a word is, for its colour.
+/// The rating of a word, which determines its colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
-    /// As it should be.
+    /// The normal state.
     Good,
-    /// Look at it.
+    /// The operator should look.
     Warning,
-    /// Act.
+    /// The operator has to act.
     Bad,
 }
 
 /// One value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cell {
-    /// Nothing to say: `-`.
+    /// No value, shown as `-`.
     None,
     /// A word or a path.
     Text(String),
     /// A word with a colour.
     Word(&'static str, Tone),
-    /// A number that is no size.
+    /// A number that is not a size.
     Number(u64),
     /// A number of bytes.
     Size(u64),
+    /// A number of bytes that is not rounded: offsets, and the distance between two of them.
+    Exact(u64),
     /// A number of microseconds.
     Micros(u64),
     /// Yes or no.
@@ -40,7 +41,7 @@ pub enum Cell {
 }
 
 impl Cell {
-    /// A word, or nothing.
+    /// Returns a text cell, or an empty cell for an empty text.
     pub fn text(text: impl Into<String>) -> Self {
         let text = text.into();
         if text.is_empty() {
@@ -50,13 +51,16 @@ impl Cell {
         }
     }
 
-    /// Whether it stands at the right of its column.
+    /// Returns whether the value is right-aligned in its column.
     #[must_use]
     pub fn right(&self) -> bool {
-        matches!(self, Self::Number(_) | Self::Size(_) | Self::Micros(_))
+        matches!(
+            self,
+            Self::Number(_) | Self::Size(_) | Self::Exact(_) | Self::Micros(_)
+        )
     }
 
-    /// Without colour.
+    /// Returns the value as text without colour.
     #[must_use]
     pub fn plain(&self, style: Style) -> String {
         match self {
@@ -64,8 +68,9 @@ impl Cell {
             Self::Text(text) => printable(text),
             Self::Word(word, _) => (*word).into(),
             Self::Number(number) => number.to_string(),
-            Self::Size(bytes) if style.bytes => bytes.to_string(),
+            Self::Size(bytes) | Self::Exact(bytes) if style.bytes => bytes.to_string(),
             Self::Size(bytes) => size(*bytes),
+            Self::Exact(bytes) => exact(*bytes),
             Self::Micros(micros) => duration(*micros),
             Self::Flag(flag) => if *flag { "yes" } else { "no" }.into(),
             Self::Time(time) => time.to_string(),
@@ -74,7 +79,7 @@ impl Cell {
         }
     }
 
-    /// The escape sequence before it and the one after it.
+    /// Returns the escape sequences before and after the value.
     #[must_use]
     pub fn paint(&self, style: Style) -> (&'static str, &'static str) {
         match self {
@@ -87,12 +92,13 @@ impl Cell {
         }
     }
 
-    /// For sorting: numbers by value, the rest by text; nothing comes first.
+    /// Returns the sort key: numbers by value, other values by text, empty values first.
     #[must_use]
     pub fn order(&self, other: &Self) -> Ordering {
         match (self, other) {
             (Self::Number(a), Self::Number(b))
             | (Self::Size(a), Self::Size(b))
+            | (Self::Exact(a), Self::Exact(b))
             | (Self::Micros(a), Self::Micros(b)) => a.cmp(b),
             (Self::Time(a), Self::Time(b)) => a.cmp(b),
             (Self::None, Self::None) => Ordering::Equal,
@@ -103,7 +109,7 @@ impl Cell {
     }
 }
 
-/// Control characters would move the reader's cursor: they are shown, not sent.
+/// Replaces control characters, which would move the cursor of the terminal, by a visible form.
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.chars()
@@ -117,10 +123,13 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
-/// A number of bytes for people: at most four digits and a binary unit, rounded to the nearest tenth.
+/// The largest unit of arguments.
+const PETA: usize = 5;
+const UNITS: [&str; 7] = ["", "K", "M", "G", "T", "P", "E"];
+
+/// Formats a number of bytes with at most four digits and a binary unit, rounded to the nearest tenth.
 #[must_use]
 pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["", "K", "M", "G", "T", "P", "E"];
     let mut unit = 0;
     while unit + 1 < UNITS.len() && tenths(bytes, unit) >= 10_240 {
         unit += 1;
@@ -132,20 +141,23 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// `bytes` in tenths of a binary unit, rounded.
+/// Formats a number of bytes in the largest binary unit that divides it and that arguments may have, without rounding.
+#[must_use]
+pub fn exact(bytes: u64) -> String {
+    let mut unit = 0;
+    while bytes > 0 && unit < PETA && bytes.trailing_zeros() as usize >= 10 * (unit + 1) {
+        unit += 1;
+    }
+    format!("{}{}", bytes >> (10 * unit), UNITS[unit])
+}
+
+/// Returns `bytes` in tenths of a binary unit, rounded.
 fn tenths(bytes: u64, unit: usize) -> u128 {
     let one = 1_u128 << (10 * unit);
     (u128::from(bytes) * 10 + one / 2) / one
 }
 
-/// So many of something: `1 run`, `3 runs`.
-#[must_use]
-pub fn count<N: Copy + Display + From<u8> + PartialEq>(number: N, noun: &str) -> String {
-    let more = if number == N::from(1) { "" } else { "s" };
-    format!("{number} {noun}{more}")
-}
-
-/// A duration for people, in the unit that keeps it short.
+/// Formats a duration in the unit that keeps it short.
 #[must_use]
 pub fn duration(micros: u64) -> String {
     match micros {
@@ -187,6 +199,23 @@ mod tests {
     }
 
     #[test]
+    fn exact_sizes_are_not_rounded() {
+        let cases = [
+            (0, "0"),
+            (512, "512"),
+            (1536, "1536"),
+            (1 << 20, "1M"),
+            ((2 << 30) + (1 << 20), "2049M"),
+            (u64::MAX, "18446744073709551615"),
+            (1 << 60, "1024P"),
+        ];
+        for (bytes, text) in cases {
+            assert_eq!(exact(bytes), text, "{bytes}");
+            assert_eq!(apparatus::model::size::parse(text).unwrap().0, bytes);
+        }
+    }
+
+    #[test]
     fn durations_are_short() {
         let cases = [
             (12, "12us"),
@@ -198,12 +227,6 @@ mod tests {
         for (micros, text) in cases {
             assert_eq!(duration(micros), text);
         }
-    }
-
-    #[test]
-    fn one_is_told_from_many() {
-        let all: Vec<String> = [0, 1, 2].map(|number| count(number, "run")).into();
-        assert_eq!(all, ["0 runs", "1 run", "2 runs"]);
     }
 
     #[test]

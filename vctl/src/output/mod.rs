@@ -1,16 +1,19 @@
-//! What goes to standard output and standard error: tables and details for people, one object for scripts.
+//! Standard output and standard error: tables and details as text, or one JSON object for scripts.
 //!
-//! A reader that goes away (`vctl events | head`) is no failure: what is left to say is dropped quietly.
+//! A reader that goes away (`vctl events | head`) is no failure: the remaining output is dropped.
 
 mod cell;
+mod delta;
 mod progress;
 mod table;
 
-pub use cell::{Cell, Tone, count, duration, printable, size};
+pub use apparatus::model::words::count;
+pub use cell::{Cell, Tone, duration, exact, printable, size};
+pub use delta::PoolPreview;
 pub use progress::{Display, Progress};
 pub use table::{Column, TableOptions, details, table};
 
-use apparatus::error::{Error, Result};
+use apparatus::model::error::{Error, Result};
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -18,19 +21,19 @@ use std::os::fd::AsFd;
 /// Version of the JSON objects. Raised when a field changes its meaning; new fields leave it.
 pub const FORMAT: u32 = 1;
 
-/// How to say it.
+/// The output style.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Style {
-    /// One JSON object instead of text.
+    /// Print one JSON object instead of text.
     pub json: bool,
-    /// Sizes as integers.
+    /// Print sizes as integers.
     pub bytes: bool,
-    /// With colour.
+    /// Use colour.
     pub colour: bool,
 }
 
 impl Style {
-    /// Colour only on a terminal, and never with `NO_COLOR`.
+    /// Enables colour only on a terminal, and never with `NO_COLOR`.
     #[must_use]
     pub fn new(json: bool, bytes: bool) -> Self {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -51,7 +54,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// On the process's standard output.
+    /// Returns the standard output of the process.
     #[must_use]
     pub fn new(style: Style) -> Self {
         Self {
@@ -61,19 +64,19 @@ impl Output {
         }
     }
 
-    /// How to say it.
+    /// Returns the output style.
     #[must_use]
     pub fn style(&self) -> Style {
         self.style
     }
 
-    /// Nobody reads any more.
+    /// Returns whether the reader has gone.
     #[must_use]
     pub fn closed(&self) -> bool {
         self.fault.is_some()
     }
 
-    /// Writes text as it is.
+    /// Writes a text unchanged.
     pub fn text(&mut self, text: &str) {
         self.bytes(text.as_bytes());
     }
@@ -84,7 +87,7 @@ impl Output {
         self.text("\n");
     }
 
-    /// Writes bytes as they are.
+    /// Writes bytes unchanged.
     pub fn bytes(&mut self, bytes: &[u8]) {
         if self.fault.is_none() {
             self.fault = self.out.write_all(bytes).err();
@@ -94,7 +97,7 @@ impl Output {
     /// Writes one JSON object on a line, with its format.
     ///
     /// # Errors
-    /// When `body` has no JSON.
+    /// Fails when `body` has no representation in JSON.
     pub fn object(&mut self, body: &impl Serialize) -> Result<()> {
         let text = serde_json::to_string(&Envelope { format: FORMAT, body })
             .map_err(|error| Error::because("output", error))?;
@@ -102,22 +105,26 @@ impl Output {
         Ok(())
     }
 
-    /// Says it one way or the other.
+    /// Writes `body` as JSON or as text, depending on the style.
     ///
     /// # Errors
-    /// Those of the way chosen.
-    pub fn say(&mut self, body: &impl Serialize, people: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    /// Fails when the chosen form cannot be written.
+    pub fn say(
+        &mut self,
+        body: &impl Serialize,
+        print_text: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
         if self.style.json {
             self.object(body)
         } else {
-            people(self)
+            print_text(self)
         }
     }
 
-    /// Hands over what is buffered.
+    /// Flushes the buffer.
     ///
     /// # Errors
-    /// When it cannot be written, except for want of a reader.
+    /// Fails when the output cannot be written, unless the reader has gone.
     pub fn flush(&mut self) -> Result<()> {
         if self.fault.is_none() {
             self.fault = self.out.flush().err();
@@ -131,7 +138,7 @@ impl Output {
     }
 }
 
-/// A body with the version of its format before it.
+/// A body preceded by the version of its format.
 #[derive(Serialize)]
 struct Envelope<'a, T> {
     format: u32,
@@ -139,12 +146,12 @@ struct Envelope<'a, T> {
     body: &'a T,
 }
 
-/// Writes a line to standard error; nothing can be done if that fails.
+/// Writes a line to standard error. A failure cannot be reported and is ignored.
 pub fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// How many columns a terminal has, within reason; 80 for what is none.
+/// Returns the width of a terminal in columns, within limits; 80 for anything else.
 pub fn width(terminal: impl AsFd) -> usize {
     let size = rustix::termios::tcgetwinsize(terminal);
     size.map_or(80, |size| usize::from(size.ws_col)).clamp(20, 200)

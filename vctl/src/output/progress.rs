@@ -1,9 +1,9 @@
-//! How far a job is, on standard error: a bar on a terminal, or a line a second.
+//! Progress of a job on standard error: a bar on a terminal, or one line per second.
 
 use super::cell::{duration, size};
 use super::{note, width};
-use apparatus::change::jobs::Observer;
-use apparatus::store::JobRecord;
+use apparatus::jobs::Observer;
+use apparatus::model::job::JobRecord;
 use clap::ValueEnum;
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Whether and how progress is shown.
+/// The form in which progress is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Progress {
     /// A bar if standard error is a terminal, else nothing
     #[default]
     Auto,
-    /// A line a second; with --json an object a second
+    /// One line per second; with --json one object per second
     Plain,
     /// Nothing
     None,
@@ -31,25 +31,25 @@ enum Shape {
     Nothing,
 }
 
-/// Shows a running job; stops it when the operator wants that.
+/// Shows a running job, and stops the job when `stop` is set.
 pub struct Display {
     shape: Shape,
     extent_size: u64,
     stop: Arc<AtomicBool>,
     last: Option<Instant>,
-    /// When this display began, and what had been copied then.
+    /// Start time of this display, and the bytes that had been copied by then.
     since: Option<(Instant, u64)>,
     drawn: bool,
 }
 
-/// Progress as scripts see it.
+/// Progress as scripts read it.
 #[derive(Serialize)]
 struct Event {
     format: u32,
     progress: State,
 }
 
-/// How far a job is.
+/// The progress of a job at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 struct State {
     job: u64,
@@ -63,7 +63,7 @@ struct State {
 }
 
 impl Display {
-    /// `stop` is set when the operator wants the job to stop.
+    /// Creates a display. `stop` is set when the operator wants the job to stop.
     pub fn new(progress: Progress, json: bool, extent_size: u64, stop: Arc<AtomicBool>) -> Self {
         let shape = match progress {
             Progress::Plain if json => Shape::Objects,
@@ -81,7 +81,7 @@ impl Display {
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn finish(&mut self) {
         if self.drawn {
             let _ = write!(io::stderr(), "\r\x1b[K");
@@ -157,26 +157,43 @@ fn percent(state: State) -> u64 {
 }
 
 fn line(state: State) -> String {
+    let parts = parts(state);
+    format!("job {}: {}", state.job, parts.join(", "))
+}
+
+/// Returns the parts of the line, most important first.
+fn parts(state: State) -> Vec<String> {
     let left = state
         .left_s
         .map_or("-".into(), |left| duration(left.saturating_mul(1_000_000)));
-    let longest = match state.longest_hold_us {
-        0 => String::new(),
-        longest => format!(", longest hold {}", duration(longest)),
-    };
-    format!(
-        "job {}: {}% {} of {}, {}/s, {left} left, {} held{longest}",
-        state.job,
-        percent(state),
-        size(state.done),
-        size(state.total),
-        size(state.rate),
-        state.held_requests,
-    )
+    let mut parts = vec![
+        format!(
+            "{}% {} of {}",
+            percent(state),
+            size(state.done),
+            size(state.total)
+        ),
+        format!("{}/s", size(state.rate)),
+        format!("{left} left"),
+        format!("{} held", state.held_requests),
+    ];
+    if state.longest_hold_us > 0 {
+        parts.push(format!("longest hold {}", duration(state.longest_hold_us)));
+    }
+    parts
 }
 
+/// Returns one line for a terminal: the bar takes at least a third of it, the parts as much as fits beside it.
 fn bar(state: State, width: usize) -> String {
-    let text = line(state);
+    let least = width / 3;
+    let mut parts = parts(state);
+    let text = loop {
+        let text = parts.join(", ");
+        if parts.len() == 1 || text.chars().count() + 4 + least <= width {
+            break text;
+        }
+        parts.pop();
+    };
     let room = width.saturating_sub(text.chars().count() + 4);
     if room < 5 {
         return text.chars().take(width.saturating_sub(1)).collect();
@@ -211,6 +228,20 @@ mod tests {
             wide.ends_with("50% 512M of 1G, 256M/s, 2.0s left, 3 held, longest hold 800us"),
             "{wide}"
         );
+        let usual = bar(STATE, 80);
+        assert!(
+            usual.ends_with("50% 512M of 1G, 256M/s, 2.0s left, 3 held"),
+            "{usual}"
+        );
+    }
+
+    #[test]
+    fn a_third_of_the_terminal_shows_how_far_it_is() {
+        for width in [40, 60, 80, 100, 200] {
+            let cells = |text: &str| text.find(']').unwrap_or(0).saturating_sub(1);
+            let bar = bar(STATE, width);
+            assert!(cells(&bar) >= width / 3, "{width}: {bar}");
+        }
     }
 
     #[test]

@@ -1,21 +1,21 @@
-//! Tables with columns to choose from and to sort by, and details, one value a line.
+//! Tables with selectable and sortable columns, and details with one value per line.
 
 use super::{Cell, Output};
-use apparatus::error::{Error, Result};
+use apparatus::model::error::{Error, Result};
 use clap::Args;
 
 /// A column of rows `R`.
 pub struct Column<R> {
     /// Its heading, in upper case.
     pub name: &'static str,
-    /// Shown unless others are asked for.
+    /// Whether it is shown by default.
     pub shown: bool,
-    /// Its value.
+    /// Returns its value for a row.
     pub cell: fn(&R) -> Cell,
 }
 
 impl<R> Column<R> {
-    /// One that is shown.
+    /// Creates a column that is shown by default.
     pub const fn shown(name: &'static str, cell: fn(&R) -> Cell) -> Self {
         Self {
             name,
@@ -24,7 +24,7 @@ impl<R> Column<R> {
         }
     }
 
-    /// One that is shown when asked for.
+    /// Creates a column that is shown on request.
     pub const fn hidden(name: &'static str, cell: fn(&R) -> Cell) -> Self {
         Self {
             name,
@@ -34,11 +34,11 @@ impl<R> Column<R> {
     }
 }
 
-/// What a verb that lists takes.
+/// Options of every verb that lists.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Table options")]
 pub struct TableOptions {
-    /// Show these columns, or `+COL,…` for these as well as the usual ones; `help` lists them
+    /// Show these columns, or `+COL,…` for these in addition to the usual ones; `help` lists them
     #[arg(
         short = 'o',
         long = "output",
@@ -46,19 +46,19 @@ pub struct TableOptions {
         allow_hyphen_values = false
     )]
     columns: Option<String>,
-    /// Sort by this column; `-COL` for the other way round
+    /// Sort by this column; `-COL` for descending order
     #[arg(long, value_name = "COL", allow_hyphen_values = true)]
     sort: Option<String>,
-    /// Leave the headings out
+    /// Omit the headings
     #[arg(long)]
     no_headings: bool,
 }
 
 impl TableOptions {
-    /// Sorts rows as asked; otherwise leaves them.
+    /// Sorts rows as requested; otherwise keeps their order.
     ///
     /// # Errors
-    /// When there is no such column.
+    /// Fails when there is no such column.
     pub fn sort<R>(&self, columns: &[Column<R>], rows: &mut [R]) -> Result<()> {
         let Some(by) = &self.sort else { return Ok(()) };
         let (name, backwards) = by
@@ -72,7 +72,7 @@ impl TableOptions {
         Ok(())
     }
 
-    /// Whether the names of the columns are wanted instead of the rows.
+    /// Returns whether the names of the columns are requested instead of rows.
     fn asks_for_columns(&self) -> bool {
         self.columns.as_deref() == Some("help")
     }
@@ -107,7 +107,7 @@ fn find<'a, R>(columns: &'a [Column<R>], name: &str) -> Result<&'a Column<R>> {
 /// Writes rows as an aligned table.
 ///
 /// # Errors
-/// When a column asked for does not exist.
+/// Fails when a requested column does not exist.
 pub fn table<R>(out: &mut Output, options: &TableOptions, columns: &[Column<R>], rows: &[R]) -> Result<()> {
     if options.asks_for_columns() {
         columns.iter().for_each(|column| out.line(column.name));
@@ -159,7 +159,7 @@ fn line(cells: impl Iterator<Item = Painted>, widths: &[usize], right: &[bool]) 
     line
 }
 
-/// Writes all columns of one row, a line each.
+/// Writes all columns of one row, one line each.
 pub fn details<R>(out: &mut Output, columns: &[Column<R>], row: &R) {
     let style = out.style();
     let width = columns.iter().map(|column| column.name.len()).max().unwrap_or(0);

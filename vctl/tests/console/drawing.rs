@@ -76,18 +76,18 @@ fn a_drawing_has_both_layouts_and_a_legend() {
 #[test]
 fn a_drawing_and_an_object_do_not_share_standard_output() {
     let pool = Pool::with_volume();
-    let told = pool
+    let output = pool
         .run(["volume", "map", "v", "--svg", "-", "--json"])
         .ended(2)
         .complains(&["--svg -", "--json"]);
-    assert_eq!(told.out.lines().count(), 1, "{told:#?}");
+    assert_eq!(output.out.lines().count(), 1, "{output:#?}");
     let file = pool.file("v.svg");
     let mapped = pool.json(["volume", "map", "v", "--svg", &file]);
     assert_eq!(mapped["volume"], "v");
     assert!(std::fs::read_to_string(&file).unwrap().ends_with("</svg>\n"));
 }
 
-/// While a job moves it, the drawing shows where it leads.
+/// While a job moves the volume, the drawing shows its placement after the job.
 #[test]
 fn a_running_job_is_drawn_too() {
     let pool = Pool::with_volume();

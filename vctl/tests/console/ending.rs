@@ -1,4 +1,4 @@
-//! However the console ends, the terminal is as it was, and nothing stays held.
+//! Whatever ends the console, the terminal is restored, and no hold stays in place.
 
 use crate::support::Pool;
 use crate::terminal::Terminal;
@@ -16,21 +16,21 @@ fn signals_end_it_with_the_terminal_given_back() {
 }
 
 #[test]
-fn a_panic_gives_the_terminal_back_before_it_is_told() {
+fn a_panic_restores_the_terminal_before_it_is_reported() {
     let pool = Pool::with_volume();
     let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[("VCTL_CONSOLE_PANIC", "console")]);
-    let (status, said) = screen.ends();
-    assert_eq!(status, 101, "{said}");
-    assert!(said.contains("provoked in console"), "{said}");
+    let (status, output) = screen.ends();
+    assert_eq!(status, 101, "{output}");
+    assert!(output.contains("provoked in console"), "{output}");
     let screen = Terminal::open(
         &pool.pool_dir(),
         80,
         24,
         &[("VCTL_CONSOLE_PANIC", "console-hand")],
     );
-    let (status, said) = screen.ends();
-    assert_eq!(status, 1, "{said}");
-    assert!(said.contains("its thread console-hand has died"), "{said}");
+    let (status, output) = screen.ends();
+    assert_eq!(status, 1, "{output}");
+    assert!(output.contains("its thread console-hand has died"), "{output}");
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn control_c_leaves_as_q_does() {
     assert_eq!(screen.ends().0, 0);
 }
 
-/// Stopped and continued: what somebody else wrote meanwhile is drawn over.
+/// After a stop and a continue, output of other programs is drawn over.
 #[test]
 fn it_draws_anew_after_a_stop() {
     let pool = Pool::with_volume();
@@ -56,18 +56,18 @@ fn it_draws_anew_after_a_stop() {
 }
 
 #[test]
-fn whoever_leaves_while_holding_is_asked_and_the_hold_ends() {
+fn leaving_during_a_hold_asks_first_and_ends_the_hold() {
     let pool = Pool::with_volume();
     pool.start("a");
     for end in ["q", "signal"] {
         let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
         screen.keys_show("3", &["> v"]);
         screen.keys_show("h", &["hold volume v"]);
-        screen.keys_show("\r", &["holds all requests of volume v", "y does it"]);
+        screen.keys_show("\r", &["holds all requests of volume v", "y confirms"]);
         screen.keys_show("y", &["release the hold", "acting: volume hold v"]);
         pool.run(["volume", "set", "v", "--mode", "0600"]).ended(4);
         if end == "q" {
-            screen.keys_show("q", &["leave while this is under way?", "volume hold v"]);
+            screen.keys_show("q", &["leave while this is running?", "volume hold v"]);
             screen.keys("y");
             assert_eq!(screen.ends().0, 0);
         } else {

@@ -1,4 +1,4 @@
-//! What stands on the screen, at every size, with colour and without.
+//! The content of the screen, at every size, with colour and without.
 
 use crate::support::{Pool, finish, vctl};
 use crate::terminal::Terminal;
@@ -38,15 +38,16 @@ fn all_of_a_pool_is_there() {
     screen.keys_show("5", &["[5 Jobs]", "there are no jobs"]);
     pool.run(["volume", "move", "v", "--to", "d2"]).ok();
     screen.keys_show("6", &["[6 Events]", "info    job 1: volume move v --to d2: done"]);
-    screen.keys_show("?", &["help", "evacuate", "quarantined"]);
+    screen.keys_show("?", &["help", "evacuate"]);
+    screen.keys_show("\x1b[6~", &["quarantined"]);
     screen.keys("\x1b");
-    screen.hides("any key goes on");
+    screen.hides("any key closes");
     screen.keys("q");
     assert_eq!(screen.ends().0, 0);
 }
 
 #[test]
-fn rates_and_latency_follow_what_hosts_do() {
+fn rates_and_latency_follow_the_requests_of_hosts() {
     let pool = Pool::with_volume();
     let mount = pool.start("a");
     let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
@@ -57,7 +58,7 @@ fn rates_and_latency_follow_what_hosts_do() {
             .any(|line| line.contains("IOPS") && !line.contains("APPARATUS") && !line.contains("IOPS  0"))
             && text.contains("<")
     };
-    // Until it shows, and no longer: how fast it is does not matter.
+    // The load runs until it shows, and no longer: its speed does not matter.
     std::thread::scope(|scope| {
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         scope.spawn(move || {
@@ -77,7 +78,7 @@ fn it_fits_every_window() {
     let pool = Pool::with_volume();
     pool.start("a");
     let screen = Terminal::open(&pool.pool_dir(), 140, 45, &[]);
-    screen.shows(&["healthy", "apparatus a", "IOPS", "APPARATUS"]);
+    screen.shows(&["healthy", "all apparatuses", "IOPS", "APPARATUS"]);
     for (columns, rows) in [(80, 24), (60, 16), (40, 12)] {
         screen.resize(columns, rows);
         screen.keys("\x0c");
@@ -87,7 +88,7 @@ fn it_fits_every_window() {
     screen.shows(&["needs 40 x 12"]);
     screen.resize(80, 24);
     screen.keys("\x0c");
-    // A key that is read before the new size is seen would be of no use.
+    // A key that is read before the new size would have no effect.
     screen.shows(&["vctl console", "q leave"]);
     screen.keys_show("3", &["[3 Volumes]", "> v", "m move", "q leave"]);
     screen.keys("q");
@@ -133,9 +134,9 @@ fn a_plain_locale_gets_plain_signs() {
     assert!(screen.text().is_ascii(), "{}", screen.text());
 }
 
-/// An apparatus that does not answer delays nothing but its own line.
+/// An apparatus that does not answer delays only its own line.
 #[test]
-fn a_silent_apparatus_is_seen_as_silent_and_the_rest_goes_on() {
+fn a_silent_apparatus_is_shown_as_silent_and_delays_no_other() {
     let pool = Pool::with_volume();
     pool.start("a");
     let pid = pool.pid_of("a");

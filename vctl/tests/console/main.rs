@@ -1,5 +1,5 @@
-//! The console as an operator has it: the built program in a pseudo-terminal, a real pool, apparatuses that serve. What is asserted
-//! is what stands on the screen, and what has become of the pool. Each wait is for that, and ends.
+//! The console under realistic conditions: the built program in a pseudo-terminal, a real pool, apparatuses that serve. The tests assert
+//! the content of the screen and the state of the pool. Each wait is for one of these, and is bounded.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,10 +11,12 @@
 )]
 
 mod acting;
+mod changing;
 mod drawing;
 mod ending;
 mod looking;
 mod screenshots;
+mod sizes;
 #[path = "../contract/support.rs"]
 mod support;
 mod terminal;

@@ -1,5 +1,5 @@
-//! The pictures in `docs/console`, from what the console really shows. `UPDATE_SCREENSHOTS=1 cargo test -p vctl --test console
-//! screenshots` draws them anew; otherwise it is only checked that they can be drawn.
+//! The pictures in `docs/console`, drawn from real screens of the console. `UPDATE_SCREENSHOTS=1 cargo test -p vctl --test console
+//! screenshots` writes them; otherwise the test only checks that they can be drawn.
 
 use crate::support::Pool;
 use crate::terminal::Terminal;
@@ -9,12 +9,12 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Of a cell, in hundredths of a pixel: what a character of the usual fonts takes at this size, so that nothing is shifted where a
+/// Width of a cell in hundredths of a pixel: the width of a character in common fonts at this size, so that nothing is shifted where a
 /// viewer does not stretch text.
 const WIDE: u32 = 843;
 const HIGH: u32 = 18;
 const MARGIN: u32 = 10;
-/// From an eighth of a cell to all of it.
+/// Bars from an eighth of a cell to a full cell.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const PAPER: &str = "#1b1d23";
 const INK: &str = "#d8dade";
@@ -31,7 +31,7 @@ fn colour(colour: vt100::Color, otherwise: &'static str) -> String {
     }
 }
 
-/// Cells that look alike and stand side by side.
+/// Adjacent cells with the same style.
 struct Run {
     column: u16,
     text: String,
@@ -64,13 +64,13 @@ fn runs(screen: &vt100::Screen, row: u16) -> Vec<Run> {
     runs
 }
 
-/// The width of so many cells.
+/// Returns the width of this many cells.
 fn across(cells: usize) -> String {
     let hundredths = u32::try_from(cells).unwrap() * WIDE;
     format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }
 
-/// Bars of charts reach from cell to cell, as no font's do. What is left is text.
+/// Draws the bars of charts as rectangles, because those of fonts do not join between cells. Returns the remaining text.
 fn draw_bars(svg: &mut String, run: &Run, y: u32) -> String {
     let height = |sign: char| BARS.iter().position(|bar| *bar == sign);
     for (at, sign) in run.text.chars().enumerate() {
@@ -94,7 +94,7 @@ fn draw_bars(svg: &mut String, run: &Run, y: u32) -> String {
         .collect()
 }
 
-/// A screen as a drawing, the text of it as text.
+/// Returns a screen as an SVG drawing whose text is text.
 fn drawing(screen: &vt100::Screen) -> String {
     let (rows, columns) = screen.size();
     let width = u32::from(columns) * WIDE / 100 + 1 + 2 * MARGIN;
@@ -141,21 +141,21 @@ fn draw_run(svg: &mut String, run: &Run, y: u32) {
     .unwrap();
 }
 
-/// Draws what stands on the screen.
+/// Draws the screen to a file.
 fn take(pool: &Pool, screen: &Terminal, name: &str) {
     let svg = screen.with(drawing);
     assert!(svg.contains("</text>"), "{name} is empty");
     keep(pool, name, &svg);
 }
 
-/// Into `docs/console`, if that is wanted; the directory of this run is left out.
+/// Writes to `docs/console` on request; replaces the directory of this run.
 fn keep(pool: &Pool, name: &str, svg: &str) {
     if std::env::var_os("UPDATE_SCREENSHOTS").is_none() {
         return;
     }
     let shown = pool.path("").display().to_string();
     let shown = shown.trim_end_matches('/');
-    // As long as what it stands for, so that the text behind it stays in its place.
+    // The replacement has the same length, so that the text after it stays in its place.
     let demo: String = "/srv/storage-01"
         .chars()
         .chain(std::iter::repeat('0'))
@@ -229,31 +229,31 @@ fn session(pool: &Pool) {
     screen.keys_show("3", &["> db"]);
     screen.keys_show("j", &["> vm"]);
     screen.keys_show("m", &["move volume vm"]);
-    screen.keys_show("\x1b[3~@fast\x1b[Z\x1b[3~", &["@fast", "> rate", "like 50M"]);
+    screen.keys_show("\x15@fast\x1b[Z\x15", &["@fast", "> rate", "like 50M"]);
     take(pool, &screen, "form");
-    screen.keys_show("1M\r", &["moves 64M", "y does it", "┘"]);
+    screen.keys_show("1M\r", &["moves 64M", "y confirms", "┘"]);
     take(pool, &screen, "preview");
     screen.keys_show("y", &["after job 1, 2"]);
     take(pool, &screen, "volumes");
     let map = pool.run(["volume", "map", "vm", "--svg", "-"]).ok().out;
     assert!(map.contains("after job 1"), "{map}");
     keep(pool, "map", &map);
-    screen.keys_show("5", &["running", "left"]);
+    screen.keys_show("5", &["1 running", "left"]);
     take(pool, &screen, "jobs");
     screen.keys_show("4", &["> A d1"]);
     take(pool, &screen, "disks");
     screen.keys_show("1", &["a1", "running"]);
     take(pool, &screen, "overview");
-    screen.keys_show("?", &["any key goes on"]);
+    screen.keys_show("?", &["any key closes"]);
     take(pool, &screen, "help");
     screen.keys("\x1b");
-    screen.hides("any key goes on");
+    screen.hides("any key closes");
     screen.keys("q");
     assert_eq!(screen.ends().0, 0);
     let wide = Terminal::open(&pool.pool_dir(), 140, 40, &[]);
-    wide.keys_show("1", &["apparatus a2", "running"]);
+    wide.keys_show("1", &["all apparatuses", "vm"]);
     wide.until("charts", |text| text.matches(BARS).count() >= 400);
     take(pool, &wide, "wide");
-    // It may have come to its end by now.
+    // It may have ended by now.
     pool.run(["job", "cancel", "1"]);
 }

@@ -1,4 +1,4 @@
-//! A terminal with the console in it: keys go in, and what stands on the screen can be waited for.
+//! A terminal in which the console runs: tests send keys to it and wait for its screen.
 
 use pty_process::Size;
 use pty_process::blocking::{Command, Pts, Pty};
@@ -11,26 +11,26 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Nothing that is waited for takes longer.
-const LONG: Duration = Duration::from_secs(60);
+/// The longest wait.
+const LONG: Duration = Duration::from_secs(150);
 
 struct Shown {
     parser: Mutex<vt100::Parser>,
     changed: Condvar,
 }
 
-/// A console that runs.
+/// A running console.
 pub struct Terminal {
     child: Child,
     pty: Arc<Pty>,
-    /// Kept open, so that the terminal can be looked at when the console has ended.
+    /// Stays open, so that the screen can be read after the console has ended.
     pts: Pts,
     shown: Arc<Shown>,
     modes_before: (LocalModes, OutputModes),
 }
 
 impl Terminal {
-    /// The console of the pool in this directory, `columns` by `rows`.
+    /// Starts the console of the pool in this directory, `columns` by `rows`.
     pub fn open(pool: &Path, columns: u16, rows: u16, environment: &[(&str, &str)]) -> Self {
         let (pty, pts) = pty_process::blocking::open().unwrap();
         pty.resize(Size::new(rows, columns)).unwrap();
@@ -69,17 +69,17 @@ impl Terminal {
         }
     }
 
-    /// What stands on the screen.
+    /// Returns the text of the screen.
     pub fn text(&self) -> String {
         self.shown.parser.lock().unwrap().screen().contents()
     }
 
-    /// Something of the screen.
+    /// Applies a function to the screen.
     pub fn with<T>(&self, look: impl FnOnce(&vt100::Screen) -> T) -> T {
         look(self.shown.parser.lock().unwrap().screen())
     }
 
-    /// Waits until the screen is as it should be.
+    /// Waits until the screen satisfies a condition.
     #[track_caller]
     pub fn until(&self, what: &str, is: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + LONG;
@@ -91,7 +91,7 @@ impl Terminal {
         }
     }
 
-    /// Waits until all of it is on the screen.
+    /// Waits until all of these texts are on the screen.
     #[track_caller]
     pub fn shows(&self, words: &[&str]) {
         self.until(&format!("{words:?}"), |text| {
@@ -99,7 +99,18 @@ impl Terminal {
         });
     }
 
-    /// Waits until it is on the screen no more.
+    /// Waits until all of these texts are on the screen, in windows where lines may be broken.
+    #[track_caller]
+    pub fn says(&self, words: &[&str]) {
+        self.until(&format!("{words:?}"), |text| {
+            let inside = text.replace(['│', '|'], " ");
+            let text: Vec<&str> = inside.split_whitespace().collect();
+            let text = text.join(" ");
+            words.iter().all(|word| text.contains(word))
+        });
+    }
+
+    /// Waits until a text is not on the screen any more.
     #[track_caller]
     pub fn hides(&self, word: &str) {
         self.until(&format!("without {word:?}"), |text| !text.contains(word));
@@ -110,14 +121,14 @@ impl Terminal {
         (&*self.pty).write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Presses keys, then waits for what they lead to.
+    /// Presses keys, then waits for their effect.
     #[track_caller]
     pub fn keys_show(&self, keys: &str, words: &[&str]) {
         self.keys(keys);
         self.shows(words);
     }
 
-    /// Gives the window another size.
+    /// Changes the size of the window.
     pub fn resize(&self, columns: u16, rows: u16) {
         self.shown
             .parser
@@ -137,7 +148,7 @@ impl Terminal {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap()
     }
 
-    /// Waits for its end; the terminal must be as it was. Answers the exit status, and what stands on the screen then.
+    /// Waits for the end of the console; the terminal must be restored. Returns the exit status and the final screen.
     #[track_caller]
     pub fn ends(mut self) -> (i32, String) {
         let pid = self.pid();
@@ -155,7 +166,7 @@ impl Terminal {
         (status.code().unwrap_or(-1), self.text())
     }
 
-    /// What the console wrote last arrives a moment after its end.
+    /// The last output of the console arrives a moment after its end.
     fn restored(&self) {
         let deadline = Instant::now() + LONG;
         let mut parser = self.shown.parser.lock().unwrap();

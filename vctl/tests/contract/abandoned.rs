@@ -1,19 +1,18 @@
-//! Jobs whose controller was killed, and jobs that should never have been: nobody works on them, which is said wherever somebody looks; the next
-//! command about the same takes their place; they can be cancelled whatever else goes on; what they had reserved is free then. What is refused
-//! leaves no job behind.
+//! Jobs whose controller was killed, and jobs that should not exist: no process works on them, which every view reports; the next command
+//! for the same range replaces them; they can be cancelled in any state of the pool, and their reservations are free afterwards. A refused
+//! command leaves no job behind.
 
-use crate::support::{Pool, finish, write};
+use crate::support::{Pool, finish, hold_volume, write};
 use serde_json::Value;
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
 
-/// A pool whose volume, 24 MiB on `d1`, is full of data.
+/// Creates a pool whose volume, 24 MiB on `d1`, is full of data.
 fn full() -> Pool {
     let pool = Pool::with_volume();
     pool.run(["volume", "resize", "v", "24M"]).ok();
@@ -26,21 +25,29 @@ fn jobs(pool: &Pool) -> Vec<Value> {
     pool.json(["job", "list"])["jobs"].as_array().unwrap().clone()
 }
 
-/// Free bytes of `d2`.
+/// Returns the free bytes of `d2`.
 fn free(pool: &Pool) -> u64 {
     pool.json(["disk", "show", "d2"])["disk"]["free"]
         .as_u64()
         .unwrap()
 }
 
-/// Moves `v` to `d2` so slowly that it is under way when it is killed. Answers the job's number.
+/// Kills a move of `v` to `d2` while it is running. Returns the number of its job.
 fn killed_move(pool: &Pool) -> String {
+    let (mut mover, id) = slow_move(pool);
+    mover.kill().unwrap();
+    mover.wait().unwrap();
+    id
+}
+
+/// Moves `v` to `d2` so slowly that the move is still running when this returns. Returns its process and the number of its job.
+fn slow_move(pool: &Pool) -> (Child, String) {
     let before = jobs(pool).len();
-    let mut mover = pool
+    let mover = pool
         .command(["volume", "move", "v", "--to", "d2", "--rate", "100K"])
         .spawn()
         .unwrap();
-    let end = Instant::now() + Duration::from_secs(50);
+    let end = Instant::now() + Duration::from_secs(150);
     let id = loop {
         let running = jobs(pool)
             .into_iter()
@@ -52,50 +59,40 @@ fn killed_move(pool: &Pool) -> String {
         assert!(Instant::now() < end, "nothing is moved: {:?}", jobs(pool));
         thread::sleep(Duration::from_millis(5));
     };
-    mover.kill().unwrap();
-    mover.wait().unwrap();
-    id
+    (mover, id)
 }
 
-/// Another controller that acts until its standard input ends.
-fn busy(pool: &Pool) -> (Child, ChildStdin) {
-    let mut command = pool.command([
-        "volume",
-        "hold",
-        "v",
-        "--for",
-        "50s",
-        "--",
-        "sh",
-        "-c",
-        "echo held; cat",
-    ]);
-    let mut holder = command.stdin(Stdio::piped()).spawn().unwrap();
-    let input = holder.stdin.take().unwrap();
-    let mut line = String::new();
-    BufReader::new(holder.stdout.as_mut().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert_eq!(line, "held\n");
-    (holder, input)
+/// SIGHUP pauses a move as Ctrl-C does, however often it is sent.
+#[test]
+fn a_move_whose_terminal_is_closed_is_paused() {
+    let pool = full();
+    let (mover, id) = slow_move(&pool);
+    let process = rustix::process::Pid::from_child(&mover);
+    for _ in 0..2 {
+        rustix::process::kill_process(process, rustix::process::Signal::HUP).unwrap();
+    }
+    finish(mover).ended(8).complains(&["paused", "vctl job resume"]);
+    assert_eq!(pool.json(["job", "show", &id])["job"]["state"], "paused");
 }
 
 #[test]
 fn a_killed_move_is_named_and_the_next_one_takes_its_place() {
     let pool = full();
     let mut killed = Vec::new();
-    // Each would reserve 24 MiB of the 63 that there are.
+    // Each would reserve 24 MiB of the 63 MiB that are free.
     for _ in 0..4 {
         let id = killed_move(&pool);
         let last = jobs(&pool).pop().unwrap();
         assert_eq!(last["abandoned"], true);
+        let listed = pool.run(["job", "list", "-o", "state", "--no-headings", "--sort", "-id"]);
+        assert!(listed.ok().out.starts_with("abandoned\n"));
         for text in [
             last["why"].as_str().unwrap().to_owned(),
             pool.run(["status"]).out,
             pool.run(["pool", "check"]).out,
             pool.run(["job", "show", &id]).ok().out,
         ] {
-            assert!(text.contains("nobody works on it"), "{text}");
+            assert!(text.contains("no process works on it"), "{text}");
         }
         killed.push(id);
         let would = pool.json(["volume", "move", "v", "--to", "d2", "--dry-run"]);
@@ -117,14 +114,14 @@ fn a_job_of_a_dead_controller_is_cancelled_while_another_acts_and_one_that_needs
     let pool = full();
     let id = killed_move(&pool);
     let before = free(&pool);
-    let (holder, input) = busy(&pool);
+    let (holder, input) = hold_volume(&pool, "v");
     assert!(
         pool.run(["job", "show", &id])
             .ok()
             .out
-            .contains("nobody works on it")
+            .contains("no process works on it")
     );
-    assert!(pool.run(["status"]).out.contains("nobody works on it"));
+    assert!(pool.run(["status"]).out.contains("no process works on it"));
     pool.run(["job", "cancel", &id, "--roll-back"])
         .ended(4)
         .complains(&["busy"]);
@@ -152,7 +149,7 @@ fn a_removed_volume_takes_its_jobs_along() {
 }
 
 #[test]
-fn what_is_refused_or_has_nothing_to_do_makes_no_job() {
+fn a_refused_or_needless_move_makes_no_job() {
     let pool = full();
     let moved = |more: &[&str]| pool.run(["volume", "move", "v", "--to", "d2"].iter().chain(more));
     moved(&["--rate", "0"]).ended(2);
@@ -182,7 +179,7 @@ fn what_is_refused_or_has_nothing_to_do_makes_no_job() {
 }
 
 #[test]
-fn a_job_that_nobody_takes_stays_as_it_is() {
+fn a_job_that_no_apparatus_accepts_keeps_its_state() {
     let pool = full();
     let id = killed_move(&pool);
     pool.run(["job", "pause", &id]).ok();
@@ -191,7 +188,7 @@ fn a_job_that_nobody_takes_stays_as_it_is() {
     assert_eq!(jobs(&pool)[0]["state"], "paused");
 }
 
-/// The command waits for what is held, and does not listen: what hosts wait for is over first, and the command ends after that.
+/// The command waits for its hold and ignores its input: the wait of hosts ends first, and the command ends afterwards.
 #[test]
 fn a_hold_ends_in_time_though_its_command_waits_for_it() {
     let pool = Pool::with_volume();
@@ -217,7 +214,7 @@ fn a_hold_ends_in_time_though_its_command_waits_for_it() {
 }
 
 #[test]
-fn a_move_tells_how_long_its_holds_took() {
+fn a_move_reports_the_durations_of_its_holds() {
     let pool = full();
     let moved = pool.run(["volume", "move", "v", "--to", "d2"]).ok();
     let line = moved.out.lines().last().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Input that cannot be used: one clear line that names the thing, and nothing changes.
+//! Invalid input: one clear line names the object, and nothing changes.
 
 use crate::support::{Pool, write};
 use std::fs::OpenOptions;
@@ -29,6 +29,24 @@ fn a_pool_that_is_there() {
         .run(["pool", "create"])
         .ended(1)
         .complains(&["already"]);
+}
+
+#[test]
+fn a_file_in_the_place_of_a_pool() {
+    let pool = Pool::with_volume();
+    let database = pool.file("pool/pool.db");
+    let disk = pool.file("d1.img");
+    for words in [
+        &["status"][..],
+        &["volume", "create", "w", "1M"],
+        &["pool", "create"],
+    ] {
+        let with = |file| pool.run(words.iter().chain(&["--pool", file]));
+        with(&database)
+            .ended(2)
+            .complains(&["is a file", &pool.file("pool")]);
+        with(&disk).ended(2).complains(&["is a file", "--pool DIR"]);
+    }
 }
 
 #[test]
@@ -97,11 +115,11 @@ fn names() {
         "-x",
         &"x".repeat(101),
     ] {
-        let told = pool
+        let output = pool
             .run(["volume", "create", "--", name, "1M"])
             .ended(2)
             .complains(&["volume name"]);
-        assert!(!told.err.contains('\u{1b}'), "{told:?}");
+        assert!(!output.err.contains('\u{1b}'), "{output:?}");
         pool.run(["volume", "rename", "v", "--", name]).ended(2);
         pool.run([
             "disk",
@@ -167,13 +185,13 @@ fn things_that_are_not_there() {
 fn a_full_pool_says_why_for_each_disk() {
     let pool = Pool::with_volume();
     pool.run(["disk", "set", "d2", "--no-allocate"]).ok();
-    let told = pool.run(["volume", "create", "w", "60M"]).ended(1);
-    told.complains(&["d1: 55 extents free", "d2: ", "no-allocate", "hint: "]);
-    let told = pool
+    let output = pool.run(["volume", "create", "w", "60M"]).ended(1);
+    output.complains(&["d1: 55 extents free", "d2: ", "no-allocate", "hint: "]);
+    let output = pool
         .run(["volume", "create", "w", "60M", "--on", "d2"])
         .ended(1)
         .complains(&["d2: "]);
-    assert!(!told.err.contains("d1: "), "d1 was not asked for: {told:?}");
+    assert!(!output.err.contains("d1: "), "d1 was not asked for: {output:?}");
     pool.run(["volume", "resize", "v", "+60M"])
         .ended(1)
         .complains(&["d1: ", "d2: "]);
@@ -211,11 +229,68 @@ fn disks_that_cannot_be_taken() {
         "z",
     ])
     .ended(2)
-    .complains(&["is there already"]);
+    .complains(&["exists already"]);
     write(&pool.path("small.img"), &[0; 4096]);
     pool.run(["disk", "add", &pool.file("small.img")])
         .ended(2)
         .complains(&["too small"]);
+}
+
+/// The hint is one that can be followed: what is no option of a verb is no value of it either.
+#[test]
+fn options_that_are_none_are_not_offered_as_values() {
+    let pool = Pool::with_volume();
+    for words in [
+        &["volume", "resize", "v", "-4M"][..],
+        &["volume", "set", "v", "--size", "4M"],
+        &["apparatus", "start", "a", "/nowhere", "--metrics", "127.0.0.1:1"],
+    ] {
+        let refused = pool
+            .run(words)
+            .ended(2)
+            .complains(&["unexpected argument", "usage: vctl "]);
+        assert!(!refused.err.contains("as a value"), "{refused:?}");
+    }
+    pool.run(["disk", "evacuate", "d1", "--to", "d1"])
+        .ended(2)
+        .complains(&["vctl: disk d1: is both source and destination", "hint: "]);
+}
+
+/// A disk that new space cannot be had on is one of several: the way out is another one.
+#[test]
+fn new_space_on_a_disk_with_a_fault_is_offered_elsewhere() {
+    let pool = Pool::with_volume();
+    std::fs::rename(pool.path("d2.img"), pool.path("gone.img")).unwrap();
+    for words in [
+        &["volume", "create", "w", "8M", "--on", "d2"][..],
+        &["volume", "resize", "v", "60M", "--on", "d2"],
+    ] {
+        pool.run(words).ended(1).complains(&[
+            "disk d2",
+            "No such file",
+            "--on",
+            "vctl disk set d2 --no-allocate",
+        ]);
+    }
+    pool.run(["volume", "create", "w", "8M", "--policy", "spread"])
+        .ok();
+}
+
+/// A path may hold what a terminal obeys.
+#[test]
+fn control_characters_of_paths_are_shown() {
+    let pool = Pool::with_volume();
+    let path = pool.file("an\nother\u{1b}[31m.img");
+    let added = pool
+        .run(["disk", "add", &path, "--create", "16M", "--name", "d3"])
+        .ok();
+    std::fs::remove_file(&path).unwrap();
+    let removed = pool.run(["disk", "remove", "d3"]).ok();
+    assert!(removed.err.contains("its label is still there"), "{removed:?}");
+    for text in [&added.out, &removed.err] {
+        assert!(text.contains("an\\nother\\u{1b}[31m.img"), "{text}");
+        assert!(!text.contains('\u{1b}') && text.lines().count() == 1, "{text}");
+    }
 }
 
 #[test]
@@ -264,16 +339,16 @@ fn disks_that_went_wrong_are_named() {
     pool.run(["pool", "check"]).ok();
 
     overwrite(&pool.path("d1.img"), 0, &[0xff; 8192]);
-    let told = pool.run(["pool", "check"]).ended(7);
-    assert!(told.out.contains("d1"), "{told:?}");
+    let output = pool.run(["pool", "check"]).ended(7);
+    assert!(output.out.contains("d1"), "{output:?}");
     OpenOptions::new()
         .write(true)
         .open(pool.path("gone.img"))
         .unwrap()
         .set_len(4 << 20)
         .unwrap();
-    let told = pool.run(["pool", "check"]).ended(7);
-    assert!(told.out.contains("shorter"), "{told:?}");
+    let output = pool.run(["pool", "check"]).ended(7);
+    assert!(output.out.contains("shorter"), "{output:?}");
 }
 
 #[test]
@@ -287,8 +362,8 @@ fn a_damaged_database_is_named() {
     pool.run(["pool", "restore", &pool.file("b"), "--yes"]).ok();
     pool.run(["pool", "check"]).ok();
     write(&database, &sound[..sound.len() / 2]);
-    let told = pool.run(["pool", "check"]);
-    assert!(matches!(told.status, 1 | 7), "{told:?}");
+    let output = pool.run(["pool", "check"]);
+    assert!(matches!(output.status, 1 | 7), "{output:?}");
     write(&database, b"");
     pool.run(["volume", "list"]).ended(1).complains(&["pool"]);
 }
@@ -301,15 +376,15 @@ fn an_older_database_is_refused_by_name() {
     pool.run(["pool", "backup", &pool.file("b")])
         .ended(1)
         .complains(&["already"]);
-    let told = pool.run(["pool", "restore", &pool.file("b"), "--yes"]).ended(1);
-    told.complains(&["older than the disks", "--accept-older-layout"]);
+    let output = pool.run(["pool", "restore", &pool.file("b"), "--yes"]).ended(1);
+    output.complains(&["older than the disks", "--accept-older-layout"]);
     let old = std::fs::read(pool.path("b")).unwrap();
     for ending in ["-wal", "-shm"] {
         let _ = std::fs::remove_file(pool.pool_dir().join(format!("pool.db{ending}")));
     }
     write(&pool.pool_dir().join("pool.db"), &old);
-    let told = pool.run(["pool", "check"]).ended(7);
-    assert!(told.out.contains("newer database"), "{told:?}");
+    let output = pool.run(["pool", "check"]).ended(7);
+    assert!(output.out.contains("newer database"), "{output:?}");
     pool.run(["volume", "create", "x", "1M"])
         .ended(1)
         .complains(&["newer database"]);
@@ -331,7 +406,7 @@ fn backups_that_are_none_or_anothers() {
     other.run(["pool", "backup", &other.file("b")]).ok();
     pool.run(["pool", "restore", &other.file("b"), "--yes"])
         .ended(1)
-        .complains(&["of pool"]);
+        .complains(&["belongs to pool"]);
     write(&pool.path("text"), b"text");
     pool.run(["pool", "restore", &pool.file("text"), "--yes"])
         .ended(1)

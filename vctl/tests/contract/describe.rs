@@ -1,4 +1,4 @@
-//! Pools made what a description says: repeated without effect, rehearsed without a trace, and dumped as what they are.
+//! Pools created from descriptions: a repetition has no effect, a rehearsal leaves no trace, and a dump equals the pool.
 
 use crate::support::{Pool, write};
 
@@ -27,8 +27,8 @@ fn applied_from_nothing_and_again() {
     let (pool, file) = described(DESCRIPTION);
     let would = pool.json(["pool", "apply", &file, "--dry-run"]);
     assert!(!pool.pool_dir().exists() && !pool.path("fast.img").exists());
-    let titles = |told: &serde_json::Value| {
-        let steps = told["steps"].as_array().unwrap().iter();
+    let titles = |output: &serde_json::Value| {
+        let steps = output["steps"].as_array().unwrap().iter();
         steps
             .map(|step| step["title"].as_str().unwrap().to_owned())
             .collect::<Vec<_>>()
@@ -61,12 +61,12 @@ fn applied_from_nothing_and_again() {
         pool.run(["pool", "apply", &file, "--dry-run"])
             .ok()
             .out
-            .contains("all is as described")
+            .contains("the pool is as described")
     );
 }
 
 #[test]
-fn what_is_different_is_changed_and_what_destroys_is_asked_for() {
+fn deviations_are_changed_and_destruction_is_confirmed() {
     let (pool, file) = described(DESCRIPTION);
     pool.run(["pool", "apply", &file]).ok();
     let moved = DESCRIPTION.replace(r#"on: ["@ssd"]"#, r#"on: ["slow"]"#).replace(
@@ -89,8 +89,8 @@ fn what_is_different_is_changed_and_what_destroys_is_asked_for() {
         &pool.path("pool.ron"),
         moved.replace(r#"(name: "w""#, r#"(name: "x""#).as_bytes(),
     );
-    let told = pool.json(["pool", "apply", &file, "--yes"]);
-    assert_eq!(told["unasked"], serde_json::json!(["volume w"]));
+    let output = pool.json(["pool", "apply", &file, "--yes"]);
+    assert_eq!(output["unasked"], serde_json::json!(["volume w"]));
     assert_eq!(
         pool.json(["volume", "list"])["volumes"].as_array().unwrap().len(),
         3,
@@ -137,7 +137,7 @@ fn options_placement_and_reserves_are_applied_and_dumped() {
     )"#;
     let (pool, file) = described(text);
     let plan = pool.run(["pool", "apply", &file, "--dry-run"]).ok().out;
-    assert!(plan.contains("// would pool set"), "{plan}");
+    assert!(plan.contains("would pool set"), "{plan}");
     pool.run(["pool", "apply", &file]).ok();
     let shown = &pool.json(["pool", "show"])["pool"];
     assert_eq!(
@@ -157,11 +157,11 @@ fn options_placement_and_reserves_are_applied_and_dumped() {
     }
     write(&pool.path("dump.ron"), dump.as_bytes());
     let again = pool.run(["pool", "apply", &pool.file("dump.ron"), "--prune"]);
-    assert_eq!(again.ok().out, "all is as described\n");
+    assert_eq!(again.ok().out, "the pool is as described\n");
 }
 
 #[test]
-fn who_serves_otherwise_than_described_is_named_and_not_stopped() {
+fn an_apparatus_that_deviates_is_named_and_not_stopped() {
     let (pool, _) = described(DESCRIPTION);
     pool.run(["pool", "apply", &pool.file("pool.ron")]).ok();
     for (mount, words) in [
@@ -177,12 +177,12 @@ fn who_serves_otherwise_than_described_is_named_and_not_stopped() {
     }
     let none = DESCRIPTION.replace(r#"(name: "a", mount: "mount-a")"#, "");
     write(&pool.path("none.ron"), none.as_bytes());
-    let told = pool
+    let output = pool
         .run(["pool", "apply", &pool.file("none.ron"), "--prune"])
         .ok();
     assert!(
-        told.out.contains("apparatus a is not described, and stays"),
-        "{told:?}"
+        output.out.contains("apparatus a is not described, and stays"),
+        "{output:?}"
     );
     assert_eq!(
         pool.json(["apparatus", "show", "a"])["apparatus"]["state"],
@@ -203,8 +203,8 @@ fn disks_that_are_not_described_are_emptied_before_they_go() {
     write(&pool.path("pool.ron"), fewer.as_bytes());
     let would = pool.json(["pool", "apply", &file, "--prune", "--dry-run"]);
     let done = pool.json(["pool", "apply", &file, "--prune"]);
-    let titles = |told: &serde_json::Value| {
-        let steps = told["steps"].as_array().unwrap().iter();
+    let titles = |output: &serde_json::Value| {
+        let steps = output["steps"].as_array().unwrap().iter();
         steps.map(|step| step["title"].clone()).collect::<Vec<_>>()
     };
     assert_eq!(titles(&done), ["disk evacuate fast", "disk remove fast"]);
@@ -216,7 +216,7 @@ fn disks_that_are_not_described_are_emptied_before_they_go() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_before_anything_is_done() {
+fn an_impossible_request_is_refused_before_any_step() {
     for (text, words) in [
         (
             "(volumes: [(name: \"v\", size: \"1M\", nonsense: 1)])",
@@ -224,7 +224,7 @@ fn what_cannot_be_is_refused_before_anything_is_done() {
         ),
         (
             "(volumes: [(name: \"v\", size: \"1M\")])",
-            &["volume v", "no room"],
+            &["volume v", "not enough room"],
         ),
         ("(volumes: [(name: \"v\", size: \"1M\", on: [\"@x\"])])", &["@x"]),
         (
@@ -233,8 +233,8 @@ fn what_cannot_be_is_refused_before_anything_is_done() {
         ),
     ] {
         let (pool, file) = described(text);
-        let told = pool.run(["pool", "apply", &file]).complains(words);
-        assert_ne!(told.status, 0);
+        let output = pool.run(["pool", "apply", &file]).complains(words);
+        assert_ne!(output.status, 0);
         assert!(!pool.pool_dir().exists(), "{text}");
     }
     let (pool, _) = described("");
@@ -244,7 +244,7 @@ fn what_cannot_be_is_refused_before_anything_is_done() {
 }
 
 #[test]
-fn many_new_volumes_are_made_in_one_change_and_told_one_by_one() {
+fn many_new_volumes_are_created_in_one_change_and_reported_one_by_one() {
     let volumes: Vec<String> = (0..300)
         .map(|number| format!(r#"(name: "v{number}", size: "64KiB")"#))
         .collect();
@@ -256,8 +256,8 @@ fn many_new_volumes_are_made_in_one_change_and_told_one_by_one() {
     let done = pool.json(["pool", "apply", &file]);
     let steps = done["steps"].as_array().unwrap();
     assert_eq!(steps.len(), 301);
-    assert_eq!(steps[300]["title"], "volume create v299 65536");
-    // The disk is one change, the volumes are the other.
+    assert_eq!(steps[300]["title"], "volume create v299 64KiB");
+    // The disk is one change, the volumes are another.
     assert_eq!(pool.json(["pool", "show"])["pool"]["generation"], 2);
     let listed = pool.json(["volume", "list"]);
     assert_eq!(listed["volumes"].as_array().unwrap().len(), 300);
@@ -282,6 +282,6 @@ fn an_extent_size_that_the_pool_does_not_have_is_refused() {
     write(&pool.path("pool.ron"), b"()");
     assert_eq!(
         pool.run(["pool", "apply", &file]).ok().out,
-        "all is as described\n"
+        "the pool is as described\n"
     );
 }

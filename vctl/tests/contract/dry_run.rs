@@ -1,19 +1,74 @@
-//! `--dry-run` says exactly what would be sent, and changes nothing: not the database, not a file, not even the term.
+//! `--dry-run` prints exactly what would be sent, and changes nothing: not the database, not a file, not even the term.
 
 use crate::support::Pool;
 use serde_json::Value;
 
-/// The difference that a dry run shows as RON and as JSON.
+/// Returns the delta that a dry run prints as JSON, after checking that its text consists of plain sentences.
 #[track_caller]
 fn would_send(pool: &Pool, words: &[&str]) -> Value {
     let before = pool.state();
-    let text = pool.run(words.iter().chain(&["--dry-run"])).ok().out;
-    let ron: apparatus::pool::model::Difference = ron::from_str(&text).unwrap();
-    let told = pool.json(words.iter().chain(&["--dry-run"]));
-    assert_eq!(told["dry_run"], true);
-    assert_eq!(told["difference"], serde_json::to_value(&ron).unwrap());
+    let text = in_words(pool, words);
+    let output = pool.json(words.iter().chain(&["--dry-run"]));
+    assert_eq!(output["dry_run"], true);
+    let delta: apparatus::model::records::Delta =
+        serde_json::from_value(output["difference"].clone()).unwrap();
+    assert_eq!(
+        delta.edits.is_empty(),
+        text.starts_with("nothing would "),
+        "{text}"
+    );
     assert_eq!(pool.state(), before, "{words:?} --dry-run");
-    told["difference"].clone()
+    output["difference"].clone()
+}
+
+/// Checks that the text contains nothing that only a program would print.
+#[track_caller]
+fn in_words(pool: &Pool, words: &[&str]) -> String {
+    let text = pool.run(words.iter().chain(&["--dry-run"])).ok().out;
+    for line in text.lines() {
+        assert!(
+            line.starts_with("would ") || line.starts_with("nothing would "),
+            "{line}"
+        );
+        assert!(!line.contains(['{', '(', '[', '"']), "{line}");
+    }
+    text
+}
+
+#[test]
+fn text_output_is_plain_sentences() {
+    let pool = Pool::with_volume();
+    let expected: &[(&[&str], &str)] = &[
+        (
+            &["volume", "create", "w", "1M", "--on", "d2", "--owner", "5:6"],
+            "would create volume w: 1M, mode 0600, owner 5:6\nwould place 1M of volume w at 0 on d2 at 1M\n",
+        ),
+        (
+            &["volume", "rename", "v", "w"],
+            "would change volume v: name from v to w\n",
+        ),
+        (
+            &["volume", "remove", "v"],
+            "would remove volume v and the 8M that it holds\n",
+        ),
+        (&["volume", "rename", "v", "v"], "nothing would change\n"),
+        (
+            &["volume", "move", "v", "--to", "d2"],
+            "would move 8M of volume v at 0 from d1 at 1M to d2 at 1M\n",
+        ),
+        (
+            &["volume", "move", "v", "--to", "d1"],
+            "nothing would be moved: everything is at its destination\n",
+        ),
+        (
+            &["disk", "set", "d1", "--untag", "fast"],
+            "would change disk d1: tags from fast to none\n",
+        ),
+        (&["disk", "remove", "d2"], "would remove disk d2\n"),
+    ];
+    for (words, text) in expected {
+        assert_eq!(in_words(&pool, words), *text, "{words:?}");
+    }
 }
 
 #[test]
@@ -39,17 +94,19 @@ fn of_every_verb_that_changes_the_table() {
         (&["volume", "move", "v", "--to", "d2", "--range", "1M..3M"], "Map"),
     ];
     for (words, edit) in verbs {
-        let difference = would_send(&pool, words);
-        assert_eq!(difference["from"], generation, "{words:?}");
-        let edits = difference["edits"].as_array().unwrap();
+        let delta = would_send(&pool, words);
+        assert_eq!(delta["from"], generation, "{words:?}");
+        let edits = delta["edits"].as_array().unwrap();
         assert!(
             edits.iter().any(|each| each.get(*edit).is_some()),
-            "{words:?}: {difference}"
+            "{words:?}: {delta}"
         );
     }
+    let held = pool.json(["volume", "hold", "v", "--dry-run"]);
+    assert_eq!(held["difference"]["edits"], serde_json::json!([]));
     assert_eq!(
-        would_send(&pool, &["volume", "hold", "v"])["edits"],
-        serde_json::json!([])
+        in_words(&pool, &["volume", "hold", "v", "--for", "500ms"]),
+        "would hold all requests of volume v for 500.0ms\n"
     );
     assert_eq!(
         would_send(&pool, &["volume", "rename", "v", "v"])["edits"],
@@ -57,21 +114,21 @@ fn of_every_verb_that_changes_the_table() {
     );
 }
 
-/// What is said is what is done: all but the UUID that adding a disk draws.
+/// The verb does what its dry run printed, except for the UUID that adding a disk draws.
 #[test]
-fn what_is_said_is_what_is_done() {
+fn the_verb_does_what_its_dry_run_printed() {
     let pool = Pool::with_volume();
-    let said = would_send(&pool, &["volume", "create", "w", "3M"]);
-    let home = &said["edits"][1]["Map"]["segments"][0]["home"];
+    let output = would_send(&pool, &["volume", "create", "w", "3M"]);
+    let placement = &output["edits"][1]["Map"]["segments"][0]["home"];
     pool.run(["volume", "create", "w", "3M"]).ok();
     let map = pool.json(["volume", "map", "w"]);
     assert_eq!(
         map["segments"][0]["disk_offset"].as_u64().unwrap(),
-        home["start"].as_u64().unwrap() << 20
+        placement["start"].as_u64().unwrap() << 20
     );
     assert_eq!(
         map["segments"][0]["length"].as_u64().unwrap(),
-        home["len"].as_u64().unwrap() << 20
+        placement["len"].as_u64().unwrap() << 20
     );
 }
 
@@ -106,9 +163,9 @@ fn of_the_other_verbs() {
         .complains(&["already"]);
 }
 
-/// A dry run refuses what the verb itself would refuse.
+/// A dry run refuses what the verb refuses.
 #[test]
-fn refuses_what_would_be_refused() {
+fn a_dry_run_refuses_what_the_verb_refuses() {
     let pool = Pool::with_volume();
     let refused: &[(&[&str], i32)] = &[
         (&["volume", "create", "v", "1M", "--dry-run"], 1),

@@ -1,15 +1,15 @@
-//! Help texts, as they are and as they were: a change of words is a change of the contract, made on purpose.
-//! `UPDATE_GOLDEN=1 cargo test -p vctl help` writes them anew.
+//! Help texts as golden files: a new wording is a change of the contract, made on purpose.
+//! `UPDATE_GOLDEN=1 cargo test -p vctl help` writes them.
 
-use crate::support::{Said, finish, vctl};
+use crate::support::{CommandOutput, finish, vctl};
 use std::fmt::Write;
 use std::path::Path;
 
-fn help(words: &[String]) -> Said {
+fn help(words: &[String]) -> CommandOutput {
     finish(vctl().args(words).arg("--help").spawn().unwrap()).ok()
 }
 
-/// The commands that a help text lists.
+/// Returns the commands that a help text lists.
 pub fn listed(help: &str) -> Vec<String> {
     let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let commands = lines.take_while(|line| !line.is_empty());
@@ -21,14 +21,14 @@ pub fn listed(help: &str) -> Vec<String> {
 }
 
 fn walk(words: &mut Vec<String>, text: &mut String) {
-    let told = help(words).out;
+    let output = help(words).out;
     writeln!(
         text,
-        "$ vctl {}--help\n\n{told}",
+        "$ vctl {}--help\n\n{output}",
         words.iter().map(|word| format!("{word} ")).collect::<String>()
     )
     .unwrap();
-    for name in listed(&told) {
+    for name in listed(&output) {
         words.push(name);
         walk(words, text);
         words.pop();
@@ -61,7 +61,10 @@ fn every_verb_of_the_contract_is_there() {
             "",
             "pool disk volume apparatus job status console events history metrics completions man",
         ),
-        ("pool", "create show check backup restore adopt apply dump"),
+        (
+            "pool",
+            "create list show check backup restore import adopt apply dump",
+        ),
         (
             "disk",
             "add list show set resize evacuate revert label clear remove",
@@ -84,17 +87,15 @@ fn every_verb_of_the_contract_is_there() {
 
 #[test]
 fn completions_and_manual_pages_know_every_noun() {
-    for shell in ["bash", "zsh", "fish"] {
+    // Shells whose scripts ask vctl itself are tested in `tests/shells`.
+    for shell in ["elvish", "powershell"] {
         let script = finish(vctl().args(["completions", shell]).spawn().unwrap())
             .ok()
             .out;
         for word in ["evacuate", "apparatus", "--dry-run"] {
-            assert!(
-                script.contains(word) || script.contains(&word.replace("--", "")),
-                "{shell} {word}"
-            );
+            assert!(script.contains(word), "{shell} {word}");
         }
-        assert!(!script.contains("__detached"), "{shell}");
+        assert!(!script.contains("__"), "{shell}");
     }
     let dir = tempfile::tempdir().unwrap();
     finish(vctl().arg("man").arg(dir.path()).spawn().unwrap()).ok();
@@ -106,5 +107,6 @@ fn completions_and_manual_pages_know_every_noun() {
     ] {
         let text = std::fs::read_to_string(dir.path().join(page)).unwrap();
         assert!(text.contains(".TH"), "{page}");
+        assert!(page == "vctl-volume.1" || text.contains(".SH EXAMPLES"), "{page}");
     }
 }

@@ -1,26 +1,26 @@
-//! `vctl history`: every change is there with who, when, by which command line, and what came of it; rehearsals and looks are not; nothing
-//! that is done fails because it cannot be written down.
+//! `vctl history`: every change is recorded with time, user, command line and result; rehearsals and queries are not; no command fails
+//! because it cannot be recorded.
 
 use crate::support::{Pool, write};
 use serde_json::Value;
 
-/// State, status, command line of all.
-fn told(pool: &Pool) -> Vec<(String, Value, String)> {
-    let told = pool.json(["history", "--limit", "1000"]);
+/// Returns state, status and command line of all records.
+fn output(pool: &Pool) -> Vec<(String, Value, String)> {
+    let output = pool.json(["history", "--limit", "1000"]);
     let row = |row: &Value| {
         let words = row["command"].as_array().unwrap().iter();
         let words: Vec<&str> = words.map(|word| word.as_str().unwrap()).collect();
         let state = row["state"].as_str().unwrap().to_owned();
         (state, row["status"].clone(), words.join(" "))
     };
-    told["history"].as_array().unwrap().iter().map(row).collect()
+    output["history"].as_array().unwrap().iter().map(row).collect()
 }
 
 #[test]
-fn has_what_was_changed_and_what_came_of_it() {
+fn lists_changes_with_their_results() {
     let pool = Pool::with_volume();
     let done = |line: &str| ("done".to_owned(), Value::from(0), line.to_owned());
-    let before = told(&pool);
+    let before = output(&pool);
     assert_eq!((before.len(), &before[0]), (4, &done("pool create")));
     assert_eq!(before[3], done("volume create v 8M --on d1"));
 
@@ -33,13 +33,13 @@ fn has_what_was_changed_and_what_came_of_it() {
     ] {
         pool.run(look.split(' ')).ok();
     }
-    assert_eq!(told(&pool), before);
+    assert_eq!(output(&pool), before);
 
     pool.run(["volume", "rename", "v", "a\u{1b}[2J"]).ended(2);
     pool.run(["volume", "remove", "nosuch", "--yes"]).ended(3);
     pool.run(["pool", "check", "--repair"]).ok();
     pool.run(["pool", "backup", &pool.file("b")]).ok();
-    let after = told(&pool);
+    let after = output(&pool);
     let failed = (
         "failed".to_owned(),
         Value::from(3),
@@ -57,9 +57,9 @@ fn has_what_was_changed_and_what_came_of_it() {
     assert_eq!(text.lines().count(), 4, "{text}");
     assert!(text.contains("vctl volume remove nosuch --yes"), "{text}");
 
-    // A restored database is an older one: that it was restored is in it.
+    // A restored database is an older one, and records its restore.
     pool.run(["pool", "restore", &pool.file("b"), "--yes"]).ok();
-    let restored = told(&pool);
+    let restored = output(&pool);
     assert_eq!(restored.last().unwrap().0, "done");
     assert!(
         restored.last().unwrap().2.starts_with("pool restore"),
@@ -68,7 +68,7 @@ fn has_what_was_changed_and_what_came_of_it() {
 }
 
 #[test]
-fn tells_what_was_killed_and_what_goes_on() {
+fn names_what_was_killed_and_what_still_runs() {
     let pool = Pool::with_volume();
     let mount = pool.start("a");
     let running = pool.json(["history", "--since", "1h"])["history"].clone();
@@ -84,7 +84,7 @@ fn tells_what_was_killed_and_what_goes_on() {
         .spawn()
         .unwrap();
     let state = || {
-        let all = told(&pool);
+        let all = output(&pool);
         let hold = all.iter().find(|(_, _, line)| line.starts_with("volume hold"));
         hold.map(|(state, ..)| state.clone())
     };
@@ -119,10 +119,13 @@ fn can_be_followed() {
     assert_eq!(next()["entry"]["command"][1], "create");
     pool.run(["pool", "set", "--policy", "pack"]).ok();
     let end = loop {
-        let told = next();
-        assert_eq!((&told["format"], &told["entry"]["seq"]), (&1.into(), &2.into()));
-        if told["entry"]["state"] == "done" {
-            break told;
+        let output = next();
+        assert_eq!(
+            (&output["format"], &output["entry"]["seq"]),
+            (&1.into(), &2.into())
+        );
+        if output["entry"]["state"] == "done" {
+            break output;
         }
     };
     assert_eq!(end["entry"]["status"], 0);
@@ -130,7 +133,7 @@ fn can_be_followed() {
     child.wait().unwrap();
 }
 
-/// A database that cannot be read fails what needs it with its own words, and nothing else is said.
+/// A database that cannot be read fails the commands that need it with its own error, and adds no other message.
 #[test]
 fn is_no_reason_to_fail() {
     let pool = Pool::with_volume();

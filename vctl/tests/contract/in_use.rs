@@ -1,10 +1,12 @@
-//! What is in use is not taken away: refused with status 4 by who uses it, in rehearsals too, through whichever apparatus, unless that is overridden
-//! by name. Loop devices are known by what they lie on.
+//! Objects in use are not removed: the command is refused with status 4 and names the users, in rehearsals too, through any apparatus,
+//! unless the operator overrides that. Loop devices are identified by their backing files.
 
-use crate::support::{Pool, Said, finish, write};
+use crate::support::{CommandOutput, Pool, finish, write};
 use rustix::process::{Signal, kill_process};
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 const OVERRIDE: &str = "--cut-off-users";
@@ -13,7 +15,7 @@ fn open(path: &Path, write: bool) -> File {
     OpenOptions::new().read(true).write(write).open(path).unwrap()
 }
 
-/// Refused, in a rehearsal too, by these words.
+/// Asserts that a command and its rehearsal are refused with these words.
 #[track_caller]
 fn refused(pool: &Pool, words: &[&str], users: &[&str]) {
     for extra in [&[][..], &["--dry-run"]] {
@@ -68,7 +70,7 @@ fn users_are_cut_off_only_by_name_of_that() {
 }
 
 #[test]
-fn an_apparatus_stops_when_nobody_uses_it() {
+fn an_unused_apparatus_stops() {
     let pool = Pool::with_volume();
     let (mount, _) = (pool.start("a"), pool.start("b"));
     let file = open(&mount.join("v"), false);
@@ -82,7 +84,65 @@ fn an_apparatus_stops_when_nobody_uses_it() {
 }
 
 #[test]
-fn who_does_not_tell_counts_as_a_user() {
+fn an_apparatus_that_serves_hosts_is_fenced_only_by_name_of_that() {
+    let pool = Pool::with_volume();
+    let mount = pool.start("a");
+    let file = open(&mount.join("v"), true);
+    let me = format!("process {}", std::process::id());
+    refused(
+        &pool,
+        &["apparatus", "fence", "a"],
+        &["apparatus a", &me, "through a"],
+    );
+    assert!(mount.join("v").exists(), "it goes on");
+    pool.run(["apparatus", "fence", "a", "--dry-run", OVERRIDE]).ok();
+    pool.run(["apparatus", "fence", "a", OVERRIDE]).ok();
+    drop(file);
+    crate::support::unmount(&mount);
+
+    // In an emergency an apparatus that does not answer is ended, although it is in use.
+    let mount = pool.start("b");
+    let file = open(&mount.join("v"), true);
+    kill_process(pool.pid_of("b"), Signal::STOP).unwrap();
+    pool.run(["apparatus", "fence", "b"]).ok();
+    drop(file);
+}
+
+/// Whether it is in use is asked of itself alone, so that no other apparatus delays it.
+#[test]
+fn to_fence_an_apparatus_asks_no_other_one() {
+    let pool = Pool::with_volume();
+    pool.start("a");
+    pool.start("b");
+    let other = pool.pid_of("b");
+    kill_process(other, Signal::STOP).unwrap();
+    let socket = pool.pool_dir().join("run/b.sock");
+    std::fs::remove_file(&socket).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    pool.run(["apparatus", "fence", "a", "--dry-run"]).ok();
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    kill_process(other, Signal::KILL).unwrap();
+}
+
+/// SIGTERM cannot be refused; the log names the users that are cut off.
+#[test]
+fn an_apparatus_that_ends_on_sigterm_logs_its_users() {
+    let pool = Pool::with_volume();
+    let mount = pool.start("a");
+    let file = open(&mount.join("v"), true);
+    let pid = pool.pid_of("a");
+    kill_process(pid, Signal::TERM).unwrap();
+    let log = pool.pool_dir().join("run/a.log");
+    let who = format!("volume v: process {} (", std::process::id());
+    crate::support::until("the log names who uses it", || {
+        std::fs::read_to_string(&log).unwrap_or_default().contains(&who)
+    });
+    drop(file);
+}
+
+#[test]
+fn an_apparatus_that_does_not_answer_counts_as_a_user() {
     let pool = Pool::with_volume();
     pool.start("a");
     let pid = pool.pid_of("a");
@@ -101,7 +161,7 @@ fn who_does_not_tell_counts_as_a_user() {
 fn a_job_that_has_not_ended_uses_its_volume() {
     let pool = Pool::with_volume();
     let mount = pool.start("a");
-    // Holes would be moved at once.
+    // Holes would be moved at once, so write data.
     open(&mount.join("v"), true)
         .write_all_at(&[7; 8 << 20], 0)
         .unwrap();
@@ -117,7 +177,7 @@ fn a_job_that_has_not_ended_uses_its_volume() {
     ])
     .ok();
     pool.run(["job", "pause", "1"]).ok();
-    // The apparatus gives the controller's lock back a moment after its job was told to stop.
+    // The apparatus releases the controller lock a moment after its job is stopped.
     let remove = ["volume", "remove", "v", "--yes", "--wait=30s"];
     refused(&pool, &remove, &["job 1 (paused)"]);
     pool.run(["job", "cancel", "1"]).ok();
@@ -125,7 +185,7 @@ fn a_job_that_has_not_ended_uses_its_volume() {
 }
 
 #[test]
-fn a_description_takes_nothing_away_that_is_in_use() {
+fn a_description_removes_no_object_in_use() {
     let pool = Pool::with_volume();
     let mount = pool.start("a");
     let dump = pool.run(["pool", "dump"]).ok().out;
@@ -150,7 +210,7 @@ fn can_loop() -> bool {
     can
 }
 
-/// Detaches when dropped, also when the test fails.
+/// Detaches the device when dropped, also when the test fails.
 struct Detached<'a>(&'a Pool, &'a str);
 
 impl Drop for Detached<'_> {
@@ -217,10 +277,10 @@ fn those_who_attach_at_once_get_the_same_device() {
     let _detached = Detached(&pool, "v");
     let attach = || pool.command(["volume", "attach", "v"]).spawn().unwrap();
     let all: Vec<_> = (0..6).map(|_| attach()).collect();
-    let said: Vec<String> = all
+    let output: Vec<String> = all
         .into_iter()
         .map(|child| finish(child).ok())
-        .map(|said: Said| said.out)
+        .map(|output: CommandOutput| output.out)
         .collect();
-    assert!(said.iter().all(|device| *device == said[0]), "{said:?}");
+    assert!(output.iter().all(|device| *device == output[0]), "{output:?}");
 }

@@ -3,7 +3,7 @@
 use crate::support::Pool;
 use serde_json::Value;
 
-/// That the object has these fields, each of this type: `s`tring, `i`nteger, `b`oolean, `a`rray, `o`bject, `?` anything or null.
+/// Asserts that the object has these fields, each of this type: `s`tring, `i`nteger, `b`oolean, `a`rray, `o`bject, `?` anything or null.
 #[track_caller]
 fn has(value: &Value, fields: &str) {
     for field in fields.split_whitespace() {
@@ -194,11 +194,11 @@ fn times_are_rfc_3339_and_sizes_integers() {
 #[test]
 fn of_a_failure() {
     let pool = Pool::empty();
-    let told = pool.run(["volume", "show", "x", "--json"]).ended(3);
-    let error = &told.json()["error"];
+    let output = pool.run(["volume", "show", "x", "--json"]).ended(3);
+    let error = &output.json()["error"];
     has(error, "kind:s what:s why:s hint:s");
     assert_eq!(error["kind"], "not-found");
-    told.complains(&["volume x: no such volume"]);
-    let told = pool.run(["volume", "create", "x", "nonsense", "--json"]).ended(2);
-    assert_eq!(told.json()["error"]["kind"], "usage");
+    output.complains(&["volume x: no such volume"]);
+    let output = pool.run(["volume", "create", "x", "nonsense", "--json"]).ended(2);
+    assert_eq!(output.json()["error"]["kind"], "usage");
 }

@@ -1,6 +1,6 @@
-//! With apparatuses that serve: starting and stopping them, changes that they see at once, exit statuses 4, 5, 6 and 8.
+//! Pools with running apparatuses: starting and stopping them, changes that they apply at once, exit statuses 4, 5, 6 and 8.
 
-use crate::support::{Pool, Said, finish, unmount};
+use crate::support::{CommandOutput, Pool, finish, unmount};
 use rustix::process::{Signal, kill_process};
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
@@ -44,7 +44,7 @@ fn an_apparatus_is_started_shown_and_stopped() {
 }
 
 #[test]
-fn what_does_not_start_says_why() {
+fn an_apparatus_that_does_not_start_gives_the_reason() {
     let pool = Pool::with_volume();
     fs::write(pool.path("file"), "").unwrap();
     pool.run(["apparatus", "start", "a", &pool.file("file")])
@@ -90,7 +90,7 @@ fn changes_show_at_once_in_every_mount() {
     mounts.iter().for_each(|mount| assert_eq!(names(mount), ["v"]));
 }
 
-/// Nobody reads what another volume held, nor what the same one held beyond its end.
+/// A host never reads data of another volume, nor data of the same volume beyond its former end.
 #[test]
 fn new_space_reads_as_zeroes() {
     let pool = Pool::with_volume();
@@ -127,7 +127,7 @@ fn new_space_reads_as_zeroes() {
     assert!(bytes[1536..].iter().all(|byte| *byte == 0));
 }
 
-/// A hold whose command waits until it is let go, and says when it has begun.
+/// Starts a hold whose command waits for the end of its input, and returns when the hold has begun.
 fn hold(pool: &Pool, words: &[&str]) -> (Child, std::process::ChildStdin) {
     let mut command = pool.command(["volume", "hold", "v"].iter().chain(words));
     command.args(["--", "sh", "-c", "echo held >&2; read line"]);
@@ -139,7 +139,7 @@ fn hold(pool: &Pool, words: &[&str]) -> (Child, std::process::ChildStdin) {
 }
 
 #[test]
-fn a_second_controller_is_told_who_acts_or_waits() {
+fn a_second_controller_names_the_holder_or_waits() {
     let pool = Pool::with_volume();
     let (holding, mut go) = hold(&pool, &["--for", "50s"]);
     let pid = holding.id().to_string();
@@ -175,24 +175,21 @@ fn a_hold_holds_its_range_and_nothing_else() {
     let (holding, mut go) = hold(&pool, &["--range", "1M..2M", "--for", "50s"]);
     file.write_all_at(b"before", 0).unwrap();
     file.write_all_at(b"after", 2 << 20).unwrap();
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, output) = std::sync::mpsc::channel();
     let held = file.try_clone().unwrap();
     let writer = std::thread::spawn(move || {
         held.write_all_at(b"within", 1 << 20).unwrap();
-        tell.send(()).unwrap();
+        sender.send(()).unwrap();
     });
-    assert!(told.recv_timeout(std::time::Duration::from_millis(300)).is_err());
-    let shown = pool.json(["apparatus", "show", "a"]);
-    assert_eq!(
-        (
-            &shown["apparatus"]["figures"]["parked"],
-            &shown["apparatus"]["figures"]["holds"]
-        ),
-        (&1.into(), &1.into())
-    );
+    crate::support::until("the write is held", || {
+        let shown = pool.json(["apparatus", "show", "a"]);
+        let figures = &shown["apparatus"]["figures"];
+        figures["parked"] == 1 && figures["holds"] == 1
+    });
+    output.try_recv().unwrap_err();
     go.write_all(b"go\n").unwrap();
     finish(holding).ok();
-    told.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+    output.recv_timeout(std::time::Duration::from_secs(100)).unwrap();
     writer.join().unwrap();
 }
 
@@ -209,9 +206,9 @@ fn a_holds_command_ends_with_its_own_status_or_in_time() {
     run(&["--for", "200ms", "--", "sleep", "50"])
         .ended(6)
         .complains(&["sleep", "--for"]);
-    let told = run(&["--json", "--", "echo", "words"]).ok();
-    assert_eq!(told.json()["command_status"], 0);
-    assert_eq!(told.err, "words\n");
+    let output = run(&["--json", "--", "echo", "words"]).ok();
+    assert_eq!(output.json()["command_status"], 0);
+    assert_eq!(output.err, "words\n");
     assert_eq!(pool.json(["status"])["healthy"], true);
 }
 
@@ -228,18 +225,18 @@ fn ctrl_c_leaves_nothing_held() {
 }
 
 #[test]
-fn who_does_not_answer_is_fenced_and_comes_back() {
+fn an_apparatus_that_does_not_answer_is_fenced_and_rejoins() {
     let pool = Pool::with_volume();
     pool.start("a");
     let mount = pool.start("b");
     let pid = pool.pid_of("a");
     kill_process(pid, Signal::STOP).unwrap();
-    let told = pool.run(["volume", "rename", "v", "w"]);
+    let output = pool.run(["volume", "rename", "v", "w"]);
     let rejoin_in_vain = pool.run(["apparatus", "rejoin", "a", "--timeout", "300ms"]);
     kill_process(pid, Signal::CONT).unwrap();
-    let told = told.ended(5);
-    assert!(told.err.contains("apparatus a: fenced"), "{told:?}");
-    assert!(told.out.contains("renamed"), "{told:?}");
+    let output = output.ended(5);
+    assert!(output.err.contains("apparatus a: fenced"), "{output:?}");
+    assert!(output.out.contains("renamed"), "{output:?}");
     rejoin_in_vain.ended(6).complains(&["stopped", "kill -CONT"]);
     pool.run(["apparatus", "rejoin", "a"]).ok();
     assert!(mount.join("w").exists());
@@ -294,8 +291,8 @@ fn the_dead_are_found_and_forgotten() {
     unmount(&mount);
 }
 
-/// Looks until the kernel has finished ending the process.
-fn wait_for_state(pool: &Pool, name: &str, state: &str) -> Said {
+/// Waits until the kernel has finished ending the process.
+fn wait_for_state(pool: &Pool, name: &str, state: &str) -> CommandOutput {
     for _ in 0..500 {
         let shown = pool
             .run(["apparatus", "list", "--no-headings", "-o", "name,state"])
@@ -339,7 +336,7 @@ fn jobs_in_the_background_are_waited_for_paused_and_cancelled() {
         .complains(&["paused", "resume"]);
     let mut resumed = pool.command(["job", "resume", "1", "--background", "--wait=20s"]);
     finish(resumed.spawn().unwrap()).ok();
-    // A batch is begun before the rate is looked at again, so little volumes may be done by now.
+    // A batch begins before the rate is read again, so small volumes may have been moved by now.
     pool.run(["job", "set", "1", "--rate", "none"]);
     pool.run(["job", "wait", "1"]).ok();
     assert_eq!(fs::read(mount.join("v")).unwrap(), data);
@@ -355,7 +352,7 @@ fn jobs_in_the_background_are_waited_for_paused_and_cancelled() {
         "--to",
         "d1",
         "--background=a",
-        // Whoever ended the last job may still be giving the arbitration back.
+        // The process that ended the last job may still be releasing the controller lock.
         "--wait=20s",
         "--rate",
         "512K",
@@ -363,7 +360,14 @@ fn jobs_in_the_background_are_waited_for_paused_and_cancelled() {
     .ok();
     pool.run(["job", "cancel", "2", "--roll-back"]).ok();
     pool.run(["job", "set", "2", "--rate", "none"]);
-    pool.run(["job", "wait", "2"]).ended(8);
+    pool.run(["job", "wait", "2"])
+        .ended(8)
+        .complains(&["what it had moved was moved back"]);
+    let shown = pool.run(["job", "show", "2"]).ok().out;
+    assert!(
+        shown.contains("moved back") && !shown.contains("stays where it is"),
+        "{shown}"
+    );
     assert_eq!(
         pool.json(["volume", "show", "v"])["volume"]["disks"][0]["disk"],
         "d2"
@@ -371,9 +375,9 @@ fn jobs_in_the_background_are_waited_for_paused_and_cancelled() {
     assert_eq!(fs::read(mount.join("v")).unwrap(), data);
 }
 
-/// A script types the next change right after it, and does not say `--wait`.
+/// A script sends the next change right after it, without `--wait`.
 #[test]
-fn after_a_job_has_been_waited_for_the_arbitration_is_free() {
+fn after_a_job_has_been_waited_for_the_leadership_is_free() {
     let pool = Pool::with_volume();
     pool.start("a");
     for round in 1..=6_u64 {
@@ -410,8 +414,8 @@ fn ctrl_c_pauses_a_move_that_can_be_resumed() {
     let mut first = [0; 1];
     moving.stderr.as_mut().unwrap().read_exact(&mut first).unwrap();
     kill_process(rustix::process::Pid::from_child(&moving), Signal::INT).unwrap();
-    let told = finish(moving).ended(8);
-    assert_eq!(told.json()["job"]["state"], "paused");
+    let output = finish(moving).ended(8);
+    assert_eq!(output.json()["job"]["state"], "paused");
     let shown = pool.json(["job", "show", "1"]);
     assert!(
         shown["phase"].as_str().unwrap().contains("vctl job resume 1"),
@@ -449,14 +453,58 @@ fn loop_devices() {
     pool.run(["volume", "detach", "v"]).ended(3);
 }
 
-/// Detaches when dropped, also when the test fails.
+/// Detaches the device when dropped, also when the test fails.
 fn scopeguard<'a>(pool: &'a Pool, device: &str) -> impl Drop + 'a {
     struct Guard<'a>(&'a Pool, String);
     impl Drop for Guard<'_> {
         fn drop(&mut self) {
-            let told = self.0.run(["volume", "detach", "v"]);
-            assert!(std::thread::panicking() || told.out.contains(&self.1), "{told:?}");
+            let output = self.0.run(["volume", "detach", "v"]);
+            assert!(
+                std::thread::panicking() || output.out.contains(&self.1),
+                "{output:?}"
+            );
         }
     }
     Guard(pool, device.to_owned())
+}
+
+#[test]
+fn a_job_keeps_the_name_of_a_disk_and_a_volume_that_were_removed() {
+    let pool = Pool::with_volume();
+    pool.run(["volume", "move", "v", "--to", "d2"]).ok();
+    pool.run(["disk", "evacuate", "d2"]).ok();
+    pool.run(["disk", "remove", "d2"]).ok();
+    pool.run(["volume", "remove", "v", "--yes"]).ok();
+    let list = pool.run(["job", "list"]).ok().out;
+    assert!(
+        list.contains("volume v (removed)") && list.contains("disk d2 (removed)"),
+        "{list}"
+    );
+}
+
+/// Returns the pool's row in the list of all pools, as seen with another pool named.
+fn in_list(named: &Pool, pool: &Pool) -> Option<serde_json::Value> {
+    let path = serde_json::json!(pool.pool_dir());
+    let list = named.json(["pool", "list"]);
+    let mut rows = list["pools"].as_array().unwrap().iter();
+    rows.find(|row| row["path"] == path).cloned()
+}
+
+#[test]
+fn pools_that_are_in_use_are_listed_and_the_named_one() {
+    let (pool, other) = (Pool::with_volume(), Pool::absent());
+    assert_eq!(in_list(&other, &pool), None);
+    pool.start("a");
+    let row = in_list(&other, &pool).unwrap();
+    assert_eq!(row["apparatuses"], serde_json::json!(["a"]));
+    assert_eq!(
+        (row["disks"].as_u64(), row["volumes"].as_u64()),
+        (Some(2), Some(1))
+    );
+    assert_eq!(in_list(&other, &other), None);
+    other.run(["pool", "create"]).ok();
+    assert!(in_list(&other, &other).is_some());
+    pool.run(["apparatus", "stop", "a"]).ok();
+    assert_eq!(in_list(&other, &pool), None);
+    assert!(in_list(&pool, &pool).is_some());
 }

@@ -1,17 +1,17 @@
-//! A locale that writes decimals with a comma, made for a test where the system's tool for that is there.
+//! A locale with a decimal comma, created for a test where the system has the tool for that.
 
 use std::process::Command;
 use tempfile::TempDir;
 
 const NAME: &str = "de_DE.UTF-8";
 
-/// What makes a command speak it.
+/// The environment that selects the locale.
 pub struct Comma {
     made: Option<TempDir>,
 }
 
 impl Comma {
-    /// Without the tool only the variables are set, and that is said.
+    /// Creates the locale. Without the tool only the variables are set, and the test says so.
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut tool = Command::new("localedef");
@@ -29,15 +29,15 @@ impl Comma {
         this
     }
 
-    /// Programs that follow locales write a comma in it.
+    /// Programs that follow the locale print a comma in it.
     fn is_one(&self) {
         let mut program = Command::new("locale");
         self.set(program.arg("decimal_point"));
-        let said = program.output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&said.stdout), ",\n");
+        let output = program.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), ",\n");
     }
 
-    /// For this command.
+    /// Selects the locale for this command.
     pub fn set(&self, command: &mut Command) {
         for variable in ["LC_ALL", "LC_NUMERIC", "LANG"] {
             command.env(variable, NAME);

@@ -1,23 +1,29 @@
-//! What scripts rely on, on the built program: each verb's JSON, columns, exit statuses 0 to 8, dry runs that change nothing,
-//! input that cannot be used, help texts, and that output depends on neither locale nor terminal.
+//! The contract with scripts, tested on the built program: JSON of each verb, columns, exit statuses 0 to 8, dry runs that change nothing,
+//! invalid input, help texts, and output that depends on neither locale nor terminal.
 
 // Helpers of tests may fail a test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod abandoned;
+mod archive;
 mod bad_input;
 mod describe;
+mod directory;
 mod dry_run;
 mod every_verb;
 mod help;
 mod history;
+mod import;
 mod in_use;
 mod json;
 mod live;
 mod locale;
+mod memory;
 mod owners;
 mod placement;
+mod scheduling;
 mod status;
 mod style;
 mod support;
 mod tables;
+mod words;

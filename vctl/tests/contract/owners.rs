@@ -1,7 +1,7 @@
-//! One database owns a pool's disks: a copy of its directory changes and serves nothing until it adopts them, and then the former owner
-//! changes and serves nothing. A directory that was renamed is no copy.
+//! One database owns the disks of a pool: a copy of its directory changes and serves nothing until it adopts them; from then on the former
+//! owner changes and serves nothing. A renamed directory is no copy.
 
-use crate::support::{Pool, Said, finish, vctl};
+use crate::support::{CommandOutput, Pool, finish, vctl};
 use std::path::Path;
 use std::process::Command;
 
@@ -16,7 +16,7 @@ fn copy(from: &Path, to: &Path) {
     );
 }
 
-fn at(dir: &Path, words: &[&str]) -> Said {
+fn at(dir: &Path, words: &[&str]) -> CommandOutput {
     finish(vctl().arg("--pool").arg(dir).args(words).spawn().unwrap())
 }
 
@@ -37,14 +37,14 @@ fn a_copy_of_the_directory_is_refused_whatever_it_would_change() {
         &["apparatus", "start", "b", &mount],
     ];
     for words in verbs {
-        let told = at(&twin, words).ended(1);
+        let output = at(&twin, words).ended(1);
         assert!(
-            told.err.contains("is a copy of the pool at"),
-            "{words:?}: {told:#?}"
+            output.err.contains("is a copy of the pool at"),
+            "{words:?}: {output:#?}"
         );
     }
-    let told = at(&twin, &["volume", "create", "w", "1M"]).complains(&["which owns the disks"]);
-    assert!(told.err.contains("pool adopt"), "{told:#?}");
+    let output = at(&twin, &["volume", "create", "w", "1M"]).complains(&["which owns the disks"]);
+    assert!(output.err.contains("pool adopt"), "{output:#?}");
     let status = at(&twin, &["status"]);
     assert!(
         status.status != 0 && status.out.contains("is a copy of the pool"),
@@ -68,7 +68,7 @@ fn adopting_takes_the_disks_from_the_former_owner() {
     at(&twin, &["pool", "adopt", "--dry-run"]).ok();
     pool.run(["volume", "create", "w", "1M"]).ok();
     pool.run(["volume", "remove", "w", "--yes"]).ok();
-    // The copy has missed that.
+    // The copy does not know this change.
     at(&twin, &["pool", "adopt"])
         .ended(1)
         .complains(&["newer database"]);
@@ -78,10 +78,10 @@ fn adopting_takes_the_disks_from_the_former_owner() {
     assert!(at(&twin, &["pool", "adopt"]).ok().out.contains("d1, d2"));
     at(&twin, &["pool", "adopt"]).ok();
     at(&twin, &["volume", "move", "v", "--to", "d2"]).ok();
-    let told = pool.run(["volume", "create", "w", "1M"]).ended(1);
+    let output = pool.run(["volume", "create", "w", "1M"]).ended(1);
     assert!(
-        told.err.contains("belongs to another copy") || told.err.contains("newer database"),
-        "{told:#?}"
+        output.err.contains("belongs to another copy") || output.err.contains("newer database"),
+        "{output:#?}"
     );
     at(&twin, &["pool", "check"]).ok();
 
@@ -92,7 +92,7 @@ fn adopting_takes_the_disks_from_the_former_owner() {
 }
 
 #[test]
-fn what_is_restored_in_its_place_is_the_pool_and_elsewhere_a_copy() {
+fn a_restore_in_place_is_the_pool_and_elsewhere_a_copy() {
     let pool = Pool::with_volume();
     let (dir, backup) = (pool.pool_dir(), pool.file("backup"));
     pool.run(["pool", "backup", &backup]).ok();
@@ -114,7 +114,7 @@ fn what_is_restored_in_its_place_is_the_pool_and_elsewhere_a_copy() {
     std::fs::remove_dir_all(&dir).unwrap();
     pool.run(["pool", "restore", &backup, "--accept-older-layout"])
         .ok();
-    // The labels are those of the directory restored before, which may still exist somewhere as far as this backup knows.
+    // The labels name the directory that was restored before; this backup cannot know whether it still exists.
     pool.run(["volume", "create", "y", "1M"])
         .ended(1)
         .complains(&["vctl pool adopt"]);
@@ -123,7 +123,7 @@ fn what_is_restored_in_its_place_is_the_pool_and_elsewhere_a_copy() {
 }
 
 #[test]
-fn a_copy_cannot_adopt_what_is_served() {
+fn a_copy_cannot_adopt_disks_in_use() {
     if !Path::new("/dev/fuse").exists() {
         return println!("skipped: needs /dev/fuse");
     }
@@ -136,6 +136,40 @@ fn a_copy_cannot_adopt_what_is_served() {
         .complains(&["disk d1", "is in use (apparatus, process "]);
     pool.run(["apparatus", "stop", "a"]).ok();
     at(&twin, &["pool", "adopt"]).ok();
+}
+
+/// Returns the higher number of the label's two copies.
+fn label_number(image: &str) -> u64 {
+    let bytes = std::fs::read(image).unwrap();
+    let number = |at: usize| u64::from_le_bytes(bytes[at + 64..at + 72].try_into().unwrap());
+    number(0).max(number(4096))
+}
+
+/// Only hosts have changed the disk after the copy was made.
+#[test]
+fn a_copy_made_while_the_disk_was_served_is_refused_after_the_apparatus_has_stopped() {
+    if !Path::new("/dev/fuse").exists() {
+        return println!("skipped: needs /dev/fuse");
+    }
+    let pool = Pool::with_volume();
+    let (image, old) = (pool.file("d1.img"), pool.path("old.img"));
+    let before = label_number(&image);
+    pool.start("a");
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(100);
+    while label_number(&image) == before {
+        assert!(
+            std::time::Instant::now() < end,
+            "no label is written at the start"
+        );
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+    }
+    copy(Path::new(&image), &old);
+    pool.run(["apparatus", "stop", "a"]).ok();
+    copy(&old, Path::new(&image));
+    assert!(pool.run(["status"]).out.contains("is an older copy"));
+    pool.run(["volume", "create", "w", "1M", "--on", "d1"])
+        .ended(1)
+        .complains(&["older copy"]);
 }
 
 #[test]
@@ -172,7 +206,7 @@ fn an_older_copy_of_an_image_and_a_lost_label_have_a_way_out() {
     std::os::unix::fs::FileExt::write_all_at(&file, &[7; 65536], 0).unwrap();
     pool.run(["disk", "label", "d1"])
         .ended(2)
-        .complains(&["nobody is there to confirm it"]);
+        .complains(&["there is no terminal to confirm it at"]);
     pool.run(["disk", "label", "d1", "--yes"]).ok();
     pool.run(["pool", "check"]).ok();
 }

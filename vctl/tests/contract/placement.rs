@@ -1,9 +1,9 @@
-//! Where volumes go: tags, policies, reserves; and what is said when a pool becomes full.
+//! Placement of volumes: tags, policies, reserves; and the events when a pool becomes full.
 
 use crate::support::Pool;
 use serde_json::Value;
 
-/// Three disks of 16 extents (15 for volumes) of 1 MiB: `a` and `b` with the tag `ssd`, and `c`.
+/// Creates three disks of 16 extents (15 for volumes) of 1 MiB: `a` and `b` with the tag `ssd`, and `c`.
 fn three() -> Pool {
     let pool = Pool::empty();
     for (name, tag) in [("a", "ssd"), ("b", "ssd"), ("c", "hdd")] {
@@ -14,8 +14,8 @@ fn three() -> Pool {
     pool
 }
 
-/// The disks that a volume lies on, in order of its address.
-fn homes(pool: &Pool, volume: &str) -> Vec<String> {
+/// Returns the disks of a volume in the order of its segments.
+fn placements(pool: &Pool, volume: &str) -> Vec<String> {
     let map = pool.json(["volume", "map", volume]);
     let segments = map["segments"].as_array().unwrap().iter();
     segments
@@ -26,7 +26,7 @@ fn homes(pool: &Pool, volume: &str) -> Vec<String> {
 fn create(pool: &Pool, name: &str, size: &str, words: &[&str]) -> Vec<String> {
     pool.run(["volume", "create", name, size].iter().chain(words))
         .ok();
-    homes(pool, name)
+    placements(pool, name)
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn policies_choose_where_a_volume_moves() {
     create(&pool, "w", "3M", &["--on", "a"]);
     let moved = |words: &[&str], volume: &str| {
         pool.run(["volume", "move", volume].iter().chain(words)).ok();
-        homes(&pool, volume)
+        placements(&pool, volume)
     };
     let ssd = ["--to", "@ssd", "--policy"];
     let seen = pool.json(["volume", "map", "v", "--to", "@ssd", "--policy", "pack"]);
@@ -60,7 +60,7 @@ fn policies_choose_where_a_volume_moves() {
     pool.run(["volume", "map", "v", "--policy", "pack"])
         .ended(2)
         .complains(&["--to"]);
-    // In one piece or not at all, where that is asked for; where it is only the pool's habit, in pieces too.
+    // Contiguous or not at all, if the command asks for that; if it is only the policy of the pool, in pieces too.
     for (name, size) in [("x", "7M"), ("y", "1M"), ("z", "7M")] {
         create(&pool, name, size, &["--on", "c"]);
     }
@@ -70,7 +70,7 @@ fn policies_choose_where_a_volume_moves() {
     pool.run(["volume", "move", "u", "--to", "c", "--policy", "contiguous"])
         .ended(1)
         .complains(&["volume u", "c: at most 7 extents in one piece"]);
-    assert_eq!(homes(&pool, "u"), ["a"]);
+    assert_eq!(placements(&pool, "u"), ["a"]);
     pool.run(["pool", "set", "--policy", "contiguous"]).ok();
     assert_eq!(moved(&["--to", "c"], "u"), ["c", "c"]);
 }
@@ -128,8 +128,8 @@ fn a_reserve_is_for_evacuations_that_say_so() {
     assert_eq!(pool.json(["disk", "show", "a"])["disk"]["allocate"], true);
     pool.run(["disk", "evacuate", "a", "--to", "b", "--use-reserve"])
         .ok();
-    assert_eq!(homes(&pool, "v"), ["b"]);
-    // The way back is not kept from what it came from.
+    assert_eq!(placements(&pool, "v"), ["b"]);
+    // The way back of a job may use the reserve of the disk from which it came.
     pool.run(["disk", "set", "a", "--reserve", "15M"]).ok();
     pool.run(["job", "cancel", "1", "--roll-back"]);
     let text = pool.run(["disk", "list", "-o", "name,reserve", "--no-headings"]);
@@ -143,9 +143,9 @@ fn tags_name_destinations_of_moves_and_evacuations() {
     let pool = three();
     create(&pool, "v", "4M", &["--on", "c"]);
     pool.run(["volume", "move", "v", "--to", "@ssd"]).ok();
-    assert_eq!(homes(&pool, "v"), ["a"]);
+    assert_eq!(placements(&pool, "v"), ["a"]);
     pool.run(["disk", "evacuate", "a", "--to", "@hdd"]).ok();
-    assert_eq!(homes(&pool, "v"), ["c"]);
+    assert_eq!(placements(&pool, "v"), ["c"]);
     pool.run(["volume", "move", "v", "--to", "@none"])
         .ended(3)
         .complains(&["tag @none", "@hdd, @ssd"]);
@@ -155,8 +155,8 @@ fn tags_name_destinations_of_moves_and_evacuations() {
         .complains(&["a: no-allocate", "b: no-allocate"]);
 }
 
-/// Severities of the events about the pool's space, oldest first.
-fn told(pool: &Pool) -> Vec<String> {
+/// Returns the severities of the events about the pool's space, oldest first.
+fn output(pool: &Pool) -> Vec<String> {
     let events = pool.json(["events"]);
     let of_pool = |event: &&Value| event["subject"] == "pool";
     let events = events["events"].as_array().unwrap().iter().filter(of_pool);
@@ -166,7 +166,7 @@ fn told(pool: &Pool) -> Vec<String> {
 }
 
 #[test]
-fn a_pool_that_fills_up_is_told_of_once() {
+fn a_full_pool_is_reported_once() {
     let pool = three();
     let space = |pool: &Pool| {
         let status = pool.run(["status", "--json"]).json();
@@ -175,33 +175,33 @@ fn a_pool_that_fills_up_is_told_of_once() {
         found.map_or(Value::Null, |finding| finding["severity"].clone())
     };
     create(&pool, "v", "38M", &[]);
-    assert_eq!((told(&pool), space(&pool)), (vec![], Value::Null));
+    assert_eq!((output(&pool), space(&pool)), (vec![], Value::Null));
     pool.run(["volume", "resize", "v", "39M"]).ok();
     assert_eq!(
-        (told(&pool), space(&pool)),
+        (output(&pool), space(&pool)),
         (vec!["warning".into()], "warning".into())
     );
-    // Around the threshold, nothing more is said.
+    // Near the threshold there is no further event.
     pool.run(["volume", "resize", "v", "38M", "--yes"]).ok();
     pool.run(["volume", "resize", "v", "40M"]).ok();
-    assert_eq!((told(&pool).len(), space(&pool)), (1, "warning".into()));
+    assert_eq!((output(&pool).len(), space(&pool)), (1, "warning".into()));
     pool.run(["volume", "resize", "v", "43M"]).ok();
-    assert_eq!((told(&pool).len(), space(&pool)), (2, "error".into()));
+    assert_eq!((output(&pool).len(), space(&pool)), (2, "error".into()));
     pool.run(["pool", "set", "--full", "100%"]).ok();
-    assert_eq!((told(&pool).len(), space(&pool)), (3, "warning".into()));
+    assert_eq!((output(&pool).len(), space(&pool)), (3, "warning".into()));
     pool.run(["volume", "remove", "v", "--yes"]).ok();
-    assert_eq!(told(&pool), ["warning", "error", "warning", "info"]);
+    assert_eq!(output(&pool), ["warning", "error", "warning", "info"]);
     assert_eq!(space(&pool), Value::Null);
     pool.run(["pool", "set", "--nearfull", "99", "--full", "98"])
         .ended(2)
         .complains(&["thresholds 99 % and 98 %", "85 and 95"]);
     pool.run(["pool", "set"]).ended(2);
-    // What is kept free counts as full.
+    // The reserve counts as used.
     create(&pool, "w", "42M", &[]);
     for disk in ["a", "b", "c"] {
         pool.run(["disk", "set", disk, "--reserve", "11M"]).ok();
     }
-    assert_eq!(told(&pool).last().unwrap(), "error");
+    assert_eq!(output(&pool).last().unwrap(), "error");
 }
 
 #[test]
@@ -216,4 +216,39 @@ fn options_are_rehearsed() {
     );
     assert_eq!(pool.json(["pool", "show"])["pool"]["policy"], "order");
     assert_eq!(pool.json(["pool", "set", "--policy", "order"])["changed"], false);
+}
+
+/// New space goes to a disk with a known fault only by its name.
+#[test]
+fn new_space_avoids_disks_with_faults() {
+    let pool = three();
+    create(&pool, "here", "2M", &["--on", "b"]);
+    create(&pool, "there", "2M", &["--on", "c"]);
+    let image = std::fs::File::options()
+        .write(true)
+        .open(pool.path("a.img"))
+        .unwrap();
+    create(&pool, "v", "1M", &["--on", "a"]);
+    let file = pool.start("x").join("v");
+    assert_eq!(create(&pool, "sound", "1M", &[]), ["a"], "it has the most room");
+    image.set_len(1 << 20).unwrap();
+    assert_ne!(create(&pool, "short", "1M", &[]), ["a"]);
+    std::fs::read(&file).unwrap_err();
+    image.set_len(16 << 20).unwrap();
+    for (name, words) in [("w1", &[][..]), ("w2", &["--policy", "spread"])] {
+        assert_ne!(create(&pool, name, "1M", words), ["a"]);
+    }
+    pool.run(["volume", "resize", "v", "+1M"]).ok();
+    assert_eq!(placements(&pool, "v").first().unwrap(), "a");
+    assert_ne!(placements(&pool, "v").last().unwrap(), "a");
+    pool.run(["disk", "evacuate", "b"]).ok();
+    assert_eq!(placements(&pool, "here"), ["c"]);
+    for dry_run in [&[][..], &["--dry-run"]] {
+        pool.run(["volume", "create", "w3", "12M"].iter().chain(dry_run))
+            .ended(1)
+            .complains(&["failed on it", "b: no-allocate", "vctl disk clear DISK"]);
+    }
+    assert_eq!(create(&pool, "named", "1M", &["--on", "a"]), ["a"]);
+    pool.run(["disk", "clear", "a"]).ok();
+    assert_eq!(create(&pool, "w4", "1M", &[]), ["a"]);
 }

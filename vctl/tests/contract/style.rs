@@ -1,4 +1,4 @@
-//! Output depends on neither locale nor terminal, except for colour; and a reader may go away.
+//! Output depends on neither locale nor terminal, except for colour; and the reader may go away.
 
 use crate::locale::Comma;
 use crate::support::{Pool, finish, vctl};
@@ -24,7 +24,7 @@ fn a_comma_locale_changes_nothing() {
     assert!(pool.run(["volume", "list"]).out.contains("1.5M"));
 }
 
-/// What a command writes to a terminal.
+/// Returns the output of a command on a terminal.
 fn on_terminal(pool: &Pool, words: &str, no_color: &str) -> String {
     let command = format!("{} {words}", env!("CARGO_BIN_EXE_vctl"));
     let mut script = Command::new("script");
@@ -62,20 +62,20 @@ fn a_reader_that_went_away_is_no_failure() {
         let mut child = pool.command(words).spawn().unwrap();
         drop(child.stdout.take());
         if words.contains(&"--follow") {
-            // It notices with the next thing that happens.
+            // It notices with the next event.
             pool.run(["volume", "move", "v", "--to", "d2"]).ok();
             pool.run(["volume", "move", "v", "--to", "nowhere"]).ended(3);
             assert!(log_something(&pool));
         }
-        let told = finish(child);
-        assert_eq!((told.status, told.err.as_str()), (0, ""), "{words:?}");
+        let output = finish(child);
+        assert_eq!((output.status, output.err.as_str()), (0, ""), "{words:?}");
     }
 }
 
 fn log_something(pool: &Pool) -> bool {
-    use apparatus::store::{Severity, Store, sqlite::SqliteStore};
-    let pool = apparatus::pool::dir::PoolDir::new(pool.pool_dir());
-    let mut store = SqliteStore::open(&pool).unwrap();
+    use apparatus::model::event::Severity;
+    let pool = apparatus::model::dir::PoolDir::new(pool.pool_dir());
+    let mut store = apparatus::controller::pool::open_store(&pool).unwrap();
     store.log(Severity::Info, "test", "something").is_ok()
 }
 
@@ -104,19 +104,19 @@ fn the_pool_is_the_option_then_the_variable_then_the_users_own() {
         .out;
     assert!(listed.starts_with("v "), "{listed}");
     assert_eq!(two.run(["volume", "list", "--no-headings"]).ok().out, "");
-    let home = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let mut command = vctl();
     command
         .args(["volume", "list"])
-        .env("HOME", home.path())
+        .env("HOME", directory.path())
         .env_remove("XDG_STATE_HOME");
-    let told = finish(command.spawn().unwrap()).ended(3);
+    let output = finish(command.spawn().unwrap()).ended(3);
     let own = if rustix::process::geteuid().is_root() {
         "/var/lib/apparatus/pool"
     } else {
         ".local/state/apparatus/pool"
     };
-    told.complains(&[own]);
+    output.complains(&[own]);
 }
 
 #[test]
@@ -138,4 +138,11 @@ fn events_can_be_followed() {
     child.wait().unwrap();
     assert_eq!(pool.json(["events", "-n", "1"])["events"][0]["seq"], 2);
     assert_eq!(pool.json(["events", "--after", "1"])["events"][0]["seq"], 2);
+    let since = |time: &str| {
+        pool.json(["events", "--since", time])["events"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    assert_eq!((since("12h"), since("2999-01-01T00:00:00Z")), (2, 0));
 }

@@ -1,27 +1,27 @@
-//! A pool of its own for each test, and commands that cannot hang.
+//! A pool for each test, and commands with a time limit.
 
 use serde_json::Value;
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// No command of these tests takes longer.
-const LONG: Duration = Duration::from_secs(60);
+/// The longest run of a command in these tests.
+const LONG: Duration = Duration::from_secs(150);
 
-/// What a command said, and how it ended.
+/// The output and the exit status of a command.
 #[derive(Debug)]
-pub struct Said {
+pub struct CommandOutput {
     pub status: i32,
     pub out: String,
     pub err: String,
 }
 
-impl Said {
+impl CommandOutput {
     #[track_caller]
     pub fn ended(self, status: i32) -> Self {
         assert_eq!(self.status, status, "{self:#?}");
@@ -33,7 +33,7 @@ impl Said {
         self.ended(0)
     }
 
-    /// The one JSON object on standard output.
+    /// Returns the one JSON object on standard output.
     #[track_caller]
     pub fn json(&self) -> Value {
         assert_eq!(self.out.lines().count(), 1, "{self:#?}");
@@ -42,7 +42,7 @@ impl Said {
         value
     }
 
-    /// `vctl: WHAT: WHY` and at most a hint, with these words in them.
+    /// Asserts that standard error is `vctl: WHAT: WHY` and at most a hint, with these words in them.
     #[track_caller]
     pub fn complains(self, words: &[&str]) -> Self {
         let lines: Vec<&str> = self.err.lines().collect();
@@ -62,7 +62,7 @@ impl Said {
     }
 }
 
-impl From<Output> for Said {
+impl From<Output> for CommandOutput {
     fn from(output: Output) -> Self {
         Self {
             status: output.status.code().unwrap_or(-1),
@@ -72,23 +72,26 @@ impl From<Output> for Said {
     }
 }
 
-/// Waits for its end, and kills it if that does not come.
+/// Waits for the end of a process, and kills it after the time limit.
 #[track_caller]
-pub fn finish(child: Child) -> Said {
+pub fn finish(child: Child) -> CommandOutput {
     let pid = child.id();
-    let (tell, told) = mpsc::channel();
-    thread::spawn(move || tell.send(child.wait_with_output()));
-    match told.recv_timeout(LONG) {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(child.wait_with_output()));
+    match receiver.recv_timeout(LONG) {
         Ok(output) => output.unwrap().into(),
         Err(_) => {
             let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            panic!("does not end: {:#?}", told.recv().unwrap().map(Said::from));
+            panic!(
+                "does not end: {:#?}",
+                receiver.recv().unwrap().map(CommandOutput::from)
+            );
         }
     }
 }
 
-/// The program with nothing of this environment that could change what it says.
+/// Returns the program without any environment variable that could change its output.
 pub fn vctl() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vctl"));
     for name in ["VCTL_POOL", "NO_COLOR", "LC_ALL", "LANG", "TERM", "COLUMNS"] {
@@ -101,27 +104,27 @@ pub fn vctl() -> Command {
     command
 }
 
-/// A pool's directory, with room beside it for disks and mounts. Whatever serves it is ended with it.
+/// A pool's directory, with room beside it for disks and mounts. Its processes end with it.
 pub struct Pool {
     dir: TempDir,
 }
 
 impl Pool {
-    /// A directory, and no pool in it.
+    /// Creates a directory without a pool.
     pub fn absent() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
         }
     }
 
-    /// A pool without disks.
+    /// Creates a pool without disks.
     pub fn empty() -> Self {
         let pool = Self::absent();
         pool.run(["pool", "create"]).ok();
         pool
     }
 
-    /// A pool with the disks `d1` (tag `fast`) and `d2`, 64 MiB each, and a volume `v` of 8 MiB on `d1`.
+    /// Creates a pool with the disks `d1` (tag `fast`) and `d2`, 64 MiB each, and a volume `v` of 8 MiB on `d1`.
     pub fn with_volume() -> Self {
         let pool = Self::empty();
         pool.run([
@@ -140,12 +143,12 @@ impl Pool {
         pool
     }
 
-    /// A path beside the pool.
+    /// Returns a path beside the pool.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// The same as text.
+    /// Returns a path beside the pool as text.
     pub fn file(&self, name: &str) -> String {
         self.path(name).to_str().unwrap().to_owned()
     }
@@ -161,18 +164,18 @@ impl Pool {
     }
 
     #[track_caller]
-    pub fn run<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Said {
+    pub fn run<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> CommandOutput {
         finish(self.command(words).spawn().unwrap())
     }
 
-    /// With `--json`, successfully.
+    /// Runs a command with `--json`, which must succeed.
     #[track_caller]
     pub fn json<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Value {
         let mut command = self.command(words);
         finish(command.arg("--json").spawn().unwrap()).ok().json()
     }
 
-    /// Everything that a changing verb could change: what the database says, and which files there are.
+    /// Returns everything that a changing verb could change: the content of the database, and the list of files.
     pub fn state(&self) -> (Value, Value, Value, Vec<PathBuf>) {
         let mut files: Vec<PathBuf> = std::fs::read_dir(self.dir.path())
             .unwrap()
@@ -180,7 +183,7 @@ impl Pool {
             .collect();
         files.sort();
         let mut header = self.json(["pool", "show"]);
-        // A dry run takes no arbitration either.
+        // A dry run takes no controller lock either.
         header["pool"]["path"] = Value::Null;
         (
             header,
@@ -217,13 +220,25 @@ impl Drop for Pool {
         let listed: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         for apparatus in listed["apparatuses"].as_array().into_iter().flatten() {
             let name = apparatus["name"].as_str().unwrap_or_default();
-            let _ = self.command(["apparatus", "fence", name]).output();
+            let _ = self
+                .command(["apparatus", "fence", name, "--cut-off-users"])
+                .output();
             unmount(Path::new(apparatus["mount"].as_str().unwrap_or_default()));
         }
     }
 }
 
-/// Takes a mount away, whatever state it is in.
+/// Polls until the condition is true.
+#[track_caller]
+pub fn until(what: &str, is: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + LONG;
+    while !is() {
+        assert!(std::time::Instant::now() < deadline, "never: {what}");
+        thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// Unmounts, whatever the state of the mount.
 pub fn unmount(mount: &Path) {
     for program in ["fusermount3", "umount"] {
         let flags: &[&str] = if program == "umount" {
@@ -245,4 +260,27 @@ pub fn unmount(mount: &Path) {
 /// Writes a file.
 pub fn write(path: &Path, bytes: &[u8]) {
     std::fs::File::create(path).unwrap().write_all(bytes).unwrap();
+}
+
+/// Starts a command that holds a volume until its standard input ends.
+pub fn hold_volume(pool: &Pool, volume: &str) -> (Child, ChildStdin) {
+    let mut command = pool.command([
+        "volume",
+        "hold",
+        volume,
+        "--for",
+        "50s",
+        "--",
+        "sh",
+        "-c",
+        "echo held; cat",
+    ]);
+    let mut holder = command.stdin(Stdio::piped()).spawn().unwrap();
+    let input = holder.stdin.take().unwrap();
+    let mut line = String::new();
+    BufReader::new(holder.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "held\n");
+    (holder, input)
 }

@@ -1,4 +1,4 @@
-//! Columns: which, in which order, sorted how, and sizes for people or for scripts.
+//! Columns: selection, order, sorting, and sizes for users or for scripts.
 
 use crate::support::Pool;
 
@@ -6,9 +6,9 @@ use crate::support::Pool;
 fn columns_are_aligned_and_headed_in_upper_case() {
     let pool = Pool::with_volume();
     pool.run(["volume", "create", "a-longer-name", "512"]).ok();
-    let told = pool.run(["volume", "list", "-o", "NAME,SIZE,ID"]).ok().out;
+    let output = pool.run(["volume", "list", "-o", "NAME,SIZE,ID"]).ok().out;
     assert_eq!(
-        told,
+        output,
         "NAME           SIZE  ID\nv                8M   1\na-longer-name   512   2\n"
     );
 }
@@ -37,9 +37,12 @@ fn columns_can_be_chosen_added_and_left_without_headings() {
 #[test]
 fn the_columns_are_listed_when_asked_for() {
     let pool = Pool::with_volume();
-    let told = pool.run(["volume", "list", "-o", "help"]).ok().out;
-    let names: Vec<_> = told.lines().collect();
-    assert!(names.contains(&"NAME") && names.contains(&"READ-ONLY"), "{told}");
+    let output = pool.run(["volume", "list", "-o", "help"]).ok().out;
+    let names: Vec<_> = output.lines().collect();
+    assert!(
+        names.contains(&"NAME") && names.contains(&"READ-ONLY"),
+        "{output}"
+    );
 }
 
 #[test]
@@ -49,11 +52,11 @@ fn rows_can_be_sorted_by_any_column_both_ways() {
     pool.run(["volume", "create", "a", "1G"]).ended(1);
     pool.run(["volume", "create", "a", "20M"]).ok();
     let names = |sort: &str| {
-        let told = pool
+        let output = pool
             .run(["volume", "list", "-o", "name", "--no-headings", "--sort", sort])
             .ok()
             .out;
-        told.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        output.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(names("name"), ["a", "b", "v"]);
     assert_eq!(names("SIZE"), ["b", "v", "a"]);
@@ -69,23 +72,23 @@ fn rows_can_be_sorted_by_any_column_both_ways() {
 fn an_empty_table_is_its_headings() {
     let pool = Pool::empty();
     for noun in ["disk", "volume", "apparatus", "job"] {
-        let told = pool.run([noun, "list"]).ok().out;
-        assert_eq!(told.lines().count(), 1, "{told}");
-        assert_eq!(told, told.to_uppercase());
+        let output = pool.run([noun, "list"]).ok().out;
+        assert_eq!(output.lines().count(), 1, "{output}");
+        assert_eq!(output, output.to_uppercase());
         assert_eq!(pool.run([noun, "list", "--no-headings"]).ok().out, "");
     }
 }
 
 #[test]
-fn one_is_told_from_many() {
+fn one_and_many_have_different_nouns() {
     let pool = Pool::empty();
     pool.run(["disk", "add", &pool.file("one.img"), "--create", "16M"])
         .ok();
     pool.run(["volume", "create", "v", "1M"]).ok();
-    let told = pool.run(["status"]).out;
+    let output = pool.run(["status"]).out;
     assert!(
-        told.contains(": 1 disk with ") && told.contains(", 1 volume, "),
-        "{told}"
+        output.contains(": 1 disk with ") && output.contains(", 1 volume, "),
+        "{output}"
     );
-    assert!(told.contains(", 0 jobs"), "{told}");
+    assert!(output.contains(", 0 jobs"), "{output}");
 }

@@ -1,6 +1,6 @@
-//! The documents' command blocks, run as they stand: the session of the README, and every procedure of the operating guide after the
-//! guide's first one. `/tmp` is a directory of its own for each, and the programs are those under test. As an ordinary user where the
-//! blocks allow it; blocks that need root, or programs that are not there, are passed over by name.
+//! Runs the command blocks of the documents as they are: the session of the README, and every procedure of the operating guide after its
+//! first one. `/tmp` is a separate directory for each, and the programs are those under test. They run as an ordinary user where the blocks
+//! allow it; blocks that need root, or missing programs, are skipped by name.
 
 // Helpers of tests may fail a test.
 #![allow(
@@ -22,7 +22,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// All others go on from its pool.
+/// The procedure whose pool all others continue to use.
 const FIRST: &str = "First pool";
 
 fn document(path: &str) -> String {
@@ -37,7 +37,7 @@ struct Block {
     text: String,
 }
 
-/// The sections with their blocks, in order.
+/// Returns the sections with their blocks, in order.
 fn sections(text: &str) -> Vec<(String, Vec<Block>)> {
     let mut sections: Vec<(String, Vec<Block>)> = Vec::new();
     let mut inside: Option<Block> = None;
@@ -79,7 +79,7 @@ fn section(path: &str, title: &str) -> Vec<Block> {
         .1
 }
 
-/// Runs the blocks that may be run here, and says which may not.
+/// Runs the blocks that can be run here, and names the others.
 fn procedure(path: &str, title: &str, before: &[Block]) {
     for program in ["mkfs.ext4", "e2fsck", "fusermount3", "setpriv"] {
         if !has(program) {
@@ -103,7 +103,7 @@ fn procedure(path: &str, title: &str, before: &[Block]) {
     }
 }
 
-/// Whether an ordinary user may open the FUSE device here. Some machines without udev have it for root alone.
+/// Returns whether an ordinary user may open the FUSE device here. Some machines without udev restrict it to root.
 fn users_may_mount() -> bool {
     !is_root() || fs::metadata("/dev/fuse").is_ok_and(|meta| meta.permissions().mode() & 0o6 == 0o6)
 }
@@ -137,9 +137,11 @@ procedures! {
     backup_under_a_hold: "Backup under a hold",
     upgrade: "Upgrade",
     when_an_apparatus_is_fenced: "When an apparatus is fenced",
+    when_an_apparatus_crashes: "When an apparatus crashes",
     when_a_disk_dies: "When a disk dies",
     when_a_disk_loses_what_was_moved_to_it: "When a disk loses what was moved to it",
     when_a_disk_is_refused: "When a disk is refused",
+    when_the_pools_directory_is_lost: "When the pool's directory is lost",
     when_the_pool_fills: "When the pool fills",
 }
 
@@ -157,7 +159,7 @@ fn every_procedure_is_run() {
     assert_eq!(titles, run);
 }
 
-/// What is built there is what is under test here.
+/// The programs that the documents build are those under test.
 #[test]
 fn session_of_the_readme() {
     let title = "A first session by hand";
@@ -174,16 +176,16 @@ fn session_of_the_readme() {
     Place::new(is_root()).run(&commands(&blocks));
 }
 
-/// The example of a description: made, found to be so already, dumped, and the dump found to be so too.
+/// The example of a description: it is applied, found to be applied already, and dumped; the dump is found to be applied too.
 #[test]
 fn the_example_of_a_description() {
     let place = Place::new(false);
     fs::write(place.path().join("pool.ron"), document("mounts/pool.ron")).unwrap();
     let text = "export VCTL_POOL=/tmp/pool
         vctl pool apply pool.ron
-        test \"$(vctl pool apply pool.ron)\" = 'all is as described'
+        test \"$(vctl pool apply pool.ron)\" = 'the pool is as described'
         vctl pool dump > dump.ron
-        test \"$(vctl pool apply dump.ron --prune)\" = 'all is as described'
+        test \"$(vctl pool apply dump.ron --prune)\" = 'the pool is as described'
         test -f /tmp/a1/vm && test -f /tmp/a2/archive
         vctl status";
     place.run(text);

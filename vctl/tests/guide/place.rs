@@ -1,4 +1,4 @@
-//! A directory that stands for `/tmp`, and scripts that run in it.
+//! A directory that replaces `/tmp`, and scripts that run in it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
-/// No script takes longer, in seconds.
+/// The longest run of a script, in seconds.
 const LONG: &str = "180";
-/// The ordinary user, where root runs this.
+/// The ordinary user, for tests that run as root.
 const NOBODY: u32 = 65534;
 
 pub fn is_root() -> bool {
@@ -25,7 +25,7 @@ pub fn has(program: &str) -> bool {
         .success()
 }
 
-/// A directory that stands for `/tmp`, with the programs under test in `bin`. What is left running in it is ended with it.
+/// A directory that replaces `/tmp`, with the programs under test in `bin`. Processes that still run in it end with it.
 pub struct Place {
     dir: TempDir,
     ordinary: bool,
@@ -94,7 +94,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let dir = self.path().display();
-        // What lies on a volume goes before the volume does.
+        // Users of a volume end before the volume does.
         let script = format!(
             "set +e
             export VCTL_POOL={dir}/pool
@@ -102,7 +102,7 @@ impl Drop for Place {
             umount {dir}/mnt
             losetup -l -n -O NAME,BACK-FILE | awk -v d={dir}/ 'index($2, d) == 1 {{ print $1 }}' |
                 while read -r l; do losetup -d \"$l\"; done
-            for a in $(vctl apparatus list --no-headings -o name); do vctl apparatus fence \"$a\"; done
+            for a in $(vctl apparatus list --no-headings -o name); do vctl apparatus fence \"$a\" --cut-off-users; done
             mounts | while read -r m; do umount -l \"$m\" || fusermount3 -uz \"$m\"; done"
         );
         self.shell(&script);

@@ -1,6 +1,6 @@
-//! A pool's first days, by commands and keys that the documents name: a loop block device and an image file, a mounted file system on one
-//! volume and a VM's image on the other, the block device evacuated and removed at the console while both are in use, and the machine
-//! started anew.
+//! The first days of a pool, by commands and keys that the documents name: a loop block device and an image file, a mounted file system on
+//! one volume and a VM's image on the other; the block device is evacuated and removed at the console while both are in use, and the
+//! machine is restarted.
 
 use crate::document;
 use crate::place::{Place, has, is_root};
@@ -16,7 +16,7 @@ const SCRIPT: &str = include_str!("scenario.sh");
 /// Seconds until the volumes are in use.
 const LONG: i64 = 120;
 
-/// What the system's unit runs, for the apparatus of this name at this mount point.
+/// Returns the command that the system's unit runs, for the apparatus of this name at this mount point.
 fn unit(name: &str, mount: &str) -> String {
     let unit = document("packaging/systemd/apparatus@.service");
     let line = unit
@@ -44,31 +44,31 @@ fn a_disk_leaves_under_hosts_and_all_is_there_after_a_new_start() {
     let pool = place.path().join("pool");
     let in_use = pipe(&place.path().join("to-the-operator"));
     let mut answer = pipe(&place.path().join("from-the-operator"));
-    // The pipe is closed where the operator fails: the script waits no longer then.
+    // The pipe closes if the operator fails, so that the script does not wait for it.
     std::thread::scope(move |scope| {
         let hosts = scope.spawn(move || place.run(&script));
         let timeout = Timespec {
             tv_sec: LONG,
             tv_nsec: 0,
         };
-        let told = poll(&mut [PollFd::new(&in_use, PollFlags::IN)], Some(&timeout)).unwrap();
-        if told == 1 {
+        let output = poll(&mut [PollFd::new(&in_use, PollFlags::IN)], Some(&timeout)).unwrap();
+        if output == 1 {
             at_the_console(&pool);
             answer.write_all(b"done\n").unwrap();
         }
         drop(answer);
         hosts.join().unwrap();
-        assert_eq!(told, 1, "the operator was not called");
+        assert_eq!(output, 1, "the operator was not called");
     });
 }
 
-/// A pipe with a name, open both ways: opening it waits for nobody.
+/// Opens a named pipe for reading and writing, which never waits.
 fn pipe(path: &Path) -> File {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
     OpenOptions::new().read(true).write(true).open(path).unwrap()
 }
 
-/// As `docs/CONSOLE.md` has the keys.
+/// Uses the keys that `docs/CONSOLE.md` describes.
 fn at_the_console(pool: &Path) {
     let screen = Terminal::open(pool, 80, 24, &[]);
     screen.shows(&["healthy"]);
@@ -78,17 +78,17 @@ fn at_the_console(pool: &Path) {
         &["disk remove device: not done", "vctl disk evacuate device"],
     );
     screen.keys("\x1b");
-    screen.hides("any key goes on");
+    screen.hides("any key closes");
     screen.keys_show("e", &["evacuate disk device", "arrows: image"]);
     screen.keys_show("image\t\t\x1b[3~50M", &["image", "50M_"]);
     screen.keys_show(
         "\r",
-        &["vctl disk evacuate device --to image --rate 50M", "y does it"],
+        &["vctl disk evacuate device --to image --rate 50M", "y confirms"],
     );
     screen.keys_show("y", &["apparatus a1 works on it"]);
     screen.keys_show("5", &["done", "100%", "disk device"]);
     screen.keys_show("4", &["volumes: none"]);
-    screen.keys_show("r", &["vctl disk remove device", "leaves the pool", "y does it"]);
+    screen.keys_show("r", &["vctl disk remove device", "leaves the pool", "y confirms"]);
     screen.keys_show("y", &["disk device is removed", "> A image"]);
     screen.keys("q");
     assert_eq!(screen.ends().0, 0);

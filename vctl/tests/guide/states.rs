@@ -1,11 +1,11 @@
-//! The page of states: it has a section for each finding that `vctl status` can name and no other, and its commands make each state,
-//! show it named, and leave it.
+//! The page of states: it has a section for each finding of `vctl status` and no other, and its commands bring each state about, show the
+//! finding, and leave the state.
 
 use crate::{after_the_first, document, sections};
-use apparatus::ops::status::Kind;
+use apparatus::admin::status::FindingKind;
 
 const PAGE: &str = "docs/STATES.md";
-/// The one section that is about no finding.
+/// The one section without a finding.
 const NO_STATUS: &str = "When there is no status";
 
 macro_rules! states {
@@ -20,11 +20,13 @@ macro_rules! states {
 
 states! {
     pool_is_a_copy: "pool-is-a-copy",
+    disk_has_lost_data: "disk-has-lost-data",
     disk_unusable: "disk-unusable",
     disk_errors: "disk-errors",
     apparatus_ended: "apparatus-ended",
     apparatus_fenced: "apparatus-fenced",
     apparatus_silent: "apparatus-silent",
+    memory_short: "memory-short",
     mount_point_dead: "mount-point-dead",
     job_abandoned: "job-abandoned",
     job_paused: "job-paused",
@@ -40,7 +42,7 @@ states! {
 fn every_state_has_a_section_and_every_section_a_state() {
     let page = document(PAGE);
     let written: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## ")).collect();
-    let mut known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.code()).collect();
+    let mut known: Vec<&str> = FindingKind::ALL.iter().map(|kind| kind.code()).collect();
     known.push(NO_STATUS);
     assert_eq!(written, known);
 }

@@ -1,5 +1,5 @@
-//! The limit of the library: a fuser program that serves a part of one image as one file and does nothing else. Reads are answered from one mapping,
-//! writes are `pwrite`, with the same mount flags and limits as the apparatus.
+//! The upper bound of the library: a fuser program that serves a part of one image as one file and does nothing else. It answers reads from
+//! one mapping and writes with `pwrite`, with the same mount flags and limits as the apparatus.
 #![allow(unsafe_code)]
 
 use fuser::{

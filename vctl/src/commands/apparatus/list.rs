@@ -1,16 +1,16 @@
 //! `vctl apparatus list`, `show`.
 
-use crate::commands::told;
+use crate::commands::report;
 use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Column, TableOptions, Tone};
-use ::apparatus::error::Result;
-use ::apparatus::ops::apparatus::{self, State, View};
-use ::apparatus::wire::message::Figures;
+use ::apparatus::admin::apparatus::{self, ApparatusView, State};
+use ::apparatus::model::error::Result;
+use ::apparatus::rpc::message::ApparatusMetrics;
 use clap::Args;
 use serde::Serialize;
 
-/// An apparatus as scripts see it.
+/// An apparatus as scripts read it.
 #[derive(Serialize)]
 pub struct Row {
     name: String,
@@ -21,24 +21,25 @@ pub struct Row {
     incarnation: u64,
     since: String,
     fault: Option<String>,
-    figures: Option<Figures>,
+    figures: Option<ApparatusMetrics>,
     #[serde(skip)]
-    joined: ::apparatus::units::Timestamp,
+    joined: ::apparatus::model::units::Timestamp,
 }
 
-/// What an apparatus's state is called.
+/// Returns the word for the state of an apparatus, and its tone.
 pub fn word(state: State) -> (&'static str, Tone) {
     match state {
         State::Serving => ("serving", Tone::Good),
         State::Silent => ("silent", Tone::Warning),
         State::Fenced => ("fenced", Tone::Bad),
+        State::Restarting => ("restarting", Tone::Bad),
         State::Dead => ("dead", Tone::Bad),
     }
 }
 
 impl Row {
-    /// From what is known of it.
-    pub fn new(view: View) -> Self {
+    /// Creates the row from the view of an apparatus.
+    pub fn new(view: ApparatusView) -> Self {
         Self {
             name: view.member.name.to_string(),
             state: view.state,
@@ -58,7 +59,7 @@ impl Row {
         Cell::Word(word, tone)
     }
 
-    fn figure(&self, figure: impl Fn(&Figures) -> Cell) -> Cell {
+    fn figure(&self, figure: impl Fn(&ApparatusMetrics) -> Cell) -> Cell {
         self.figures.as_ref().map_or(Cell::None, figure)
     }
 }
@@ -104,6 +105,11 @@ const COLUMNS: &[Column<Row>] = &[
     Column::hidden("FAULT", |row| row.fault.as_ref().map_or(Cell::None, Cell::text)),
 ];
 
+/// Returns the names of the columns.
+pub fn columns() -> Vec<&'static str> {
+    COLUMNS.iter().map(|column| column.name).collect()
+}
+
 /// `vctl apparatus list`
 #[derive(Args, Debug)]
 pub struct List {
@@ -112,11 +118,11 @@ pub struct List {
 }
 
 impl List {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let views = apparatus::list(&context.pool, &mut *context.store()?)?;
         let rows = views.into_iter().map(Row::new).collect();
-        told::list(context, &self.table, COLUMNS, "apparatuses", rows)
+        report::list(context, &self.table, COLUMNS, "apparatuses", rows)
     }
 }
 
@@ -129,9 +135,9 @@ pub struct Show {
 }
 
 impl Show {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let view = apparatus::show(&context.pool, &mut *context.store()?, &self.name)?;
-        told::show(context, COLUMNS, "apparatus", &Row::new(view))
+        report::show(context, COLUMNS, "apparatus", &Row::new(view))
     }
 }

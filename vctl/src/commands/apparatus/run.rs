@@ -2,11 +2,15 @@
 
 use super::list::Row;
 use crate::arguments;
-use crate::context::{Changing, Context, Overriding};
+use crate::context::{Context, Override};
 use crate::exit::Done;
-use ::apparatus::error::Result;
-use ::apparatus::ops::{apparatus, place};
-use ::apparatus::pool::names::Name;
+use crate::output::note;
+use ::apparatus::admin::apparatus::Fenced;
+use ::apparatus::admin::{apparatus, place};
+use ::apparatus::controller::Wait;
+use ::apparatus::model::error::Result;
+use ::apparatus::model::member::Member;
+use ::apparatus::model::names::Name;
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -15,21 +19,24 @@ use std::time::Duration;
 /// `vctl apparatus start`
 #[derive(Args, Debug)]
 pub struct Start {
-    /// What to call it
+    /// Its name
     #[arg(value_parser = arguments::name("apparatus"))]
     name: Name,
-    /// The directory to mount on; made if missing
+    /// The directory to mount on; created if missing
     mountpoint: PathBuf,
-    /// FUSE reader threads at most; as many of them work as serve most
+    /// Maximum number of FUSE reader threads; the best number up to it is found while it serves
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: Option<u16>,
     /// Let other users use the mount, by its files' permissions
     #[arg(long)]
     allow_other: bool,
+    /// Hold the mount in a second process, which starts the server again when it crashes: hosts see a pause
+    #[arg(long)]
+    supervisor: bool,
     /// A configuration file
     #[arg(long, value_name = "FILE.ron")]
     config: Option<PathBuf>,
-    /// How long it may take until it serves
+    /// The longest time until it serves
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = arguments::duration)]
     timeout: Duration,
     /// Print the command that would be run, and run nothing
@@ -38,22 +45,27 @@ pub struct Start {
 }
 
 impl Start {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let start = apparatus::Start {
             name: self.name.clone(),
             mount: place::absolute(&self.mountpoint)?,
             threads: self.threads,
             allow_other: self.allow_other,
+            supervisor: self.supervisor,
             config: self.config.as_deref().map(place::absolute).transpose()?,
+            own_cgroup: apparatus::is_memory_limited(),
             program: crate::commands::hidden::apparatus_program()?,
         };
         context.store()?.header()?;
         if self.dry_run {
             return would_run(context, &start.command(&context.pool));
         }
-        apparatus::start(&context.pool, &start, self.timeout)?;
-        tell(context, self.name.as_str(), "serves")
+        let started = apparatus::start(&context.pool, &start, self.timeout)?;
+        if let Some(warning) = started.warning {
+            note(&format!("vctl: warning: {warning}"));
+        }
+        print_state(context, self.name.as_str(), "serves")
     }
 }
 
@@ -78,16 +90,16 @@ fn would_run(context: &mut Context, command: &[std::ffi::OsString]) -> Result<Do
     Ok(Done::Plainly)
 }
 
-/// Says what an apparatus has become.
-fn tell(context: &mut Context, name: &str, done: &str) -> Result<Done> {
+/// Prints the new state of an apparatus.
+fn print_state(context: &mut Context, name: &str, done: &str) -> Result<Done> {
     #[derive(Serialize)]
-    struct Told {
+    struct RunReport {
         apparatus: Row,
     }
     let view = apparatus::show(&context.pool, &mut *context.store()?, name)?;
     let mount = view.member.mount.display().to_string();
     context.out.say(
-        &Told {
+        &RunReport {
             apparatus: Row::new(view),
         },
         |out| {
@@ -99,14 +111,14 @@ fn tell(context: &mut Context, name: &str, done: &str) -> Result<Done> {
 }
 
 #[derive(Serialize)]
-struct Gone<'a> {
+struct EndReport<'a> {
     apparatus: &'a str,
     changed: bool,
 }
 
-fn tell_gone(context: &mut Context, name: &str, changed: bool, done: &str) -> Result<Done> {
+fn print_end(context: &mut Context, name: &str, changed: bool, done: &str) -> Result<Done> {
     context.out.say(
-        &Gone {
+        &EndReport {
             apparatus: name,
             changed,
         },
@@ -127,30 +139,30 @@ pub struct Stop {
     /// Its name
     #[arg(value_name = "NAME")]
     name: String,
-    /// How long it may take
+    /// The longest time until it has ended
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = arguments::duration)]
     timeout: Duration,
-    /// Say whether it would be asked to stop, and ask nothing
+    /// Say whether it would be asked to stop, and send nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    overriding: Overriding,
+    overriding: Override,
 }
 
 impl Stop {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let overridden = self.overriding.cut_off_users;
         let mut store = match context.store() {
             Ok(store) => store,
-            // Without its database, by the control socket.
+            // Without a database the control socket is enough.
             Err(error) => {
                 let name = Name::new("apparatus", &self.name)?;
                 if self.dry_run || !apparatus::runs(&context.pool, &name)? {
                     return Err(error);
                 }
                 apparatus::stop_unlisted(&context.pool, &name, overridden, self.timeout)?;
-                return tell_gone(context, &self.name, true, "stopped");
+                return print_end(context, &self.name, true, "stopped");
             }
         };
         if self.dry_run {
@@ -160,11 +172,11 @@ impl Stop {
             return would(context, &self.name, "stop");
         }
         let changed = apparatus::stop(&context.pool, &mut *store, &self.name, overridden, self.timeout)?;
-        tell_gone(context, &self.name, changed, "stopped")
+        print_end(context, &self.name, changed, "stopped")
     }
 }
 
-/// Names the process that something would happen to.
+/// Prints which process the verb would act on.
 fn would(context: &mut Context, name: &str, verb: &str) -> Result<Done> {
     #[derive(Serialize)]
     struct Would {
@@ -186,30 +198,53 @@ fn would(context: &mut Context, name: &str, verb: &str) -> Result<Done> {
     Ok(Done::Plainly)
 }
 
+/// Returns the state of a process that was killed and has not ended.
+fn ending(member: &Member) -> String {
+    format!(
+        "fenced and killed; its process, {}, has not ended yet, and extents that it may still reach are not allocated until then",
+        member.pid
+    )
+}
+
 /// `vctl apparatus fence`
 #[derive(Args, Debug)]
 pub struct Fence {
     /// Its name
     #[arg(value_name = "NAME")]
     name: String,
-    /// How long its end may take
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = arguments::duration)]
+    /// How long to wait for its end; it is fenced and killed in any case
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = arguments::duration)]
     timeout: Duration,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Accepted and ignored: fencing waits for no controller
+    #[arg(long, hide = true, value_name = "TIME", num_args = 0..=1, require_equals = true,
+          default_missing_value = "ever", value_parser = arguments::waiting)]
+    wait: Option<Wait>,
     #[command(flatten)]
-    changing: Changing,
+    overriding: Override,
 }
 
 impl Fence {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        if self.changing.dry_run {
+        if !self.overriding.cut_off_users {
+            let mut store = context.store()?;
+            let member = apparatus::member(&mut *store, &self.name)?;
+            apparatus::check_fence(&context.pool, &mut *store, &member)?;
+        }
+        if self.dry_run {
             return would(context, &self.name, "fence and kill");
         }
-        // Before the arbitration: taking it forgets those whose process has ended.
-        let member = apparatus::show(&context.pool, &mut *context.store()?, &self.name)?.member;
-        let mut controller = context.controller(&format!("apparatus fence {}", self.name), &self.changing)?;
-        let changed = apparatus::fence(&context.pool, &mut controller, &member, self.timeout)?;
-        tell_gone(context, &self.name, changed, "fenced, its process has ended")
+        let mut store = context.store()?;
+        let member = apparatus::member(&mut *store, &self.name)?;
+        let fenced = apparatus::fence(&context.pool, &mut *store, &member, self.timeout)?;
+        let done = match fenced {
+            Fenced::HadEnded | Fenced::Ended => "fenced, its process has ended".into(),
+            Fenced::IsEnding => ending(&member),
+        };
+        print_end(context, &self.name, fenced != Fenced::HadEnded, &done)
     }
 }
 
@@ -219,21 +254,21 @@ pub struct Rejoin {
     /// Its name
     #[arg(value_name = "NAME")]
     name: String,
-    /// How long it may take
+    /// The longest time until it has rejoined
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = arguments::duration)]
     timeout: Duration,
-    /// Say where it stands, and wait for nothing
+    /// Report its state, and do not wait
     #[arg(long)]
     dry_run: bool,
 }
 
 impl Rejoin {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         if self.dry_run {
             return would(context, &self.name, "wait for");
         }
         apparatus::rejoin(&context.pool, &mut *context.store()?, &self.name, self.timeout)?;
-        tell(context, &self.name, "serves")
+        print_state(context, &self.name, "serves")
     }
 }

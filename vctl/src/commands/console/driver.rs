@@ -1,16 +1,16 @@
-//! Threads, channels, signals, terminal: brings events to the model, carries its effects out, draws.
+//! Threads, channels, signals and the terminal: passes events to the model, executes its effects, draws.
 
-use super::model::{Effect, Event, Model, Told};
+use super::model::dialog::PlanOutcome;
+use super::model::{Effect, Event, FailureText, Model};
 use super::poll;
 use super::screen::Screen;
 use super::verb::Verb;
 use super::view::{self, Theme};
-use super::work::{Hand, Leash};
+use super::work::{Background, Operator};
 use crate::exit::{Done, status_of};
-use apparatus::error::{Error, Kind, Result};
-use apparatus::ops::history::Deed;
-use apparatus::ops::moving::Outline;
-use apparatus::pool::dir::PoolDir;
+use apparatus::controller::history::Operation;
+use apparatus::model::dir::PoolDir;
+use apparatus::model::error::{Error, ErrorKind, Result};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -18,71 +18,79 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-/// Events that wait to be taken in; whoever has more waits.
+/// Capacity of the queue of events; a full queue blocks its senders.
 const EVENTS: usize = 64;
-/// Verbs that are done at the same time. One holds the arbitration; the others wait for an apparatus or write a wish down.
-const HANDS: usize = 4;
-/// Verbs that wait for a hand.
+/// Number of verbs that run at the same time. One holds the controller lock; the others wait for an apparatus or record a request.
+const VERBS: usize = 4;
+/// Capacity of the queue of verbs that wait for a thread.
 const TASKS: usize = 8;
-/// Ages are drawn anew this often.
+/// Interval at which ages are drawn again.
 const BEAT: Duration = Duration::from_secs(1);
-/// How long what is under way may take to end.
+/// The longest time that running verbs may take to end when the console ends.
 const LEAVING: Duration = Duration::from_secs(15);
 
 enum Task {
     Preview(Verb),
-    Send(Verb, Option<Outline>),
+    Send(Verb, Option<PlanOutcome>),
 }
 
 /// Runs the console until the operator leaves.
 ///
 /// # Errors
-/// The terminal's; when a thread cannot be started.
+/// Fails when the terminal fails, or when a thread cannot be started.
 pub fn run(pool: &PoolDir, every: Duration) -> Result<Done> {
-    let (tell, told) = bounded(EVENTS);
-    // Signals first: one that comes while the terminal is being taken over is not lost.
+    let (sender, events) = bounded(EVENTS);
+    // Signals are handled first, so that one that arrives while the terminal is set up is not lost.
     let signals =
         Signals::new([SIGTERM, SIGHUP, SIGINT, SIGCONT]).map_err(|error| Error::because("signals", error))?;
     let mut screen = Screen::take()?;
     let (ending, ended) = bounded(0);
-    spawn("console-signals", &tell, move |tell| watch_signals(signals, tell))?;
-    spawn("console-keys", &tell, read_keys)?;
+    spawn("console-signals", &sender, move |sender| {
+        watch_signals(signals, sender)
+    })?;
+    spawn("console-keys", &sender, read_keys)?;
     let (dir, until) = (pool.clone(), ended.clone());
-    spawn("console-store", &tell, move |tell| {
-        poll::store(&dir, tell, &until)
+    spawn("console-store", &sender, move |sender| {
+        poll::store(&dir, sender, &until)
     })?;
-    let dir = pool.clone();
-    spawn("console-pulse", &tell, move |tell| {
-        poll::pulse(&dir, every, tell, &ended)
+    let background = Arc::new(Background::default());
+    let (dir, collected) = (pool.clone(), Arc::clone(&background));
+    spawn("console-pulse", &sender, move |sender| {
+        poll::pulse(&dir, every, sender, (&ended, &collected))
     })?;
-    let crew = Crew::hire(pool, &tell)?;
+    let threads = Threads::start(pool, &background, &sender)?;
     let mut model = Model::new(pool.path().display().to_string());
-    let end = attend(&mut screen, &mut model, &told, &crew);
+    let end = main_loop(&mut screen, &mut model, &events, &threads);
     drop(ending);
-    crew.dismiss(&told);
+    threads.stop(&events);
     drop(screen);
     end
 }
 
-/// Draws, waits for something to happen, does what follows, and so on.
-fn attend(screen: &mut Screen, model: &mut Model, told: &Receiver<Event>, crew: &Crew) -> Result<Done> {
+/// The main loop: draws, waits for an event, updates the model, executes the effects.
+fn main_loop(
+    screen: &mut Screen,
+    model: &mut Model,
+    events: &Receiver<Event>,
+    threads: &Threads,
+) -> Result<Done> {
     let theme = Theme::of_environment();
     loop {
         screen.draw(|frame| view::render(model, theme, frame))?;
         if model.look.is_some() {
             provoke("console");
         }
-        let first = match told.recv_timeout(BEAT) {
+        let first = match events.recv_timeout(BEAT) {
             Ok(event) => Some(event),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return Err(died("events")),
         };
-        for event in first.into_iter().chain(told.try_iter().take(EVENTS)) {
+        for event in first.into_iter().chain(events.try_iter().take(EVENTS)) {
             match event {
                 Event::Broken(thread) => return Err(died(thread)),
-                Event::Signal => return Ok(Done::Badly(Kind::Cancelled)),
+                Event::Signal => return Ok(Done::Badly(ErrorKind::Cancelled)),
                 event => {
-                    if carry_out(model.update(event), screen, model, crew)? {
+                    if execute(model.update(event), screen, model, threads)? {
                         return Ok(Done::Plainly);
                     }
                 }
@@ -93,11 +101,11 @@ fn attend(screen: &mut Screen, model: &mut Model, told: &Receiver<Event>, crew: 
 
 fn died(thread: &str) -> Error {
     Error::failed("console", format!("its thread {thread} has died"))
-        .hint("nothing was harmed: start it again")
+        .hint("the pool is not affected: start the console again")
 }
 
-/// True when it is time to leave.
-fn carry_out(effects: Vec<Effect>, screen: &mut Screen, model: &mut Model, crew: &Crew) -> Result<bool> {
+/// Executes effects. Returns true when the console has to end.
+fn execute(effects: Vec<Effect>, screen: &mut Screen, model: &mut Model, threads: &Threads) -> Result<bool> {
     for effect in effects {
         let task = match effect {
             Effect::Quit => return Ok(true),
@@ -106,43 +114,42 @@ fn carry_out(effects: Vec<Effect>, screen: &mut Screen, model: &mut Model, crew:
                 continue;
             }
             Effect::Release => {
-                crew.leash.release();
+                threads.background.release();
                 continue;
             }
             Effect::Preview(verb) => Task::Preview(verb),
-            Effect::Send(verb, outline) => Task::Send(verb, outline),
+            Effect::Send(verb, expected) => Task::Send(verb, expected),
         };
-        if let Some(refused) = crew.give(task) {
+        if let Some(refused) = threads.submit(task) {
             model.update(refused);
         }
     }
     Ok(false)
 }
 
-/// Those who do what the operator wants.
-struct Crew {
-    leash: Arc<Leash>,
+/// The threads that poll the pool and run verbs.
+struct Threads {
+    background: Arc<Background>,
     tasks: Sender<Task>,
-    /// Nobody sends on it: it closes when the last hand has ended.
+    /// Carries no messages: it closes when the last worker has ended.
     working: Receiver<()>,
 }
 
-impl Crew {
-    fn hire(pool: &PoolDir, tell: &Sender<Event>) -> Result<Self> {
-        let leash = Arc::new(Leash::default());
-        let (tasks, given) = bounded::<Task>(TASKS);
+impl Threads {
+    fn start(pool: &PoolDir, background: &Arc<Background>, sender: &Sender<Event>) -> Result<Self> {
+        let (tasks, queued) = bounded::<Task>(TASKS);
         let (at_work, working) = bounded(0);
-        for _ in 0..HANDS {
-            let (pool, leash, given) = (pool.clone(), Arc::clone(&leash), given.clone());
+        for _ in 0..VERBS {
+            let (pool, background, queued) = (pool.clone(), Arc::clone(background), queued.clone());
             let at_work: Sender<()> = at_work.clone();
-            spawn("console-hand", tell, move |tell| {
-                let hand = Hand {
+            spawn("console-hand", sender, move |sender| {
+                let operator = Operator {
                     pool: &pool,
-                    leash: &leash,
+                    background: &background,
                 };
                 provoke("console-hand");
-                for task in given {
-                    if tell.send(do_task(&hand, task)).is_err() {
+                for task in queued {
+                    if sender.send(run_task(&operator, task)).is_err() {
                         break;
                     }
                 }
@@ -150,33 +157,34 @@ impl Crew {
             })?;
         }
         Ok(Self {
-            leash,
+            background: Arc::clone(background),
             tasks,
             working,
         })
     }
 
-    /// The event that stands for a task that nobody takes.
-    fn give(&self, task: Task) -> Option<Event> {
-        let told = Told {
-            text: "too much is under way".into(),
-            hint: Some("wait for what was begun to end".into()),
+    /// Passes a task to the workers. Returns the event that reports a task which no worker can take.
+    fn submit(&self, task: Task) -> Option<Event> {
+        let reason = FailureText {
+            text: "too many verbs are running".into(),
+            hint: Some("wait until one of them has ended".into()),
         };
         let refused = self.tasks.try_send(task).err()?;
         Some(match refused.into_inner() {
-            Task::Preview(verb) => Event::Previewed(verb, Err(told)),
-            Task::Send(verb, _) => Event::Ended(verb, Err(told)),
+            Task::Preview(verb) => Event::Previewed(verb, Err(reason)),
+            Task::Send(verb, _) => Event::Ended(verb, Err(reason)),
         })
     }
 
-    /// Ends what goes on, and waits for it: a hold is released, a job that is worked on here stops at the end of a chunk.
-    fn dismiss(self, told: &Receiver<Event>) {
-        self.leash.leave();
+    /// Stops everything that is running and waits for it: a hold is released, and a job that this process works on stops at the end of a
+    /// chunk.
+    fn stop(self, events: &Receiver<Event>) {
+        self.background.leave();
         drop(self.tasks);
         let deadline = std::time::Instant::now() + LEAVING;
         loop {
-            // Whoever has something to say must not wait for a listener.
-            told.try_iter().for_each(drop);
+            // Drains the queue, so that no thread blocks while it sends an event.
+            events.try_iter().for_each(drop);
             let left = deadline.saturating_duration_since(std::time::Instant::now());
             match self.working.recv_timeout(left.min(Duration::from_millis(50))) {
                 Err(RecvTimeoutError::Timeout) if !left.is_zero() => {}
@@ -186,32 +194,31 @@ impl Crew {
     }
 }
 
-fn do_task(hand: &Hand<'_>, task: Task) -> Event {
+fn run_task(operator: &Operator<'_>, task: Task) -> Event {
     match task {
         Task::Preview(verb) => {
-            let preview = hand
+            let preview = operator
                 .preview(&verb)
                 .map(Box::new)
-                .map_err(|error| Told::from(&error));
+                .map_err(|error| FailureText::from(&error));
             Event::Previewed(verb, preview)
         }
-        Task::Send(verb, outline) => {
-            let words = verb.command();
-            let deed = Deed::begin(hand.pool, "console", words.split(' ').map(str::to_owned));
-            let sent = hand.send(&verb, outline.as_ref());
+        Task::Send(verb, expected) => {
+            let operation = Operation::begin(operator.pool, "console", verb.words());
+            let sent = operator.send(&verb, expected.as_ref());
             match &sent {
-                Ok(_) => deed.end(0, ""),
-                Err(error) => deed.end(status_of(error.kind()), &error.to_string()),
+                Ok(outcome) => operation.end(outcome.done.status(), ""),
+                Err(error) => operation.end(status_of(error.kind()), &error.to_string()),
             }
-            Event::Ended(verb, sent.map_err(|error| Told::from(&error)))
+            Event::Ended(verb, sent.map_err(|error| FailureText::from(&error)))
         }
     }
 }
 
-/// Tells of a thread that panics.
-struct Bell<'a>(&'static str, &'a Sender<Event>);
+/// Sends an event when its thread panics.
+struct PanicNotice<'a>(&'static str, &'a Sender<Event>);
 
-impl Drop for Bell<'_> {
+impl Drop for PanicNotice<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
             let _ = self.1.send(Event::Broken(self.0));
@@ -221,40 +228,40 @@ impl Drop for Bell<'_> {
 
 fn spawn(
     name: &'static str,
-    tell: &Sender<Event>,
+    sender: &Sender<Event>,
     work: impl FnOnce(&Sender<Event>) + Send + 'static,
 ) -> Result<()> {
-    let tell = tell.clone();
+    let sender = sender.clone();
     let run = move || {
-        let _bell = Bell(name, &tell);
-        work(&tell);
+        let _notice = PanicNotice(name, &sender);
+        work(&sender);
     };
     let thread = thread::Builder::new().name(name.into()).spawn(run);
     thread.map(drop).map_err(|error| Error::because("console", error))
 }
 
-/// For tests, in builds with debug assertions only: the thread that `VCTL_CONSOLE_PANIC` names panics.
+/// For tests, in builds with debug assertions only: panics in the thread that `VCTL_CONSOLE_PANIC` names.
 fn provoke(name: &str) {
     let wanted =
         cfg!(debug_assertions) && std::env::var("VCTL_CONSOLE_PANIC").is_ok_and(|wanted| wanted == name);
     assert!(!wanted, "provoked in {name}");
 }
 
-fn watch_signals(mut signals: Signals, tell: &Sender<Event>) {
+fn watch_signals(mut signals: Signals, sender: &Sender<Event>) {
     for signal in signals.forever() {
         let event = if signal == SIGCONT {
             Event::Continued
         } else {
             Event::Signal
         };
-        if tell.send(event).is_err() {
+        if sender.send(event).is_err() {
             return;
         }
     }
 }
 
-/// Ends with the terminal.
-fn read_keys(tell: &Sender<Event>) {
+/// Sends keys until the terminal closes.
+fn read_keys(sender: &Sender<Event>) {
     use ratatui::crossterm::event::{self, Event as Input};
     loop {
         let event = match event::read() {
@@ -264,7 +271,7 @@ fn read_keys(tell: &Sender<Event>) {
             Err(_) => Event::Signal,
         };
         let last = matches!(event, Event::Signal);
-        if tell.send(event).is_err() || last {
+        if sender.send(event).is_err() || last {
             return;
         }
     }

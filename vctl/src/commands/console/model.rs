@@ -1,38 +1,44 @@
-//! What the console knows and what it does about it. Pure: [`Model::update`] takes an event and answers what is to be done.
+//! The state of the console. Pure: [`Model::update`] takes an event and returns the effects to execute.
 
+mod acting;
+mod choice;
 pub mod dialog;
 pub mod form;
 mod keys;
 
-use super::rates::{Paces, Traces};
+pub use acting::YES;
+pub use choice::Choice;
+
+use super::rates::{Levels, Paces, Traces};
 use super::verb::Verb;
 use crate::output::Tone;
-use apparatus::error::Error;
-use apparatus::ops::apparatus::View;
-use apparatus::ops::job;
-use apparatus::ops::moving::Outline;
-use apparatus::ops::status::Status;
-use apparatus::ops::usage::Usage;
-use apparatus::ops::view::{DiskView, PoolView, VolumeView};
-use apparatus::store::{self, JobState};
-use apparatus::units::VolumeId;
-use dialog::{Dialog, Preview};
+use apparatus::admin::apparatus::ApparatusView;
+use apparatus::admin::job;
+use apparatus::admin::status::Status;
+use apparatus::admin::usage::Usage;
+use apparatus::admin::view::{DiskView, PoolView, VolumeView};
+use apparatus::model::error::Error;
+use apparatus::model::event;
+use apparatus::model::job::JobState;
+use apparatus::model::units::VolumeId;
+use dialog::{Dialog, Outcome, PlanOutcome, Preview};
 use ratatui::crossterm::event::KeyEvent;
 use std::collections::{BTreeMap, VecDeque};
+use tui_input::Input;
 
-/// Events kept for reading.
+/// Number of events that are kept.
 const EVENTS: usize = 500;
 
-/// A failure as it is told.
+/// A failure as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
-    /// What and why.
+pub struct FailureText {
+    /// What failed, and why.
     pub text: String,
     /// The way out.
     pub hint: Option<String>,
 }
 
-impl From<&Error> for Told {
+impl From<&Error> for FailureText {
     fn from(error: &Error) -> Self {
         Self {
             text: error.to_string(),
@@ -41,101 +47,101 @@ impl From<&Error> for Told {
     }
 }
 
-/// A job, and what it is doing or waiting for.
+/// A job with its activity.
 #[derive(Clone, Debug)]
 pub struct JobLook {
     /// The job.
-    pub view: job::View,
-    /// What it does, or what keeps it and would free it.
+    pub view: job::JobView,
+    /// What it does, or what it waits for and the way out.
     pub phase: String,
 }
 
-/// What the store says at one moment.
+/// The content of the store at one moment.
 #[derive(Clone, Debug)]
 pub struct PoolLook {
-    /// When, in microseconds of a clock that only goes forward.
+    /// The time in microseconds of a monotonic clock.
     pub at_us: u64,
     /// Disks and volumes.
     pub view: PoolView,
     /// By id.
     pub jobs: Vec<JobLook>,
-    /// Who holds the arbitration.
+    /// The purpose of the holder of the controller lock.
     pub controller: Option<String>,
-    /// What happened since the last look.
-    pub events: Vec<store::Event>,
+    /// Events since the last read.
+    pub events: Vec<event::Event>,
 }
 
-/// What apparatuses and disks say at one moment.
+/// The state of apparatuses and disks at one moment.
 #[derive(Clone, Debug)]
-pub struct Pulse {
-    /// Of all that have not left.
-    pub apparatuses: Vec<View>,
-    /// Whether all is well.
+pub struct Poll {
+    /// All apparatuses that have not left.
+    pub apparatuses: Vec<ApparatusView>,
+    /// The status of the pool.
     pub status: Status,
-    /// How volumes are used; those that nobody uses are left out.
+    /// How volumes are used; unused volumes are absent.
     pub usage: BTreeMap<VolumeId, Usage>,
 }
 
-/// What happens to the console.
+/// An event for the model.
 #[derive(Debug)]
 pub enum Event {
-    /// A key.
+    /// A key was pressed.
     Key(KeyEvent),
-    /// The window is another size.
+    /// The window has a new size.
     Resized,
-    /// The process was stopped and goes on: somebody may have drawn over it.
+    /// The process was stopped and continued: the screen may have been overwritten.
     Continued,
-    /// A look at the store.
+    /// The store was read.
     Pool(Box<PoolLook>),
-    /// A look at the apparatuses.
-    Pulse(Box<Pulse>),
-    /// The pool cannot be looked at.
-    Fault(Told),
-    /// What a verb would do.
-    Previewed(Verb, Result<Box<Preview>, Told>),
-    /// What a verb did.
-    Ended(Verb, Result<String, Told>),
-    /// Somebody wants the console to end.
+    /// The apparatuses were asked.
+    Pulse(Box<Poll>),
+    /// The pool cannot be read.
+    Fault(FailureText),
+    /// The preview of a verb is ready.
+    Previewed(Verb, Result<Box<Preview>, FailureText>),
+    /// A verb has ended.
+    Ended(Verb, Result<Outcome, FailureText>),
+    /// A signal asks the console to end.
     Signal,
     /// A thread of the console has died.
     Broken(&'static str),
 }
 
-/// What is to be done.
+/// An effect for the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Find out what the verb would do.
     Preview(Verb),
-    /// Do it. What was previewed must still be so.
-    Send(Verb, Option<Outline>),
-    /// End the hold that is in place.
+    /// Run the verb. Its plan must still equal the previewed one.
+    Send(Verb, Option<PlanOutcome>),
+    /// Release the hold that is in place.
     Release,
-    /// Draw everything anew.
+    /// Draw the whole screen again.
     Repaint,
-    /// Leave.
+    /// Leave the console.
     Quit,
 }
 
-/// What is looked at.
+/// A page of the console.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tab {
-    /// A little of everything.
+    /// A part of every page.
     #[default]
     Overview,
-    /// Apparatuses.
+    /// The list of apparatuses.
     Apparatuses,
-    /// Volumes.
+    /// The list of volumes.
     Volumes,
-    /// Disks.
+    /// The list of disks.
     Disks,
-    /// Jobs.
+    /// The list of jobs.
     Jobs,
-    /// Events.
+    /// The events.
     Events,
 }
 
 impl Tab {
-    /// In order.
+    /// All pages in order.
     pub const ALL: [Self; 6] = [
         Self::Overview,
         Self::Apparatuses,
@@ -145,7 +151,10 @@ impl Tab {
         Self::Events,
     ];
 
-    /// What it is called.
+    /// The pages that are lists.
+    pub const LISTS: [Self; 4] = [Self::Apparatuses, Self::Volumes, Self::Disks, Self::Jobs];
+
+    /// Returns its title.
     pub fn title(self) -> &'static str {
         match self {
             Self::Overview => "Overview",
@@ -154,6 +163,18 @@ impl Tab {
             Self::Disks => "Disks",
             Self::Jobs => "Jobs",
             Self::Events => "Events",
+        }
+    }
+
+    /// Returns its title in at most four letters.
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::Overview => "All",
+            Self::Apparatuses => "App",
+            Self::Volumes => "Vol",
+            Self::Disks => "Disk",
+            Self::Jobs => "Job",
+            Self::Events => "Evt",
         }
     }
 
@@ -166,39 +187,49 @@ impl Tab {
     }
 }
 
-/// The whole state.
+/// The state of the console.
 #[derive(Debug, Default)]
 pub struct Model {
     /// The pool's directory.
     pub pool: String,
-    /// The latest look at the store.
+    /// The last content of the store.
     pub look: Option<PoolLook>,
-    /// The latest look at the apparatuses.
-    pub pulse: Option<Pulse>,
-    /// Their rates.
+    /// The last state of the apparatuses.
+    pub pulse: Option<Poll>,
+    /// The history of their rates.
     pub traces: Traces,
-    /// How fast jobs go.
+    /// The rates of jobs.
     pub paces: Paces,
-    /// Oldest first.
-    pub events: VecDeque<store::Event>,
-    /// What is looked at.
+    /// Events, oldest first.
+    pub events: VecDeque<event::Event>,
+    /// The current page.
     pub tab: Tab,
-    /// What is chosen in each list, by name, so that it stays chosen when the list changes.
-    chosen: BTreeMap<Tab, String>,
-    /// Lines that the list of events is scrolled back.
+    /// Selection, filter and order of each list.
+    choices: BTreeMap<Tab, Choice>,
+    /// A new object, which is selected as soon as it appears.
+    wanted: Option<(Tab, String)>,
+    /// The filter while it is typed.
+    pub typing: Option<Input>,
+    /// Whether the selected object fills the screen.
+    pub zoomed: bool,
+    /// Lines by which the events, or the zoomed object, are scrolled.
     pub back: usize,
-    /// What stands over the rest.
+    /// The open dialog.
     pub dialog: Option<Dialog>,
-    /// What was done last.
+    /// Lines by which the dialog is scrolled down.
+    pub scroll: usize,
+    /// Failures that occurred while a dialog was open.
+    failures: VecDeque<Dialog>,
+    /// The result of the last verb.
     pub notice: Option<(Tone, String)>,
-    /// Being done.
+    /// Running verbs.
     pub under_way: Vec<Verb>,
-    /// Why the pool cannot be looked at.
-    pub fault: Option<Told>,
+    /// Why the pool cannot be read.
+    pub fault: Option<FailureText>,
 }
 
 impl Model {
-    /// Of this pool, before anything is known of it.
+    /// Creates the state before anything is known of the pool.
     pub fn new(pool: String) -> Self {
         Self {
             pool,
@@ -206,18 +237,19 @@ impl Model {
         }
     }
 
-    /// Takes in what happened.
+    /// Takes an event in.
     pub fn update(&mut self, event: Event) -> Vec<Effect> {
         match event {
-            Event::Key(key) => return self.key(key),
+            Event::Key(key) => {
+                let effects = self.key(key);
+                self.settle(&[self.tab]);
+                return effects;
+            }
             Event::Resized => {}
             Event::Continued => return vec![Effect::Repaint],
             Event::Pool(look) => self.take_look(*look),
-            Event::Pulse(pulse) => {
-                self.traces.look(&pulse.apparatuses);
-                self.pulse = Some(*pulse);
-            }
-            Event::Fault(told) => self.fault = Some(told),
+            Event::Pulse(pulse) => self.take_pulse(*pulse),
+            Event::Fault(reason) => self.fault = Some(reason),
             Event::Previewed(verb, result) => self.previewed(verb, result),
             Event::Ended(verb, result) => self.ended(&verb, result),
             Event::Signal | Event::Broken(_) => return vec![Effect::Quit],
@@ -232,133 +264,142 @@ impl Model {
         let surplus = self.events.len().saturating_sub(EVENTS);
         self.events.drain(..surplus);
         self.look = Some(look);
+        self.settle(&Tab::LISTS);
     }
 
-    /// An answer that nobody waits for any more is dropped.
-    fn previewed(&mut self, verb: Verb, result: Result<Box<Preview>, Told>) {
-        if self.dialog != Some(Dialog::Planning(verb.clone())) {
+    fn take_pulse(&mut self, pulse: Poll) {
+        let open = |volume: &VolumeView| pulse.usage.get(&volume.record.id).map_or(0, |usage| usage.open);
+        let volumes = self.volumes().iter();
+        let volumes: Levels = volumes
+            .map(|each| (each.record.name.to_string(), Some(open(each))))
+            .collect();
+        let used = |disk: &DiskView| disk.usage.size.0.saturating_sub(disk.usage.free.0);
+        let disks = self.disks().iter();
+        let disks: Levels = disks
+            .map(|each| (each.record.name.to_string(), Some(used(each))))
+            .collect();
+        self.traces.look(&pulse.apparatuses, volumes, disks);
+        self.pulse = Some(pulse);
+        self.settle(&Tab::LISTS);
+    }
+
+    /// Takes a preview in. It is dropped if the operator has closed its dialog.
+    fn previewed(&mut self, verb: Verb, result: Result<Box<Preview>, FailureText>) {
+        if !matches!(&self.dialog, Some(Dialog::Planning(planned)) if *planned == verb) {
             return;
         }
-        self.dialog = Some(match result {
+        self.show(Some(match result {
             Ok(preview) => Dialog::Confirm {
                 verb,
                 preview,
-                scroll: 0,
+                typed: Input::default(),
             },
-            Err(told) => Dialog::Failed(verb.command(), told),
-        });
+            Err(reason) => Dialog::failed(&verb, reason),
+        }));
     }
 
-    fn ended(&mut self, verb: &Verb, result: Result<String, Told>) {
+    fn ended(&mut self, verb: &Verb, result: Result<Outcome, FailureText>) {
         if let Some(at) = self.under_way.iter().position(|each| each == verb) {
             self.under_way.remove(at);
         }
         match result {
-            Ok(text) => self.notice = Some((Tone::Good, text)),
-            Err(told) if self.dialog.is_none() => {
-                self.dialog = Some(Dialog::Failed(verb.command(), told));
+            Ok(outcome) => {
+                self.notice = Some((outcome.tone, outcome.text));
+                self.wanted = outcome.made;
+                self.settle(&Tab::LISTS);
             }
-            Err(told) => self.notice = Some((Tone::Bad, format!("{}: {}", verb.command(), told.text))),
+            // The queue is bounded by the number of running verbs.
+            Err(reason) => {
+                self.failures.push_back(Dialog::failed(verb, reason));
+                if self.dialog.is_none() {
+                    self.show(None);
+                }
+            }
         }
     }
 
-    /// A hold that this console placed is in place.
+    /// Returns whether a hold of this console is in place.
     pub fn holding(&self) -> bool {
         self.under_way
             .iter()
             .any(|verb| matches!(verb, Verb::Hold { .. }))
     }
 
-    /// The apparatuses, as last seen.
-    pub fn apparatuses(&self) -> &[View] {
+    /// Returns the apparatuses of the last poll.
+    pub fn apparatuses(&self) -> &[ApparatusView] {
         self.pulse.as_ref().map_or(&[], |pulse| &pulse.apparatuses)
     }
 
-    /// The disks, as last seen.
+    /// Returns the disks of the last look.
     pub fn disks(&self) -> &[DiskView] {
         self.look.as_ref().map_or(&[], |look| &look.view.disks)
     }
 
-    /// The volumes, as last seen.
+    /// Returns the volumes of the last look.
     pub fn volumes(&self) -> &[VolumeView] {
         self.look.as_ref().map_or(&[], |look| &look.view.volumes)
     }
 
-    /// The jobs: those that go on or may, by number, then those that have ended, the latest first.
+    /// Returns the jobs: unfinished ones by number, then finished ones, latest first.
     pub fn jobs(&self) -> Vec<&JobLook> {
         let mut jobs: Vec<&JobLook> = self.look.iter().flat_map(|look| &look.jobs).collect();
-        let open = |job: &JobLook| {
-            job::wants_work(job.view.record.state) || job.view.record.state == JobState::Paused
-        };
         jobs.sort_by_key(|job| {
             let id = job.view.record.id.0;
-            if open(job) { (0, id) } else { (1, u64::MAX - id) }
+            if is_open(job) { (0, id) } else { (1, u64::MAX - id) }
         });
         jobs
     }
 
-    /// What a list shows, by name.
-    pub fn names(&self, tab: Tab) -> Vec<String> {
+    /// Returns the number of lines of a list without filter.
+    pub fn count(&self, tab: Tab) -> usize {
         match tab {
-            Tab::Overview | Tab::Events => Vec::new(),
-            Tab::Apparatuses => {
-                let all = self.apparatuses().iter();
-                all.map(|view| view.member.name.to_string()).collect()
-            }
-            Tab::Volumes => self
-                .volumes()
-                .iter()
-                .map(|each| each.record.name.to_string())
-                .collect(),
-            Tab::Disks => self
-                .disks()
-                .iter()
-                .map(|each| each.record.name.to_string())
-                .collect(),
-            Tab::Jobs => self
-                .jobs()
-                .iter()
-                .map(|job| job.view.record.id.to_string())
-                .collect(),
+            Tab::Overview => 0,
+            Tab::Apparatuses => self.apparatuses().len(),
+            Tab::Volumes => self.volumes().len(),
+            Tab::Disks => self.disks().len(),
+            Tab::Jobs => self.look.as_ref().map_or(0, |look| look.jobs.len()),
+            Tab::Events => self.events.len(),
         }
     }
 
-    /// Which line of a list is chosen; the first where what was chosen has gone.
-    pub fn chosen(&self, tab: Tab) -> usize {
-        let names = self.names(tab);
-        let found = self
-            .chosen
-            .get(&tab)
-            .and_then(|name| names.iter().position(|each| each == name));
-        found.unwrap_or(0)
+    /// Returns the jobs that have not ended.
+    pub fn open_jobs(&self) -> impl Iterator<Item = &JobLook> {
+        let jobs = self.look.iter().flat_map(|look| &look.jobs);
+        jobs.filter(|job| is_open(job))
     }
 
-    /// The chosen apparatus.
-    pub fn apparatus(&self) -> Option<&View> {
-        self.apparatuses().get(self.chosen(Tab::Apparatuses))
+    /// Returns the selected apparatus.
+    pub fn apparatus(&self) -> Option<&ApparatusView> {
+        let id = self.choice(Tab::Apparatuses).id()?;
+        self.apparatuses()
+            .iter()
+            .find(|view| view.member.name.as_str() == id)
     }
 
-    /// The chosen volume.
+    /// Returns the selected volume.
     pub fn volume(&self) -> Option<&VolumeView> {
-        self.volumes().get(self.chosen(Tab::Volumes))
+        let id = self.choice(Tab::Volumes).id()?;
+        self.volumes()
+            .iter()
+            .find(|view| view.record.id.to_string() == id)
     }
 
-    /// The chosen disk.
+    /// Returns the selected disk.
     pub fn disk(&self) -> Option<&DiskView> {
-        self.disks().get(self.chosen(Tab::Disks))
+        let id = self.choice(Tab::Disks).id()?;
+        self.disks().iter().find(|view| view.record.id.to_string() == id)
     }
 
-    /// The chosen job.
+    /// Returns the selected job.
     pub fn job(&self) -> Option<&JobLook> {
-        self.jobs().get(self.chosen(Tab::Jobs)).copied()
+        let id = self.choice(Tab::Jobs).id()?;
+        let mut jobs = self.look.iter().flat_map(|look| &look.jobs);
+        jobs.find(|job| job.view.record.id.to_string() == id)
     }
+}
 
-    fn choose(&mut self, by: isize) {
-        let names = self.names(self.tab);
-        let last = names.len().saturating_sub(1);
-        let to = self.chosen(self.tab).saturating_add_signed(by).min(last);
-        if let Some(name) = names.into_iter().nth(to) {
-            self.chosen.insert(self.tab, name);
-        }
-    }
+/// Returns whether a job runs or may continue.
+fn is_open(job: &JobLook) -> bool {
+    let state = job.view.record.state;
+    job::wants_work(state) || state == JobState::Paused
 }

@@ -1,57 +1,65 @@
-//! Looks at the pool, in two threads: one reads the store as it changes, the other asks apparatuses and disks, which may take their
-//! time. Neither is waited for by whoever draws.
+//! Polls the pool in two threads: one reads the store when it changes, the other asks apparatuses and disks, which may take long. Drawing
+//! waits for neither.
 
-use super::model::{Event, JobLook, PoolLook, Pulse, Told};
-use apparatus::error::Result;
-use apparatus::member::ArbitrationLock;
-use apparatus::ops;
-use apparatus::ops::job::Workers;
-use apparatus::ops::status::Seen;
-use apparatus::ops::usage::{Census, Usage};
-use apparatus::ops::view::PoolView;
-use apparatus::ops::watch::Watch;
-use apparatus::pool::dir::PoolDir;
-use apparatus::store::{JobRecord, JobState, Store};
+use super::model::{Event, FailureText, JobLook, Poll, PoolLook};
+use super::work::Background;
+use apparatus::admin;
+use apparatus::admin::job::Workers;
+use apparatus::admin::status::StatusInput;
+use apparatus::admin::usage::{Census, Usage};
+use apparatus::admin::view::PoolView;
+use apparatus::admin::watch::Watch;
+use apparatus::cluster;
+use apparatus::model::dir::PoolDir;
+use apparatus::model::error::Result;
+use apparatus::model::job::{JobRecord, JobState};
+use apparatus::model::units::JobId;
+use apparatus::store::Store;
 use apparatus::sys;
-use apparatus::units::JobId;
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// The store is not read more often than this, however fast it changes.
+/// The shortest interval between two reads of the store.
 const AT_MOST_EVERY: Duration = Duration::from_millis(200);
-/// Events that are read at the first look.
+/// Number of events that the first read returns.
 const EVENTS: usize = 200;
 
-/// Looks at the store until nobody wants it any more.
-pub fn store(pool: &PoolDir, tell: &Sender<Event>, ending: &Receiver<()>) {
-    let mut eye = Eye::new(pool);
+/// Reads the store until `ending` closes.
+pub fn store(pool: &PoolDir, sender: &Sender<Event>, ending: &Receiver<()>) {
+    let mut poller = StorePoller::new(pool);
     loop {
-        let event = match eye.look() {
+        let event = match poller.look() {
             Ok(look) => Event::Pool(Box::new(look)),
-            Err(error) => Event::Fault(Told::from(&error)),
+            Err(error) => Event::Fault(FailureText::from(&error)),
         };
-        if tell.send(event).is_err() || pause(ending, AT_MOST_EVERY) || !eye.wait(ending) {
+        if sender.send(event).is_err() || pause(ending, AT_MOST_EVERY) || !poller.wait(ending) {
             return;
         }
     }
 }
 
-/// Asks the apparatuses and looks at the disks every so often until nobody wants it any more.
-pub fn pulse(pool: &PoolDir, every: Duration, tell: &Sender<Event>, ending: &Receiver<()>) {
+/// Asks the apparatuses and probes the disks at an interval until `ending` closes.
+pub fn pulse(
+    pool: &PoolDir,
+    every: Duration,
+    sender: &Sender<Event>,
+    (ending, background): (&Receiver<()>, &Background),
+) {
     loop {
         let begun = Instant::now();
+        background.collect();
         let event = match take_pulse(pool) {
             Ok(pulse) => Event::Pulse(Box::new(pulse)),
-            Err(error) => Event::Fault(Told::from(&error)),
+            Err(error) => Event::Fault(FailureText::from(&error)),
         };
-        if tell.send(event).is_err() || pause(ending, every.saturating_sub(begun.elapsed())) {
+        if sender.send(event).is_err() || pause(ending, every.saturating_sub(begun.elapsed())) {
             return;
         }
     }
 }
 
-/// Waits a moment; true when it is time to end.
+/// Waits; returns true when it is time to end.
 fn pause(ending: &Receiver<()>, long: Duration) -> bool {
     !matches!(
         ending.recv_timeout(long),
@@ -59,33 +67,33 @@ fn pause(ending: &Receiver<()>, long: Duration) -> bool {
     )
 }
 
-fn take_pulse(pool: &PoolDir) -> Result<Pulse> {
-    let mut store = ops::open(pool)?;
-    let seen = Seen::look(pool, &mut *store)?;
-    let status = ops::status::of(pool, &mut *store, &seen)?;
+fn take_pulse(pool: &PoolDir) -> Result<Poll> {
+    let mut store = admin::open(pool)?;
+    let input = StatusInput::look(pool, &mut *store)?;
+    let status = admin::status::of(pool, &mut *store, &input)?;
     let census = Census::take(pool, &mut *store)?;
     let usage = store.volumes()?.into_iter().map(|volume| {
         let usage = census.usage(volume.id, &volume.name);
         (volume.id, usage)
     });
-    Ok(Pulse {
-        apparatuses: seen.apparatuses,
+    Ok(Poll {
+        apparatuses: input.apparatuses,
         status,
         usage: usage.filter(|(_, usage)| *usage != Usage::default()).collect(),
     })
 }
 
-/// What it takes to look at the store again and again.
-struct Eye<'a> {
+/// The state of the thread that reads the store.
+struct StorePoller<'a> {
     pool: &'a PoolDir,
     open: Option<(Watch, Box<dyn Store>)>,
-    /// The last event that was read; none before the first look.
+    /// The last event that was read; `None` before the first read.
     last: Option<u64>,
-    /// Jobs that have ended are read once.
-    ended: BTreeMap<JobId, ops::job::View>,
+    /// Jobs that have ended, which are read once.
+    ended: BTreeMap<JobId, admin::job::JobView>,
 }
 
-impl<'a> Eye<'a> {
+impl<'a> StorePoller<'a> {
     fn new(pool: &'a PoolDir) -> Self {
         Self {
             pool,
@@ -98,9 +106,9 @@ impl<'a> Eye<'a> {
     fn look(&mut self) -> Result<PoolLook> {
         let (watch, mut store) = match self.open.take() {
             Some(open) => open,
-            None => (Watch::new(self.pool)?, ops::open(self.pool)?),
+            None => (Watch::new(self.pool)?, admin::open(self.pool)?),
         };
-        // After a failure everything is opened anew.
+        // After a failure the store is opened again.
         let look = self.read(&mut *store)?;
         self.open = Some((watch, store));
         Ok(look)
@@ -116,13 +124,13 @@ impl<'a> Eye<'a> {
             .map(|record| self.job(store, &view, &workers, record))
             .collect::<Result<_>>()?;
         let most = if self.last.is_none() { EVENTS } else { usize::MAX };
-        let (events, last) = ops::events::latest(store, self.last.unwrap_or(0), most)?;
+        let (events, last) = admin::events::latest(store, self.last.unwrap_or(0), None, most)?;
         self.last = Some(last);
         Ok(PoolLook {
             at_us,
             view,
             jobs,
-            controller: ArbitrationLock::holder(self.pool)?,
+            controller: cluster::open(self.pool)?.leader()?,
             events,
         })
     }
@@ -137,22 +145,22 @@ impl<'a> Eye<'a> {
         let known = self.ended.get(&record.id).filter(|known| known.record == record);
         let view = match known {
             Some(known) => known.clone(),
-            None => ops::job::view(store, view, workers, record)?,
+            None => admin::job::view(store, view, workers, record)?,
         };
         let state = view.record.state;
-        if !ops::job::wants_work(state) && state != JobState::Paused {
+        if !admin::job::wants_work(state) && state != JobState::Paused {
             self.ended.insert(view.record.id, view.clone());
         }
-        let phase = ops::job::phase(workers, &view.record);
+        let phase = admin::job::phase(workers, &view.record);
         Ok(JobLook { view, phase })
     }
 
-    /// Until something may have changed, a second at most. False when it is time to end.
+    /// Waits until something may have changed, at most a second. Returns false when it is time to end.
     fn wait(&mut self, ending: &Receiver<()>) -> bool {
         let Some((watch, _)) = &mut self.open else {
             return !pause(ending, Duration::from_secs(1));
         };
-        // A watch that fails is as good as a second that has passed.
+        // A watch that fails counts as a second that has passed.
         let _ = watch.changed(Instant::now() + Duration::from_secs(1));
         !pause(ending, Duration::ZERO)
     }

@@ -1,277 +1,166 @@
-//! Rates and latencies: what counters gained between two looks. Pure: times are the apparatuses' own.
+//! Rates and latencies: the gain of counters between two polls. Pure: the times are those of the apparatuses.
 
-use apparatus::ops::apparatus::View;
-use apparatus::ops::job;
-use apparatus::units::JobId;
-use apparatus::wire::message::{Figures, IoFigures, Latency};
+mod gain;
+mod paces;
+
+pub use paces::Paces;
+
+use apparatus::admin::apparatus::ApparatusView;
+use apparatus::rpc::message::ApparatusMetrics;
+use gain::Sum;
 use std::collections::{BTreeMap, VecDeque};
 
-/// Looks that a chart goes back.
+/// Number of polls that a chart shows.
 pub const LOOKS: usize = 240;
-/// A job's rate is that of the last so many microseconds.
-const WINDOW: u64 = 5_000_000;
+/// Limit of charts of one kind; objects without activity need none.
+const CHARTED: usize = 1000;
 
-/// What happened between two looks.
+/// The activity between two polls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Point {
-    /// Requests a second.
+    /// Requests per second.
     pub requests: u64,
-    /// Bytes a second, read and written.
-    pub bytes: u64,
-    /// 99 of 100 reads took less, in microseconds; `None` without reads.
+    /// Bytes read per second.
+    pub read: u64,
+    /// Bytes written per second.
+    pub written: u64,
+    /// 99 % of reads took less than this, in microseconds; `None` without reads.
     pub read_p99_us: Option<u64>,
-    /// The same of writes.
+    /// The same for writes.
     pub write_p99_us: Option<u64>,
+    /// How much was in use: bytes of a disk, handles of a volume, held requests of an apparatus.
+    pub level: Option<u64>,
 }
 
-/// One apparatus.
+impl Point {
+    /// Returns bytes per second, read and written.
+    pub fn bytes(&self) -> u64 {
+        self.read.saturating_add(self.written)
+    }
+}
+
+/// The history of one object.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
-    last: Option<Figures>,
-    /// Oldest first; `None` where it did not answer.
+    /// Oldest first; `None` where no apparatus answered.
     pub points: VecDeque<Option<Point>>,
-    /// By volume, since the last look.
-    pub volumes: BTreeMap<String, Point>,
 }
 
 impl Trace {
-    /// The latest.
+    /// Returns the latest point.
     pub fn now(&self) -> Option<Point> {
         self.points.back().copied().flatten()
     }
 
-    fn look(&mut self, figures: Option<&Figures>) {
-        let gained = match (&self.last, figures) {
-            (Some(before), Some(now)) if follows(before, now) => Some(gain(before, now)),
-            _ => None,
-        };
-        let (point, volumes) = gained.unzip();
-        self.volumes = volumes.unwrap_or_default();
+    fn push(&mut self, point: Option<Point>) {
         self.points.push_back(point);
         if self.points.len() > LOOKS {
             self.points.pop_front();
         }
-        self.last = figures.cloned();
+    }
+
+    /// Returns whether there was no activity in the whole history.
+    fn is_flat(&self) -> bool {
+        let idle = |point: &Point| point.requests == 0 && point.level.unwrap_or(0) == 0;
+        self.points.iter().flatten().all(idle)
     }
 }
 
-/// Both tell of one process, the second later.
-fn follows(before: &Figures, now: &Figures) -> bool {
-    before.pid == now.pid && before.uptime_us < now.uptime_us
-}
+/// The histories of all objects of one kind, by name.
+#[derive(Clone, Debug, Default)]
+pub struct TracesByName(BTreeMap<String, Trace>);
 
-fn gain(before: &Figures, now: &Figures) -> (Point, BTreeMap<String, Point>) {
-    let micros = now.uptime_us - before.uptime_us;
-    let none = IoFigures::default();
-    let mut all = IoFigures::default();
-    let mut volumes = BTreeMap::new();
-    for (name, io) in &now.volumes {
-        let gained = difference(before.volumes.get(name).unwrap_or(&none), io);
-        volumes.insert(name.clone(), point(&gained, micros));
-        add(&mut all, &gained);
+impl TracesByName {
+    /// Returns the history of one object.
+    pub fn trace(&self, name: &str) -> Option<&Trace> {
+        self.0.get(name)
     }
-    (point(&all, micros), volumes)
-}
 
-/// What was gained; a counter that went down (a volume of that name was made anew) has gained nothing.
-fn difference(before: &IoFigures, now: &IoFigures) -> IoFigures {
-    IoFigures {
-        reads: now.reads.saturating_sub(before.reads),
-        read_bytes: now.read_bytes.saturating_sub(before.read_bytes),
-        writes: now.writes.saturating_sub(before.writes),
-        written_bytes: now.written_bytes.saturating_sub(before.written_bytes),
-        flushes: now.flushes.saturating_sub(before.flushes),
-        errors: now.errors.saturating_sub(before.errors),
-        read_latency: longer(&before.read_latency, &now.read_latency),
-        write_latency: longer(&before.write_latency, &now.write_latency),
-        flush_latency: longer(&before.flush_latency, &now.flush_latency),
+    /// Returns the latest point of one object.
+    pub fn now(&self, name: &str) -> Option<Point> {
+        self.trace(name)?.now()
     }
-}
 
-fn longer(before: &Latency, now: &Latency) -> Latency {
-    let bucket = |at: usize| before.counts.get(at).copied().unwrap_or(0);
-    let counts = now.counts.iter().enumerate();
-    Latency {
-        sum_us: now.sum_us.saturating_sub(before.sum_us),
-        counts: counts
-            .map(|(at, count)| count.saturating_sub(bucket(at)))
-            .collect(),
-    }
-}
-
-fn add(all: &mut IoFigures, more: &IoFigures) {
-    all.reads += more.reads;
-    all.read_bytes += more.read_bytes;
-    all.writes += more.writes;
-    all.written_bytes += more.written_bytes;
-    all.flushes += more.flushes;
-    lengthen(&mut all.read_latency, &more.read_latency);
-    lengthen(&mut all.write_latency, &more.write_latency);
-}
-
-fn lengthen(all: &mut Latency, more: &Latency) {
-    all.counts.resize(all.counts.len().max(more.counts.len()), 0);
-    for (sum, count) in all.counts.iter_mut().zip(&more.counts) {
-        *sum += count;
-    }
-}
-
-fn point(io: &IoFigures, micros: u64) -> Point {
-    Point {
-        requests: per_second(io.reads + io.writes + io.flushes, micros),
-        bytes: per_second(io.read_bytes.saturating_add(io.written_bytes), micros),
-        read_p99_us: p99(&io.read_latency.counts),
-        write_p99_us: p99(&io.write_latency.counts),
-    }
-}
-
-fn per_second(count: u64, micros: u64) -> u64 {
-    let rate = (u128::from(count) * 1_000_000).checked_div(u128::from(micros));
-    u64::try_from(rate.unwrap_or(0)).unwrap_or(u64::MAX)
-}
-
-/// The bound of the bucket that the 99th of 100 requests falls into.
-fn p99(buckets: &[u64]) -> Option<u64> {
-    let all: u64 = buckets.iter().sum();
-    let wanted = all - all / 100;
-    let mut below = 0;
-    for (bucket, count) in buckets.iter().enumerate() {
-        below += count;
-        if all > 0 && below >= wanted {
-            return 1_u64.checked_shl(u32::try_from(bucket).ok()?);
+    /// Appends a point for each existing object; objects that have gone are removed.
+    fn look(&mut self, now: BTreeMap<String, Option<Point>>, keep_flat: bool) {
+        self.0.retain(|name, _| now.contains_key(name));
+        for (name, point) in now {
+            if let Some(trace) = self.0.get_mut(&name) {
+                trace.push(point);
+            } else if self.0.len() < CHARTED {
+                self.0.entry(name).or_default().push(point);
+            }
+        }
+        if !keep_flat {
+            self.0.retain(|_, trace| !trace.is_flat());
         }
     }
-    None
 }
 
-/// All apparatuses, by name, and all volumes through all of them.
+/// All histories.
 #[derive(Clone, Debug, Default)]
 pub struct Traces {
+    last: BTreeMap<String, ApparatusMetrics>,
+    /// The sum of all apparatuses.
+    pub pool: Trace,
     /// By name.
-    pub apparatuses: BTreeMap<String, Trace>,
+    pub apparatuses: TracesByName,
+    /// Summed over all apparatuses, by name; volumes without activity are absent.
+    pub volumes: TracesByName,
+    /// Summed over all apparatuses, by name.
+    pub disks: TracesByName,
 }
+
+/// Names, and how much of each object is in use.
+pub type Levels = BTreeMap<String, Option<u64>>;
 
 impl Traces {
-    /// Takes a look in; those that have gone are forgotten.
-    pub fn look(&mut self, views: &[View]) {
-        let names: Vec<&str> = views.iter().map(|view| view.member.name.as_str()).collect();
-        self.apparatuses.retain(|name, _| names.contains(&name.as_str()));
+    /// Appends a poll of these apparatuses, volumes and disks.
+    pub fn look(&mut self, views: &[ApparatusView], volumes: Levels, disks: Levels) {
+        let (mut all, mut own) = (Sum::default(), BTreeMap::new());
+        let (mut of_volumes, mut of_disks) = (BTreeMap::new(), BTreeMap::new());
         for view in views {
-            self.apparatuses
-                .entry(view.member.name.to_string())
-                .or_default()
-                .look(view.figures.as_ref());
+            let name = view.member.name.to_string();
+            let level = view.figures.as_ref().map(|figures| figures.parked);
+            let gained = view.figures.as_ref().and_then(|now| {
+                let before = self.last.get(&name)?;
+                gain::of(before, now)
+            });
+            let mut sum = Sum::default();
+            if let Some(gained) = &gained {
+                gained.add_to(&mut sum, &mut of_volumes, &mut of_disks);
+                all.and(&sum);
+            }
+            let point = gained.map(|_| sum.point(level));
+            own.insert(name, point);
         }
-    }
-
-    /// What goes on with a volume, through all apparatuses.
-    pub fn volume(&self, name: &str) -> Point {
-        let points = self.apparatuses.values();
-        let points = points.filter_map(|trace| trace.volumes.get(name));
-        points.fold(Point::default(), |sum, each| Point {
-            requests: sum.requests + each.requests,
-            bytes: sum.bytes.saturating_add(each.bytes),
-            read_p99_us: sum.read_p99_us.max(each.read_p99_us),
-            write_p99_us: sum.write_p99_us.max(each.write_p99_us),
-        })
+        let answered = all.has_answer();
+        let figures = views.iter().filter_map(|view| view.figures.as_ref());
+        let held = figures.map(|figures| figures.parked).sum();
+        self.pool.push(answered.then(|| all.point(Some(held))));
+        self.apparatuses.look(own, true);
+        self.volumes.look(points(volumes, of_volumes, answered), false);
+        self.disks.look(points(disks, of_disks, answered), true);
+        let figures = views.iter().filter_map(|view| {
+            let figures = view.figures.clone()?;
+            Some((view.member.name.to_string(), figures))
+        });
+        self.last = figures.collect();
     }
 }
 
-/// How fast jobs go.
-#[derive(Clone, Debug, Default)]
-pub struct Paces {
-    jobs: BTreeMap<JobId, VecDeque<(u64, u64)>>,
-}
-
-impl Paces {
-    /// Takes a look at `at_us` in.
-    pub fn look<'a>(&mut self, at_us: u64, jobs: impl Iterator<Item = &'a job::View> + Clone) {
-        let working = jobs.filter(|view| job::wants_work(view.record.state));
-        self.jobs
-            .retain(|id, _| working.clone().any(|view| view.record.id == *id));
-        for view in working {
-            let seen = self.jobs.entry(view.record.id).or_default();
-            // The way back has a progress table of its own.
-            if seen.back().is_some_and(|(_, done)| *done > view.done.0) {
-                seen.clear();
-            }
-            seen.push_back((at_us, view.done.0));
-            while seen.len() > 2 && seen.get(1).is_some_and(|(at, _)| at_us - at >= WINDOW) {
-                seen.pop_front();
-            }
-        }
-    }
-
-    /// Bytes a second; `None` while that is not known.
-    pub fn rate(&self, id: JobId) -> Option<u64> {
-        let seen = self.jobs.get(&id)?;
-        let ((from, before), (to, now)) = (seen.front()?, seen.back()?);
-        (from < to).then(|| per_second(now - before, to - from))
-    }
-
-    /// Microseconds until all is done, at this pace.
-    pub fn left_us(&self, view: &job::View) -> Option<u64> {
-        let rate = self.rate(view.record.id).filter(|rate| *rate > 0)?;
-        let left = u128::from(view.total.0.saturating_sub(view.done.0));
-        u64::try_from(left * 1_000_000 / u128::from(rate)).ok()
-    }
+/// Returns a point for each object, also for those without activity; `None` if no apparatus answered.
+fn points(
+    levels: Levels,
+    mut sums: BTreeMap<String, Sum>,
+    answered: bool,
+) -> BTreeMap<String, Option<Point>> {
+    let point = |(name, level): (String, Option<u64>)| {
+        let sum = sums.remove(&name).unwrap_or_default();
+        (name, (answered || level.is_some()).then(|| sum.point(level)))
+    };
+    levels.into_iter().map(point).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn figures(uptime_us: u64, reads: u64, took: &[u64]) -> Figures {
-        let io = IoFigures {
-            reads,
-            read_bytes: reads * 4096,
-            read_latency: Latency {
-                sum_us: 0,
-                counts: took.to_vec(),
-            },
-            ..IoFigures::default()
-        };
-        Figures {
-            pid: 1,
-            uptime_us,
-            volumes: [("v".to_owned(), io)].into(),
-            ..Figures::default()
-        }
-    }
-
-    #[test]
-    fn a_rate_is_what_was_gained_in_the_apparatuss_own_time() {
-        let mut trace = Trace::default();
-        trace.look(Some(&figures(1_000_000, 100, &[0, 100])));
-        assert_eq!(trace.now(), None, "nothing to compare with");
-        trace.look(Some(&figures(1_500_000, 200, &[0, 100, 100])));
-        let expected = Point {
-            requests: 200,
-            bytes: 200 * 4096,
-            read_p99_us: Some(4),
-            write_p99_us: None,
-        };
-        assert_eq!(trace.now(), Some(expected));
-        assert_eq!(trace.volumes["v"], expected);
-    }
-
-    #[test]
-    fn another_process_begins_anew_and_silence_is_a_gap() {
-        let mut trace = Trace::default();
-        trace.look(Some(&figures(5_000_000, 100, &[100])));
-        trace.look(Some(&figures(1_000_000, 3, &[3])));
-        assert_eq!(trace.now(), None);
-        trace.look(None);
-        trace.look(Some(&figures(2_000_000, 4, &[4])));
-        assert_eq!(trace.points.iter().flatten().count(), 0);
-    }
-
-    #[test]
-    fn the_99th_of_100_counts() {
-        assert_eq!(p99(&[]), None);
-        assert_eq!(p99(&[0, 0]), None);
-        assert_eq!(p99(&[1]), Some(1));
-        assert_eq!(p99(&[99, 0, 0, 1]), Some(1));
-        assert_eq!(p99(&[98, 0, 0, 2]), Some(8));
-    }
-}
+mod tests;

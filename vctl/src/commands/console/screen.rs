@@ -1,10 +1,10 @@
-//! The terminal: taken over, drawn to, and given back as it was, also when this program panics.
+//! The terminal: set up, drawn to, and restored, also when this program panics.
 
-use apparatus::error::{Error, Result};
+use apparatus::model::error::{Error, Result};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::{execute, terminal};
 
-/// A terminal taken over; given back when dropped.
+/// A terminal that the console has set up; dropping it restores the terminal.
 pub struct Screen {
     terminal: DefaultTerminal,
 }
@@ -14,32 +14,32 @@ fn failed(error: std::io::Error) -> Error {
 }
 
 impl Screen {
-    /// Takes it over. From now on a panic gives it back before it is told.
+    /// Sets the terminal up. From then on a panic restores it before the panic is reported.
     ///
     /// # Errors
-    /// The terminal's.
+    /// Fails when the terminal fails.
     pub fn take() -> Result<Self> {
         Ok(Self {
             terminal: ratatui::try_init().map_err(failed)?,
         })
     }
 
-    /// Draws.
+    /// Draws a frame.
     ///
     /// # Errors
-    /// The terminal's.
+    /// Fails when the terminal fails.
     pub fn draw(&mut self, render: impl FnOnce(&mut ratatui::Frame<'_>)) -> Result<()> {
         self.terminal.draw(render).map(drop).map_err(failed)
     }
 
-    /// Takes it over again, after somebody else had it, and forgets what it shows.
+    /// Sets the terminal up again after another program used it, and forgets what it shows.
     ///
     /// # Errors
-    /// The terminal's.
+    /// Fails when the terminal fails.
     pub fn retake(&mut self) -> Result<()> {
         terminal::enable_raw_mode().map_err(failed)?;
         execute!(std::io::stdout(), terminal::EnterAlternateScreen).map_err(failed)?;
-        // Not `clear`: it asks the terminal where the cursor is, and the answer would go to whoever reads the keys.
+        // `clear` would ask the terminal for the cursor's position, and the thread that reads keys would receive the answer.
         let size = self.terminal.size().map_err(failed)?;
         self.terminal.resize(size.into()).map_err(failed)
     }
@@ -47,7 +47,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // A terminal that is gone needs nothing given back.
+        // A terminal that has closed needs no restoring.
         let _ = self.terminal.show_cursor();
         let _ = ratatui::try_restore();
     }

@@ -1,172 +1,246 @@
-//! What an operator can have the console do.
+//! The verbs that the console can run.
 
-use crate::output::{duration, size};
-use apparatus::ops::{hold, moving};
-use apparatus::units::{ByteCount, JobId};
+mod command;
+
+use crate::arguments::NewSize;
+use apparatus::admin::{hold, moving};
+use apparatus::model::alloc::Policy;
+use apparatus::model::names::Name;
+use apparatus::model::units::{ByteCount, JobId};
 use std::time::Duration;
 
-/// One thing to do.
+/// One action, complete with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// Move (part of) a volume.
+    /// Creates a volume.
+    CreateVolume(NewVolume),
+    /// Changes the size of a volume.
+    ResizeVolume {
+        /// The volume.
+        volume: String,
+        /// The new size.
+        size: NewSize,
+        /// Disks and tags for new space; any disk if empty.
+        on: Vec<String>,
+        /// The placement policy.
+        policy: Option<Policy>,
+        /// Whether users of the part that is removed are cut off.
+        cut_off: bool,
+    },
+    /// Changes the name of a volume.
+    RenameVolume {
+        /// Its present name.
+        volume: String,
+        /// Its new name.
+        new: Name,
+    },
+    /// Changes permissions, owner or access of a volume's file.
+    SetVolume {
+        /// The volume.
+        volume: String,
+        /// Permissions.
+        mode: Option<u16>,
+        /// Owner, as entered.
+        owner: Option<String>,
+        /// Whether writes are refused.
+        read_only: Option<bool>,
+        /// Whether writers are cut off.
+        cut_off: bool,
+    },
+    /// Removes a volume and its data.
+    RemoveVolume {
+        /// The volume.
+        volume: String,
+        /// Whether users are cut off.
+        cut_off: bool,
+    },
+    /// Creates a loop device on a volume.
+    Attach {
+        /// The volume.
+        volume: String,
+        /// The apparatus whose mount is used.
+        apparatus: Option<String>,
+        /// Whether the device refuses writes.
+        read_only: bool,
+        /// Whether the kernel scans for partitions.
+        partitions: bool,
+    },
+    /// Removes the loop devices of a volume.
+    Detach(String),
+    /// Moves (part of) a volume.
     Move {
-        /// What and where to.
-        wish: moving::Wish,
-        /// At most so many bytes a second.
+        /// Source and destination.
+        request: moving::MoveRequest,
+        /// The limit in bytes per second.
         rate: Option<ByteCount>,
     },
-    /// Empty a disk.
+    /// Holds the requests of a volume.
+    Hold {
+        /// The volumes and ranges.
+        request: hold::HoldRequest,
+        /// The longest duration.
+        time: Duration,
+    },
+    /// Adds a disk.
+    AddDisk(NewDisk),
+    /// Changes the record of a disk.
+    SetDisk(DiskRequest),
+    /// Changes the size of a disk that is used.
+    ResizeDisk {
+        /// The disk.
+        disk: String,
+        /// The new size; by default the size of the file or device.
+        size: Option<ByteCount>,
+    },
+    /// Moves everything from a disk.
     Evacuate {
         /// The disk.
         disk: String,
-        /// Where to; wherever there is room if empty.
+        /// Destinations; any disk if empty.
         to: Vec<String>,
-        /// Take what the destinations keep free, too.
+        /// Whether the reserve of the destinations is used.
         use_reserve: bool,
-        /// At most so many bytes a second.
+        /// The limit in bytes per second.
         rate: Option<ByteCount>,
     },
-    /// Take an empty disk out of the pool.
-    Remove(String),
-    /// Stop a job until it is resumed.
+    /// Removes an empty disk from the pool.
+    RemoveDisk(String),
+    /// Stops a job until it is resumed.
     Pause(JobId),
-    /// Let a job go on.
+    /// Continues a job.
     Resume(JobId),
-    /// End a job.
+    /// Ends a job.
     Cancel {
         /// The job.
         job: JobId,
-        /// Move back what it moved.
+        /// Whether it moves back what it moved.
         back: bool,
     },
-    /// Change how fast a job may be.
+    /// Changes the rate limit of a job.
     Rate {
         /// The job.
         job: JobId,
-        /// At most so many bytes a second.
+        /// The limit in bytes per second.
         rate: Option<ByteCount>,
     },
-    /// Put an apparatus out by force.
-    Fence(String),
-    /// Wait for a fenced apparatus to come back.
-    Rejoin(String),
-    /// Hold a volume's requests.
-    Hold {
-        /// Of what.
-        wish: hold::Wish,
-        /// At most so long.
-        time: Duration,
+    /// Starts an apparatus.
+    Start(NewApparatus),
+    /// Asks an apparatus to unmount and end.
+    Stop {
+        /// Its name.
+        name: String,
+        /// Whether users of its mount are cut off.
+        cut_off: bool,
     },
+    /// Fences an apparatus by force.
+    Fence {
+        /// Its name.
+        name: String,
+        /// Whether users of its mount are cut off, though it answers.
+        cut_off: bool,
+    },
+    /// Waits for a fenced apparatus to rejoin.
+    Rejoin(String),
+}
+
+/// The properties of a new volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewVolume {
+    /// Its name.
+    pub name: Name,
+    /// Its size.
+    pub size: ByteCount,
+    /// Disks and tags for its space; any disk if empty.
+    pub on: Vec<String>,
+    /// The placement policy.
+    pub policy: Option<Policy>,
+    /// Permissions.
+    pub mode: u16,
+    /// Owner, as entered; by default the user of the console.
+    pub owner: Option<String>,
+    /// Whether writes are refused.
+    pub read_only: bool,
+}
+
+/// The properties of a new disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewDisk {
+    /// The block device or image file, as entered.
+    pub path: String,
+    /// Its name.
+    pub name: Option<Name>,
+    /// The size of the image to create first.
+    pub create: Option<ByteCount>,
+    /// Whether the image gets all its space at once.
+    pub preallocate: bool,
+    /// Its tags.
+    pub tags: Vec<Name>,
+    /// Whether new data is placed on it.
+    pub allocate: bool,
+    /// The space that stays free.
+    pub reserve: Option<ByteCount>,
+}
+
+/// A request to change the record of a disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskRequest {
+    /// The disk.
+    pub disk: String,
+    /// Its new name.
+    pub name: Option<Name>,
+    /// Tags to add.
+    pub tag: Vec<Name>,
+    /// Tags to remove.
+    pub untag: Vec<Name>,
+    /// Whether new data is placed on it.
+    pub allocate: Option<bool>,
+    /// The space that stays free.
+    pub reserve: Option<ByteCount>,
+    /// Its path, as entered.
+    pub path: Option<String>,
+}
+
+/// The properties of a new apparatus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewApparatus {
+    /// Its name.
+    pub name: Name,
+    /// Its mount point, as entered.
+    pub mount: String,
+    /// The maximum number of threads.
+    pub threads: Option<u16>,
+    /// Whether other users may use the mount.
+    pub allow_other: bool,
 }
 
 impl Verb {
-    /// The command that does the same: what is recorded as the reason of the change.
-    pub fn command(&self) -> String {
-        let many = |option: &str, words: &[String]| -> String {
-            words.iter().map(|word| format!(" {option} {word}")).collect()
-        };
-        let limit =
-            |rate: &Option<ByteCount>| rate.map_or(String::new(), |rate| format!(" --rate {}", size(rate.0)));
-        match self {
-            Self::Move { wish, rate } => {
-                let from = wish.from.iter().cloned().collect::<Vec<_>>();
-                let policy = wish
-                    .policy
-                    .map_or(String::new(), |policy| format!(" --policy {}", policy.word()));
-                format!(
-                    "volume move {}{}{}{}{policy}{}",
-                    wish.volume,
-                    many("--to", &wish.to),
-                    many("--from", &from),
-                    range(wish.range),
-                    limit(rate)
-                )
+    /// Returns the same verb with users cut off; `None` if it takes nothing from users, or does so already.
+    pub fn regardless_of_users(&self) -> Option<Self> {
+        let mut verb = self.clone();
+        match &mut verb {
+            Self::ResizeVolume { cut_off, .. }
+            | Self::SetVolume { cut_off, .. }
+            | Self::RemoveVolume { cut_off, .. }
+            | Self::Stop { cut_off, .. }
+            | Self::Fence { cut_off, .. }
+                if !*cut_off =>
+            {
+                *cut_off = true;
             }
-            Self::Evacuate {
-                disk,
-                to,
-                use_reserve,
-                rate,
-            } => {
-                let reserve = if *use_reserve { " --use-reserve" } else { "" };
-                format!("disk evacuate {disk}{}{reserve}{}", many("--to", to), limit(rate))
-            }
-            Self::Remove(disk) => format!("disk remove {disk}"),
-            Self::Pause(job) => format!("job pause {job}"),
-            Self::Resume(job) => format!("job resume {job}"),
-            Self::Cancel { job, back: false } => format!("job cancel {job}"),
-            Self::Cancel { job, back: true } => format!("job cancel {job} --roll-back"),
-            Self::Rate { job, rate: None } => format!("job set {job} --rate none"),
-            Self::Rate { job, rate } => format!("job set {job}{}", limit(rate)),
-            Self::Fence(name) => format!("apparatus fence {name}"),
-            Self::Rejoin(name) => format!("apparatus rejoin {name}"),
-            Self::Hold { wish, time } => {
-                let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-                let volumes = wish.volumes.join(" ");
-                format!(
-                    "volume hold {volumes}{} --for {}",
-                    range(wish.range),
-                    duration(micros)
-                )
-            }
+            _ => return None,
         }
+        Some(verb)
     }
-}
 
-fn range(range: Option<(ByteCount, Option<ByteCount>)>) -> String {
-    range.map_or(String::new(), |(start, end)| {
-        format!(
-            " --range {start}..{}",
-            end.map_or(String::new(), |end| end.to_string())
-        )
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_verb_is_named_as_one_would_type_it() {
-        let wish = moving::Wish {
-            volume: "v".into(),
-            to: vec!["d2".into(), "@fast".into()],
-            from: Some("d1".into()),
-            range: Some((ByteCount(4096), None)),
-            policy: Some(apparatus::pool::alloc::Policy::Spread),
-        };
-        let rate = Some(ByteCount(1 << 20));
-        let cases = [
-            (
-                Verb::Move { wish, rate },
-                "volume move v --to d2 --to @fast --from d1 --range 4096.. --policy spread --rate 1M",
-            ),
-            (
-                Verb::Evacuate {
-                    disk: "d1".into(),
-                    to: vec!["d2".into()],
-                    use_reserve: true,
-                    rate: None,
-                },
-                "disk evacuate d1 --to d2 --use-reserve",
-            ),
-            (
-                Verb::Cancel {
-                    job: JobId(3),
-                    back: true,
-                },
-                "job cancel 3 --roll-back",
-            ),
-            (
-                Verb::Rate {
-                    job: JobId(3),
-                    rate: None,
-                },
-                "job set 3 --rate none",
-            ),
-        ];
-        for (verb, command) in cases {
-            assert_eq!(verb.command(), command);
+    /// Returns whether users of what it takes away are cut off.
+    pub fn cuts_off_users(&self) -> bool {
+        match self {
+            Self::ResizeVolume { cut_off, .. }
+            | Self::SetVolume { cut_off, .. }
+            | Self::RemoveVolume { cut_off, .. }
+            | Self::Stop { cut_off, .. }
+            | Self::Fence { cut_off, .. } => *cut_off,
+            _ => false,
         }
     }
 }

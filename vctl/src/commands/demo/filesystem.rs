@@ -1,21 +1,21 @@
-//! As root: ext4 on a loop device on a volume, a real tree of files on it, moved, checked, mounted again, compared.
+//! With root privileges: ext4 on a loop device on a volume, with a tree of files that is moved, checked, mounted again and compared.
 
-use super::stage::Stage;
-use apparatus::error::Result;
-use apparatus::units::ByteCount;
+use super::stage::DemoDirs;
+use apparatus::model::error::Result;
+use apparatus::model::units::ByteCount;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 const VOLUME: &str = "files";
 
-/// Trees that a machine is likely to have; the first that is there is copied.
+/// Candidate trees; the first that exists is copied.
 const TREES: [&str; 3] = ["src", "/usr/include", "/etc"];
 
-/// Smallest volume that takes such a tree.
+/// The smallest volume that holds such a tree.
 const SMALLEST: u64 = 64 << 20;
 
-/// Whether the copied tree compares equal; `None` where it cannot be tried.
-pub(super) fn play(stage: &Stage, size: ByteCount) -> Result<Option<bool>> {
+/// Copies a tree and returns whether the copy compares equal; `None` where that cannot be tried.
+pub(super) fn play(stage: &DemoDirs, size: ByteCount) -> Result<Option<bool>> {
     let root = rustix::process::geteuid().is_root();
     let able = root && Path::new("/dev/loop-control").exists() && runs("mkfs.ext4");
     let tree = TREES.into_iter().find(|tree| Path::new(tree).is_dir());
@@ -47,9 +47,9 @@ fn runs(program: &str) -> bool {
     asked.is_ok_and(|status| status.success())
 }
 
-/// A loop device and where it is mounted; both are taken down on drop.
+/// A loop device and its mount; both are removed on drop.
 struct Mounted<'a> {
-    stage: &'a Stage,
+    stage: &'a DemoDirs,
     device: String,
     at: String,
 }

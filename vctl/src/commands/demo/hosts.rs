@@ -1,9 +1,10 @@
 //! Hosts that write and verify a volume through two apparatuses while it is moved.
 //!
-//! Each block has one writer, so its numbers only grow. A reader notes the last acknowledged number before it reads and the last
-//! begun one after: every word it sees must be between the two. What is older was lost or reverted; what is not of this block went astray.
+//! Each block has one writer, so its numbers only grow. A reader notes the last acknowledged number before it reads and the last begun
+//! number afterwards: every word that it reads must be between the two. An older word was lost or reverted; a word of another block is
+//! misplaced.
 
-use apparatus::error::{Error, Result};
+use apparatus::model::error::{Error, Result};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -15,16 +16,16 @@ use std::time::{Duration, Instant};
 const BLOCK: usize = 4096;
 const WORD: usize = 8;
 
-/// What the hosts saw.
+/// The results of the hosts.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct HostReport {
     pub(super) requests: u64,
     pub(super) longest: Duration,
     pub(super) errors: u64,
     pub(super) lost: u64,
 }
 
-impl Seen {
+impl HostReport {
     fn and(self, other: Self) -> Self {
         Self {
             requests: self.requests + other.requests,
@@ -35,7 +36,7 @@ impl Seen {
     }
 }
 
-/// What is known of every block.
+/// The acknowledged and begun write of every block.
 struct Ledger {
     begun: Vec<AtomicU64>,
     acknowledged: Vec<AtomicU64>,
@@ -46,7 +47,7 @@ struct Ledger {
 /// Two writers and two readers, one of each on each apparatus.
 pub(super) struct Hosts {
     ledger: Arc<Ledger>,
-    threads: Vec<JoinHandle<Seen>>,
+    threads: Vec<JoinHandle<HostReport>>,
     files: Vec<PathBuf>,
 }
 
@@ -55,7 +56,7 @@ fn open(path: &Path) -> Result<File> {
     opened.map_err(|error| Error::because(path.display().to_string(), error))
 }
 
-/// Every word of a block says which block and which write it is of.
+/// Returns a block in which every word names the block and the number of its write.
 fn stamp(block: usize, number: u64) -> [u8; BLOCK] {
     let mut bytes = [0; BLOCK];
     let word = ((block as u64) << 32 | number).to_le_bytes();
@@ -65,7 +66,7 @@ fn stamp(block: usize, number: u64) -> [u8; BLOCK] {
     bytes
 }
 
-/// Whether every word is of this block and of a write in the range.
+/// Returns whether every word belongs to this block and to a write in the range.
 fn is_right(bytes: &[u8], block: usize, from: u64, to: u64) -> bool {
     bytes.chunks_exact(WORD).all(|word| {
         let word = word
@@ -77,7 +78,7 @@ fn is_right(bytes: &[u8], block: usize, from: u64, to: u64) -> bool {
 }
 
 impl Hosts {
-    /// Fills the volume through the first file, and starts.
+    /// Fills the volume through the first file, and starts the threads.
     pub(super) fn start(files: &[PathBuf], bytes: u64) -> Result<Self> {
         let blocks = usize::try_from(bytes).map_or(0, |bytes| bytes / BLOCK);
         let ones = || (0..blocks).map(|_| AtomicU64::new(1)).collect();
@@ -103,52 +104,52 @@ impl Hosts {
         Ok(hosts)
     }
 
-    fn spawn(&mut self, work: impl FnOnce() -> Seen + Send + 'static) -> Result<()> {
+    fn spawn(&mut self, work: impl FnOnce() -> HostReport + Send + 'static) -> Result<()> {
         let thread = Builder::new().name("host".into()).spawn(work);
         self.threads
             .push(thread.map_err(|error| Error::because("demo", error))?);
         Ok(())
     }
 
-    /// Requests answered so far.
+    /// Returns the number of requests answered so far.
     pub(super) fn requests(&self) -> u64 {
         self.ledger.requests.load(Ordering::Relaxed)
     }
 
-    /// Ends them, compares every block through every file, and tells what was seen.
-    pub(super) fn finish(mut self) -> Result<Seen> {
-        let mut seen = self.end();
+    /// Stops the threads, compares every block through every file, and returns the results.
+    pub(super) fn finish(mut self) -> Result<HostReport> {
+        let mut report = self.end();
         for path in &self.files {
-            seen = seen.and(self.compare(&open(path)?));
+            report = report.and(self.compare(&open(path)?));
         }
-        Ok(seen)
+        Ok(report)
     }
 
-    fn end(&mut self) -> Seen {
+    fn end(&mut self) -> HostReport {
         self.ledger.over.store(true, Ordering::Relaxed);
-        let broken = Seen {
+        let broken = HostReport {
             errors: 1,
-            ..Seen::default()
+            ..HostReport::default()
         };
         let ended = self
             .threads
             .drain(..)
             .map(|thread| thread.join().unwrap_or(broken));
-        ended.fold(Seen::default(), Seen::and)
+        ended.fold(HostReport::default(), HostReport::and)
     }
 
-    fn compare(&self, file: &File) -> Seen {
-        let mut seen = Seen::default();
+    fn compare(&self, file: &File) -> HostReport {
+        let mut report = HostReport::default();
         let mut bytes = [0; BLOCK];
         for (block, acknowledged) in self.ledger.acknowledged.iter().enumerate() {
             let last = acknowledged.load(Ordering::Acquire);
             match file.read_exact_at(&mut bytes, (block * BLOCK) as u64) {
-                Err(_) => seen.errors += 1,
-                Ok(()) if !is_right(&bytes, block, last, last) => seen.lost += 1,
+                Err(_) => report.errors += 1,
+                Ok(()) if !is_right(&bytes, block, last, last) => report.lost += 1,
                 Ok(()) => {}
             }
         }
-        seen
+        report
     }
 }
 
@@ -169,9 +170,9 @@ fn fill(file: &File, blocks: usize) -> std::io::Result<()> {
     file.sync_data()
 }
 
-/// Writes blocks of its own, `at`, `at + share`, … in an order that looks random.
-fn write(ledger: &Ledger, file: &File, at: usize, share: usize) -> Seen {
-    let mut seen = Seen::default();
+/// Writes the blocks `at`, `at + share`, … in a pseudo-random order.
+fn write(ledger: &Ledger, file: &File, at: usize, share: usize) -> HostReport {
+    let mut report = HostReport::default();
     let mut random = at as u64 + 7;
     let own = ledger.begun.len() / share;
     while !ledger.over.load(Ordering::Relaxed) {
@@ -180,15 +181,15 @@ fn write(ledger: &Ledger, file: &File, at: usize, share: usize) -> Seen {
         let began = Instant::now();
         match file.write_all_at(&stamp(block, number), (block * BLOCK) as u64) {
             Ok(()) => ledger.acknowledged[block].store(number, Ordering::Release),
-            Err(_) => seen.errors += 1,
+            Err(_) => report.errors += 1,
         }
-        answered(ledger, &mut seen, began);
+        answered(ledger, &mut report, began);
     }
-    seen
+    report
 }
 
-fn read(ledger: &Ledger, file: &File, seed: u64) -> Seen {
-    let mut seen = Seen::default();
+fn read(ledger: &Ledger, file: &File, seed: u64) -> HostReport {
+    let mut report = HostReport::default();
     let mut random = seed;
     let mut bytes = [0; BLOCK];
     while !ledger.over.load(Ordering::Relaxed) {
@@ -196,24 +197,24 @@ fn read(ledger: &Ledger, file: &File, seed: u64) -> Seen {
         let from = ledger.acknowledged[block].load(Ordering::Acquire);
         let began = Instant::now();
         let done = file.read_exact_at(&mut bytes, (block * BLOCK) as u64);
-        answered(ledger, &mut seen, began);
+        answered(ledger, &mut report, began);
         let to = ledger.begun[block].load(Ordering::Acquire);
         match done {
-            Err(_) => seen.errors += 1,
-            Ok(()) if !is_right(&bytes, block, from, to) => seen.lost += 1,
+            Err(_) => report.errors += 1,
+            Ok(()) if !is_right(&bytes, block, from, to) => report.lost += 1,
             Ok(()) => {}
         }
     }
-    seen
+    report
 }
 
-fn answered(ledger: &Ledger, seen: &mut Seen, began: Instant) {
-    seen.requests += 1;
-    seen.longest = seen.longest.max(began.elapsed());
+fn answered(ledger: &Ledger, report: &mut HostReport, began: Instant) {
+    report.requests += 1;
+    report.longest = report.longest.max(began.elapsed());
     ledger.requests.fetch_add(1, Ordering::Relaxed);
 }
 
-/// A number below `bound` (xorshift64).
+/// Returns a number below `bound` (xorshift64).
 fn pick(random: &mut u64, bound: usize) -> usize {
     *random ^= *random << 13;
     *random ^= *random >> 7;
@@ -226,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_old_a_foreign_and_a_torn_block_are_told_from_a_right_one() {
+    fn an_old_a_foreign_and_a_torn_block_are_detected() {
         let mut bytes = stamp(3, 7);
         assert!(is_right(&bytes, 3, 7, 7));
         assert!(is_right(&bytes, 3, 6, 9));
@@ -246,8 +247,8 @@ mod tests {
         while ledger.requests.load(Ordering::Relaxed) < 1000 {
             std::thread::yield_now();
         }
-        let seen = hosts.finish().unwrap();
-        assert_eq!((seen.errors, seen.lost), (0, 0));
+        let report = hosts.finish().unwrap();
+        assert_eq!((report.errors, report.lost), (0, 0));
         let hosts = Hosts {
             ledger,
             threads: Vec::new(),

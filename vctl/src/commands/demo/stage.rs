@@ -1,10 +1,10 @@
-//! Where the demo plays: directories of its own, commands typed for all to see, and everything taken away at the end.
+//! The environment of the demo: its own directories, commands that are printed before they run, and their removal at the end.
 
 use super::go_on;
 use crate::output::note;
-use apparatus::error::{Error, Result};
-use apparatus::ops;
-use apparatus::pool::dir::PoolDir;
+use apparatus::admin;
+use apparatus::model::dir::PoolDir;
+use apparatus::model::error::{Error, Result};
 use apparatus::store::Store;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
-/// A temporary directory for images and the pool, and one for the mounts: below `mounts/` where that can be written.
-pub(super) struct Stage {
+/// Two temporary directories: one for images and the pool, and one for the mounts, below `mounts/` if that is writable.
+pub(super) struct DemoDirs {
     scratch: TempDir,
     mounts: TempDir,
     vctl: PathBuf,
@@ -22,7 +22,7 @@ pub(super) struct Stage {
     quiet: bool,
 }
 
-impl Stage {
+impl DemoDirs {
     pub(super) fn set(stop: Arc<AtomicBool>, quiet: bool) -> Result<Self> {
         let failed = |error| Error::because("demo", error);
         let scratch = tempfile::Builder::new()
@@ -50,19 +50,19 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Tells those who watch.
+    /// Prints a line.
     pub(super) fn say(&self, line: &str) {
         if !self.quiet {
             note(&format!("# {line}"));
         }
     }
 
-    /// Types a command of vctl.
+    /// Prints and runs a command of vctl.
     pub(super) fn vctl(&self, words: &[&str]) -> Result<String> {
         self.typed("vctl", &self.vctl, words)
     }
 
-    /// Types any other command.
+    /// Prints and runs any other command.
     pub(super) fn command(&self, program: &str, words: &[&str]) -> Result<String> {
         self.typed(program, Path::new(program), words)
     }
@@ -76,7 +76,7 @@ impl Stage {
             .prepared(program, words)
             .output()
             .map_err(|error| Error::because(name, error))?;
-        let said = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+        let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
         go_on(&self.stop)?;
         if !output.status.success() {
             let why = String::from_utf8_lossy(&output.stderr);
@@ -85,10 +85,10 @@ impl Stage {
                 why.trim().to_owned(),
             ));
         }
-        if !(self.quiet || said.is_empty()) {
-            note(&said);
+        if !(self.quiet || text.is_empty()) {
+            note(&text);
         }
-        Ok(said)
+        Ok(text)
     }
 
     fn prepared(&self, program: &Path, words: &[&str]) -> Command {
@@ -96,7 +96,7 @@ impl Stage {
         command
             .args(words)
             .stdin(Stdio::null())
-            .env(ops::place::VARIABLE, self.pool().path());
+            .env(admin::place::VARIABLE, self.pool().path());
         command
     }
 
@@ -105,33 +105,33 @@ impl Stage {
     }
 
     pub(super) fn store(&self) -> Result<Box<dyn Store>> {
-        ops::open(&self.pool())
+        admin::open(&self.pool())
     }
 
     fn pool(&self) -> PoolDir {
         PoolDir::new(self.scratch.path().join("pool"))
     }
 
-    /// A path in the temporary directory.
+    /// Returns a path in the temporary directory.
     pub(super) fn scratch(&self, name: &str) -> String {
         text(self.scratch.path().join(name))
     }
 
-    /// Where an apparatus mounts.
+    /// Returns the mount point of an apparatus.
     pub(super) fn mount(&self, apparatus: &str) -> String {
         text(self.mounts.path().join(apparatus))
     }
 
-    /// A volume's file.
+    /// Returns the file of a volume.
     pub(super) fn file(&self, apparatus: &str, volume: &str) -> PathBuf {
         self.mounts.path().join(apparatus).join(volume)
     }
 }
 
-impl Drop for Stage {
+impl Drop for DemoDirs {
     fn drop(&mut self) {
         self.say("take it all away");
-        // What was never started cannot be stopped: nothing to tell.
+        // An apparatus that was never started cannot be stopped: that failure is not reported.
         for apparatus in ["a1", "a2"] {
             let _ = self
                 .prepared(&self.vctl, &["apparatus", "stop", apparatus])

@@ -2,18 +2,18 @@
 
 use super::list::Row;
 use crate::arguments;
-use crate::commands::{Effect, change, told};
+use crate::commands::{Effect, change, report};
 use crate::context::{Changing, Context};
 use crate::exit::Done;
-use crate::output::note;
-use apparatus::error::Result;
-use apparatus::ops;
-use apparatus::ops::disk::NewDisk;
-use apparatus::ops::plan::DiskChange;
-use apparatus::ops::view::PoolView;
-use apparatus::pool::names::Name;
-use apparatus::pool::size;
-use apparatus::units::ByteCount;
+use crate::output::{note, printable};
+use apparatus::admin;
+use apparatus::admin::disk::NewDisk;
+use apparatus::admin::plan::DiskChange;
+use apparatus::admin::view::PoolView;
+use apparatus::model::error::Result;
+use apparatus::model::names::Name;
+use apparatus::model::size;
+use apparatus::model::units::ByteCount;
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -22,25 +22,25 @@ use std::path::{Path, PathBuf};
 pub struct Add {
     /// The block device or image file
     path: PathBuf,
-    /// What to call it; the file's name without its extension, if not said
+    /// Its name; by default the file's name without its extension
     #[arg(long, value_parser = arguments::name("disk"))]
     name: Option<Name>,
-    /// Make a sparse image file of this size first
+    /// Create a sparse image file of this size first
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     create: Option<ByteCount>,
-    /// Give the new image all its space at once, so that no write to it fails because its file system is full
+    /// Allocate all space of the new image at once, so that no write to it fails because its file system is full
     #[arg(long, requires = "create")]
     preallocate: bool,
-    /// Put this tag on it, for `@TAG`; may be said again
+    /// Add this tag, for `@TAG`; can be repeated
     #[arg(long, value_parser = arguments::name("tag"))]
     tag: Vec<Name>,
     /// Place nothing on it until `disk set --allocate`
     #[arg(long)]
     no_allocate: bool,
-    /// Keep so much of it free; only `disk evacuate --use-reserve` takes that
+    /// Keep this much of it free; only `disk evacuate --use-reserve` takes that
     #[arg(long, value_name = "SIZE", default_value = "0", hide_default_value = true, value_parser = size::parse)]
     reserve: ByteCount,
-    /// Go on without asking when there is data on it
+    /// Go on without asking when it contains data
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -48,10 +48,10 @@ pub struct Add {
 }
 
 impl Add {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let new = NewDisk {
-            path: ops::place::absolute(&self.path)?,
+            path: admin::place::absolute(&self.path)?,
             name: self.name.clone(),
             create: self.create,
             preallocate: self.preallocate,
@@ -64,24 +64,24 @@ impl Add {
             warn_if_short(context, &new.name()?, &new.path, size)?;
         }
         if self.changing.dry_run {
-            let planned = ops::disk::plan_add(&mut *context.rehearsal()?, &new)?;
-            context.would_send(&planned.difference)?;
+            let planned = admin::disk::plan_add(&mut *context.rehearsal()?, &new)?;
+            context.would_send(&planned.delta)?;
             return Ok(Done::Plainly);
         }
-        if let Some(found) = ops::disk::content(&mut *context.store()?, &new)? {
+        if let Some(found) = admin::disk::content(&mut *context.store()?, &new)? {
             let what = format!("disk {}", self.path.display());
-            context.confirm(self.yes, &what, &format!("holds {found}, which will be gone"))?;
+            context.confirm(self.yes, &what, &format!("holds {found}, which will be lost"))?;
         }
         let mut controller = context.controller(&title, &self.changing)?;
-        let (name, sent) = ops::disk::add(&mut controller, &title, &new)?;
+        let (name, sent) = admin::disk::add(&mut controller, &title, &new)?;
         let effect = Effect::of(sent, &controller);
-        tell(context, Some(effect), name.as_str(), "added")
+        print_state(context, Some(effect), name.as_str(), "added")
     }
 }
 
 /// `vctl disk set`
 #[derive(Args, Debug)]
-#[group(required = true, multiple = true, id = "wish",
+#[group(required = true, multiple = true, id = "requested",
         args = ["name", "tag", "untag", "allocate", "no_allocate", "path", "reserve"])]
 pub struct Set {
     /// Its name
@@ -90,10 +90,10 @@ pub struct Set {
     /// Its new name
     #[arg(long, value_parser = arguments::name("disk"))]
     name: Option<Name>,
-    /// Put this tag on; may be said again
+    /// Add this tag; can be repeated
     #[arg(long, value_parser = arguments::name("tag"))]
     tag: Vec<Name>,
-    /// Take this tag off; may be said again
+    /// Remove this tag; can be repeated
     #[arg(long, value_name = "TAG", value_parser = arguments::name("tag"))]
     untag: Vec<Name>,
     /// Place new volumes on it
@@ -102,10 +102,10 @@ pub struct Set {
     /// Place nothing new on it
     #[arg(long)]
     no_allocate: bool,
-    /// Keep so much of it free; only `disk evacuate --use-reserve` takes that
+    /// Keep this much of it free; only `disk evacuate --use-reserve` takes that
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     reserve: Option<ByteCount>,
-    /// Where it is now; its label has to say that it is this disk
+    /// Its new path; the label there has to be that of this disk
     #[arg(long)]
     path: Option<PathBuf>,
     #[command(flatten)]
@@ -113,23 +113,23 @@ pub struct Set {
 }
 
 impl Set {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        let wish = DiskChange {
+        let request = DiskChange {
             name: self.name.clone(),
             tag: self.tag.iter().cloned().collect(),
             untag: self.untag.iter().cloned().collect(),
             allocate: (self.allocate || self.no_allocate).then_some(self.allocate),
-            path: self.path.as_deref().map(ops::place::absolute).transpose()?,
+            path: self.path.as_deref().map(admin::place::absolute).transpose()?,
             extents: None,
             reserve: self.reserve,
         };
         let title = format!("disk set {}", self.disk);
         let effect = change(context, &self.changing, &title, |store| {
-            ops::disk::plan_set(store, &self.disk, &wish)
+            admin::disk::plan_set(store, &self.disk, &request)
         })?;
         let name = self.name.map_or(self.disk, |name| name.to_string());
-        tell(context, effect, &name, "set")
+        print_state(context, effect, &name, "set")
     }
 }
 
@@ -139,7 +139,7 @@ pub struct Resize {
     /// Its name
     #[arg(value_name = "DISK")]
     disk: String,
-    /// The size to use; an image file is made longer to that. As large as it is, if not said
+    /// The size to use, to which an image file is extended; by default the size that it has
     #[arg(value_parser = size::parse)]
     size: Option<ByteCount>,
     #[command(flatten)]
@@ -147,7 +147,7 @@ pub struct Resize {
 }
 
 impl Resize {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let title = format!("disk resize {}", self.disk);
         if let Some(size) = self.size {
@@ -157,17 +157,17 @@ impl Resize {
         }
         if self.changing.dry_run {
             let effect = change(context, &self.changing, &title, |store| {
-                ops::disk::plan_resize(store, &self.disk, self.size)
+                admin::disk::plan_resize(store, &self.disk, self.size)
             })?;
-            return tell(context, effect, &self.disk, "resized");
+            return print_state(context, effect, &self.disk, "resized");
         }
         let mut controller = context.controller(&title, &self.changing)?;
-        let sent = ops::disk::resize(&mut controller, &title, &self.disk, self.size)?;
+        let sent = admin::disk::resize(&mut controller, &title, &self.disk, self.size)?;
         let effect = match sent {
             Some(sent) => Effect::of(sent, &controller),
             None => Effect::none(controller.store().header()?.generation),
         };
-        tell(context, Some(effect), &self.disk, "resized")
+        print_state(context, Some(effect), &self.disk, "resized")
     }
 }
 
@@ -182,35 +182,44 @@ pub struct Remove {
 }
 
 impl Remove {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let title = format!("disk remove {}", self.disk);
         if self.changing.dry_run {
-            let planned = ops::disk::plan_remove(&mut *context.rehearsal()?, &self.disk)?;
-            context.would_send(&planned.difference)?;
+            let planned = admin::disk::plan_remove(&mut *context.rehearsal()?, &self.disk)?;
+            context.would_send(&planned.delta)?;
             return Ok(Done::Plainly);
         }
         let mut controller = context.controller(&title, &self.changing)?;
-        let (sent, left) = ops::disk::remove(&mut controller, &title, &self.disk)?;
+        let (sent, left) = admin::disk::remove(&mut controller, &title, &self.disk)?;
         if let Some(error) = left {
-            note(&format!("vctl: its label is still there: {error}"));
+            note(&printable(&format!(
+                "vctl: {}: its label is still there: {}",
+                error.what(),
+                error.why()
+            )));
         }
         let change = Effect::of(sent, &controller);
-        told::removed(context, change, "disk", &self.disk)
+        report::removed(context, change, "disk", &self.disk)
     }
 }
 
-/// Says when an image of that size may ask more of its file system than that has left.
+/// Warns if an image of that size may need more space of its file system than is free there.
 fn warn_if_short(context: &mut Context, name: &Name, path: &Path, size: ByteCount) -> Result<()> {
     let view = PoolView::load(&mut *context.store()?)?;
-    if let Some(short) = ops::room::short_with(&view, name, path, size) {
+    if let Some(short) = admin::room::short_with(&view, name, path, size) {
         note(&format!("vctl: warning: disk {name}: {}", short.words()));
     }
     Ok(())
 }
 
-/// Says what a disk has become.
-pub(super) fn tell(context: &mut Context, effect: Option<Effect>, name: &str, done: &str) -> Result<Done> {
+/// Prints the new state of a disk.
+pub(super) fn print_state(
+    context: &mut Context,
+    effect: Option<Effect>,
+    name: &str,
+    done: &str,
+) -> Result<Done> {
     let Some(change) = effect else {
         return Ok(Done::Plainly);
     };
@@ -218,5 +227,5 @@ pub(super) fn tell(context: &mut Context, effect: Option<Effect>, name: &str, do
     let view = PoolView::load(&mut *store)?;
     let row = Row::new(&mut *store, &view, view.disk(name)?);
     let words = row.in_words(context.out.style());
-    told::became(context, change, ("disk", name), &row, (done, &words))
+    report::became(context, change, ("disk", name), &row, (done, &words))
 }

@@ -2,18 +2,18 @@
 
 use crate::context::Context;
 use crate::exit::Done;
-use apparatus::error::Result;
-use apparatus::ops::clear;
-use apparatus::ops::view::PoolView;
-use apparatus::pool::names::Name;
+use apparatus::admin::clear;
+use apparatus::admin::view::PoolView;
+use apparatus::model::error::Result;
+use apparatus::model::names::Name;
 use clap::Args;
 use serde::Serialize;
 
 /// `vctl disk clear`
 #[derive(Args, Debug)]
 #[command(
-    after_help = "An image that was truncated and has its size again is used again from then on: what was cut off \
-reads as whatever is there now, zeroes if nobody has put it back."
+    after_help = "An image that was truncated and has its size again is used again from then on: the part that was cut off \
+reads as its present content, zeroes unless it has been restored."
 )]
 pub struct Clear {
     /// Its name
@@ -25,14 +25,14 @@ pub struct Clear {
 }
 
 #[derive(Serialize)]
-struct Told {
+struct ClearReport {
     disk: String,
     dry_run: bool,
     apparatuses: Vec<Name>,
 }
 
 impl Clear {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let pool = context.pool.clone();
         let mut store = context.store()?;
@@ -43,18 +43,18 @@ impl Clear {
         } else {
             clear::clear(&pool, &mut *store, &self.disk)?
         };
-        let told = Told {
+        let body = ClearReport {
             disk: name.to_string(),
             dry_run: self.dry_run,
             apparatuses,
         };
-        context.out.say(&told, |out| {
-            let names: Vec<&str> = told.apparatuses.iter().map(Name::as_str).collect();
+        context.out.say(&body, |out| {
+            let names: Vec<&str> = body.apparatuses.iter().map(Name::as_str).collect();
             let names = match names[..] {
-                [] => "no apparatus serves, so none has counted anything".to_owned(),
+                [] => "no apparatus serves, so there are no counts".to_owned(),
                 _ => format!("apparatus {}", names.join(", ")),
             };
-            let done = if told.dry_run {
+            let done = if body.dry_run {
                 "would be cleared"
             } else {
                 "cleared"

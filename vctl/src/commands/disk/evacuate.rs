@@ -3,8 +3,8 @@
 use crate::commands::job::{JobOptions, begin};
 use crate::context::{Changing, Context};
 use crate::exit::Done;
-use apparatus::error::Result;
-use apparatus::ops::moving;
+use apparatus::admin::moving;
+use apparatus::model::error::Result;
 use clap::Args;
 
 /// `vctl disk evacuate`
@@ -13,10 +13,10 @@ pub struct Evacuate {
     /// Its name; nothing new is placed on it from then on
     #[arg(value_name = "DISK")]
     disk: String,
-    /// To this disk, or to those with this tag; may be said again; wherever there is room, if not said
+    /// To this disk, or to those with this tag; can be repeated; by default to any disk with free space
     #[arg(long, value_name = "DISK|@TAG")]
     to: Vec<String>,
-    /// Take what the destinations keep free, too
+    /// Also use the reserve of the destinations
     #[arg(long)]
     use_reserve: bool,
     #[command(flatten)]
@@ -26,7 +26,7 @@ pub struct Evacuate {
 }
 
 impl Evacuate {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let request = moving::of_disk(&mut *context.store()?, &self.disk, &self.to, self.use_reserve)?;
         let title = format!("disk evacuate {}", self.disk);

@@ -1,12 +1,12 @@
 //! `vctl disk label`.
 
-use super::change::tell;
+use super::change::print_state;
 use crate::commands::{Effect, change};
 use crate::context::{Changing, Context};
 use crate::exit::Done;
-use apparatus::error::Result;
-use apparatus::ops;
-use apparatus::ops::label::Cause;
+use apparatus::admin;
+use apparatus::admin::label::Cause;
+use apparatus::model::error::Result;
 use clap::Args;
 
 /// `vctl disk label`
@@ -18,7 +18,7 @@ pub struct Label {
     /// Go on with an older copy of the disk: what was written to it since that copy was made is lost
     #[arg(long)]
     accept_older_data: bool,
-    /// Go on without asking when there is something else at the head of the disk
+    /// Go on without asking when the head of the disk contains something else
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -26,16 +26,16 @@ pub struct Label {
 }
 
 impl Label {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let title = format!("disk label {}", self.disk);
         if self.changing.dry_run {
             let effect = change(context, &self.changing, &title, |store| {
-                ops::label::plan(store, &self.disk, self.accept_older_data)
+                admin::label::plan(store, &self.disk, self.accept_older_data)
             })?;
-            return tell(context, effect, &self.disk, "labelled");
+            return print_state(context, effect, &self.disk, "labelled");
         }
-        let cause = ops::label::inspect(&mut *context.store()?, &self.disk, self.accept_older_data)?;
+        let cause = admin::label::inspect(&mut *context.store()?, &self.disk, self.accept_older_data)?;
         if let Some(Cause::Lost(Some(found))) = cause {
             let what = format!("disk {}", self.disk);
             let consequence =
@@ -43,11 +43,11 @@ impl Label {
             context.confirm(self.yes, &what, &consequence)?;
         }
         let mut controller = context.controller(&title, &self.changing)?;
-        let sent = ops::label::write(&mut controller, &title, &self.disk, self.accept_older_data)?;
+        let sent = admin::label::write(&mut controller, &title, &self.disk, self.accept_older_data)?;
         let effect = match sent {
             Some(sent) => Effect::of(sent, &controller),
             None => Effect::none(controller.store().header()?.generation),
         };
-        tell(context, Some(effect), &self.disk, "labelled")
+        print_state(context, Some(effect), &self.disk, "labelled")
     }
 }

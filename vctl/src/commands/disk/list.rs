@@ -1,21 +1,21 @@
 //! `vctl disk list`, `show`.
 
-use crate::commands::told;
+use crate::commands::report;
 use crate::context::Context;
 use crate::exit::Done;
-use crate::output::{Cell, Column, Style, TableOptions, Tone};
-use apparatus::error::{Error, Result};
-use apparatus::ops::status;
-use apparatus::ops::view::{DiskView, PoolView};
-use apparatus::pool::model::DiskRecord;
+use crate::output::{Cell, Column, Style, TableOptions, Tone, count, printable};
+use apparatus::admin::status;
+use apparatus::admin::view::{DiskView, PoolView};
+use apparatus::model::error::{Error, Result};
+use apparatus::model::records::DiskRecord;
+use apparatus::model::units::{ByteCount, DiskId};
 use apparatus::store::Store;
-use apparatus::units::{ByteCount, DiskId};
 use clap::Args;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// A disk as scripts see it.
+/// A disk as scripts read it.
 #[derive(Serialize)]
 pub struct Row {
     id: DiskId,
@@ -38,16 +38,16 @@ pub struct Row {
 }
 
 impl Row {
-    /// From what is known of it, and a look at the disk itself.
+    /// Creates the row from the view of a disk, and probes the disk itself.
     pub fn new(store: &mut dyn Store, view: &PoolView, disk: &DiskView) -> Self {
-        let fault = apparatus::ops::disk::fault(store, &disk.record, &view.header);
+        let fault = apparatus::admin::disk::fault(store, &disk.record, &view.header);
         Self::with_fault(view, disk, fault.as_ref())
     }
 
-    /// All disks, looked at at once.
+    /// Creates the rows of all disks, which are probed in parallel.
     pub fn all(store: &mut dyn Store, view: &PoolView) -> Vec<Self> {
         let records: Vec<DiskRecord> = view.disks.iter().map(|disk| disk.record.clone()).collect();
-        let faults = apparatus::ops::disk::faults(store, &records, &view.header);
+        let faults = apparatus::admin::disk::faults(store, &records, &view.header);
         let row = |(disk, fault): (&DiskView, &Option<Error>)| Self::with_fault(view, disk, fault.as_ref());
         view.disks.iter().zip(&faults).map(row).collect()
     }
@@ -76,14 +76,15 @@ impl Row {
         }
     }
 
-    /// With the number of requests that have failed on it, as the apparatuses tell.
+    /// Adds the number of requests that have failed on it, as the apparatuses report it.
     fn with_errors(mut self, errors: &BTreeMap<&str, u64>) -> Self {
         self.errors = errors.get(self.name.as_str()).copied().unwrap_or(0);
         self
     }
 
     fn fault(&self) -> Cell {
-        let counted = format!("{} requests have failed", self.errors);
+        let have = if self.errors == 1 { "has" } else { "have" };
+        let counted = format!("{} {have} failed", count(self.errors, "request"));
         match (&self.fault, self.errors) {
             (None, 0) => Cell::None,
             (None, _) => Cell::text(counted),
@@ -92,10 +93,10 @@ impl Row {
         }
     }
 
-    /// Its size and where it is.
+    /// Describes its size and its path.
     pub fn in_words(&self, style: Style) -> String {
         let size = Cell::Size(self.size.0).plain(style);
-        format!("{size} at {}", self.path)
+        format!("{size} at {}", printable(&self.path))
     }
 
     fn state(&self) -> Cell {
@@ -125,6 +126,11 @@ const COLUMNS: &[Column<Row>] = &[
     Column::hidden("FAULT", Row::fault),
 ];
 
+/// Returns the names of the columns.
+pub fn columns() -> Vec<&'static str> {
+    COLUMNS.iter().map(|column| column.name).collect()
+}
+
 /// `vctl disk list`
 #[derive(Args, Debug)]
 pub struct List {
@@ -133,15 +139,15 @@ pub struct List {
 }
 
 impl List {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let mut store = context.store()?;
         let view = PoolView::load(&mut *store)?;
-        let apparatuses = apparatus::ops::apparatus::list(&context.pool, &mut *store)?;
+        let apparatuses = apparatus::admin::apparatus::list(&context.pool, &mut *store)?;
         let errors = status::errors_of_disks(&apparatuses);
         let disks = Row::all(&mut *store, &view).into_iter();
         let disks = disks.map(|row| row.with_errors(&errors)).collect();
-        told::list(context, &self.table, COLUMNS, "disks", disks)
+        report::list(context, &self.table, COLUMNS, "disks", disks)
     }
 }
 
@@ -154,13 +160,13 @@ pub struct Show {
 }
 
 impl Show {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let mut store = context.store()?;
         let view = PoolView::load(&mut *store)?;
-        let apparatuses = apparatus::ops::apparatus::list(&context.pool, &mut *store)?;
+        let apparatuses = apparatus::admin::apparatus::list(&context.pool, &mut *store)?;
         let row = Row::new(&mut *store, &view, view.disk(&self.disk)?);
         let row = row.with_errors(&status::errors_of_disks(&apparatuses));
-        told::show(context, COLUMNS, "disk", &row)
+        report::show(context, COLUMNS, "disk", &row)
     }
 }

@@ -6,25 +6,26 @@ use crate::arguments;
 use crate::context::{Changing, Context};
 use crate::exit::Done;
 use crate::output::Progress;
-use apparatus::change::jobs;
-use apparatus::error::{Error, Kind, Result};
-use apparatus::ops;
-use apparatus::ops::watch::Watch;
-use apparatus::store::{JobLimits, JobState, Store};
-use apparatus::units::{ByteCount, JobId};
+use apparatus::admin;
+use apparatus::admin::watch::Watch;
+use apparatus::jobs;
+use apparatus::model::error::{Error, ErrorKind, Result};
+use apparatus::model::job::{JobLimits, JobState};
+use apparatus::model::units::{ByteCount, JobId};
+use apparatus::store::Store;
 use clap::Args;
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
 #[derive(Serialize)]
-struct Told {
+struct JobReport {
     job: Row,
 }
 
-/// Says how a job stands.
-fn tell(context: &mut Context, job: JobId) -> Result<Done> {
-    let body = Told {
-        job: Row::new(ops::job::show(&context.pool, &mut *context.store()?, job)?),
+/// Prints the state of a job.
+fn print_state(context: &mut Context, job: JobId) -> Result<Done> {
+    let body = JobReport {
+        job: Row::new(admin::job::show(&context.pool, &mut *context.store()?, job)?),
     };
     context.out.say(&body, |out| {
         out.line(&body.job.in_words(out.style()));
@@ -33,12 +34,12 @@ fn tell(context: &mut Context, job: JobId) -> Result<Done> {
     Ok(Done::Plainly)
 }
 
-/// Says what would be done to a job, after doing it to a copy of the database: what would be refused is refused.
+/// Prints what would be done to a job, after doing it to a copy of the database, so that the same requests are refused.
 fn would(
     context: &mut Context,
     job: JobId,
     what: &str,
-    wish: impl FnOnce(&mut dyn Store) -> Result<()>,
+    request: impl FnOnce(&mut dyn Store) -> Result<()>,
 ) -> Result<Done> {
     #[derive(Serialize)]
     struct Would<'a> {
@@ -46,8 +47,8 @@ fn would(
         would: &'a str,
         job: Row,
     }
-    let view = ops::job::show(&context.pool, &mut *context.rehearsal()?, job)?;
-    ops::job::rehearse(&context.pool, wish)?;
+    let view = admin::job::show(&context.pool, &mut *context.rehearsal()?, job)?;
+    admin::job::rehearse(&context.pool, request)?;
     let state = word(view.record.state);
     context.out.say(
         &Would {
@@ -69,43 +70,40 @@ pub struct Wait {
     /// Its number
     #[arg(value_name = "JOB", value_parser = arguments::job)]
     job: JobId,
-    /// Wait at most so long
+    /// Wait at most this long
     #[arg(long, value_name = "TIME", value_parser = arguments::duration)]
     timeout: Option<Duration>,
 }
 
 impl Wait {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         const EVER: Duration = Duration::from_secs(u32::MAX as u64);
         let deadline = Instant::now() + self.timeout.unwrap_or(EVER).min(EVER);
         let mut store = context.store()?;
         let mut watch = Watch::new(&context.pool)?;
         loop {
-            let record = ops::job::find(&mut *store, self.job)?;
-            // Whoever worked on it has the arbitration for a moment longer, and the next command would find it busy.
-            if !ops::job::wants_work(record.state) && ops::job::worker(&context.pool, self.job)?.is_none() {
+            let record = admin::job::find(&mut *store, self.job)?;
+            // Its worker has the controller lock for a moment longer, and the next command would find it taken.
+            if !admin::job::wants_work(record.state) && admin::job::worker(&context.pool, self.job)?.is_none()
+            {
                 if record.state == JobState::Done || context.out.style().json {
-                    tell(context, self.job)?;
+                    print_state(context, self.job)?;
                 }
-                return ended(
-                    context,
-                    outcome(self.job, record.state, &record.why),
-                    Done::Plainly,
-                );
+                return ended(context, outcome(&record), Done::Plainly);
             }
-            // Twice: it may have ended, or have been taken on, between two looks.
-            let mut look = || ops::job::show(&context.pool, &mut *store, self.job);
+            // Two looks are needed: the job may end, or get a worker, between them.
+            let mut look = || admin::job::show(&context.pool, &mut *store, self.job);
             if look()?.abandoned && look()?.abandoned {
-                let error = Error::failed(format!("job {}", self.job), "nobody works on it");
+                let error = Error::failed(format!("job {}", self.job), "no process works on it");
                 return Err(error.hint(format!(
-                    "vctl job resume {0}, or give it up: vctl job cancel {0}",
+                    "vctl job resume {0}, or end it: vctl job cancel {0}",
                     self.job
                 )));
             }
             if !watch.changed(deadline)? {
                 return Err(Error::new(
-                    Kind::TimedOut,
+                    ErrorKind::TimedOut,
                     format!("job {}", self.job),
                     "has not ended yet",
                 ));
@@ -126,22 +124,22 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         if self.dry_run {
             return would(context, self.job, "pause", |store| jobs::pause(store, self.job));
         }
         let mut store = context.rehearsal()?;
-        ops::job::find(&mut *store, self.job)?;
+        admin::job::find(&mut *store, self.job)?;
         jobs::pause(&mut *store, self.job)?;
-        tell(context, self.job)
+        print_state(context, self.job)
     }
 }
 
-/// How a job that is to go on is run.
+/// How a job is continued.
 #[derive(Args, Clone, Debug)]
 struct Running {
-    /// Have an apparatus work on it, this one if named, and return at once
+    /// Let an apparatus work on it, this one if named, and return at once
     #[arg(long, value_name = "APPARATUS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     background: Option<String>,
     /// How to show progress
@@ -152,18 +150,18 @@ struct Running {
 }
 
 impl Running {
-    /// Does what is wished of a job and works on it, or has an apparatus do so. Where that cannot be, the job stays as it is.
+    /// Sets the state of a job to running and works on it, or lets an apparatus do so. If that fails, the job keeps its state.
     fn go_on(
         &self,
         context: &mut Context,
         job: JobId,
-        wish: impl FnOnce(&mut dyn Store) -> Result<()>,
+        request: impl FnOnce(&mut dyn Store) -> Result<()>,
     ) -> Result<Done> {
         if let Some(background) = &self.background {
-            return hand_over(context, job, named(background), wish);
+            return hand_over(context, job, named(background), request);
         }
-        let mut controller = context.controller(&ops::job::purpose(job), &self.changing)?;
-        wish(controller.store())?;
+        let mut controller = context.controller_for_job(&admin::job::purpose(job), &self.changing)?;
+        request(controller.store())?;
         work(context, controller, job, self.progress)
     }
 }
@@ -179,16 +177,16 @@ pub struct Resume {
 }
 
 impl Resume {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         if self.running.changing.dry_run {
             return would(context, self.job, "resume", |store| jobs::resume(store, self.job));
         }
         let mut store = context.store()?;
-        let state = ops::job::find(&mut *store, self.job)?.state;
+        let state = admin::job::find(&mut *store, self.job)?.state;
         jobs::check_resume(&mut *store, self.job)?;
-        if ops::job::wants_work(state) && ops::job::worker(&context.pool, self.job)?.is_some() {
-            return tell(context, self.job);
+        if admin::job::wants_work(state) && admin::job::worker(&context.pool, self.job)?.is_some() {
+            return print_state(context, self.job);
         }
         drop(store);
         self.running
@@ -210,7 +208,7 @@ pub struct Cancel {
 }
 
 impl Cancel {
-    /// Does it. Whoever works on the job sees the wish within a moment; if nobody does, it is carried out here.
+    /// Runs the command. The worker of the job notices the request within a moment; without a worker it is carried out here.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         if self.running.changing.dry_run {
             return would(
@@ -221,9 +219,9 @@ impl Cancel {
             );
         }
         let mut store = context.store()?;
-        ops::job::find(&mut *store, self.job)?;
+        admin::job::find(&mut *store, self.job)?;
         jobs::check_cancel(&mut *store, self.job, self.roll_back)?;
-        let worked_on = ops::job::worker(&context.pool, self.job)?.is_some();
+        let worked_on = admin::job::worker(&context.pool, self.job)?.is_some();
         if self.roll_back && !worked_on {
             drop(store);
             return self.roll_back(context);
@@ -232,51 +230,51 @@ impl Cancel {
         if !worked_on {
             self.tidy(context);
         }
-        tell(context, self.job)
+        print_state(context, self.job)
     }
 
-    /// Cancelled is what was asked for.
+    /// Moves everything back. The job then ends cancelled, as requested.
     fn roll_back(&self, context: &mut Context) -> Result<Done> {
-        let wish = |store: &mut dyn Store| jobs::cancel(store, self.job, true);
-        let ended = self.running.go_on(context, self.job, wish);
-        let state = ops::job::find(&mut *context.store()?, self.job)?.state;
+        let request = |store: &mut dyn Store| jobs::cancel(store, self.job, true);
+        let ended = self.running.go_on(context, self.job, request);
+        let state = admin::job::find(&mut *context.store()?, self.job)?.state;
         match ended {
-            Ok(Done::Badly(Kind::Cancelled)) if state == JobState::Cancelled => Ok(Done::Plainly),
-            Err(error) if error.kind() == Kind::Cancelled && state == JobState::Cancelled => {
-                tell(context, self.job)
+            Ok(Done::Badly(ErrorKind::Cancelled)) if state == JobState::Cancelled => Ok(Done::Plainly),
+            Err(error) if error.kind() == ErrorKind::Cancelled && state == JobState::Cancelled => {
+                print_state(context, self.job)
             }
             other => other,
         }
     }
 
-    /// What the job moved is made durable and its old places are freed, if no other controller acts: that one does so, or the next.
+    /// Persists what the job moved and frees the old placements, unless another controller has the lock: that one does so, or the next.
     fn tidy(&self, context: &Context) {
         let tidied = context
-            .controller(&ops::job::purpose(self.job), &Changing::default())
-            .and_then(|mut controller| controller.harden().and_then(|()| controller.free()));
+            .controller(&admin::job::purpose(self.job), &Changing::default())
+            .and_then(|mut controller| controller.persist().and_then(|()| controller.free()));
         if let Err(why) = tidied {
-            log::info!("what job {} moved is made durable another time: {why}", self.job);
+            log::info!("the changes of job {} are persisted later: {why}", self.job);
         }
     }
 }
 
 /// `vctl job set`
 #[derive(Args, Debug)]
-#[group(required = true, multiple = true, id = "wish", args = ["rate", "latency", "hold_all", "skip_unreadable"])]
+#[group(required = true, multiple = true, id = "requested", args = ["rate", "latency", "hold_all", "skip_unreadable"])]
 pub struct Set {
     /// Its number
     #[arg(value_name = "JOB", value_parser = arguments::job)]
     job: JobId,
-    /// At most so many bytes a second; `none` for no limit
+    /// At most this many bytes per second; `none` for no limit
     #[arg(long, value_name = "SIZE", value_parser = arguments::or_none(arguments::rate))]
     rate: Option<arguments::OrNone<ByteCount>>,
-    /// Size chunks so that holds take about this; `none` for the usual
+    /// Size chunks so that holds take about this; `none` for the default
     #[arg(long, value_name = "TIME", value_parser = arguments::or_none(arguments::duration))]
     latency: Option<arguments::OrNone<Duration>>,
     /// Whether reads are held too
     #[arg(long, value_name = "YES|NO", value_parser = arguments::yes_or_no)]
     hold_all: Option<bool>,
-    /// Whether places that cannot be read are gone past: they stay where they are
+    /// Whether ranges that cannot be read are skipped: they stay where they are
     #[arg(long, value_name = "YES|NO", value_parser = arguments::yes_or_no)]
     skip_unreadable: Option<bool>,
     /// Say what would be done, and do nothing
@@ -285,17 +283,17 @@ pub struct Set {
 }
 
 impl Set {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         if self.dry_run {
-            let wish = |store: &mut dyn Store| {
-                let limits = ops::job::find(store, self.job)?.limits;
+            let request = |store: &mut dyn Store| {
+                let limits = admin::job::find(store, self.job)?.limits;
                 jobs::set_limits(store, self.job, limits)
             };
-            return would(context, self.job, "change the limits of", wish);
+            return would(context, self.job, "change the limits of", request);
         }
         let mut store = context.store()?;
-        let old = ops::job::find(&mut *store, self.job)?.limits;
+        let old = admin::job::find(&mut *store, self.job)?.limits;
         let limits = JobLimits {
             rate: self.rate.map_or(old.rate, |rate| rate.0),
             hold_target_us: self
@@ -305,6 +303,6 @@ impl Set {
             skip_unreadable: self.skip_unreadable.unwrap_or(old.skip_unreadable),
         };
         jobs::set_limits(&mut *store, self.job, limits)?;
-        tell(context, self.job)
+        print_state(context, self.job)
     }
 }

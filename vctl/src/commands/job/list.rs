@@ -1,19 +1,19 @@
 //! `vctl job list`, `show`.
 
-use crate::commands::told;
+use crate::commands::report;
 use crate::context::Context;
 use crate::exit::Done;
-use crate::output::{Cell, Column, Style, TableOptions, Tone, count, details, size, table};
-use apparatus::error::Result;
-use apparatus::ops;
-use apparatus::ops::job::{View, Workers};
-use apparatus::ops::view::PoolView;
-use apparatus::store::{JobState, Step};
-use apparatus::units::{ByteCount, JobId, Timestamp};
+use crate::output::{Cell, Column, Style, TableOptions, Tone, count, details, table};
+use apparatus::admin;
+use apparatus::admin::job::{JobView, Workers};
+use apparatus::admin::view::PoolView;
+use apparatus::model::error::Result;
+use apparatus::model::job::{JobState, Step};
+use apparatus::model::units::{ByteCount, JobId, Timestamp};
 use clap::Args;
 use serde::Serialize;
 
-/// A job as scripts see it.
+/// A job as scripts read it.
 #[derive(Serialize)]
 pub struct Row {
     id: JobId,
@@ -42,7 +42,7 @@ pub struct Row {
     times: (Timestamp, Option<Timestamp>),
 }
 
-/// What a job's state is called.
+/// Returns the word for the state of a job.
 pub fn word(state: JobState) -> &'static str {
     match state {
         JobState::Running => "running",
@@ -54,7 +54,7 @@ pub fn word(state: JobState) -> &'static str {
     }
 }
 
-/// How long holds took: median, 99 of a hundred, longest.
+/// Describes the durations of holds: median, 99th percentile, longest.
 pub fn holds_in_words((median, p99, longest): (Option<u64>, Option<u64>, u64), style: Style) -> String {
     let time = |us: u64| Cell::Micros(us).plain(style);
     match (median, p99) {
@@ -68,7 +68,7 @@ pub fn holds_in_words((median, p99, longest): (Option<u64>, Option<u64>, u64), s
     }
 }
 
-/// How good or bad a job's state is.
+/// Returns the tone of a job's state.
 pub fn tone(state: JobState) -> Tone {
     match state {
         JobState::Running | JobState::Done => Tone::Good,
@@ -78,10 +78,10 @@ pub fn tone(state: JobState) -> Tone {
 }
 
 impl Row {
-    /// From what is known of it.
-    pub fn new(view: View) -> Self {
+    /// Creates the row from the view of a job.
+    pub fn new(view: JobView) -> Self {
         let record = view.record;
-        // A quantile is told as the end of its bucket.
+        // A quantile is reported as the upper end of its bucket.
         let hold = |per_mille| {
             record
                 .holds
@@ -89,13 +89,16 @@ impl Row {
                 .map(|us| us.min(record.longest_hold_us))
         };
         let (median_hold_us, p99_hold_us) = (hold(500), hold(990));
+        let rolled_back = admin::job::is_rolled_back(&record);
         Self {
             id: record.id,
             title: record.title,
             subject: view.subject,
             state: word(record.state),
             why: if view.abandoned {
-                ops::job::abandoned(record.id)
+                admin::job::abandoned(record.id)
+            } else if rolled_back && record.why.is_empty() {
+                "what it had moved was moved back".to_owned()
             } else {
                 record.why
             },
@@ -119,15 +122,16 @@ impl Row {
         }
     }
 
-    /// How it stands, in a line.
+    /// Describes the state of the job in one line.
     pub fn in_words(&self, style: Style) -> String {
         let bytes = |bytes: ByteCount| Cell::Size(bytes.0).plain(style);
         format!(
-            "job {}: {}, {} of {} moved, {} copied, {} held, {}",
+            "job {}: {}, {} of {} {}, {} copied, {} held, {}",
             self.id,
             self.state,
             bytes(self.done),
             bytes(self.total),
+            if self.back { "moved back" } else { "moved" },
             bytes(self.copied),
             count(self.held_requests, "host request"),
             holds_in_words(
@@ -138,7 +142,10 @@ impl Row {
     }
 
     fn state(&self) -> Cell {
-        Cell::Word(self.state, tone(self.is))
+        match self.abandoned {
+            true => Cell::Word("abandoned", Tone::Bad),
+            false => Cell::Word(self.state, tone(self.is)),
+        }
     }
 
     fn percent(&self) -> Cell {
@@ -178,6 +185,11 @@ const COLUMNS: &[Column<Row>] = &[
     Column::hidden("ENDED", |row| row.times.1.map_or(Cell::None, Cell::Time)),
 ];
 
+/// Returns the names of the columns.
+pub fn columns() -> Vec<&'static str> {
+    COLUMNS.iter().map(|column| column.name).collect()
+}
+
 /// `vctl job list`
 #[derive(Args, Debug)]
 pub struct List {
@@ -186,17 +198,17 @@ pub struct List {
 }
 
 impl List {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        let jobs = ops::job::list(&context.pool, &mut *context.store()?)?;
+        let jobs = admin::job::list(&context.pool, &mut *context.store()?)?;
         let rows = jobs.into_iter().map(Row::new).collect();
-        told::list(context, &self.table, COLUMNS, "jobs", rows)
+        report::list(context, &self.table, COLUMNS, "jobs", rows)
     }
 }
 
-/// A line of a copy progress table as scripts see it, in bytes.
+/// A line of a copy progress table as scripts read it, in bytes.
 #[derive(Serialize)]
-pub struct Line {
+pub struct ProgressLine {
     volume: String,
     start: u64,
     length: u64,
@@ -207,36 +219,30 @@ pub struct Line {
     done: u64,
 }
 
-impl Line {
-    /// With names.
+impl ProgressLine {
+    /// Creates the row of a step, with names.
     pub fn new(view: &PoolView, step: &Step) -> Self {
         let bytes = |extents: u64| extents.saturating_mul(view.header.extent_size.bytes());
         Self {
             volume: view.volume_name(step.volume),
             start: bytes(step.from.start.0),
-            length: bytes(step.from.home.len),
-            from: view.disk_name(step.from.home.disk),
-            from_offset: bytes(step.from.home.start.0),
+            length: bytes(step.from.placement.len),
+            from: view.disk_name(step.from.placement.disk),
+            from_offset: bytes(step.from.placement.start.0),
             to: view.disk_name(step.to.disk),
             to_offset: bytes(step.to.start.0),
             done: bytes(step.done),
         }
     }
 
-    /// What is to go where.
+    /// Describes which range moves where.
     pub fn in_words(&self, style: Style) -> String {
-        let bytes = |bytes: u64| {
-            if style.bytes {
-                bytes.to_string()
-            } else {
-                size(bytes)
-            }
-        };
+        let bytes = |bytes: u64| Cell::Exact(bytes).plain(style);
         format!(
-            "volume {} at {}: {} from {} at {} to {} at {}",
+            "{} of volume {} at {} from {} at {} to {} at {}",
+            bytes(self.length),
             self.volume,
             bytes(self.start),
-            bytes(self.length),
             self.from,
             bytes(self.from_offset),
             self.to,
@@ -245,16 +251,21 @@ impl Line {
     }
 }
 
-const LINES: &[Column<Line>] = &[
+const LINES: &[Column<ProgressLine>] = &[
     Column::shown("VOLUME", |line| Cell::text(&line.volume)),
-    Column::shown("START", |line| Cell::Size(line.start)),
-    Column::shown("LENGTH", |line| Cell::Size(line.length)),
+    Column::shown("START", |line| Cell::Exact(line.start)),
+    Column::shown("LENGTH", |line| Cell::Exact(line.length)),
     Column::shown("FROM", |line| Cell::text(&line.from)),
-    Column::shown("FROM-OFFSET", |line| Cell::Size(line.from_offset)),
+    Column::shown("FROM-OFFSET", |line| Cell::Exact(line.from_offset)),
     Column::shown("TO", |line| Cell::text(&line.to)),
-    Column::shown("TO-OFFSET", |line| Cell::Size(line.to_offset)),
-    Column::shown("DONE", |line| Cell::Size(line.done)),
+    Column::shown("TO-OFFSET", |line| Cell::Exact(line.to_offset)),
+    Column::shown("DONE", |line| Cell::Exact(line.done)),
 ];
+
+/// Returns the names of the columns.
+pub fn step_columns() -> Vec<&'static str> {
+    LINES.iter().map(|column| column.name).collect()
+}
 
 /// `vctl job show`
 #[derive(Args, Debug)]
@@ -267,22 +278,26 @@ pub struct Show {
 }
 
 impl Show {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         #[derive(Serialize)]
-        struct Job {
+        struct JobRow {
             job: Row,
             phase: String,
-            steps: Vec<Line>,
+            steps: Vec<ProgressLine>,
         }
         let mut store = context.store()?;
-        let view = ops::job::show(&context.pool, &mut *store, self.job)?;
+        let view = admin::job::show(&context.pool, &mut *store, self.job)?;
         let pool = PoolView::load(&mut *store)?;
         let workers = Workers::look(&context.pool, &mut *store, std::slice::from_ref(&view.record))?;
-        let phase = ops::job::phase(&workers, &view.record);
-        let mut steps: Vec<Line> = view.steps.iter().map(|step| Line::new(&pool, step)).collect();
+        let phase = admin::job::phase(&workers, &view.record);
+        let mut steps: Vec<ProgressLine> = view
+            .steps
+            .iter()
+            .map(|step| ProgressLine::new(&pool, step))
+            .collect();
         self.table.sort(LINES, &mut steps)?;
-        let body = Job {
+        let body = JobRow {
             job: Row::new(view),
             phase,
             steps,

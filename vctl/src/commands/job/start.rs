@@ -1,4 +1,4 @@
-//! What moves, evacuations and resumed jobs have in common: limits, progress, foreground and background.
+//! Code that moves, evacuations and resumed jobs share: limits, progress, foreground and background.
 
 use super::list::Row;
 use crate::arguments;
@@ -6,46 +6,48 @@ use crate::context::{Changing, Context, stop_flag};
 use crate::exit::Done;
 use crate::failure;
 use crate::output::{Display, Progress, note, printable};
-use apparatus::change::driver::Controller;
-use apparatus::change::jobs::{self, Request};
-use apparatus::error::{Error, Kind, Result};
-use apparatus::ops;
-use apparatus::ops::moving::{self, Outline};
-use apparatus::pool::model::Difference;
-use apparatus::pool::names::Name;
-use apparatus::store::{JobLimits, JobState, Step, Store};
-use apparatus::units::{ByteCount, JobId};
+use apparatus::admin;
+use apparatus::admin::moving::{self, MoveOutline};
+use apparatus::cluster;
+use apparatus::controller::Controller;
+use apparatus::jobs::{self, Request};
+use apparatus::model::error::{Error, ErrorKind, Result};
+use apparatus::model::job::{JobLimits, JobRecord, JobState, Step};
+use apparatus::model::names::Name;
+use apparatus::model::records::Delta;
+use apparatus::model::units::{ByteCount, JobId};
+use apparatus::store::Store;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::time::Duration;
 
-/// Which host requests wait while a chunk is copied.
+/// The requests of hosts that wait while a chunk is copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Hold {
-    /// Those that write; reads go on
+    /// Requests that write; reads go on
     #[default]
     Writes,
-    /// All that touch the chunk
+    /// All requests for the chunk
     All,
 }
 
-/// How a job is run.
+/// Options for running a job.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Job options")]
 pub struct JobOptions {
-    /// Have an apparatus work on it, this one if named, and return at once
+    /// Let an apparatus work on it, this one if named, and return at once
     #[arg(long, value_name = "APPARATUS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     background: Option<String>,
-    /// At most so many bytes a second
+    /// At most this many bytes per second
     #[arg(long, value_name = "SIZE", value_parser = arguments::rate)]
     rate: Option<ByteCount>,
-    /// Size chunks so that holds take about this; 1ms if not said
+    /// Size chunks so that holds take about this; 1ms by default
     #[arg(long, value_name = "TIME", value_parser = arguments::duration)]
     latency: Option<Duration>,
-    /// Which host requests wait while a chunk is copied
+    /// The requests of hosts that wait while a chunk is copied
     #[arg(long, value_enum, default_value_t)]
     hold: Hold,
-    /// Go past places that cannot be read: they stay where they are and are listed, and all else is moved
+    /// Skip ranges that cannot be read: they stay where they are and are listed, and all else is moved
     #[arg(long)]
     skip_unreadable: bool,
     /// How to show progress
@@ -74,20 +76,22 @@ pub fn begin(
 ) -> Result<Done> {
     let named = options.background.as_deref().map(named);
     if let Some(named) = named {
-        ops::job::check_hand_over(&context.pool, &mut *context.store()?, named)?;
+        admin::job::check_hand_over(&context.pool, &mut *context.store()?, named)?;
     }
     if changing.dry_run {
         return would_do(context, request);
     }
-    let mut controller = context.controller(title, changing)?;
+    let mut controller = context.controller_for_job(title, changing)?;
     let begun = moving::begin(&mut controller, request, title, options.limits())?;
-    begun.ended.iter().for_each(|job| tell_ended(*job));
+    begun.ended.iter().for_each(|job| note_ended(*job));
     let Some(job) = begun.job else {
         return nothing_to_do(context, controller.fenced().to_vec());
     };
-    controller.set_purpose(&ops::job::purpose(job))?;
+    controller.set_purpose(&admin::job::purpose(job))?;
     match named {
         Some(named) => {
+            // Until the apparatus works on it, this lock keeps others from taking it for an abandoned job.
+            let _taken_on = jobs::take_on(&*cluster::open(&context.pool)?, job, Duration::ZERO)?;
             drop(controller);
             hand_over_new(context, job, named)
         }
@@ -95,33 +99,33 @@ pub fn begin(
     }
 }
 
-/// The apparatus that `--background` names.
+/// Returns the apparatus that `--background` names.
 pub fn named(background: &str) -> Option<&str> {
     (!background.is_empty()).then_some(background)
 }
 
-fn tell_ended(job: JobId) {
+fn note_ended(job: JobId) {
     note(&format!(
-        "vctl: job {job}, on which nobody worked any more, is cancelled: what it moved stays moved"
+        "vctl: abandoned job {job} is cancelled: what it moved stays moved"
     ));
 }
 
-/// All lies where it was to go: there is no job.
+/// Prints that there is no job, because everything is at its destination already.
 fn nothing_to_do(context: &mut Context, fenced: Vec<Name>) -> Result<Done> {
     #[derive(Serialize)]
-    struct Nothing {
+    struct NothingToDo {
         job: Option<Row>,
         fenced: Vec<Name>,
     }
-    let body = Nothing { job: None, fenced };
+    let body = NothingToDo { job: None, fenced };
     context.out.say(&body, |out| {
-        out.line("nothing to move: all lies where it is to go");
+        out.line("nothing to move: everything is at its destination");
         Ok(())
     })?;
     Ok(Done::WithFenced(body.fenced))
 }
 
-/// Hands a job over that has just been recorded. Where nobody takes it, it is cancelled: nobody would work on it.
+/// Hands over a job that has just been recorded. If no apparatus accepts it, it is cancelled, because nothing would work on it.
 fn hand_over_new(context: &mut Context, job: JobId, to: Option<&str>) -> Result<Done> {
     let taken = hand_over(context, job, to, |_| Ok(()));
     if taken.is_err() {
@@ -136,44 +140,43 @@ fn would_do(context: &mut Context, request: &Request) -> Result<Done> {
         dry_run: bool,
         steps: &'a [Step],
         bytes: ByteCount,
-        difference: Difference,
+        #[serde(rename = "difference")]
+        delta: Delta,
         ends_jobs: Vec<JobId>,
     }
     let mut store = context.store()?;
     let (outline, ends_jobs) = moving::preview(&context.pool, &mut *store, request)?;
-    let Outline {
-        steps,
-        bytes,
-        difference,
-    } = outline;
-    let view = ops::view::PoolView::load(&mut *store)?;
+    let MoveOutline { steps, bytes, delta } = outline;
+    let view = admin::view::PoolView::load(&mut *store)?;
     let body = WouldDo {
         dry_run: true,
         steps: &steps,
         bytes,
-        difference: difference.clone(),
+        delta,
         ends_jobs,
     };
     context.out.say(&body, |out| {
         for job in &body.ends_jobs {
-            out.line(&format!("// cancels job {job}, on which nobody works any more"));
+            out.line(&format!("would cancel abandoned job {job}"));
         }
         for step in &steps {
-            let row = super::list::Line::new(&view, step);
-            out.line(&format!("// {}", row.in_words(out.style())));
+            let row = super::list::ProgressLine::new(&view, step);
+            out.line(&format!("would move {}", row.in_words(out.style())));
         }
-        out.line(&ops::plan::as_ron(&difference)?);
+        if steps.is_empty() {
+            out.line("nothing would be moved: everything is at its destination");
+        }
         Ok(())
     })?;
     Ok(Done::Plainly)
 }
 
-/// Has an apparatus work on a job, of which this is wished. Where nobody takes it, it stays as it is.
+/// Lets an apparatus work on a job with this state. If no apparatus accepts it, the job keeps its state.
 pub fn hand_over(
     context: &mut Context,
     job: JobId,
     to: Option<&str>,
-    wish: impl FnOnce(&mut dyn Store) -> Result<()>,
+    request: impl FnOnce(&mut dyn Store) -> Result<()>,
 ) -> Result<Done> {
     #[derive(Serialize)]
     struct HandedOver {
@@ -181,9 +184,9 @@ pub fn hand_over(
         apparatus: Name,
     }
     let mut store = context.store()?;
-    let apparatus = ops::job::wish_and_hand_over(&context.pool, &mut *store, job, to, wish)?;
+    let apparatus = admin::job::command_and_hand_over(&context.pool, &mut *store, job, to, request)?;
     let body = HandedOver {
-        job: Row::new(ops::job::show(&context.pool, &mut *store, job)?),
+        job: Row::new(admin::job::show(&context.pool, &mut *store, job)?),
         apparatus,
     };
     context.out.say(&body, |out| {
@@ -196,7 +199,7 @@ pub fn hand_over(
     Ok(Done::Plainly)
 }
 
-/// Works on a job here, until it ends or Ctrl-C.
+/// Works on a job in this process, until it ends or Ctrl-C.
 pub fn work(
     context: &mut Context,
     mut controller: Controller,
@@ -213,45 +216,49 @@ pub fn work(
     report(context, job, fenced, state)
 }
 
-/// Says how a job ended.
+/// Prints how a job ended.
 fn report(context: &mut Context, job: JobId, fenced: Vec<Name>, state: JobState) -> Result<Done> {
     #[derive(Serialize)]
-    struct Ended {
+    struct JobEnd {
         job: Row,
         fenced: Vec<Name>,
     }
-    let view = ops::job::show(&context.pool, &mut *context.store()?, job)?;
-    let why = view.record.why.clone();
-    let body = Ended {
+    let view = admin::job::show(&context.pool, &mut *context.store()?, job)?;
+    let record = JobRecord {
+        state,
+        ..view.record.clone()
+    };
+    let body = JobEnd {
         job: Row::new(view),
         fenced,
     };
     if state == JobState::Done || context.out.style().json {
         context.out.say(&body, |out| {
             out.line(&body.job.in_words(out.style()));
-            if !why.is_empty() {
-                out.line(&printable(&why));
+            if !record.why.is_empty() {
+                out.line(&printable(&record.why));
             }
             Ok(())
         })?;
     }
-    ended(context, outcome(job, state, &why), Done::WithFenced(body.fenced))
+    ended(context, outcome(&record), Done::WithFenced(body.fenced))
 }
 
-/// How a command ends that has reported a job's end: with `--json` the report is the one object.
+/// Returns the end of a command that has printed how a job ended: with `--json` that is the one object.
 pub fn ended(context: &Context, outcome: Result<()>, done: Done) -> Result<Done> {
     match outcome {
         Ok(()) => Ok(done),
         Err(error) if context.out.style().json => {
-            failure::tell_people(&error);
+            failure::write_text(&error);
             Ok(Done::Badly(error.kind()))
         }
         Err(error) => Err(error),
     }
 }
 
-/// The failure that a job's state is, unless it is done.
-pub fn outcome(job: JobId, state: JobState, why: &str) -> Result<()> {
+/// Returns the failure that corresponds to a job's state; `Ok` if it is done.
+pub fn outcome(record: &JobRecord) -> Result<()> {
+    let (job, why) = (record.id, &record.why);
     let what = format!("job {job}");
     let because = |word: &str| {
         if why.is_empty() {
@@ -260,23 +267,29 @@ pub fn outcome(job: JobId, state: JobState, why: &str) -> Result<()> {
             format!("{word}: {why}")
         }
     };
-    match state {
+    match record.state {
         JobState::Done => Ok(()),
         JobState::Failed => Err(Error::failed(what, because("failed")).hint(format!(
             "what was moved stays moved; move it back with vctl job cancel {job} --roll-back"
         ))),
         JobState::Cancelled => Err(Error::new(
-            Kind::Cancelled,
+            ErrorKind::Cancelled,
             what,
-            because("cancelled, what was moved stays moved"),
+            because(if admin::job::is_rolled_back(record) {
+                "cancelled, what it had moved was moved back"
+            } else {
+                "cancelled, what was moved stays moved"
+            }),
         )),
         JobState::Paused => Err(Error::new(
-            Kind::Cancelled,
+            ErrorKind::Cancelled,
             what,
             because("paused, what was moved stays moved"),
         )
-        .hint(format!("go on with it: vctl job resume {job}"))),
-        JobState::Running | JobState::RollingBack => Err(Error::failed(what, because("is not at its end"))
-            .hint(format!("go on with it: vctl job resume {job}"))),
+        .hint(format!("continue it: vctl job resume {job}"))),
+        JobState::Running | JobState::RollingBack => {
+            Err(Error::failed(what, because("has not ended"))
+                .hint(format!("continue it: vctl job resume {job}")))
+        }
     }
 }

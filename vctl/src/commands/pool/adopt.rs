@@ -2,10 +2,10 @@
 
 use crate::context::{Changing, Context};
 use crate::exit::Done;
-use apparatus::change::driver::Wait;
-use apparatus::error::Result;
-use apparatus::ops;
-use apparatus::ops::adopt::Adoption;
+use apparatus::admin;
+use apparatus::admin::adopt::Adoption;
+use apparatus::controller::Wait;
+use apparatus::model::error::Result;
 use clap::Args;
 use serde::Serialize;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use std::time::Duration;
 /// `vctl pool adopt`
 #[derive(Args, Debug)]
 pub struct Adopt {
-    /// Adopt the other disks where some cannot be had now
+    /// Adopt the other disks where some are not available now
     #[arg(long)]
     accept_missing_disks: bool,
     #[command(flatten)]
@@ -21,24 +21,24 @@ pub struct Adopt {
 }
 
 impl Adopt {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         #[derive(Serialize)]
-        struct Told {
+        struct AdoptReport {
             adopted: Adoption,
             dry_run: bool,
         }
         let (accepted, dry_run) = (self.accept_missing_disks, self.changing.dry_run);
         let adopted = if dry_run {
-            ops::adopt::inspect(&context.pool, accepted)?
+            admin::adopt::inspect(&context.pool, accepted)?
         } else {
             let within = match self.changing.waiting() {
-                Wait::No => Some(Duration::ZERO),
+                Wait::No | Wait::IfFree => Some(Duration::ZERO),
                 Wait::For(within) => within,
             };
-            ops::adopt::adopt(&context.pool, accepted, within)?
+            admin::adopt::adopt(&context.pool, accepted, within)?
         };
-        let body = Told { adopted, dry_run };
+        let body = AdoptReport { adopted, dry_run };
         let verb = if dry_run { "would own" } else { "owns" };
         context.out.say(&body, |out| {
             let Adoption { disks, missing, .. } = &body.adopted;

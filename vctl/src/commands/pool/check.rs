@@ -2,20 +2,20 @@
 
 use crate::context::{Changing, Context};
 use crate::exit::Done;
-use crate::output::{Output, printable};
-use apparatus::change::driver::Wait;
-use apparatus::error::Result;
-use apparatus::ops::check::{self, Problem};
+use crate::output::{Output, count, printable};
+use apparatus::admin::check::{self, Problem};
+use apparatus::controller::Wait;
+use apparatus::model::error::Result;
 use clap::Args;
 use serde::Serialize;
 
 /// `vctl pool check`
 #[derive(Args, Debug)]
 pub struct Check {
-    /// Put right what can be without losing data
+    /// Repair what can be repaired without losing data
     #[arg(long)]
     repair: bool,
-    /// With --repair: wait while another controller acts, at most so long if a time is given
+    /// With --repair: wait while another controller holds the lock, at most this long if a time is given
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, requires = "repair",
           default_missing_value = "ever", value_parser = crate::arguments::waiting)]
     wait: Option<Wait>,
@@ -28,7 +28,7 @@ struct Report<'a> {
 }
 
 impl Check {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let mut problems = check::check(&context.pool)?;
         let mut repaired = Vec::new();
@@ -38,7 +38,7 @@ impl Check {
                 wait: self.wait,
             };
             let mut controller = context.controller("pool check --repair", &changing)?;
-            repaired = check::repair(&context.pool, &mut controller)?;
+            repaired = check::repair(&mut controller)?;
             drop(controller);
             problems = check::check(&context.pool)?;
         }
@@ -47,14 +47,14 @@ impl Check {
             repaired: &repaired,
         };
         context.out.say(&report, |out| {
-            people(out, &report);
+            print_text(out, &report);
             Ok(())
         })?;
         Ok(Done::WithProblems(problems.len()))
     }
 }
 
-fn people(out: &mut Output, report: &Report<'_>) {
+fn print_text(out: &mut Output, report: &Report<'_>) {
     for line in report.repaired {
         out.line(&format!("repaired: {}", printable(line)));
     }
@@ -70,7 +70,6 @@ fn people(out: &mut Output, report: &Report<'_>) {
     }
     match report.problems.len() {
         0 => out.line("no problems"),
-        1 => out.line("1 problem"),
-        count => out.line(&format!("{count} problems")),
+        number => out.line(&count(number, "problem")),
     }
 }

@@ -4,12 +4,12 @@ use crate::arguments;
 use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Column, details};
-use apparatus::error::Result;
-use apparatus::ops;
-use apparatus::ops::view::PoolView;
-use apparatus::pool::alloc;
-use apparatus::pool::model::Difference;
-use apparatus::units::{ByteCount, ExtentSize, Generation, Term};
+use apparatus::admin;
+use apparatus::admin::view::PoolView;
+use apparatus::model::alloc;
+use apparatus::model::error::Result;
+use apparatus::model::records::Delta;
+use apparatus::model::units::{ByteCount, ExtentSize, Generation, Term};
 use clap::Args;
 use serde::Serialize;
 use uuid::Uuid;
@@ -20,13 +20,13 @@ pub struct Create {
     /// Unit of allocation: a power of two from 64K to 64M
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = arguments::extent_size)]
     extent_size: ExtentSize,
-    /// Say what would be made, and make nothing
+    /// Say what would be created, and create nothing
     #[arg(long)]
     dry_run: bool,
 }
 
 impl Create {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         #[derive(Serialize)]
         struct Made {
@@ -35,7 +35,7 @@ impl Create {
         if self.dry_run {
             return self.would_make(context);
         }
-        ops::pool::create(&context.pool, self.extent_size)?;
+        admin::pool::create(&context.pool, self.extent_size)?;
         let body = Made {
             pool: Row::load(context)?,
         };
@@ -53,31 +53,29 @@ impl Create {
             dry_run: bool,
             path: String,
             extent_size: u64,
-            difference: Difference,
+            #[serde(rename = "difference")]
+            delta: Delta,
         }
-        ops::pool::check_absent(&context.pool)?;
+        admin::pool::check_absent(&context.pool)?;
         let body = WouldMake {
             dry_run: true,
             path: context.pool.path().to_string_lossy().into_owned(),
             extent_size: self.extent_size.bytes(),
-            difference: Difference {
+            delta: Delta {
                 from: Generation(0),
                 edits: Vec::new(),
             },
         };
         context.out.say(&body, |out| {
-            out.line(&format!(
-                "// pool {}, extents of {} bytes",
-                body.path, body.extent_size
-            ));
-            out.line(&ops::plan::as_ron(&body.difference)?);
+            let size = Cell::Exact(body.extent_size).plain(out.style());
+            out.line(&format!("would create pool {}: extents of {size}", body.path));
             Ok(())
         })?;
         Ok(Done::Plainly)
     }
 }
 
-/// A pool as scripts see it.
+/// A pool as scripts read it.
 #[derive(Serialize)]
 pub struct Row {
     path: String,
@@ -101,7 +99,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// As it is now.
+    /// Loads the current state.
     pub fn load(context: &Context) -> Result<Self> {
         let mut store = context.store()?;
         let view = PoolView::load(&mut *store)?;
@@ -157,7 +155,7 @@ const COLUMNS: &[Column<Row>] = &[
 pub struct Show {}
 
 impl Show {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         #[derive(Serialize)]
         struct Pool {

@@ -4,23 +4,23 @@ use super::create::Row;
 use crate::arguments::{self, Policy};
 use crate::context::{Changing, Context};
 use crate::exit::Done;
-use apparatus::error::Result;
-use apparatus::ops::pool::{self, OptionsChange};
-use apparatus::pool::options::Options;
+use apparatus::admin::pool::{self, OptionsChange};
+use apparatus::model::error::Result;
+use apparatus::model::options::Options;
 use clap::Args;
 use serde::Serialize;
 
 /// `vctl pool set`
 #[derive(Args, Debug)]
-#[group(required = true, multiple = true, id = "wish", args = ["policy", "nearfull", "full"])]
+#[group(required = true, multiple = true, id = "requested", args = ["policy", "nearfull", "full"])]
 pub struct Set {
-    /// Which disk is taken first, where no other policy is said
+    /// The placement policy where a command names none
     #[arg(long, value_enum)]
     policy: Option<Policy>,
-    /// Warn from so many per cent in use on
+    /// Warn when this percentage is in use
     #[arg(long, value_name = "PERCENT", value_parser = arguments::percent)]
     nearfull: Option<u8>,
-    /// Raise an error from so many per cent in use on
+    /// Report an error when this percentage is in use
     #[arg(long, value_name = "PERCENT", value_parser = arguments::percent)]
     full: Option<u8>,
     #[command(flatten)]
@@ -28,54 +28,50 @@ pub struct Set {
 }
 
 #[derive(Serialize)]
-struct Told {
+struct SetReport {
     pool: Row,
     changed: bool,
 }
 
 impl Set {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        let wish = OptionsChange {
+        let request = OptionsChange {
             policy: self.policy.map(Policy::into),
             nearfull: self.nearfull,
             full: self.full,
         };
         if self.changing.dry_run {
-            return would_set(context, wish);
+            return would_set(context, request);
         }
         let mut controller = context.controller("pool set", &self.changing)?;
-        let changed = pool::set_options(&mut controller, wish)?;
+        let changed = pool::set_options(&mut controller, request)?;
         drop(controller);
-        let body = Told {
+        let body = SetReport {
             pool: Row::load(context)?,
             changed,
         };
         context.out.say(&body, |out| {
-            out.line(if changed {
-                "pool: set"
-            } else {
-                "pool: is so already"
-            });
+            out.line(if changed { "pool: set" } else { "pool: unchanged" });
             Ok(())
         })?;
         Ok(Done::Plainly)
     }
 }
 
-/// The table is not concerned: the difference is that of the options.
-fn would_set(context: &mut Context, wish: OptionsChange) -> Result<Done> {
+/// Prints the delta of the options; the table does not change.
+fn would_set(context: &mut Context, request: OptionsChange) -> Result<Done> {
     #[derive(Serialize)]
-    struct Told {
+    struct SetReport {
         dry_run: bool,
         from: Options,
         to: Options,
     }
     let from = context.store()?.options()?;
-    let body = Told {
+    let body = SetReport {
         dry_run: true,
         from,
-        to: wish.from(from)?,
+        to: request.from(from)?,
     };
     context.out.say(&body, |out| {
         out.line(&format!("from {}", in_words(&body.from)));

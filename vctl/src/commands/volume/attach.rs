@@ -2,8 +2,9 @@
 
 use crate::context::Context;
 use crate::exit::Done;
-use apparatus::error::Result;
-use apparatus::ops::attach;
+use crate::output::note;
+use apparatus::admin::attach;
+use apparatus::model::error::Result;
 use clap::Args;
 use serde::Serialize;
 
@@ -13,13 +14,13 @@ pub struct Attach {
     /// Its name
     #[arg(value_name = "VOLUME")]
     volume: String,
-    /// Through the mount of this apparatus; of any that serves, if not said
+    /// Through the mount of this apparatus; by default of any that serves
     #[arg(long)]
     apparatus: Option<String>,
     /// Refuse writes to the loop device
     #[arg(long)]
     read_only: bool,
-    /// Have the kernel look for partitions on it
+    /// Let the kernel scan it for partitions
     #[arg(long)]
     partitions: bool,
     /// Say what would be attached, and attach nothing
@@ -34,13 +35,13 @@ struct Attached {
     file: String,
     device: Option<String>,
     direct_io: bool,
-    /// False when the device was there already.
+    /// False when the device existed already.
     changed: bool,
     dry_run: bool,
 }
 
 impl Attach {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let place = attach::place(
             &context.pool,
@@ -59,6 +60,9 @@ impl Attach {
         } else {
             Some(attach::attach(pool, &mut *store, &place, through, options)?)
         };
+        if let Some(warning) = device.as_ref().and_then(|device| device.warning.as_deref()) {
+            note(&format!("vctl: warning: {warning}"));
+        }
         let through = device.as_ref().and_then(|device| device.apparatus.clone());
         let body = Attached {
             volume: self.volume,
@@ -93,7 +97,7 @@ pub struct Detach {
 }
 
 impl Detach {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         #[derive(Serialize)]
         struct Detached {

@@ -2,39 +2,41 @@
 
 use super::list::Row;
 use crate::arguments::{self, NewSize, Owner, Policy};
-use crate::commands::{Effect, change, told};
-use crate::context::{Changing, Context, Overriding};
+use crate::commands::{Effect, change, report};
+use crate::context::{Changing, Context, Override};
 use crate::exit::Done;
 use crate::output::{Cell, note};
-use apparatus::error::Result;
-use apparatus::ops::plan::{NewVolume, Planned, VolumeChange};
-use apparatus::ops::view::PoolView;
-use apparatus::ops::{self, plan};
-use apparatus::pool::names::Name;
-use apparatus::pool::size;
+use apparatus::admin::plan::{NewVolume, Planned, VolumeChange};
+use apparatus::admin::view::PoolView;
+use apparatus::admin::volume::Placing;
+use apparatus::admin::{self, plan};
+use apparatus::model::alloc::Faults;
+use apparatus::model::error::Result;
+use apparatus::model::names::Name;
+use apparatus::model::size;
+use apparatus::model::units::ByteCount;
 use apparatus::store::Store;
-use apparatus::units::ByteCount;
 use clap::Args;
 
 /// `vctl volume create`
 #[derive(Args, Debug)]
 pub struct Create {
-    /// Its name, which is its file's in every mount
+    /// Its name, which is the file name in every mount
     #[arg(value_parser = arguments::name("volume"))]
     name: Name,
     /// Its size, a multiple of 512
     #[arg(value_parser = size::parse)]
     size: ByteCount,
-    /// Only on this disk, or on those with this tag; may be said again
+    /// Only on this disk, or on those with this tag; can be repeated
     #[arg(long, value_name = "DISK|@TAG")]
     on: Vec<String>,
-    /// Which disk is taken first; as the pool has it, if not said
+    /// Which disk is filled first; by default the pool's policy
     #[arg(long, value_enum)]
     policy: Option<Policy>,
     /// Permissions of its file, in octal
     #[arg(long, default_value = "0600", value_parser = arguments::mode)]
     mode: u16,
-    /// Owner of its file, by name or number; you, if not said
+    /// Owner of its file, by name or number; by default you
     #[arg(long, value_name = "USER[:GROUP]", value_parser = arguments::owner)]
     owner: Option<Owner>,
     /// Refuse writes
@@ -45,7 +47,7 @@ pub struct Create {
 }
 
 impl Create {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let caller = Owner::caller();
         let owner = self.owner.unwrap_or(caller);
@@ -59,10 +61,16 @@ impl Create {
         };
         plan::check_size(new.size)?;
         let title = format!("volume create {}", self.name);
+        let faults = admin::health::faults_on(&context.pool, &mut *context.store()?, &self.on)?;
+        let placing = Placing {
+            on: &self.on,
+            policy: self.policy.map(Policy::into),
+            faults: &faults,
+        };
         let effect = change(context, &self.changing, &title, |store| {
-            ops::volume::plan_create(store, &new, &self.on, self.policy.map(Policy::into)).map(Some)
+            admin::volume::plan_create(store, &new, placing).map(Some)
         })?;
-        tell(context, effect, self.name.as_str(), "created")
+        print_state(context, effect, self.name.as_str(), "created")
     }
 }
 
@@ -72,43 +80,58 @@ pub struct Resize {
     /// Its name
     #[arg(value_name = "VOLUME")]
     volume: String,
-    /// The new size, or `+S` for so much more
+    /// The new size, or `+S` to grow by S
     #[arg(value_parser = arguments::new_size)]
     size: NewSize,
-    /// New space only on this disk, or on those with this tag; may be said again
+    /// New space only on this disk, or on those with this tag; can be repeated
     #[arg(long, value_name = "DISK|@TAG")]
     on: Vec<String>,
-    /// Which disk is taken first; as the pool has it, if not said
+    /// Which disk is filled first; by default the pool's policy
     #[arg(long, value_enum)]
     policy: Option<Policy>,
     /// Go on without asking when the end is cut off
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    overriding: Overriding,
+    overriding: Override,
     #[command(flatten)]
     changing: Changing,
 }
 
 impl Resize {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         if !self.changing.dry_run {
             self.confirm(context)?;
         }
         let title = format!("volume resize {}", self.volume);
-        let effect = change(context, &self.changing, &title, |store| self.plan(store))?;
+        let faults = self.faults(context)?;
+        let effect = change(context, &self.changing, &title, |store| self.plan(store, &faults))?;
         if effect.as_ref().is_some_and(Effect::changed) {
-            let untold = ops::attach::refresh(&context.pool, &mut *context.store()?, &self.volume)?;
-            untold.iter().for_each(|error| note(&format!("vctl: {error}")));
+            let failures = admin::attach::refresh(&context.pool, &mut *context.store()?, &self.volume)?;
+            failures.iter().for_each(|error| note(&format!("vctl: {error}")));
         }
-        tell(context, effect, &self.volume, "resized")
+        print_state(context, effect, &self.volume, "resized")
     }
 
-    fn plan(&self, store: &mut dyn Store) -> Result<Option<Planned>> {
+    /// Returns the faults of the disks that may be used to grow.
+    fn faults(&self, context: &Context) -> Result<Faults> {
+        let mut store = context.store()?;
+        let size = PoolView::load(&mut *store)?.volume(&self.volume)?.record.size;
+        match self.size.from(size)? > size {
+            true => admin::health::faults_on(&context.pool, &mut *store, &self.on),
+            false => Ok(Faults::new()),
+        }
+    }
+
+    fn plan(&self, store: &mut dyn Store, faults: &Faults) -> Result<Option<Planned>> {
         let size = |old| self.size.from(old);
-        let policy = self.policy.map(Policy::into);
-        let planned = ops::volume::plan_resize(store, &self.volume, &size, &self.on, policy)?;
+        let placing = Placing {
+            on: &self.on,
+            policy: self.policy.map(Policy::into),
+            faults,
+        };
+        let planned = admin::volume::plan_resize(store, &self.volume, &size, placing)?;
         Ok(planned.map(|planned| planned.regardless_of_users(self.overriding.cut_off_users)))
     }
 
@@ -120,12 +143,12 @@ impl Resize {
         if new >= old {
             return Ok(());
         }
-        check_unused(context, |store| self.plan(store))?;
+        check_unused(context, |store| self.plan(store, &Faults::new()))?;
         let lost = Cell::Size(old.0 - new.0).plain(context.out.style());
         context.confirm(
             self.yes,
             &format!("volume {}", self.volume),
-            &format!("its last {lost} will be gone"),
+            &format!("its last {lost} will be lost"),
         )
     }
 }
@@ -144,23 +167,23 @@ pub struct Rename {
 }
 
 impl Rename {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        let wish = VolumeChange {
+        let request = VolumeChange {
             name: Some(self.new.clone()),
             ..VolumeChange::default()
         };
         let title = format!("volume rename {} {}", self.volume, self.new);
         let effect = change(context, &self.changing, &title, |store| {
-            ops::volume::plan_set(store, &self.volume, &wish)
+            admin::volume::plan_set(store, &self.volume, &request)
         })?;
-        tell(context, effect, self.new.as_str(), "renamed")
+        print_state(context, effect, self.new.as_str(), "renamed")
     }
 }
 
 /// `vctl volume set`
 #[derive(Args, Debug)]
-#[group(required = true, multiple = true, id = "wish", args = ["mode", "owner", "read_only", "read_write"])]
+#[group(required = true, multiple = true, id = "requested", args = ["mode", "owner", "read_only", "read_write"])]
 pub struct Set {
     /// Its name
     #[arg(value_name = "VOLUME")]
@@ -178,15 +201,15 @@ pub struct Set {
     #[arg(long)]
     read_write: bool,
     #[command(flatten)]
-    overriding: Overriding,
+    overriding: Override,
     #[command(flatten)]
     changing: Changing,
 }
 
 impl Set {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        let wish = VolumeChange {
+        let request = VolumeChange {
             name: None,
             mode: self.mode,
             uid: self.owner.map(|owner| owner.user),
@@ -195,10 +218,10 @@ impl Set {
         };
         let title = format!("volume set {}", self.volume);
         let effect = change(context, &self.changing, &title, |store| {
-            let planned = ops::volume::plan_set(store, &self.volume, &wish)?;
+            let planned = admin::volume::plan_set(store, &self.volume, &request)?;
             Ok(planned.map(|planned| planned.regardless_of_users(self.overriding.cut_off_users)))
         })?;
-        tell(context, effect, &self.volume, "set")
+        print_state(context, effect, &self.volume, "set")
     }
 }
 
@@ -212,26 +235,26 @@ pub struct Remove {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    overriding: Overriding,
+    overriding: Override,
     #[command(flatten)]
     changing: Changing,
 }
 
 impl Remove {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         if !self.changing.dry_run {
             check_unused(context, |store| self.plan(store))?;
             context.confirm(
                 self.yes,
                 &format!("volume {}", self.volume),
-                "all that it holds will be gone",
+                "all its data will be lost",
             )?;
         }
         let title = format!("volume remove {}", self.volume);
         let effect = change(context, &self.changing, &title, |store| self.plan(store))?;
         match effect {
-            Some(change) => told::removed(context, change, "volume", &self.volume),
+            Some(change) => report::removed(context, change, "volume", &self.volume),
             None => Ok(Done::Plainly),
         }
     }
@@ -239,30 +262,30 @@ impl Remove {
 
 impl Remove {
     fn plan(&self, store: &mut dyn Store) -> Result<Option<Planned>> {
-        let planned = ops::volume::plan_remove(store, &self.volume)?;
+        let planned = admin::volume::plan_remove(store, &self.volume)?;
         Ok(Some(planned.regardless_of_users(self.overriding.cut_off_users)))
     }
 }
 
-/// Refuses before anybody is asked to confirm anything.
+/// Refuses a volume in use, before the operator is asked to confirm.
 fn check_unused(
     context: &Context,
     plan: impl FnOnce(&mut dyn Store) -> Result<Option<Planned>>,
 ) -> Result<()> {
     let mut store = context.store()?;
     match plan(&mut *store)? {
-        Some(planned) => ops::usage::check(&context.pool, &mut *store, &planned),
+        Some(planned) => admin::usage::check(&context.pool, &mut *store, &planned),
         None => Ok(()),
     }
 }
 
-/// Says what a volume has become.
-fn tell(context: &mut Context, effect: Option<Effect>, name: &str, done: &str) -> Result<Done> {
+/// Prints the new state of a volume.
+fn print_state(context: &mut Context, effect: Option<Effect>, name: &str, done: &str) -> Result<Done> {
     let Some(change) = effect else {
         return Ok(Done::Plainly);
     };
     let view = PoolView::load(&mut *context.store()?)?;
     let row = Row::new(view.volume(name)?);
     let words = row.in_words(context.out.style());
-    told::became(context, change, ("volume", name), &row, (done, &words))
+    report::became(context, change, ("volume", name), &row, (done, &words))
 }

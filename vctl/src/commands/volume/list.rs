@@ -1,17 +1,17 @@
 //! `vctl volume list`, `show`.
 
-use crate::commands::told;
+use crate::commands::report;
 use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Column, Style, TableOptions};
-use apparatus::error::Result;
-use apparatus::ops::usage::{Census, Usage};
-use apparatus::ops::view::{PoolView, VolumeView};
-use apparatus::units::{ByteCount, VolumeId};
+use apparatus::admin::usage::{Census, Usage};
+use apparatus::admin::view::{PoolView, VolumeView};
+use apparatus::model::error::Result;
+use apparatus::model::units::{ByteCount, VolumeId};
 use clap::Args;
 use serde::Serialize;
 
-/// A volume as scripts see it.
+/// A volume as scripts read it.
 #[derive(Serialize)]
 pub struct Row {
     id: VolumeId,
@@ -27,7 +27,7 @@ pub struct Row {
     usage: Option<Usage>,
 }
 
-/// How much of a volume is on a disk.
+/// The number of bytes of a volume on one disk.
 #[derive(Serialize)]
 struct Share {
     disk: String,
@@ -35,7 +35,7 @@ struct Share {
 }
 
 impl Row {
-    /// From what is known of it.
+    /// Creates the row from the view of a volume.
     pub fn new(volume: &VolumeView) -> Self {
         let record = &volume.record;
         let share = |(disk, bytes): &(_, _)| Share {
@@ -56,7 +56,7 @@ impl Row {
         }
     }
 
-    /// With who uses it.
+    /// Creates the row with the users of the volume.
     fn used(volume: &VolumeView, census: &Census) -> Self {
         let usage = census.usage(volume.record.id, &volume.record.name);
         Self {
@@ -65,7 +65,7 @@ impl Row {
         }
     }
 
-    /// How often it is open; a question mark where an apparatus does not tell.
+    /// Returns how often it is open; a question mark if an apparatus does not answer.
     fn open(&self) -> Cell {
         match &self.usage {
             None => Cell::None,
@@ -88,7 +88,7 @@ impl Row {
             .collect()
     }
 
-    /// Its size and where it lies.
+    /// Describes its size and its disks.
     pub fn in_words(&self, style: Style) -> String {
         let size = Cell::Size(self.size.0).plain(style);
         let disks: Vec<&str> = self.disks.iter().map(|share| share.disk.as_str()).collect();
@@ -112,6 +112,11 @@ const COLUMNS: &[Column<Row>] = &[
     Column::hidden("USERS", |row| Cell::List(row.users())),
 ];
 
+/// Returns the names of the columns.
+pub fn columns() -> Vec<&'static str> {
+    COLUMNS.iter().map(|column| column.name).collect()
+}
+
 /// `vctl volume list`
 #[derive(Args, Debug)]
 pub struct List {
@@ -120,14 +125,14 @@ pub struct List {
 }
 
 impl List {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let mut store = context.store()?;
         let view = PoolView::load(&mut *store)?;
         let census = Census::take(&context.pool, &mut *store)?;
         let row = |volume| Row::used(volume, &census);
         let volumes = view.volumes.iter().map(row).collect();
-        told::list(context, &self.table, COLUMNS, "volumes", volumes)
+        report::list(context, &self.table, COLUMNS, "volumes", volumes)
     }
 }
 
@@ -140,12 +145,12 @@ pub struct Show {
 }
 
 impl Show {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let mut store = context.store()?;
         let view = PoolView::load(&mut *store)?;
         let census = Census::take(&context.pool, &mut *store)?;
         let row = Row::used(view.volume(&self.volume)?, &census);
-        told::show(context, COLUMNS, "volume", &row)
+        report::show(context, COLUMNS, "volume", &row)
     }
 }

@@ -1,4 +1,4 @@
-//! `vctl volume map`: where a volume lies, as a table, as a picture in the terminal, as a drawing.
+//! `vctl volume map`: the placement of a volume, as a table, as a picture in the terminal, as a drawing.
 
 pub mod picture;
 mod svg;
@@ -7,19 +7,21 @@ use crate::arguments::Policy;
 use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Column, Output, TableOptions, size, table};
-use apparatus::error::{Error, Result};
-use apparatus::ops::job::{self, Workers, wants_work};
-use apparatus::ops::moving::{self, Wish};
-use apparatus::ops::view::{PoolView, VolumeView};
-use apparatus::pool::model::Segment;
-use apparatus::store::{JobState, Store};
-use apparatus::units::ByteCount;
+use apparatus::admin::job::{self, Workers, wants_work};
+use apparatus::admin::moving::{self, MoveRequest};
+use apparatus::admin::view::{PoolView, VolumeView};
+use apparatus::model::alloc::Faults;
+use apparatus::model::error::{Error, Result};
+use apparatus::model::job::JobState;
+use apparatus::model::records::Segment;
+use apparatus::model::units::ByteCount;
+use apparatus::store::Store;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::path::PathBuf;
 use svg::Strip;
 
-/// A segment as scripts see it, in bytes.
+/// A segment as scripts read it, in bytes.
 #[derive(Serialize)]
 struct Piece {
     start: u64,
@@ -30,22 +32,27 @@ struct Piece {
 }
 
 const PIECES: &[Column<Piece>] = &[
-    Column::shown("START", |piece| Cell::Size(piece.start)),
-    Column::shown("END", |piece| Cell::Size(piece.end)),
-    Column::shown("LENGTH", |piece| Cell::Size(piece.length)),
+    Column::shown("START", |piece| Cell::Exact(piece.start)),
+    Column::shown("END", |piece| Cell::Exact(piece.end)),
+    Column::shown("LENGTH", |piece| Cell::Exact(piece.length)),
     Column::shown("DISK", |piece| Cell::text(&piece.disk)),
-    Column::shown("OFFSET", |piece| Cell::Size(piece.disk_offset)),
+    Column::shown("OFFSET", |piece| Cell::Exact(piece.disk_offset)),
 ];
 
-/// Whether a picture stands above the table.
+/// Returns the names of the columns.
+pub fn columns() -> Vec<&'static str> {
+    PIECES.iter().map(|column| column.name).collect()
+}
+
+/// Whether a picture is printed above the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Picture {
     /// If standard output is a terminal
     #[default]
     Auto,
-    /// Wherever it goes
+    /// Always
     Always,
-    /// The table alone
+    /// Never
     Never,
 }
 
@@ -55,16 +62,16 @@ pub struct Map {
     /// Its name
     #[arg(value_name = "VOLUME")]
     volume: String,
-    /// Show where it would lie after a move to this disk, or to those with this tag; nothing is moved
+    /// Show the placement after a move to this disk, or to those with this tag; nothing is moved
     #[arg(long, value_name = "DISK|@TAG")]
     to: Vec<String>,
-    /// Only what lies on this disk would be moved
+    /// Only what is on this disk would be moved
     #[arg(long, value_name = "DISK", requires = "to")]
     from: Option<String>,
-    /// Which disk the move would take first; as the pool has it, if not said
+    /// Which disk the move would fill first; by default the pool's policy
     #[arg(long, value_enum, requires = "to")]
     policy: Option<Policy>,
-    /// Draw the layout to this file, and that after the move that --to names or that is under way; `-` is standard output
+    /// Draw the layout to this file, also that after the move that --to names or that is running; `-` is standard output
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Whether to show the picture
@@ -74,14 +81,14 @@ pub struct Map {
     table: TableOptions,
 }
 
-/// Where a volume will lie, and what brings it there.
-struct Outlook {
+/// The placement of a volume after a move, and which move that is.
+struct MapPreview {
     caption: String,
     segments: Vec<Segment>,
 }
 
 impl Map {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
         #[derive(Serialize)]
         struct Layout {
@@ -137,40 +144,40 @@ impl Map {
         Ok(Done::Plainly)
     }
 
-    /// After the move that was named, else after the job that moves it now.
+    /// Returns the placement after the move that `--to` names, otherwise after the job that moves the volume now.
     fn outlook(
         &self,
         store: &mut dyn Store,
         view: &PoolView,
         volume: &VolumeView,
-    ) -> Result<Option<Outlook>> {
+    ) -> Result<Option<MapPreview>> {
         if self.to.is_empty() {
             return under_way(store, view, volume);
         }
-        let wish = Wish {
+        let request = MoveRequest {
             volume: self.volume.clone(),
             to: self.to.clone(),
             from: self.from.clone(),
             range: None,
             policy: self.policy.map(Policy::into),
         };
-        let request = moving::of_volume(store, &wish)?;
-        let steps = moving::outline(store, &request)?.steps;
-        Ok(Some(Outlook {
+        let request = moving::of_volume(store, &request)?;
+        let steps = moving::outline(store, &request, &Faults::new())?.steps;
+        Ok(Some(MapPreview {
             caption: format!("after a move to {}", self.to.join(", ")),
             segments: picture::after(volume.record.id, &volume.segments, &steps),
         }))
     }
 }
 
-fn under_way(store: &mut dyn Store, view: &PoolView, volume: &VolumeView) -> Result<Option<Outlook>> {
+fn under_way(store: &mut dyn Store, view: &PoolView, volume: &VolumeView) -> Result<Option<MapPreview>> {
     for record in store.jobs()? {
         if !wants_work(record.state) && record.state != JobState::Paused {
             continue;
         }
         let job = job::view(store, view, &Workers::default(), record)?;
         if job.steps.iter().any(|step| step.volume == volume.record.id) {
-            return Ok(Some(Outlook {
+            return Ok(Some(MapPreview {
                 caption: format!("after job {}", job.record.id),
                 segments: picture::after(volume.record.id, &volume.segments, &job.steps),
             }));
@@ -179,7 +186,7 @@ fn under_way(store: &mut dyn Store, view: &PoolView, volume: &VolumeView) -> Res
     Ok(None)
 }
 
-fn drawing(view: &PoolView, volume: &VolumeView, outlook: Option<&Outlook>) -> String {
+fn drawing(view: &PoolView, volume: &VolumeView, outlook: Option<&MapPreview>) -> String {
     let mut strips = vec![Strip {
         caption: "now".into(),
         segments: &volume.segments,
@@ -192,8 +199,8 @@ fn drawing(view: &PoolView, volume: &VolumeView, outlook: Option<&Outlook>) -> S
     svg::draw(view, &title, &strips)
 }
 
-/// A bar of letters, a disk each, and what the letters mean.
-fn show(out: &mut Output, view: &PoolView, volume: &VolumeView, outlook: Option<&Outlook>) {
+/// Prints a bar with one letter per disk, and the legend.
+fn show(out: &mut Output, view: &PoolView, volume: &VolumeView, outlook: Option<&MapPreview>) {
     let width = crate::output::width(std::io::stdout()).saturating_sub(2);
     out.line(&painted(out.style().colour, view, &volume.segments, width));
     if let Some(outlook) = outlook {
@@ -222,7 +229,7 @@ fn show(out: &mut Output, view: &PoolView, volume: &VolumeView, outlook: Option<
     out.line("");
 }
 
-/// ANSI background colours of the marks; the letters on them are black.
+/// ANSI background colours of the marks; their letters are black.
 const GROUNDS: [u8; picture::COLOURS] = [44, 43, 42, 45, 46, 47];
 
 fn painted(colour: bool, view: &PoolView, segments: &[Segment], width: usize) -> String {
@@ -251,8 +258,8 @@ fn pieces(view: &PoolView, volume: &VolumeView, segments: &[Segment]) -> Vec<Pie
             start,
             end,
             length: end.saturating_sub(start),
-            disk: view.disk_name(segment.home.disk),
-            disk_offset: bytes(segment.home.start.0),
+            disk: view.disk_name(segment.placement.disk),
+            disk_offset: bytes(segment.placement.start.0),
         }
     };
     segments.iter().map(piece).collect()

@@ -1,54 +1,139 @@
-//! What stands over the rest of the screen and takes the keys.
+//! Dialogs, which cover the screen and receive the keys.
 
 use super::form::Form;
-use super::{Told, Verb};
-use apparatus::ops::moving::Outline;
-use apparatus::pool::model::Segment;
+use super::{FailureText, Tab, Verb};
+use crate::exit::Done;
+use crate::output::Tone;
+use apparatus::admin::usage::OVERRIDE;
+use apparatus::model::job::Step;
+use apparatus::model::names::Name;
+use apparatus::model::records::{Edit, Segment};
+use tui_input::Input;
 
-/// A volume before and after.
+/// The placement of a volume before and after a verb.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layouts {
     /// The volume.
     pub volume: String,
-    /// Where it lies.
+    /// The placement now.
     pub before: Vec<Segment>,
-    /// Where it will lie.
+    /// The placement afterwards.
     pub after: Vec<Segment>,
 }
 
 /// What a verb would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Preview {
-    /// In words.
+    /// A description.
     pub summary: Vec<String>,
-    /// Volumes that change their place.
+    /// Data that would be lost, or users that would be cut off; the operator has to confirm it.
+    pub danger: Option<String>,
+    /// Volumes whose placement changes.
     pub layouts: Vec<Layouts>,
-    /// The difference that would be sent, as it is written down.
-    pub difference: Vec<String>,
-    /// What the plan comes to: it must be the same when it is sent.
-    pub outline: Option<Outline>,
+    /// The changes, one per line.
+    pub changes: Vec<String>,
+    /// The result of planning, which must be the same when the verb is sent.
+    pub expected: Option<PlanOutcome>,
 }
 
-/// What stands over the rest.
+/// The result of planning.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlanOutcome {
+    /// The steps of a job.
+    Steps(Vec<Step>),
+    /// Edits of the table.
+    Edits(Vec<Edit>),
+    /// The content of a disk that is added.
+    Content(Option<String>),
+}
+
+/// The result of a verb.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// A description.
+    pub text: String,
+    /// The tone of the description.
+    pub tone: Tone,
+    /// An object that was created, to be selected in its list.
+    pub made: Option<(Tab, String)>,
+    /// How a command with the same effect ends.
+    pub done: Done,
+}
+
+impl From<String> for Outcome {
+    fn from(text: String) -> Self {
+        Self {
+            text,
+            tone: Tone::Good,
+            made: None,
+            done: Done::Plainly,
+        }
+    }
+}
+
+impl Outcome {
+    /// Adds the apparatuses that were fenced.
+    #[must_use]
+    pub fn fencing(mut self, names: &[Name]) -> Self {
+        if !names.is_empty() {
+            let words: Vec<&str> = names.iter().map(Name::as_str).collect();
+            self.text.push_str(&format!("; fenced: {}", words.join(", ")));
+            self.tone = Tone::Warning;
+        }
+        self.done = Done::WithFenced(names.to_vec());
+        self
+    }
+
+    /// Sets the object that was created.
+    #[must_use]
+    pub fn making(self, tab: Tab, name: impl ToString) -> Self {
+        Self {
+            made: Some((tab, name.to_string())),
+            ..self
+        }
+    }
+}
+
+/// A dialog.
+#[derive(Clone, Debug)]
 pub enum Dialog {
-    /// Keys and letters explained.
+    /// Explains the keys.
     Help,
-    /// Something is asked.
+    /// Asks for input.
     Form(Form),
-    /// What would be done is being found out.
+    /// Waits for a preview.
     Planning(Verb),
-    /// What would be done; waits for yes or no.
+    /// Shows a preview and waits for the confirmation.
     Confirm {
-        /// To be done.
+        /// The verb to confirm.
         verb: Verb,
-        /// What it would do.
+        /// Its preview.
         preview: Box<Preview>,
-        /// Lines scrolled down.
-        scroll: usize,
+        /// What has been typed to confirm it.
+        typed: Input,
     },
-    /// Something went wrong.
-    Failed(String, Told),
-    /// What is under way ends with the console.
+    /// Shows a failure.
+    Failed {
+        /// The command that failed.
+        command: String,
+        /// The reason.
+        reason: FailureText,
+        /// The verb that ignores users, if that is an option.
+        forced: Option<Box<Verb>>,
+    },
+    /// Asks whether to leave although verbs are running.
     Leave,
+}
+
+impl Dialog {
+    /// Returns the dialog for a failed verb; a verb that was refused because of users can be repeated regardless of them.
+    pub fn failed(verb: &Verb, reason: FailureText) -> Self {
+        let in_use = reason.hint.as_ref().is_some_and(|hint| hint.contains(OVERRIDE));
+        let forced = verb.regardless_of_users().filter(|_| in_use);
+        Self::Failed {
+            command: verb.command(),
+            reason,
+            forced: forced.map(Box::new),
+        }
+    }
 }

@@ -1,51 +1,132 @@
-//! What has to be asked before a verb is complete. Read by the same rules as the command line.
+//! Forms that complete a verb. Their input is parsed by the same functions as the command line.
+
+mod apparatus;
+mod disk;
+mod job;
+mod volume;
 
 use super::{Model, Verb};
 use crate::arguments;
-use apparatus::error::{Error, Result};
-use apparatus::ops::{hold, moving};
-use apparatus::pool::alloc::Policy;
-use apparatus::units::{ByteCount, JobId};
+use ::apparatus::model::alloc::Policy;
+use ::apparatus::model::error::{Error, Result};
+use ::apparatus::model::names::Name;
+use ::apparatus::model::units::{ByteCount, JobId};
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use std::collections::BTreeSet;
+use tui_input::{Input, InputRequest};
 
 const POLICIES: [Policy; 4] = [Policy::Order, Policy::Spread, Policy::Pack, Policy::Contiguous];
 
-/// What is asked about.
+/// The purpose of a form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
-    /// Where this volume is to go.
+    /// Creates a volume.
+    NewVolume,
+    /// Resizes this volume.
+    ResizeVolume(String),
+    /// Renames this volume.
+    RenameVolume(String),
+    /// Changes permissions, owner or access of this volume.
+    SetVolume(String),
+    /// Attaches this volume.
+    Attach(String),
+    /// Moves this volume.
     Move(String),
-    /// Where what is on this disk is to go.
-    Evacuate(String),
-    /// How fast this job may be.
-    Rate(JobId),
-    /// How long this volume is to be held.
+    /// Holds this volume.
     Hold(String),
+    /// Adds a disk.
+    NewDisk,
+    /// Changes this disk.
+    SetDisk(String),
+    /// Resizes this disk.
+    ResizeDisk(String),
+    /// Evacuates this disk.
+    Evacuate(String),
+    /// Sets the rate of this job.
+    Rate(JobId),
+    /// Starts an apparatus.
+    Start,
 }
 
-/// One line to fill in.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+impl Subject {
+    /// Returns the title of the form.
+    pub fn title(&self) -> String {
+        match self {
+            Self::NewVolume => "new volume".into(),
+            Self::ResizeVolume(volume) => format!("resize volume {volume}"),
+            Self::RenameVolume(volume) => format!("rename volume {volume}"),
+            Self::SetVolume(volume) => format!("settings of volume {volume}"),
+            Self::Attach(volume) => format!("attach volume {volume}"),
+            Self::Move(volume) => format!("move volume {volume}"),
+            Self::Hold(volume) => format!("hold volume {volume}"),
+            Self::NewDisk => "add a disk".into(),
+            Self::SetDisk(disk) => format!("settings of disk {disk}"),
+            Self::ResizeDisk(disk) => format!("resize disk {disk}"),
+            Self::Evacuate(disk) => format!("evacuate disk {disk}"),
+            Self::Rate(job) => format!("rate of job {job}"),
+            Self::Start => "start an apparatus".into(),
+        }
+    }
+}
+
+/// An input field.
+#[derive(Clone, Debug, Default)]
 pub struct Field {
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
-    /// What may be put in.
+    /// Its help text.
     pub help: &'static str,
-    /// What has been put in.
-    pub text: String,
-    /// What the arrow keys offer.
+    /// Its text.
+    pub input: Input,
+    /// Values that the arrow keys offer.
     pub offers: Vec<String>,
+    /// Its initial text.
+    was: String,
 }
 
-/// Lines to fill in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl Field {
+    fn new(name: &'static str, help: &'static str) -> Self {
+        Self {
+            name,
+            help,
+            ..Self::default()
+        }
+    }
+
+    fn with(self, text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self {
+            was: text.clone(),
+            input: text.into(),
+            ..self
+        }
+    }
+
+    fn offering(self, offers: impl IntoIterator<Item = String>) -> Self {
+        Self {
+            offers: offers.into_iter().collect(),
+            ..self
+        }
+    }
+
+    /// A field for one of two words; the first is the default.
+    fn choice(name: &'static str, help: &'static str, words: [&str; 2]) -> Self {
+        Self::new(name, help)
+            .with(words[0])
+            .offering(words.map(str::to_owned))
+    }
+}
+
+/// An input form.
+#[derive(Clone, Debug)]
 pub struct Form {
-    /// What it is about.
+    /// Its purpose.
     pub subject: Subject,
-    /// In order.
+    /// Its fields in order.
     pub fields: Vec<Field>,
-    /// The one that keys go to.
+    /// The index of the field that receives keys.
     pub at: usize,
-    /// What is wrong with what was put in.
+    /// The error in the input.
     pub complaint: Option<String>,
 }
 
@@ -59,92 +140,13 @@ impl Form {
         }
     }
 
-    /// Where a volume is to go.
-    pub fn of_move(model: &Model, volume: &str) -> Self {
-        let lies = model
-            .volumes()
-            .iter()
-            .find(|each| each.record.name.as_str() == volume);
-        let on: Vec<String> = lies.map_or(Vec::new(), |each| {
-            each.on.iter().map(|(disk, _)| disk.to_string()).collect()
-        });
-        let all_on = |name: &str| on.len() == 1 && on.first().is_some_and(|disk| disk == name);
-        let fields = vec![
-            to(model, "disk or @tag; several: d2 d3", &all_on),
-            Field {
-                name: "from",
-                help: "only what lies on this disk; may stay empty",
-                offers: on.clone(),
-                ..Field::default()
-            },
-            Field {
-                name: "range",
-                help: "only this part, like 1G..2G; may stay empty",
-                ..Field::default()
-            },
-            Field {
-                name: "policy",
-                help: "which disk is taken first; empty: as the pool has it",
-                offers: POLICIES.map(|policy| policy.word().into()).into(),
-                ..Field::default()
-            },
-            rate(),
-        ];
-        Self::new(Subject::Move(volume.into()), fields)
-    }
-
-    /// Where what is on a disk is to go.
-    pub fn of_evacuation(model: &Model, disk: &str) -> Self {
-        let mut to = to(model, "disk or @tag; empty: wherever there is room", &|name| {
-            name == disk
-        });
-        to.text.clear();
-        let reserve = Field {
-            name: "reserve",
-            help: "keep it free at the destinations, or use it",
-            text: "keep".into(),
-            offers: vec!["keep".into(), "use".into()],
-        };
-        Self::new(Subject::Evacuate(disk.into()), vec![to, reserve, rate()])
-    }
-
-    /// How fast a job may be.
-    pub fn of_rate(job: JobId, now: Option<ByteCount>) -> Self {
-        let text = now.map_or("none".into(), |rate| crate::output::size(rate.0));
-        Self::new(Subject::Rate(job), vec![Field { text, ..rate() }])
-    }
-
-    /// How long a volume is to be held.
-    pub fn of_hold(volume: &str) -> Self {
-        let fields = vec![
-            Field {
-                name: "for",
-                help: "at most so long, like 500ms or 10s; x releases it earlier",
-                text: "10s".into(),
-                ..Field::default()
-            },
-            Field {
-                name: "range",
-                help: "only this part, like 1G..2G; may stay empty",
-                ..Field::default()
-            },
-            Field {
-                name: "requests",
-                help: "all, or only writes",
-                text: "all".into(),
-                offers: vec!["all".into(), "writes".into()],
-            },
-        ];
-        Self::new(Subject::Hold(volume.into()), fields)
-    }
-
-    /// The next field, or the one before.
+    /// Selects the next or the previous field.
     pub fn step(&mut self, forward: bool) {
         let count = self.fields.len();
         self.at = (self.at + if forward { 1 } else { count - 1 }) % count;
     }
 
-    /// The next of what is offered for this field, or the one before.
+    /// Puts the next or the previous offered value into the field.
     pub fn offer(&mut self, forward: bool) {
         let Some(field) = self.fields.get_mut(self.at) else {
             return;
@@ -153,46 +155,62 @@ impl Form {
         if count == 0 {
             return;
         }
-        let next = match field.offers.iter().position(|offer| *offer == field.text) {
+        let now = field.offers.iter().position(|offer| offer == field.input.value());
+        let next = match now {
             Some(at) => (at + if forward { 1 } else { count - 1 }) % count,
             None => 0,
         };
-        field.text.clone_from(&field.offers[next]);
+        field.input = field.offers[next].clone().into();
+        self.complaint = None;
     }
 
-    /// Puts a character in.
-    pub fn put(&mut self, letter: char) {
-        const LONGEST: usize = 200;
-        if let Some(field) = self
-            .fields
-            .get_mut(self.at)
-            .filter(|field| field.text.len() < LONGEST)
-        {
-            field.text.push(letter);
+    /// Edits the selected field.
+    pub fn edit(&mut self, key: KeyEvent) {
+        if let Some(field) = self.fields.get_mut(self.at) {
+            edit(&mut field.input, key);
         }
         self.complaint = None;
     }
 
-    /// Takes the last character out.
-    pub fn erase(&mut self) {
-        if let Some(field) = self.fields.get_mut(self.at) {
-            field.text.pop();
-        }
-        self.complaint = None;
-    }
-
-    /// Empties the field.
-    pub fn clear(&mut self) {
-        if let Some(field) = self.fields.get_mut(self.at) {
-            field.text.clear();
+    /// Returns the verb with its input.
+    ///
+    /// # Errors
+    /// Fails with the error in the input.
+    pub fn verb(&self) -> Result<Verb> {
+        match &self.subject {
+            Subject::NewVolume => self.new_volume(),
+            Subject::ResizeVolume(volume) => self.resized(volume),
+            Subject::RenameVolume(volume) => self.renamed(volume),
+            Subject::SetVolume(volume) => self.set_volume(volume),
+            Subject::Attach(volume) => self.attached(volume),
+            Subject::Move(volume) => self.moved(volume),
+            Subject::Hold(volume) => self.held(volume),
+            Subject::NewDisk => self.new_disk(),
+            Subject::SetDisk(disk) => self.set_disk(disk),
+            Subject::ResizeDisk(disk) => self.resized_disk(disk),
+            Subject::Evacuate(disk) => self.evacuated(disk),
+            Subject::Rate(job) => self.rated(*job),
+            Subject::Start => self.started(),
         }
     }
 
     fn text(&self, name: &str) -> Option<&str> {
         let field = self.fields.iter().find(|field| field.name == name);
         field
-            .map(|field| field.text.trim())
+            .map(|field| field.input.value().trim())
             .filter(|text| !text.is_empty())
+    }
+
+    /// Returns the text of a field if it is not its initial text.
+    fn changed(&self, name: &str) -> Option<&str> {
+        let field = self.fields.iter().find(|field| field.name == name)?;
+        self.text(name).filter(|text| *text != field.was)
+    }
+
+    /// Returns the text of a field that must not be empty.
+    fn needed(&self, name: &str) -> Result<&str> {
+        self.text(name)
+            .ok_or_else(|| Error::usage(name.to_owned(), "is empty"))
     }
 
     fn words(&self, name: &str) -> Vec<String> {
@@ -200,11 +218,23 @@ impl Form {
         words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
     }
 
-    /// Whether the second of two words was put in; the first stands for nothing, too.
-    fn either(&self, name: &str, [first, second]: [&str; 2]) -> Result<bool> {
+    /// Parses new names; `noun` is used in the error.
+    fn names(&self, field: &str, noun: &'static str) -> Result<Vec<Name>> {
+        let words = self.words(field).into_iter();
+        words
+            .map(|word| Name::new(noun, word.strip_prefix('@').unwrap_or(&word)))
+            .collect()
+    }
+
+    fn size(&self, name: &str) -> Result<Option<ByteCount>> {
+        self.text(name).map(::apparatus::model::size::parse).transpose()
+    }
+
+    /// Returns whether the second of two words was entered; `None` if nothing was changed.
+    fn either(&self, name: &str, [first, second]: [&str; 2]) -> Result<Option<bool>> {
         match self.text(name) {
-            None => Ok(false),
-            Some(text) if text == first || text == second => Ok(text == second),
+            None => Ok(None),
+            Some(text) if text == first || text == second => Ok(Some(text == second)),
             Some(other) => Err(Error::usage(
                 format!("{name} {other:?}"),
                 format!("is neither {first} nor {second}"),
@@ -232,67 +262,51 @@ impl Form {
         let range = self.text("range").map(arguments::byte_range).transpose()?;
         Ok(range.map(|range| (range.start, range.end)))
     }
+}
 
-    /// The verb that was asked for.
-    ///
-    /// # Errors
-    /// What is wrong with what was put in.
-    pub fn verb(&self) -> Result<Verb> {
-        Ok(match &self.subject {
-            Subject::Move(volume) => {
-                let to = self.words("to");
-                if to.is_empty() {
-                    return Err(Error::usage("to", "names no disk"));
-                }
-                let wish = moving::Wish {
-                    volume: volume.clone(),
-                    to,
-                    from: self.text("from").map(str::to_owned),
-                    range: self.range()?,
-                    policy: self.policy()?,
-                };
-                Verb::Move {
-                    wish,
-                    rate: self.rate()?,
-                }
-            }
-            Subject::Evacuate(disk) => Verb::Evacuate {
-                disk: disk.clone(),
-                to: self.words("to"),
-                use_reserve: self.either("reserve", ["keep", "use"])?,
-                rate: self.rate()?,
-            },
-            Subject::Rate(job) => Verb::Rate {
-                job: *job,
-                rate: self.rate()?,
-            },
-            Subject::Hold(volume) => self.hold(volume)?,
-        })
-    }
+/// Edits a text by the keys that shells use.
+pub fn edit(input: &mut Input, key: KeyEvent) {
+    const LONGEST: usize = 4000;
+    let control = key.modifiers.contains(KeyModifiers::CONTROL);
+    let request = match (key.code, control) {
+        (KeyCode::Backspace, _) | (KeyCode::Char('h'), true) => InputRequest::DeletePrevChar,
+        (KeyCode::Delete, _) | (KeyCode::Char('d'), true) => InputRequest::DeleteNextChar,
+        (KeyCode::Left, false) | (KeyCode::Char('b'), true) => InputRequest::GoToPrevChar,
+        (KeyCode::Right, false) | (KeyCode::Char('f'), true) => InputRequest::GoToNextChar,
+        (KeyCode::Left, true) => InputRequest::GoToPrevWord,
+        (KeyCode::Right, true) => InputRequest::GoToNextWord,
+        (KeyCode::Home, _) | (KeyCode::Char('a'), true) => InputRequest::GoToStart,
+        (KeyCode::End, _) | (KeyCode::Char('e'), true) => InputRequest::GoToEnd,
+        (KeyCode::Char('u'), true) => InputRequest::DeleteLine,
+        (KeyCode::Char('w'), true) => InputRequest::DeletePrevWord,
+        (KeyCode::Char('k'), true) => InputRequest::DeleteTillEnd,
+        (KeyCode::Char('y'), true) => InputRequest::Yank,
+        (KeyCode::Char(letter), false) if input.value().len() < LONGEST => InputRequest::InsertChar(letter),
+        _ => return,
+    };
+    input.handle(request);
+}
 
-    fn hold(&self, volume: &str) -> Result<Verb> {
-        let wish = hold::Wish {
-            volumes: vec![volume.to_owned()],
-            range: self.range()?,
-            writes_only: self.either("requests", ["all", "writes"])?,
-        };
-        let time = arguments::duration(self.text("for").unwrap_or("2s"))?;
-        Ok(Verb::Hold { wish, time })
-    }
+/// Returns the error for a form without changes.
+fn unchanged(subject: &str) -> Error {
+    Error::usage(subject.to_owned(), "nothing was changed")
 }
 
 fn rate() -> Field {
-    Field {
-        name: "rate",
-        help: "at most so many bytes a second, like 50M; none: no limit",
-        text: "none".into(),
-        ..Field::default()
-    }
+    Field::new(
+        "rate",
+        "limit in bytes per second, like 50M; empty or none: no limit",
+    )
 }
 
-/// Offers the disks that take something new and are not left out, emptiest first, and the tags.
-fn to(model: &Model, help: &'static str, leave_out: &dyn Fn(&str) -> bool) -> Field {
-    let open = |disk: &&apparatus::ops::view::DiskView| {
+fn policy() -> Field {
+    let words = POLICIES.map(|policy| policy.word().to_owned());
+    Field::new("policy", "which disk is filled first; empty: the pool's policy").offering(words)
+}
+
+/// Returns the disks that accept new data and are not excluded, emptiest first, and the tags.
+fn places(model: &Model, leave_out: &dyn Fn(&str) -> bool) -> Vec<String> {
+    let open = |disk: &&::apparatus::admin::view::DiskView| {
         disk.record.allocate && !leave_out(disk.record.name.as_str())
     };
     let mut disks: Vec<_> = model.disks().iter().filter(open).collect();
@@ -303,11 +317,5 @@ fn to(model: &Model, help: &'static str, leave_out: &dyn Fn(&str) -> bool) -> Fi
         .map(|tag| format!("@{tag}"))
         .collect();
     let names = disks.iter().map(|disk| disk.record.name.to_string());
-    let offers: Vec<String> = names.chain(tags).collect();
-    Field {
-        name: "to",
-        help,
-        text: offers.first().cloned().unwrap_or_default(),
-        offers,
-    }
+    names.chain(tags).collect()
 }

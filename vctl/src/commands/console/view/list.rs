@@ -1,104 +1,214 @@
-//! Aligned lists of which one line is chosen.
+//! Draws lists with a selected line, with as many columns and lines as fit.
 
-use super::Theme;
-use crate::output::{Tone, printable};
+use super::{Theme, fit, map};
+use crate::commands::console::lists::{self, Column, ColumnKind, Row, Shape, Sort, Value};
+use crate::commands::console::model::{Model, Tab};
 use ratatui::Frame;
-use ratatui::layout::{Alignment, Constraint, Rect};
-use ratatui::style::Style;
+use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Cell, Row, Table, TableState};
+use ratatui::widgets::{
+    self, Cell, Paragraph, Scrollbar, ScrollbarOrientation, ScrollbarState, Table, TableState,
+};
 
-/// A column: what it is called, how wide, and on which side its values stand.
-pub struct Column {
-    name: &'static str,
-    width: Constraint,
-    right: bool,
+/// The mark of the selected line.
+const MARK: &str = "> ";
+
+/// Draws the list of a page; the overview has no selection.
+pub fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme, tab: Tab, choosing: bool) {
+    let choice = model.choice(tab);
+    let columns = lists::columns(tab);
+    let all;
+    // The overview ignores filters, because it does not show them.
+    let rows = if choosing || choice.filter.is_empty() {
+        choice.rows()
+    } else {
+        all = lists::shown(lists::rows(model, tab), "", choice.sort);
+        &all
+    };
+    let room = usize::from(area.height.saturating_sub(1));
+    let chosen = (choosing && !rows.is_empty()).then(|| choice.at());
+    let first = first_shown(chosen.unwrap_or(0), rows.len(), room);
+    let window = &rows[first..(first + room).min(rows.len())];
+    let (table, bar) = split(area, choosing && rows.len() > room);
+    let mark = if choosing { MARK } else { "" };
+    let widths = fit::widths(
+        columns,
+        &contents(columns, rows),
+        table.width.saturating_sub(width(mark)),
+    );
+    let shown: Vec<(usize, u16)> = widths
+        .iter()
+        .enumerate()
+        .filter_map(|(at, width)| Some((at, (*width)?)))
+        .collect();
+    let lines = window.iter().map(|row| {
+        let cells = shown.iter().map(|(at, width)| {
+            let column = &columns[*at];
+            let line = row
+                .values
+                .get(*at)
+                .map(|value| line(model, theme, column, value, *width));
+            Cell::from(line.unwrap_or_default().alignment(side(column)))
+        });
+        widgets::Row::new(cells)
+    });
+    let heading = shown
+        .iter()
+        .map(|(at, width)| heading(columns, *at, choice.sort, theme, *width));
+    let widget = Table::new(lines, shown.iter().map(|(_, width)| Constraint::Length(*width)))
+        .header(widgets::Row::new(heading).style(theme.heading()))
+        .column_spacing(1)
+        .row_highlight_style(theme.chosen())
+        .highlight_spacing(widgets::HighlightSpacing::Always)
+        .highlight_symbol(mark);
+    let mut state = TableState::new().with_selected(chosen.map(|chosen| chosen - first));
+    frame.render_stateful_widget(widget, table, &mut state);
+    draw_bar(frame, bar, theme, (first, room, rows.len()));
 }
 
-impl Column {
-    /// Words.
-    pub const fn words(name: &'static str, width: u16) -> Self {
-        Self {
-            name,
-            width: Constraint::Length(width),
-            right: false,
-        }
+/// Draws the filter and how many lines pass it, or the filter while it is typed.
+pub fn draw_filter(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme, tab: Tab) {
+    let choice = model.choice(tab);
+    let all = model.count(tab);
+    let mut spans = vec![Span::styled("filter: ", theme.heading())];
+    match &model.typing {
+        Some(input) => spans.extend(super::dialogs::typed(theme, input, true)),
+        None => spans.push(Span::raw(choice.filter.clone())),
     }
+    spans.push(Span::raw(format!("  {} of {all}  ", choice.rows().len())));
+    let keys = match model.typing {
+        Some(_) => "Enter keeps it, Esc removes it",
+        None => "Esc removes it",
+    };
+    let line = Line::from(spans);
+    let room = usize::from(area.width).saturating_sub(line.width());
+    let keys = Span::styled(theme.cut(keys, room), theme.dim());
+    let line = Line::from_iter(line.spans.into_iter().chain([keys]));
+    frame.render_widget(Paragraph::new(line), area);
+}
 
-    /// Numbers.
-    pub const fn number(name: &'static str, width: u16) -> Self {
-        Self {
-            name,
-            width: Constraint::Length(width),
-            right: true,
-        }
-    }
+/// Returns the preferred width of the list of a page.
+pub fn wanted(model: &Model, tab: Tab) -> u16 {
+    let columns = lists::columns(tab);
+    let contents = contents(columns, model.choice(tab).rows());
+    fit::wanted(columns, &contents).saturating_add(width(MARK) + 1)
+}
 
-    /// What takes the room that is left.
-    pub const fn rest(name: &'static str) -> Self {
-        Self {
-            name,
-            width: Constraint::Min(4),
-            right: false,
-        }
+fn width(text: &str) -> u16 {
+    u16::try_from(text.chars().count()).unwrap_or(u16::MAX)
+}
+
+/// Returns the first line to show, so that the selected line is in the middle unless it is near an end.
+fn first_shown(chosen: usize, count: usize, room: usize) -> usize {
+    chosen.saturating_sub(room / 2).min(count.saturating_sub(room))
+}
+
+/// Returns the width of the contents of each column.
+fn contents(columns: &[Column], rows: &[Row]) -> Vec<u16> {
+    let widest = |at: usize| {
+        let values = rows.iter().filter_map(|row| row.values.get(at));
+        let widest = values.map(Value::width).max();
+        u16::try_from(widest.unwrap_or(0)).unwrap_or(u16::MAX)
+    };
+    (0..columns.len()).map(widest).collect()
+}
+
+fn side(column: &Column) -> Alignment {
+    if column.is_number() {
+        Alignment::Right
+    } else {
+        Alignment::Left
     }
 }
 
-/// A value.
-pub struct Value(Line<'static>);
+/// Returns the heading of a column, with a sign if the list is sorted by it.
+fn heading(columns: &[Column], at: usize, sort: Option<Sort>, theme: Theme, width: u16) -> Cell<'static> {
+    let column = &columns[at];
+    let sign = match sort.filter(|sort| sort.column == at) {
+        None => "",
+        Some(sort) => theme.order(sort.down),
+    };
+    let name = theme.cut(
+        column.name,
+        usize::from(width).saturating_sub(sign.chars().count()),
+    );
+    Cell::from(Line::from(format!("{name}{sign}")).alignment(side(column)))
+}
 
-impl Value {
-    /// As it is.
-    pub fn plain(text: impl Into<String>) -> Self {
-        Self(Line::from(printable(&text.into())))
-    }
-
-    /// A word with a tone.
-    pub fn word((word, tone): (&'static str, Tone), theme: Theme) -> Self {
-        Self(Line::styled(word, theme.tone(tone)))
-    }
-
-    /// Several pieces.
-    pub fn spans(spans: Vec<Span<'static>>) -> Self {
-        Self(Line::from(spans))
-    }
-
-    /// Only where it is known.
-    pub fn known(text: Option<String>) -> Self {
-        Self::plain(text.unwrap_or_else(|| "-".into()))
+fn line(model: &Model, theme: Theme, column: &Column, value: &Value, width: u16) -> Line<'static> {
+    let width = usize::from(width);
+    match &value.shape {
+        Shape::Text(text, _) if column.kind == ColumnKind::Name => Line::raw(theme.cut_middle(text, width)),
+        Shape::Text(text, tone) => {
+            let style = tone.map(|tone| theme.tone(tone)).unwrap_or_default();
+            Line::styled(theme.cut(text, width), style)
+        }
+        Shape::Disk(id, name) => {
+            let pool = model.look.as_ref().map(|look| &look.view);
+            let letter = pool.map(|pool| map::letter(pool, theme, *id));
+            let name = theme.cut_middle(name, width.saturating_sub(2));
+            Line::from_iter(letter.into_iter().chain([Span::raw(format!(" {name}"))]))
+        }
+        Shape::Map(id) => {
+            let spans = model.look.as_ref().and_then(|look| {
+                let volume = look.view.volumes.iter().find(|each| each.record.id == *id)?;
+                Some(map::whole(&look.view, theme, &volume.segments, width))
+            });
+            Line::from(spans.unwrap_or_default())
+        }
+        Shape::Use(id) => {
+            let disk = model.disks().iter().find(|each| each.record.id == *id);
+            disk.map_or_else(Line::default, |disk| map::usage(theme, disk, width))
+        }
+        Shape::Part(percent) => map::part(theme, *percent, width),
     }
 }
 
-/// Draws headings and as many rows as there is room for, the chosen one among them.
-pub fn draw(
+/// Splits off a column at the right for the scroll bar of a long list.
+fn split(area: Rect, long: bool) -> (Rect, Rect) {
+    if !long {
+        return (area, Rect::ZERO);
+    }
+    let [table, bar] = Layout::horizontal([Constraint::Fill(1), Constraint::Length(2)]).areas(area);
+    (table, bar)
+}
+
+/// Draws a scroll bar at the right of a long list or text.
+pub fn draw_bar(
     frame: &mut Frame<'_>,
     area: Rect,
     theme: Theme,
-    columns: &[Column],
-    rows: Vec<Vec<Value>>,
-    chosen: Option<usize>,
+    (first, room, count): (usize, usize, usize),
 ) {
-    let side = |column: &Column| {
-        if column.right {
-            Alignment::Right
-        } else {
-            Alignment::Left
+    if area.width == 0 {
+        return;
+    }
+    let mut state = ScrollbarState::new(count.saturating_sub(room) + 1)
+        .position(first)
+        .viewport_content_length(room);
+    let (track, thumb) = theme.scrollbar();
+    let bar = Scrollbar::new(ScrollbarOrientation::VerticalRight)
+        .begin_symbol(None)
+        .end_symbol(None)
+        .track_symbol(Some(track))
+        .thumb_symbol(thumb);
+    frame.render_stateful_widget(bar, area, &mut state);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_shown;
+
+    #[test]
+    fn the_selected_line_is_shown_and_no_line_is_left_empty() {
+        for count in 0..40 {
+            for room in 1..20 {
+                for chosen in 0..count {
+                    let first = first_shown(chosen, count, room);
+                    assert!(first <= chosen && chosen < first + room);
+                    assert!(first + room <= count.max(room));
+                }
+            }
         }
-    };
-    let heading = columns
-        .iter()
-        .map(|column| Cell::from(Line::from(column.name).alignment(side(column))));
-    let heading = Row::new(heading).style(theme.heading());
-    let rows = rows.into_iter().map(|values| {
-        let cells = values.into_iter().zip(columns);
-        Row::new(cells.map(|(value, column)| Cell::from(value.0.alignment(side(column)))))
-    });
-    let table = Table::new(rows, columns.iter().map(|column| column.width))
-        .header(heading)
-        .column_spacing(1)
-        .row_highlight_style(theme.chosen())
-        .highlight_symbol(if chosen.is_some() { "> " } else { "" })
-        .style(Style::new());
-    let mut state = TableState::new().with_selected(chosen);
-    frame.render_stateful_widget(table, area, &mut state);
+    }
 }

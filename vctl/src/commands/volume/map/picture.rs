@@ -1,45 +1,45 @@
-//! A volume as a bar: which disk has what part of it. Pure.
+//! A volume as a bar that shows which disk has which part. Pure.
 
-use apparatus::ops::view::PoolView;
-use apparatus::pool::model::Segment;
-use apparatus::store::Step;
-use apparatus::units::{DiskId, VolumeExtent, VolumeId};
+use apparatus::admin::view::PoolView;
+use apparatus::model::job::Step;
+use apparatus::model::records::Segment;
+use apparatus::model::units::{DiskId, VolumeExtent, VolumeId};
 
-/// Colours of a palette that disks are told apart by; a letter does the same without colour.
+/// Colours of the palette for disks; without colour, letters distinguish them.
 pub const COLOURS: usize = 6;
 
-/// How a disk shows in pictures.
+/// The mark of a disk in pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// `A` to `Z`, `a` to `z` in the order of the disks; `#` for any beyond.
+pub struct DiskMark {
+    /// `A` to `Z`, `a` to `z` in the order of the disks; `#` for further disks.
     pub letter: char,
-    /// Below [`COLOURS`].
+    /// An index below [`COLOURS`].
     pub colour: usize,
 }
 
-/// The mark of a disk; the same in every picture of a pool.
-pub fn mark(view: &PoolView, id: DiskId) -> Mark {
+/// Returns the mark of a disk, which is the same in every picture of a pool.
+pub fn mark(view: &PoolView, id: DiskId) -> DiskMark {
     let at = view.disks.iter().position(|disk| disk.record.id == id);
     let letter = |at: usize| ('A'..='Z').chain('a'..='z').nth(at);
-    Mark {
+    DiskMark {
         letter: at.and_then(letter).unwrap_or('#'),
         colour: at.unwrap_or(0) % COLOURS,
     }
 }
 
-/// How many extents of the volume the segments reach to.
+/// Returns one past the last extent of the segments.
 pub fn extents(segments: &[Segment]) -> u64 {
     segments.last().map_or(0, |segment| segment.end().0)
 }
 
-/// The disk that has most of each of `width` equal parts; `None` where nothing lies.
+/// Returns, for each of `width` equal parts, the disk with the largest share; `None` for a part without placement.
 pub fn bar(segments: &[Segment], extents: u64, width: usize) -> Vec<Option<DiskId>> {
     let parts = u64::try_from(width.max(1)).unwrap_or(u64::MAX);
     let edge = |part: u64| u64::try_from(u128::from(part) * u128::from(extents) / u128::from(parts));
     (0..parts)
         .map(|part| {
             let start = edge(part).unwrap_or(u64::MAX);
-            // With more parts than extents an extent fills several.
+            // If there are more parts than extents, an extent fills several.
             let end = edge(part + 1).unwrap_or(u64::MAX).max(start + 1);
             most(segments, VolumeExtent(start), VolumeExtent(end))
         })
@@ -51,30 +51,30 @@ fn most(segments: &[Segment], start: VolumeExtent, end: VolumeExtent) -> Option<
     let within = segments[first..].iter().map_while(|each| each.clip(start, end));
     let mut shares: Vec<(DiskId, u64)> = Vec::new();
     for piece in within {
-        match shares.iter_mut().find(|(disk, _)| *disk == piece.home.disk) {
-            Some((_, share)) => *share += piece.home.len,
-            None => shares.push((piece.home.disk, piece.home.len)),
+        match shares.iter_mut().find(|(disk, _)| *disk == piece.placement.disk) {
+            Some((_, share)) => *share += piece.placement.len,
+            None => shares.push((piece.placement.disk, piece.placement.len)),
         }
     }
-    // The first of equals.
+    // The first of equal shares counts.
     let largest = shares.iter().map(|(_, share)| *share).max()?;
     let found = shares.iter().find(|(_, share)| *share == largest);
     found.map(|(disk, _)| *disk)
 }
 
-/// Where a volume lies once all steps of a job are done.
+/// Returns the segments of a volume after all steps of a job.
 pub fn after(volume: VolumeId, segments: &[Segment], steps: &[Step]) -> Vec<Segment> {
     let mut layout = segments.to_vec();
     for step in steps.iter().filter(|step| step.volume == volume) {
-        let mut home = step.from;
-        home.home.disk = step.to.disk;
-        home.home.start = step.to.start;
-        layout = laid_over(&layout, home);
+        let mut placement = step.from;
+        placement.placement.disk = step.to.disk;
+        placement.placement.start = step.to.start;
+        layout = laid_over(&layout, placement);
     }
     layout
 }
 
-/// The segment in place of whatever lay in its range.
+/// Replaces whatever was mapped in the range of `new`.
 fn laid_over(segments: &[Segment], new: Segment) -> Vec<Segment> {
     let before = segments
         .iter()
@@ -85,13 +85,16 @@ fn laid_over(segments: &[Segment], new: Segment) -> Vec<Segment> {
     before.chain([new]).chain(behind).collect()
 }
 
-/// How many extents lie on each disk, in the order in which the disks first appear.
+/// Returns the number of extents on each disk, in the order in which the disks first appear.
 pub fn shares(segments: &[Segment]) -> Vec<(DiskId, u64)> {
     let mut shares: Vec<(DiskId, u64)> = Vec::new();
     for segment in segments {
-        match shares.iter_mut().find(|(disk, _)| *disk == segment.home.disk) {
-            Some((_, share)) => *share += segment.home.len,
-            None => shares.push((segment.home.disk, segment.home.len)),
+        match shares
+            .iter_mut()
+            .find(|(disk, _)| *disk == segment.placement.disk)
+        {
+            Some((_, share)) => *share += segment.placement.len,
+            None => shares.push((segment.placement.disk, segment.placement.len)),
         }
     }
     shares
@@ -100,19 +103,7 @@ pub fn shares(segments: &[Segment]) -> Vec<(DiskId, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use apparatus::pool::model::Area;
-    use apparatus::units::DiskExtent;
-
-    fn segment(start: u64, disk: u32, at: u64, len: u64) -> Segment {
-        Segment {
-            start: VolumeExtent(start),
-            home: Area {
-                disk: DiskId(disk),
-                start: DiskExtent(at),
-                len,
-            },
-        }
-    }
+    use crate::testing::segment;
 
     fn letters(bar: &[Option<DiskId>]) -> String {
         let letter = |id: &Option<DiskId>| id.map_or(".".into(), |id| id.to_string());
@@ -129,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_nowhere_shows_as_nothing() {
+    fn ranges_without_placement_are_empty() {
         assert_eq!(letters(&bar(&[], 0, 3)), "...");
         assert_eq!(letters(&bar(&[segment(2, 1, 1, 2)], 4, 4)), "..11");
     }
@@ -140,11 +131,7 @@ mod tests {
         let step = Step {
             volume: VolumeId(7),
             from: segment(2, 1, 3, 3),
-            to: Area {
-                disk: DiskId(2),
-                start: DiskExtent(9),
-                len: 3,
-            },
+            to: segment(2, 2, 9, 3).placement,
             done: 1,
         };
         let then = after(VolumeId(7), &segments, &[step]);

@@ -1,12 +1,12 @@
-//! A volume's layout as a drawing.
+//! The layout of a volume as an SVG drawing.
 
-use super::picture::{COLOURS, Mark, extents, mark, shares};
+use super::picture::{COLOURS, DiskMark, extents, mark, shares};
 use crate::output::size;
-use apparatus::ops::view::PoolView;
-use apparatus::pool::model::Segment;
+use apparatus::admin::view::PoolView;
+use apparatus::model::records::Segment;
 use std::fmt::Write;
 
-/// Told apart by people who see few colours too: the palette of Okabe and Ito. Beside each, what can be read on it.
+/// The palette of Okabe and Ito, which colour-blind readers can distinguish; with each colour, the colour of text on it.
 const PALETTE: [(&str, &str); COLOURS] = [
     ("#0072b2", "#ffffff"),
     ("#e69f00", "#000000"),
@@ -18,20 +18,20 @@ const PALETTE: [(&str, &str); COLOURS] = [
 const WIDTH: u64 = 900;
 const MARGIN: u64 = 30;
 const BAR: u64 = 44;
-/// Bar, its caption, and the space below it.
+/// Height of a bar, its caption, and the space below it.
 const STRIP: u64 = 100;
-/// A rectangle narrower than this has no room for its letter.
+/// The smallest width of a rectangle that has room for its letter.
 const LETTER: u64 = 14;
 
-/// A bar of the drawing.
+/// One bar of the drawing.
 pub struct Strip<'a> {
-    /// What it shows: `now`, `after the move`.
+    /// Its caption: `now`, `after the move`.
     pub caption: String,
-    /// What lies where.
+    /// The segments that it shows.
     pub segments: &'a [Segment],
 }
 
-/// The drawing, as the text of an SVG file.
+/// Returns the drawing as the text of an SVG file.
 pub fn draw(view: &PoolView, title: &str, strips: &[Strip<'_>]) -> String {
     let count = u64::try_from(strips.len()).unwrap_or(1);
     let disks = disks_of(view, strips);
@@ -70,25 +70,26 @@ pub fn draw(view: &PoolView, title: &str, strips: &[Strip<'_>]) -> String {
     text
 }
 
-/// Each disk in the drawing, its mark, and how much it has in each strip.
-fn disks_of(view: &PoolView, strips: &[Strip<'_>]) -> Vec<(String, Mark, String)> {
+/// Returns each disk in the drawing, its mark, and its share in each strip.
+fn disks_of(view: &PoolView, strips: &[Strip<'_>]) -> Vec<(String, DiskMark, String)> {
     let bytes = view.header.extent_size.bytes();
     let all: Vec<_> = strips.iter().map(|strip| shares(strip.segments)).collect();
     let has = |id| {
         all.iter()
             .any(|shares| shares.iter().any(|(disk, _)| *disk == id))
     };
-    let seen = view.disks.iter().filter(|disk| has(disk.record.id));
-    seen.map(|disk| {
-        let id = disk.record.id;
-        let held = all.iter().map(|shares| {
-            let share = shares.iter().find(|(disk, _)| *disk == id);
-            size(share.map_or(0, |(_, extents)| extents.saturating_mul(bytes)))
-        });
-        let held: Vec<String> = held.collect();
-        (disk.record.name.to_string(), mark(view, id), held.join(", then "))
-    })
-    .collect()
+    let shown = view.disks.iter().filter(|disk| has(disk.record.id));
+    shown
+        .map(|disk| {
+            let id = disk.record.id;
+            let held = all.iter().map(|shares| {
+                let share = shares.iter().find(|(disk, _)| *disk == id);
+                size(share.map_or(0, |(_, extents)| extents.saturating_mul(bytes)))
+            });
+            let held: Vec<String> = held.collect();
+            (disk.record.name.to_string(), mark(view, id), held.join(", then "))
+        })
+        .collect()
 }
 
 fn draw_strip(text: &mut String, view: &PoolView, strip: &Strip<'_>, y: u64) {
@@ -104,7 +105,7 @@ fn draw_strip(text: &mut String, view: &PoolView, strip: &Strip<'_>, y: u64) {
         escaped(&strip.caption)
     );
     for segment in strip.segments {
-        let mark = mark(view, segment.home.disk);
+        let mark = mark(view, segment.placement.disk);
         let (paper, ink) = PALETTE[mark.colour];
         let (from, to) = (at(segment.start.0), at(segment.end().0));
         let width = (to - from).max(1);
@@ -125,7 +126,7 @@ fn draw_strip(text: &mut String, view: &PoolView, strip: &Strip<'_>, y: u64) {
         }
     }
     let mut quarters: Vec<u64> = (0..=4).map(|quarter| all * quarter / 4).collect();
-    // A small volume has fewer places to name.
+    // A small volume has fewer offsets to label.
     quarters.dedup();
     for extent in quarters {
         let label = size(extent.saturating_mul(view.header.extent_size.bytes()));
@@ -143,7 +144,7 @@ fn draw_strip(text: &mut String, view: &PoolView, strip: &Strip<'_>, y: u64) {
     }
 }
 
-/// Text between tags.
+/// Escapes text between tags.
 pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")

@@ -1,0 +1,166 @@
+//! Operations on apparatuses: start, inspect, stop, fence by force, wait for a rejoin.
+
+mod start;
+mod stop;
+
+pub(crate) use start::{FAILED_BECAUSE, FAILED_HINT, WARNING};
+pub use start::{Start, Started, is_memory_limited, start};
+pub use stop::{Fenced, check as check_stop, check_fence, fence, rejoin, stop, stop_unlisted};
+
+use super::view::with_names;
+use crate::cluster::{self, Presence};
+use crate::model::dir::PoolDir;
+use crate::model::error::{Error, Result};
+use crate::model::member::{Member, MemberState};
+use crate::model::names::Name;
+use crate::rpc::client;
+use crate::rpc::message::{Answer, ApparatusMetrics, Request};
+use crate::store::{MemberStore, Store};
+use crate::supervisor;
+use serde::Serialize;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How long an apparatus may take to report its figures.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The state of an apparatus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// A member of the control range that answers.
+    Serving,
+    /// A member of the control range that is alive and does not answer.
+    Silent,
+    /// Fenced, and alive.
+    Fenced,
+    /// Its server has ended, and its supervisor holds the mount and starts another.
+    Restarting,
+    /// Its process has ended without leaving.
+    Dead,
+}
+
+/// An apparatus with its current state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApparatusView {
+    /// Its record in the store.
+    pub member: Member,
+    /// Its state.
+    pub state: State,
+    /// The figures that it reports.
+    pub figures: Option<ApparatusMetrics>,
+    /// Why it reports none.
+    pub fault: Option<String>,
+}
+
+/// Returns all apparatuses that have not left.
+///
+/// # Errors
+/// Returns the errors of the store.
+pub fn list(pool: &PoolDir, store: &mut dyn Store) -> Result<Vec<ApparatusView>> {
+    let (uuid, cluster) = (store.header()?.uuid, cluster::open(pool)?);
+    let (_, members) = store.members()?;
+    members
+        .into_iter()
+        .map(|member| look(pool, &*cluster, uuid, member))
+        .collect()
+}
+
+/// Returns an apparatus by name.
+///
+/// # Errors
+/// Fails with `NotFound`; returns the errors of the store.
+pub fn show(pool: &PoolDir, store: &mut dyn Store, name: &str) -> Result<ApparatusView> {
+    let uuid = store.header()?.uuid;
+    look(pool, &*cluster::open(pool)?, uuid, member(store, name)?)
+}
+
+/// Returns whether an apparatus process of this name runs, whatever the database contains.
+///
+/// # Errors
+/// Fails when that cannot be determined.
+pub fn runs(pool: &PoolDir, name: &Name) -> Result<bool> {
+    cluster::open(pool)?.is_claimed(name.as_str())
+}
+
+/// Returns the record of an apparatus that has not left. Reads the store only.
+///
+/// # Errors
+/// Fails with `NotFound`; returns the errors of the store.
+pub fn member(store: &mut dyn MemberStore, name: &str) -> Result<Member> {
+    let (_, mut members) = store.members()?;
+    match members.iter().position(|member| member.name.as_str() == name) {
+        Some(at) => Ok(members.swap_remove(at)),
+        None => {
+            let names = members.iter().map(|member| member.name.to_string()).collect();
+            Err(with_names(
+                Error::not_found("apparatus", name),
+                "apparatuses",
+                names,
+            ))
+        }
+    }
+}
+
+/// Returns the figures that an apparatus reports through its control socket.
+///
+/// # Errors
+/// Fails with `NotFound` when it does not run, and with `TimedOut` when it does not answer in two seconds.
+pub fn figures(pool: &PoolDir, uuid: Uuid, name: &Name) -> Result<ApparatusMetrics> {
+    match client::ask(pool, uuid, name, Request::Status, PATIENCE)? {
+        Answer::Status(figures) => Ok(*figures),
+        other => {
+            let why = format!("answered {other:?} when asked for its figures");
+            Err(Error::failed(format!("apparatus {name}"), why))
+        }
+    }
+}
+
+fn look(pool: &PoolDir, presence: &dyn Presence, uuid: Uuid, member: Member) -> Result<ApparatusView> {
+    let ended = match presence.has_ended(&member) {
+        Ok(ended) => ended,
+        Err(error) => {
+            return Ok(ApparatusView {
+                member,
+                state: State::Silent,
+                figures: None,
+                fault: Some(error.why().to_owned()),
+            });
+        }
+    };
+    if ended {
+        let supervisor = supervisor::supervisor_of(pool, &member.name).ok().flatten();
+        let fault = Some(match supervisor {
+            Some(supervisor) => format!(
+                "its server, process {}, has ended; its supervisor, process {supervisor}, holds the mount and starts another: {} says why none comes up",
+                member.pid,
+                pool.log(&member.name).display()
+            ),
+            None => format!("its process, {}, has ended", member.pid),
+        });
+        return Ok(ApparatusView {
+            member,
+            state: match supervisor {
+                Some(_) => State::Restarting,
+                None => State::Dead,
+            },
+            figures: None,
+            fault,
+        });
+    }
+    let (figures, fault) = match figures(pool, uuid, &member.name) {
+        Ok(figures) => (Some(figures), None),
+        Err(error) => (None, Some(error.why().to_owned())),
+    };
+    let state = match (member.state, &figures) {
+        (MemberState::Fenced, _) => State::Fenced,
+        (_, Some(_)) => State::Serving,
+        (_, None) => State::Silent,
+    };
+    Ok(ApparatusView {
+        member,
+        state,
+        figures,
+        fault,
+    })
+}

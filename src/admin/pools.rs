@@ -1,0 +1,79 @@
+//! The pools that processes of this machine use now.
+
+use super::apparatus;
+use crate::blockdev::with_timeout;
+use crate::cluster;
+use crate::controller::pool::open_store;
+use crate::model::dir::{DATABASE, PoolDir};
+use crate::model::error::Result;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a pool may take to be read.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A pool of this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KnownPool {
+    /// Its directory.
+    pub path: PathBuf,
+    /// The apparatuses that live.
+    pub apparatuses: Vec<String>,
+    /// Number of disks.
+    pub disks: usize,
+    /// Number of volumes.
+    pub volumes: usize,
+    /// Why it cannot be read, if so.
+    pub fault: Option<String>,
+}
+
+/// Returns the pools that processes use, as far as this user may see them, and the `named` pool if it exists; each once, by path.
+#[must_use]
+pub fn known(named: &PoolDir) -> Vec<KnownPool> {
+    let mut dirs = cluster::pools_in_use();
+    if with_timeout::ask(named.path(), PATIENCE, exists(named.path())).unwrap_or(false) {
+        dirs.insert(named.path().to_owned());
+    }
+    dirs.into_iter().map(look).collect()
+}
+
+fn exists(dir: &Path) -> impl FnOnce() -> bool + Send + 'static {
+    let database = dir.join(DATABASE);
+    move || database.exists()
+}
+
+fn look(path: PathBuf) -> KnownPool {
+    let dir = PoolDir::new(&path);
+    let asked = with_timeout::ask(&path, PATIENCE, move || read(&dir));
+    let fault = match asked {
+        Ok(Ok(found)) => return found,
+        Ok(Err(error)) => error.why().to_owned(),
+        Err(why) => why.to_string(),
+    };
+    KnownPool {
+        path,
+        apparatuses: Vec::new(),
+        disks: 0,
+        volumes: 0,
+        fault: Some(fault),
+    }
+}
+
+fn read(dir: &PoolDir) -> Result<KnownPool> {
+    let mut store = open_store(dir)?;
+    let (_, members) = store.members()?;
+    let names = members.into_iter().map(|member| member.name);
+    let alive = names.filter(|name| apparatus::runs(dir, name).unwrap_or(false));
+    Ok(KnownPool {
+        path: dir.path().to_owned(),
+        apparatuses: alive.map(|name| name.to_string()).collect(),
+        disks: store.disks()?.len(),
+        volumes: store
+            .volumes()?
+            .iter()
+            .filter(|volume| !volume.name.is_hidden())
+            .count(),
+        fault: None,
+    })
+}

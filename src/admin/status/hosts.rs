@@ -1,0 +1,115 @@
+//! Findings about apparatuses, their mounts, and hosts that wait.
+
+use crate::admin::apparatus::{ApparatusView, State};
+use crate::admin::finding::{Finding, FindingKind};
+use crate::admin::view::PoolView;
+use crate::blockdev::with_timeout;
+use crate::frontend::fuse;
+use crate::model::event::Severity;
+use crate::model::words;
+use crate::rpc::message::LongRequests;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Returns whether accesses to a mount point fail because its process has ended. One that does not answer at all is another case.
+fn is_dead(point: &Path) -> bool {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let place = point.to_owned();
+    let looked = with_timeout::ask(point, PATIENCE, move || std::fs::metadata(place));
+    matches!(looked, Ok(Err(why)) if why.kind() == std::io::ErrorKind::NotConnected)
+}
+
+/// Reports mounts of this pool that no apparatus serves any more: accesses to them fail.
+pub(super) fn of_mounts(view: &PoolView, apparatuses: &[ApparatusView]) -> Vec<Finding> {
+    let serves = |name: &str| apparatuses.iter().any(|each| each.member.name.as_str() == name);
+    let finding = |(name, point): (String, PathBuf)| {
+        let point = point.display();
+        let text = format!("is a mount of apparatus {name}, which has ended: every access to it fails");
+        Finding::new(
+            FindingKind::DeadMount,
+            Severity::Warning,
+            format!("mount point {point}"),
+            text,
+        )
+        .next(format!("umount -l {point}"))
+    };
+    let mounts = fuse::mounts_of_pool(view.header.uuid).unwrap_or_default();
+    mounts
+        .into_iter()
+        .filter(|(name, point)| !serves(name) && is_dead(point))
+        .map(finding)
+        .collect()
+}
+
+/// Reports volumes whose hosts wait for a disk that does not answer, or hardly answers.
+pub(super) fn of_waiting(apparatuses: &[ApparatusView]) -> Vec<Finding> {
+    let mut waiting: BTreeMap<&str, LongRequests> = BTreeMap::new();
+    for figures in apparatuses.iter().filter_map(|each| each.figures.as_ref()) {
+        for (volume, more) in &figures.waiting {
+            let all = waiting.entry(volume).or_default();
+            all.requests += more.requests;
+            all.longest_us = all.longest_us.max(more.longest_us);
+            all.disks.extend(more.disks.iter().cloned());
+            all.database = all.database.take().or_else(|| more.database.clone());
+        }
+    }
+    let finding = |(volume, waiting): (&str, LongRequests)| {
+        let seconds = waiting.longest_us / 1_000_000;
+        if let Some(why) = waiting.database {
+            let text = format!(
+                "flushes of hosts wait for the pool's database ({}, the first for {seconds} s): {why}",
+                words::count(waiting.requests, "request")
+            );
+            let finding = Finding::new(
+                FindingKind::WaitingForDatabase,
+                Severity::Warning,
+                format!("volume {volume}"),
+                text,
+            );
+            return finding.next("see that no process keeps the database locked, and that the file system of the pool's directory has room");
+        }
+        let disks: Vec<String> = waiting.disks.into_iter().collect();
+        let for_what = match disks[..] {
+            [] => "a flush".to_owned(),
+            _ => format!("disk {}", disks.join(", ")),
+        };
+        let text = format!(
+            "hosts wait for {for_what} ({}, the first for {seconds} s): see whether the kernel reports why, and whether the disk is \
+             connected",
+            words::count(waiting.requests, "request")
+        );
+        Finding::new(
+            FindingKind::Waiting,
+            Severity::Warning,
+            format!("volume {volume}"),
+            text,
+        )
+        .next("dmesg --level err,warn")
+    };
+    waiting.into_iter().map(finding).collect()
+}
+
+pub(super) fn of_apparatus(view: &ApparatusView) -> Option<Finding> {
+    let name = &view.member.name;
+    let subject = format!("apparatus {name}");
+    let why = view.fault.as_deref().unwrap_or("does not answer");
+    Some(match view.state {
+        State::Serving => return None,
+        State::Dead => {
+            let again = format!("vctl apparatus start {name} {}", view.member.mount.display());
+            Finding::new(FindingKind::ApparatusDead, Severity::Error, subject, why).next(again)
+        }
+        State::Restarting => Finding::new(FindingKind::ApparatusDead, Severity::Error, subject, why)
+            .next(format!("vctl apparatus show {name}")),
+        State::Fenced => Finding::new(
+            FindingKind::ApparatusFenced,
+            Severity::Error,
+            subject,
+            "is fenced: its hosts wait until it has rejoined",
+        )
+        .next(format!("vctl apparatus rejoin {name}")),
+        State::Silent => Finding::new(FindingKind::ApparatusSilent, Severity::Warning, subject, why)
+            .next(format!("vctl apparatus show {name}")),
+    })
+}

@@ -1,0 +1,267 @@
+//! The control thread of an apparatus: it receives requests of controllers, drives [`crate::protocol::participant`], and carries out its effects on
+//! the data path.
+//!
+//! ```text
+//!  connections --requests--> Core --events--> Machine --effects--> Core --> parts --> Runtime (gate, table), member entry
+//!       ^                     |  ^                                            |
+//!       +------ answers ------+  +- results - helper threads <--- works ------+  (store, disks: all that may wait)
+//! ```
+//!
+//! | part | state |
+//! |---|---|
+//! | `connections` | sockets, partial frames |
+//! | `links` | greetings, queued answers |
+//! | `holds` | holds in place, their drains |
+//! | `version` | the present table: its volumes, and the generation in the member entry |
+//! | `others` | generations that the other apparatuses have to reach |
+//! | `opening` | disks to open, and the holds that wait for them |
+//! | `opens` | blocks on opens |
+//! | `quiesce` | requests that wait for old tables to fall out of use |
+//! | `rejoin` | the way back after a fence |
+//! | `upkeep` | heartbeat, checks of disks and run directory |
+//! | `jobs` | threads that act as a controller |
+//! | `timers` | times at which the parts are called again |
+//!
+//! The loop waits in one place, for sockets, the waker and timers. It does nothing that waits for a disk or the store.
+
+mod connections;
+mod core;
+mod hangs;
+mod helpers;
+mod holds;
+mod jobs;
+mod links;
+mod opening;
+mod opens;
+mod others;
+mod quiesce;
+mod rejoin;
+mod timers;
+mod upkeep;
+mod version;
+
+use self::connections::{Connections, Inbound};
+use self::core::{Core, TimerKey};
+use crate::cluster::{NameClaim, OwnEntry, SharedState};
+use crate::controller::pool::PoolHandle;
+use crate::datapath::{Runtime, Waker};
+use crate::failpoint::hit;
+use crate::model::error::{Error, Result};
+use crate::model::member::{Joined, Member};
+use crate::model::records::{DiskRecord, PoolHeader};
+use crate::model::units::VolumeId;
+use crate::rpc::Listener;
+use crate::rpc::message::Memory;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Bounds of the control thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Maximum number of connections.
+    pub connections: usize,
+    /// Time for `Hello` to arrive, and for the rest of a frame after its first byte.
+    pub partial: Duration,
+    /// Maximum number of holds of changes. The gate has room for one more, for joining.
+    pub holds: usize,
+    /// Time for the other apparatuses to reach a change, before this one takes the controller lock to finish it.
+    pub patience: Duration,
+    /// Maximum number of background jobs.
+    pub jobs: usize,
+    /// Time for background jobs to stop at the end of a chunk when the apparatus leaves.
+    pub leaving: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 64,
+            partial: Duration::from_secs(2),
+            holds: 63,
+            patience: Duration::from_millis(500),
+            jobs: 8,
+            leaving: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Parts that the control thread works with.
+pub struct Setup {
+    /// The pool.
+    pub pool: PoolHandle,
+    /// The pool's header when this apparatus joined.
+    pub header: PoolHeader,
+    /// The member record of this apparatus when it joined.
+    pub member: Member,
+    /// The volumes of the table that it joined with.
+    pub volumes: Vec<VolumeId>,
+    /// The disks of that table.
+    pub disks: Vec<DiskRecord>,
+    /// The control socket.
+    pub listener: Listener,
+    /// The claim on the name of this apparatus.
+    pub claim: Arc<dyn NameClaim>,
+    /// State that the members of the pool share.
+    pub shared: SharedState,
+    /// Entry of this apparatus there; its incarnation has begun.
+    pub entry: Arc<dyn OwnEntry>,
+    /// The data path.
+    pub runtime: Arc<dyn Runtime>,
+    /// Wakes the control thread; the data path calls it.
+    pub waker: Arc<Waker>,
+    /// Bounds of the control thread.
+    pub limits: Limits,
+    /// Returns the memory limits of this process.
+    pub memory: Arc<dyn Fn() -> Memory + Send + Sync>,
+}
+
+impl Setup {
+    /// Makes a setup from the result of [`Store::join`], with the usual bounds.
+    pub fn new(
+        pool: &PoolHandle,
+        joined: &Joined,
+        (listener, claim): (Listener, Arc<dyn NameClaim>),
+        (shared, entry): (SharedState, Arc<dyn OwnEntry>),
+        (runtime, waker): (Arc<dyn Runtime>, Arc<Waker>),
+    ) -> Self {
+        Self {
+            pool: pool.clone(),
+            header: joined.snapshot.header.clone(),
+            member: joined.member.clone(),
+            volumes: joined.snapshot.volumes.iter().map(|volume| volume.id).collect(),
+            disks: joined.snapshot.disks.clone(),
+            listener,
+            claim,
+            shared,
+            entry,
+            runtime,
+            waker,
+            limits: Limits::default(),
+            memory: Arc::new(Memory::default),
+        }
+    }
+}
+
+/// Running control thread. Dropping it ends the thread, as [`Server::shut`] does.
+pub struct Server {
+    thread: Option<JoinHandle<()>>,
+    ending: Arc<AtomicBool>,
+    waker: Arc<Waker>,
+}
+
+impl Server {
+    /// Starts the control thread. When this returns, host requests may be served: writes are held until the other apparatuses are known to have
+    /// reached this one's table.
+    ///
+    /// # Errors
+    /// Fails when a thread cannot be started or the store cannot be opened.
+    pub fn start(setup: Setup) -> Result<Self> {
+        let ending = Arc::new(AtomicBool::new(false));
+        let waker = Arc::clone(&setup.waker);
+        let (mut control, stop) = (ControlLoop::new(setup)?, Arc::clone(&ending));
+        control.core.run();
+        let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
+            if let Err(why) = crate::sys::prefer_latency() {
+                log::debug!("the control thread runs without a higher priority: {why}");
+            }
+            control.run(&stop);
+        });
+        let thread = thread.map_err(|why| Error::because("control thread", why))?;
+        Ok(Self {
+            thread: Some(thread),
+            ending,
+            waker,
+        })
+    }
+
+    /// Ends the control thread and its background jobs, which stop at the end of a chunk, and removes the socket. The data path continues, so the
+    /// caller unmounts first.
+    pub fn shut(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.ending.store(true, Ordering::Release);
+        self.waker.wake();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the control thread has panicked");
+        }
+    }
+}
+
+/// The loop: receives requests, lets the core handle them, sends answers.
+struct ControlLoop {
+    connections: Connections,
+    core: Core,
+    /// Time for `Hello`, and for the rest of a frame.
+    partial: Duration,
+}
+
+impl ControlLoop {
+    fn new(setup: Setup) -> Result<Self> {
+        let (waker, limits) = (Arc::clone(&setup.waker), setup.limits);
+        let (core, listener) = Core::new(setup)?;
+        Ok(Self {
+            connections: Connections::new(listener, waker, limits.connections),
+            core,
+            partial: limits.partial,
+        })
+    }
+
+    fn run(mut self, ending: &AtomicBool) {
+        while !(ending.load(Ordering::Acquire) && self.core.may_end()) {
+            self.step();
+        }
+    }
+
+    fn step(&mut self) {
+        let left = self.core.left();
+        for inbound in self.connections.wait(left) {
+            match inbound {
+                Inbound::Asked(link, frame) => self.core.received(link, frame),
+                Inbound::Garbled(link, why) => self.core.garbled(link, why),
+                Inbound::Lost(link) => self.core.lost(link),
+            }
+            self.core.run();
+        }
+        self.core.check();
+        if let Some(listener) = self.core.take_new_listener() {
+            self.connections.listen_on(listener);
+        }
+        for key in self.core.take_due() {
+            match key {
+                TimerKey::Sweep => self.sweep(),
+                key => self.core.due(key),
+            }
+            self.core.run();
+        }
+        self.send_answers();
+    }
+
+    /// Closes connections that have not sent `Hello`, or not finished a frame, in time.
+    fn sweep(&mut self) {
+        for link in self.connections.overdue(self.partial) {
+            let why = format!("no complete frame came within {} ms", self.partial.as_millis());
+            self.core.garbled(link, why);
+        }
+        self.core.arm(TimerKey::Sweep, self.partial / 2);
+    }
+
+    /// Sends the queued answers, one frame for each connection.
+    fn send_answers(&mut self) {
+        for (link, outbound) in self.core.take_outbound() {
+            if self.connections.send(link, outbound.answers, outbound.close) {
+                outbound.points.iter().for_each(|point| hit(*point));
+            } else {
+                self.core.lost(link);
+            }
+        }
+        self.core.run();
+    }
+}

@@ -1,0 +1,138 @@
+//! Routes the requests of connections to the parts that handle them.
+
+use super::{Core, TimerKey};
+use crate::agent::server::helpers::Work;
+use crate::agent::server::links::refused;
+use crate::failpoint::{Point, hit};
+use crate::model::units::{Term, VolumeId};
+use crate::protocol::participant::{Event, Link};
+use crate::rpc::message::{Answer, ApparatusMetrics, Refusal, Request, RequestFrame, VERSION};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Longest wait of a request, whatever it asks for.
+const LONGEST: Duration = Duration::from_secs(60);
+
+impl Core {
+    /// Handles a frame that has arrived.
+    pub(in crate::agent::server) fn received(&mut self, link: Link, frame: RequestFrame) {
+        for request in frame.requests {
+            if self.links.is_dismissed(link) {
+                return;
+            }
+            self.request(link, frame.term, request);
+        }
+    }
+
+    /// Closes a connection that has sent an invalid frame, because nothing after it can be decoded.
+    pub(in crate::agent::server) fn garbled(&mut self, link: Link, why: String) {
+        self.links.dismiss(link, refused(Refusal::Malformed(why)));
+    }
+
+    fn request(&mut self, link: Link, term: Term, request: Request) {
+        match request {
+            Request::Hello { version, pool } => self.hello(link, version, pool),
+            _ if !self.links.is_welcome(link) => self.links.dismiss(link, refused(Refusal::NoHello)),
+            Request::Hold { .. } => self.pass_to_machine(Point::ApparatusHoldAsked, link, term, request),
+            Request::Apply { .. } => self.pass_to_machine(Point::ApparatusApplyAsked, link, term, request),
+            Request::Release { .. } => {
+                self.pass_to_machine(Point::ApparatusReleaseAsked, link, term, request)
+            }
+            Request::Backup { file } => self.back_up(link, file),
+            Request::Status => {
+                let metrics = Answer::Status(Box::new(self.metrics()));
+                self.links.answer(link, metrics);
+            }
+            Request::Quiesce { wait_us } => self.quiesce(link, Duration::from_micros(wait_us)),
+            Request::RunJob { job } => {
+                let begun = self.jobs.begin(job).map_err(refused);
+                self.links.answer(link, accepted(begun));
+            }
+            Request::Stop => {
+                self.runtime.stop();
+                self.links.answer(link, Answer::Accepted);
+            }
+            Request::StopUnused => self.stop_unused(link),
+            Request::ClearDisk { disk } => {
+                self.runtime.clear_disk(disk);
+                self.links.answer(link, Answer::Accepted);
+            }
+            Request::Opens => self.links.answer(link, self.opens.report()),
+            Request::Vacate {
+                volumes,
+                writers_only,
+                for_us,
+            } => self.vacate(link, volumes, writers_only, Duration::from_micros(for_us)),
+        }
+    }
+
+    fn pass_to_machine(&mut self, point: Point, link: Link, term: Term, request: Request) {
+        hit(point);
+        self.events.push_back(Event::Asked(link, term, request));
+    }
+
+    fn hello(&mut self, link: Link, version: u32, pool: Uuid) {
+        if self.links.hello(link, version, pool) {
+            let welcome = Answer::Welcome {
+                version: VERSION,
+                name: self.me.to_string(),
+                incarnation: self.machine.incarnation(),
+                generation: self.machine.generation(),
+            };
+            self.links.answer(link, welcome);
+        }
+    }
+
+    /// Has a helper copy the database, which answers when that is done.
+    fn back_up(&mut self, link: Link, file: PathBuf) {
+        if !self.helpers.give(Work::Backup(link, file)) {
+            self.links.answer(link, refused(Refusal::TooMany));
+        }
+    }
+
+    /// Stops the apparatus if no host has a volume open. New opens are blocked from the check on.
+    fn stop_unused(&mut self, link: Link) {
+        let blocked = self.opens.block_all();
+        if blocked.is_ok() {
+            self.runtime.stop();
+        }
+        self.links.answer(link, accepted(blocked));
+    }
+
+    fn vacate(&mut self, link: Link, volumes: BTreeSet<VolumeId>, writers_only: bool, time: Duration) {
+        let blocked = self.opens.block(link, volumes, writers_only);
+        if blocked.is_ok() {
+            self.timers.arm(TimerKey::AllowOpens(link), time.min(LONGEST));
+        }
+        let answer = blocked.map_or_else(|refused| refused, |()| Answer::Vacant);
+        self.links.answer(link, answer);
+    }
+
+    fn quiesce(&mut self, link: Link, wait: Duration) {
+        if self.quiesces.add(link, wait.min(LONGEST)) {
+            self.answer_quiesces();
+        } else {
+            self.links.answer(link, refused(Refusal::TooMany));
+        }
+    }
+
+    fn metrics(&self) -> ApparatusMetrics {
+        ApparatusMetrics {
+            name: self.me.to_string(),
+            pid: std::process::id(),
+            incarnation: self.machine.incarnation(),
+            term: self.machine.term(),
+            generation: self.machine.generation(),
+            oldest: self.runtime.oldest(),
+            jobs: self.jobs.running(),
+            memory: (self.memory)(),
+            ..self.runtime.figures()
+        }
+    }
+}
+
+fn accepted(done: Result<(), Answer>) -> Answer {
+    done.map_or_else(|refused| refused, |()| Answer::Accepted)
+}

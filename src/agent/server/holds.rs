@@ -1,0 +1,108 @@
+//! The holds in place: places them in the data path, watches their drains, and ends them.
+
+use crate::datapath::Runtime;
+use crate::datapath::runtime::Resumed;
+use crate::failpoint::{Point, hit};
+use crate::model::change::HoldMode;
+use crate::model::records::Span;
+use crate::model::units::{ChangeId, VolumeId};
+use crate::protocol::participant::{Event, OWN};
+use crate::rpc::message::Answer;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Holds whose drains are watched.
+pub(super) struct Holds {
+    runtime: Arc<dyn Runtime>,
+    draining: BTreeSet<ChangeId>,
+}
+
+impl Holds {
+    /// Makes the bookkeeping of the holds in this data path.
+    pub(super) fn new(runtime: Arc<dyn Runtime>) -> Self {
+        Self {
+            runtime,
+            draining: BTreeSet::new(),
+        }
+    }
+
+    /// Places a hold. Returns an event if it is drained at once, or if there are too many holds.
+    pub(super) fn place(&mut self, change: ChangeId, spans: &[Span], mode: HoldMode) -> Option<Event> {
+        if !self.runtime.hold(change, spans, mode) {
+            return Some(Event::Overflow(change));
+        }
+        hit(Point::ApparatusHoldPlaced);
+        self.draining.insert(change);
+        self.check(change)
+    }
+
+    fn check(&mut self, change: ChangeId) -> Option<Event> {
+        if self.runtime.lag(change).is_some() {
+            return None;
+        }
+        self.draining.remove(&change);
+        hit(Point::ApparatusDrained);
+        Some(Event::Drained(change))
+    }
+
+    /// Returns an event for each hold whose drain has ended.
+    pub(super) fn drained(&mut self) -> Vec<Event> {
+        let draining = self.draining.clone();
+        draining
+            .into_iter()
+            .filter_map(|change| self.check(change))
+            .collect()
+    }
+
+    /// Holds the writes of these volumes, until [`Holds::release_writes`].
+    pub(super) fn hold_writes(&self, volumes: &[VolumeId]) {
+        let spans: Vec<Span> = volumes.iter().map(|volume| Span::whole(*volume)).collect();
+        if !self.runtime.hold(OWN, &spans, HoldMode::Writes) {
+            log::error!("cannot hold writes: there are too many holds");
+        }
+    }
+
+    /// Ends [`Holds::hold_writes`].
+    pub(super) fn release_writes(&self) {
+        self.runtime.release(OWN);
+    }
+
+    /// Stops watching the drain of a hold, which stays in place.
+    pub(super) fn stop_watching(&mut self, change: ChangeId) {
+        self.draining.remove(&change);
+    }
+
+    /// Ends a hold.
+    pub(super) fn release(&mut self, change: ChangeId) -> Resumed {
+        self.draining.remove(&change);
+        let resumed = self.runtime.release(change);
+        hit(Point::ApparatusReopened);
+        resumed
+    }
+
+    /// Returns the answer to a request that ended a hold.
+    pub(super) fn released(&self, change: ChangeId, resumed: Resumed) -> Answer {
+        Answer::Released {
+            change,
+            parked: resumed.parked,
+            longest_us: u64::try_from(resumed.longest.as_micros()).unwrap_or(u64::MAX),
+            oldest: self.runtime.oldest(),
+        }
+    }
+
+    /// Returns the answer that the hold is still draining, or `None` if its drain has just ended: the wake-up causes `Drained` then.
+    pub(super) fn still_draining(&self, change: ChangeId) -> Option<Answer> {
+        let lag = self.runtime.lag(change)?;
+        Some(Answer::StillDraining {
+            change,
+            in_flight: lag.in_flight,
+            oldest_us: u64::try_from(lag.age.as_micros()).unwrap_or(u64::MAX),
+            disk: lag.disk,
+        })
+    }
+
+    /// Forgets all holds, which the closed gate has ended.
+    pub(super) fn forget_all(&mut self) {
+        self.draining.clear();
+    }
+}

@@ -1,0 +1,533 @@
+//! The member table: opening and creating the file, and its entries.
+
+use super::anchor::Anchor;
+use super::flush_ledger::{DIRTY, DiskLedger, FAILED, LEDGERS, TELLING};
+use super::flushers::Flushers;
+use super::lock;
+use super::place::{Placed, TablePlace};
+use super::shared::Words;
+use crate::cluster::{Membership, OwnEntry};
+use crate::model::dir::PoolDir;
+use crate::model::error::{Error, Result};
+use crate::model::member::{MemberEntry, SLOTS};
+use crate::model::units::{CacheEpoch, DiskId, Generation, Incarnation, Slot};
+use crate::sys;
+use crate::sys::hold;
+use rustix::thread::{MembarrierCommand, membarrier};
+use std::io;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicU64, fence};
+use uuid::Uuid;
+
+const MAGIC: [u8; 8] = *b"APPARMEM";
+const FORMAT: u64 = 3;
+
+/// Offset of the persisted generation, and so the length of the header's fixed part.
+pub(super) const PERSISTED: usize = 48;
+/// Length of the magic and format that every table of this format begins with.
+pub(super) const BEGINNING: usize = 16;
+const COMMITTED: usize = 56;
+const LINES: usize = 128;
+const LINE: usize = 128;
+const DISKS: usize = LINES + SLOTS as usize * LINE;
+const LEDGER: usize = 64;
+pub(super) const SIZE: usize = DISKS + LEDGERS * LEDGER;
+
+/// Returns the content of a new table. Earlier writes to the disks are unknown, so all count as dirty.
+pub(super) fn blank(header: &[u8; PERSISTED]) -> Vec<u8> {
+    let mut bytes = vec![0; SIZE];
+    bytes[..PERSISTED].copy_from_slice(header);
+    for index in 0..LEDGERS {
+        let at = ledger_of(index) + DIRTY;
+        bytes[at..at + 8].copy_from_slice(&1_u64.to_ne_bytes());
+    }
+    bytes
+}
+
+/// Returns whether a table, given its whole content, holds a fact about a disk that a new one would lack: a failed flush, or one with an unknown result.
+pub(super) fn remembers(bytes: &[u8]) -> bool {
+    let word = |at: usize| {
+        bytes
+            .get(at..at + 8)
+            .is_none_or(|word| word.iter().any(|&byte| byte != 0))
+    };
+    let mut fields = (0..LEDGERS).flat_map(|index| TELLING.map(|field| ledger_of(index) + field));
+    fields.any(word)
+}
+
+const INCARNATION: usize = 0;
+const GENERATION: usize = 8;
+const OLDEST: usize = 16;
+const HEARTBEAT: usize = 24;
+const PID: usize = 32;
+const FENCED: usize = 64;
+
+/// Mapped member table.
+pub struct MemberTable {
+    words: Words,
+    place: TablePlace,
+    made: bool,
+    /// For each ledger, a lock for one flush at a time in this process, so that waiting threads find it done. It holds the bits of the processes whose
+    /// flushes are in doubt: those that had begun, with an unknown result, when this process opened the disk.
+    pub(super) flushing: [Mutex<u128>; LEDGERS],
+    /// Number of flushes that had failed when this process opened the table.
+    pub(super) failed_before: [u64; LEDGERS],
+    pub(super) flushers: Flushers,
+}
+
+/// Entry of an apparatus, for that apparatus.
+pub struct OwnLine {
+    table: Arc<MemberTable>,
+    line: usize,
+    /// Copy of the incarnation, which the data path reads without touching a cache line that is written all the time.
+    life: AtomicU64,
+}
+
+impl MemberTable {
+    /// Maps the pool's table. Creates it, and the run directory, if it does not exist, and replaces one of another boot or pool. While a process has it
+    /// open, no process can create another one: all living processes use the same words, whatever files are deleted.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be created, mapped or understood, or when other processes have a table open that this one cannot find.
+    pub fn open(pool: &PoolDir, uuid: Uuid, boot: CacheEpoch) -> Result<Arc<Self>> {
+        let pool = &hold(pool)?;
+        lock::make_run_dir(pool)?;
+        let Placed { file, place, made } =
+            TablePlace::find_or_make(pool, Anchor::of(pool)?, &header(uuid, boot))?;
+        let failed = |why: io::Error| Error::because(format!("member table {}", place.name().display()), why);
+        let words = Words::new(&file, SIZE / 8).map_err(failed)?;
+        let failures = |index| words.at(ledger_of(index) + FAILED).load(Acquire);
+        Ok(Arc::new(Self {
+            failed_before: std::array::from_fn(failures),
+            words,
+            place,
+            made,
+            flushing: std::array::from_fn(|_| Mutex::new(0)),
+            flushers: Flushers::new(file),
+        }))
+    }
+
+    /// Returns whether this opening created the file.
+    #[must_use]
+    pub fn made_anew(&self) -> bool {
+        self.made
+    }
+
+    /// Restores the link to the table, so that other processes find it, if that was deleted or leads elsewhere. Returns whether it did.
+    ///
+    /// # Errors
+    /// Fails when the link cannot be restored, or the table itself was deleted: no other process can open it then, so the pool cannot be changed any
+    /// more.
+    pub fn restore(&self) -> Result<bool> {
+        self.place.restore()
+    }
+
+    /// Removes the table if no other process uses it and it holds no fact that a new one would lack. Called by a process that no longer uses it.
+    pub fn leave(&self) {
+        match self.place.leave(self.flushers.file()) {
+            Ok(true) => log::debug!("removed the member table, which is no longer in use"),
+            Ok(false) => {}
+            Err(why) => log::debug!("the member table stays: {why}"),
+        }
+    }
+
+    /// Reads an entry.
+    #[must_use]
+    pub fn line(&self, slot: Slot) -> MemberEntry {
+        let at = line_of(slot);
+        let word = |field: usize| self.words.at(at + field).load(Acquire);
+        MemberEntry {
+            incarnation: Incarnation(word(INCARNATION)),
+            generation: Generation(word(GENERATION)),
+            oldest: Generation(word(OLDEST)),
+            heartbeat_us: word(HEARTBEAT),
+            pid: u32::try_from(word(PID)).unwrap_or(0),
+            fenced: Incarnation(word(FENCED)),
+        }
+    }
+
+    /// Returns the entry of this apparatus, for writing.
+    #[must_use]
+    pub fn mine(self: &Arc<Self>, slot: Slot) -> OwnLine {
+        // This lets `fence` reach this process quickly. Where the kernel refuses it, the barrier in `DiskLedger::written` suffices.
+        let _ = membarrier(MembarrierCommand::RegisterGlobalExpedited);
+        OwnLine {
+            table: Arc::clone(self),
+            line: line_of(slot),
+            life: AtomicU64::new(0),
+        }
+    }
+
+    /// Sets the fence word: what that incarnation acknowledges from now on was on its disk before this returns (see the module). Incarnations increase, so a
+    /// late fence of an earlier one changes nothing.
+    pub fn fence(&self, slot: Slot, incarnation: Incarnation) {
+        self.words
+            .at(line_of(slot) + FENCED)
+            .fetch_max(incarnation.0, SeqCst);
+        fence(SeqCst);
+        // Where the kernel refuses it, the barrier in `DiskLedger::written` suffices.
+        let _ = membarrier(MembarrierCommand::GlobalExpedited);
+    }
+
+    /// Returns the highest generation that is known to be persisted.
+    #[must_use]
+    pub fn persisted(&self) -> Generation {
+        Generation(self.words.at(PERSISTED).load(Acquire))
+    }
+
+    /// Raises the persisted generation. The caller never sets it higher than what is durable.
+    pub fn set_persisted(&self, generation: Generation) {
+        self.words.at(PERSISTED).fetch_max(generation.0, SeqCst);
+    }
+
+    /// Returns the highest generation that is known to be committed.
+    #[must_use]
+    pub fn committed(&self) -> Generation {
+        Generation(self.words.at(COMMITTED).load(Acquire))
+    }
+
+    /// Raises the committed generation, after the commit.
+    pub fn set_committed(&self, generation: Generation) {
+        self.words.at(COMMITTED).fetch_max(generation.0, SeqCst);
+    }
+
+    /// Returns the flush ledger of a disk, which all processes share.
+    #[must_use]
+    pub fn ledger(self: &Arc<Self>, disk: DiskId) -> DiskLedger {
+        DiskLedger::new(Arc::clone(self), disk)
+    }
+
+    /// Returns a word of a ledger.
+    pub(super) fn ledger_word(&self, index: usize, field: usize) -> &AtomicU64 {
+        self.words.at(ledger_of(index) + field)
+    }
+}
+
+fn ledger_of(index: usize) -> usize {
+    DISKS + index * LEDGER
+}
+
+/// Returns the offset of a slot's entry. Slots come from the store, which knows their number; a damaged one yields the last entry, inside the file.
+fn line_of(slot: Slot) -> usize {
+    LINES + slot.0.min(SLOTS - 1) as usize * LINE
+}
+
+impl Membership for Arc<MemberTable> {
+    fn own(&self, slot: Slot) -> Arc<dyn OwnEntry> {
+        Arc::new(self.mine(slot))
+    }
+
+    fn entry(&self, slot: Slot) -> MemberEntry {
+        self.line(slot)
+    }
+
+    fn fence(&self, slot: Slot, incarnation: Incarnation) {
+        MemberTable::fence(self, slot, incarnation);
+    }
+
+    fn committed(&self) -> Generation {
+        MemberTable::committed(self)
+    }
+
+    fn set_committed(&self, generation: Generation) {
+        MemberTable::set_committed(self, generation);
+    }
+
+    fn restore(&self) -> Result<bool> {
+        MemberTable::restore(self)
+    }
+
+    fn leave(&self) {
+        MemberTable::leave(self);
+    }
+}
+
+impl OwnLine {
+    fn word(&self, field: usize) -> &AtomicU64 {
+        self.table.words.at(self.line + field)
+    }
+}
+
+impl OwnEntry for OwnLine {
+    fn begin(&self, incarnation: Incarnation, generation: Generation) {
+        self.word(PID).store(std::process::id().into(), Relaxed);
+        self.word(GENERATION).store(generation.0, Relaxed);
+        self.word(OLDEST).store(generation.0, Relaxed);
+        self.beat();
+        self.word(INCARNATION).store(incarnation.0, SeqCst);
+        self.life.store(incarnation.0, SeqCst);
+    }
+
+    fn end(&self) {
+        self.life.store(0, SeqCst);
+        self.word(INCARNATION).store(0, SeqCst);
+    }
+
+    /// Loads one cache line that only fencing writes.
+    fn is_fenced(&self) -> bool {
+        self.word(FENCED).load(Acquire) >= self.life.load(Relaxed)
+    }
+
+    fn set_generation(&self, generation: Generation) {
+        self.word(GENERATION).store(generation.0, Release);
+    }
+
+    fn set_oldest(&self, oldest: Generation) {
+        self.word(OLDEST).store(oldest.0, Release);
+    }
+
+    fn beat(&self) {
+        self.word(HEARTBEAT).store(sys::monotonic_us(), Release);
+    }
+}
+
+impl Drop for MemberTable {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+fn header(pool: Uuid, boot: CacheEpoch) -> [u8; PERSISTED] {
+    let mut header = [0; PERSISTED];
+    header[..8].copy_from_slice(&MAGIC);
+    header[8..16].copy_from_slice(&FORMAT.to_ne_bytes());
+    header[16..32].copy_from_slice(boot.0.as_bytes());
+    header[32..].copy_from_slice(pool.as_bytes());
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::FlushLedger;
+    use std::fs;
+    use std::path::Path;
+
+    fn open(dir: &Path, pool: u128, boot: u128) -> Arc<MemberTable> {
+        try_open(dir, pool, boot).unwrap()
+    }
+
+    fn try_open(dir: &Path, pool: u128, boot: u128) -> Result<Arc<MemberTable>> {
+        let (pool, boot) = (Uuid::from_u128(pool), CacheEpoch(Uuid::from_u128(boot)));
+        MemberTable::open(&PoolDir::new(dir), pool, boot)
+    }
+
+    #[test]
+    fn two_openings_see_the_same_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (open(dir.path(), 1, 1), open(dir.path(), 1, 1));
+        assert!(one.made_anew() && !other.made_anew());
+        let mine = one.mine(Slot(63));
+        assert!(mine.is_fenced(), "no incarnation has begun");
+        mine.begin(Incarnation(5), Generation(9));
+        mine.set_generation(Generation(10));
+        let line = other.line(Slot(63));
+        assert_eq!(
+            (line.incarnation, line.generation, line.oldest),
+            (Incarnation(5), Generation(10), Generation(9))
+        );
+        assert_eq!(line.pid, std::process::id());
+        assert!(line.heartbeat_us > 0);
+        assert_eq!(other.line(Slot(62)).incarnation, Incarnation(0));
+        other.set_persisted(Generation(7));
+        other.set_persisted(Generation(6));
+        assert_eq!(one.persisted(), Generation(7));
+        one.set_committed(Generation(8));
+        assert_eq!(
+            (other.committed(), other.persisted()),
+            (Generation(8), Generation(7))
+        );
+    }
+
+    #[test]
+    fn a_fence_is_for_one_incarnation_and_a_late_one_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (apparatus, controller) = (open(dir.path(), 1, 1), open(dir.path(), 1, 1));
+        let mine = apparatus.mine(Slot(0));
+        mine.begin(Incarnation(5), Generation(1));
+        assert!(!mine.is_fenced());
+        controller.fence(Slot(1), Incarnation(5));
+        assert!(!mine.is_fenced());
+        controller.fence(Slot(0), Incarnation(5));
+        assert!(mine.is_fenced());
+        mine.begin(Incarnation(6), Generation(1));
+        assert!(!mine.is_fenced());
+        controller.fence(Slot(0), Incarnation(5));
+        assert!(!mine.is_fenced());
+        assert_eq!(controller.line(Slot(0)).fenced, Incarnation(5));
+        mine.end();
+        assert!(mine.is_fenced());
+        assert_eq!(controller.line(Slot(0)).incarnation, Incarnation(0));
+    }
+
+    /// Leaves a table that stays although no process uses it, because a flush has failed.
+    fn leave_table_with_failure(dir: &Path) {
+        let table = open(dir, 1, 1);
+        table.fence(Slot(3), Incarnation(4));
+        table.ledger(DiskId(0)).note_failure();
+    }
+
+    #[test]
+    fn the_last_user_removes_a_table_without_failures() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (open(dir.path(), 1, 1), open(dir.path(), 1, 1));
+        let file = fs::canonicalize(dir.path().join("run/members")).unwrap();
+        one.ledger(DiskId(3)).written();
+        drop(one);
+        assert!(file.exists(), "it is in use");
+        drop(other);
+        assert!(!file.exists());
+        let next = open(dir.path(), 1, 1);
+        let flushed = std::cell::Cell::new(0);
+        let flush = || {
+            flushed.set(flushed.get() + 1);
+            Ok(())
+        };
+        next.ledger(DiskId(3)).flush(&mut { flush }).unwrap();
+        assert_eq!(flushed.get(), 1, "earlier writes are still dirty");
+        next.ledger(DiskId(3)).note_failure();
+        drop(next);
+        assert!(open(dir.path(), 1, 1).ledger(DiskId(3)).has_lost());
+    }
+
+    /// Such tables are left by killed processes, whose pools may be gone.
+    #[test]
+    fn creating_a_table_removes_unused_ones_without_failures() {
+        use std::os::unix::fs::{FileExt, OpenOptionsExt};
+        let shm = tempfile::Builder::new()
+            .prefix("apparatus-0-0-")
+            .tempfile_in("/dev/shm");
+        let Ok(shm) = shm else { return };
+        let left = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+            let path = shm.path().with_extension(name);
+            let mut bytes = blank(&header(Uuid::from_u128(9), CacheEpoch(Uuid::from_u128(9))));
+            change(&mut bytes);
+            let mut options = fs::OpenOptions::new();
+            let file = options
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path);
+            file.unwrap().write_all_at(&bytes, 0).unwrap();
+            path
+        };
+        let idle = left("idle", &|_| ());
+        let failed = left("failed", &|bytes| bytes[ledger_of(7) + FAILED] = 1);
+        let other = left("other", &|bytes| bytes[8] = 2);
+        let used = left("used", &|_| ());
+        let user = fs::File::open(&used).unwrap();
+        sys::share_byte(std::os::fd::AsFd::as_fd(&user), 1 << 40).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let _table = open(dir.path(), 1, 1);
+        let present: Vec<bool> = [&idle, &failed, &other, &used].map(|path| path.exists()).into();
+        for path in [&failed, &other, &used] {
+            fs::remove_file(path).unwrap();
+        }
+        assert_eq!(present, [false, true, true, true]);
+    }
+
+    #[test]
+    fn a_table_of_another_boot_pool_or_format_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        leave_table_with_failure(dir.path());
+        assert_eq!(open(dir.path(), 1, 1).line(Slot(3)).fenced, Incarnation(4));
+        for (pool, boot) in [(1, 2), (2, 2)] {
+            let next = open(dir.path(), pool, boot);
+            assert!(next.made_anew());
+            assert_eq!(next.line(Slot(3)).fenced, Incarnation(0));
+            next.ledger(DiskId(0)).note_failure();
+        }
+        let path = dir.path().join("run/members");
+        for damage in [&b"short"[..], &[0xff; SIZE]] {
+            fs::write(&path, damage).unwrap();
+            assert!(open(dir.path(), 2, 2).made_anew());
+        }
+    }
+
+    #[test]
+    fn no_second_table_is_created_while_the_first_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(dir.path(), 1, 1);
+        first.fence(Slot(3), Incarnation(4));
+        let link = dir.path().join("run/members");
+        let copied = |first: &MemberTable| {
+            let bytes = fs::read(&link).unwrap();
+            fs::remove_file(&link).unwrap();
+            fs::write(&link, bytes).unwrap();
+            assert!(first.restore().unwrap());
+        };
+        for damage in [|| {}, || {}] {
+            damage();
+            fs::remove_dir_all(dir.path().join("run")).unwrap();
+            let refused = try_open(dir.path(), 1, 1).err().unwrap();
+            assert!(refused.why().contains("in use"), "{refused}");
+            assert!(first.restore().unwrap() && !first.restore().unwrap());
+            let other = open(dir.path(), 1, 1);
+            assert!(!other.made_anew());
+            assert_eq!(other.line(Slot(3)).fenced, Incarnation(4));
+        }
+        // A copy has the same words now, but not later.
+        copied(&first);
+        let refused = try_open(dir.path(), 2, 1).err().unwrap();
+        assert!(refused.why().contains("in use"), "{refused}");
+        first.ledger(DiskId(0)).note_failure();
+        drop(first);
+        assert!(!open(dir.path(), 1, 1).made_anew());
+    }
+
+    #[test]
+    fn a_table_whose_link_was_deleted_is_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        leave_table_with_failure(dir.path());
+        fs::remove_dir_all(dir.path().join("run")).unwrap();
+        let again = open(dir.path(), 1, 1);
+        assert!(!again.made_anew());
+        assert_eq!(again.line(Slot(3)).fenced, Incarnation(4));
+    }
+
+    #[test]
+    fn a_deleted_table_cannot_be_restored_and_that_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(dir.path(), 1, 1);
+        fs::remove_file(fs::canonicalize(dir.path().join("run/members")).unwrap()).unwrap();
+        let refused = first.restore().unwrap_err();
+        assert!(refused.why().contains("deleted"), "{refused}");
+        drop(first);
+        assert!(open(dir.path(), 1, 1).made_anew());
+    }
+
+    #[test]
+    fn many_openings_at_once_make_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = std::thread::scope(|scope| {
+            let path = dir.path();
+            let all: Vec<_> = (0..16).map(|_| scope.spawn(move || open(path, 1, 1))).collect();
+            // All stay open until the last one is: the last user removes the file.
+            let open: Vec<_> = all.into_iter().map(|one| one.join().unwrap()).collect();
+            open.iter().filter(|one| one.made_anew()).count()
+        });
+        assert_eq!(made, 1);
+    }
+
+    #[test]
+    fn entries_and_ledgers_are_where_the_module_says() {
+        assert_eq!((LINES, DISKS, SIZE), (128, 8320, 24704));
+        let dir = tempfile::tempdir().unwrap();
+        let table = open(dir.path(), 0x11, 0x22);
+        table.mine(Slot(2)).begin(Incarnation(3), Generation(4));
+        table.fence(Slot(2), Incarnation(5));
+        table.set_persisted(Generation(6));
+        table.ledger(DiskId(257)).written();
+        let bytes = fs::read(dir.path().join("run/members")).unwrap();
+        let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
+        assert_eq!(&bytes[..8], b"APPARMEM");
+        assert_eq!((word(8), word(48)), (3, 6));
+        assert_eq!(bytes[16..32], *Uuid::from_u128(0x22).as_bytes());
+        assert_eq!(bytes[32..48], *Uuid::from_u128(0x11).as_bytes());
+        assert_eq!((word(384), word(384 + 8), word(384 + 64)), (3, 4, 5));
+        assert_eq!((word(8320), word(8320 + 64)), (1, 1));
+    }
+}

@@ -1,0 +1,147 @@
+//! Opens a pool's store, and adds the way out to the error where that fails.
+
+use super::environment::{Environment, ProcessEnvironment};
+use super::{archive, directory};
+use crate::cluster::{self, Cluster};
+use crate::model::dir::{DATABASE, PoolDir};
+use crate::model::error::{Error, ErrorKind, Result};
+use crate::store::{self, DATABASE_GONE, NO_POOL, NOT_A_POOLS, OpenStore, Store};
+use crate::sys::hold;
+use std::fs;
+use std::sync::Arc;
+
+/// The way out when the database is gone or is another one, and an apparatus still has the right one open.
+const RESCUE: &str = "save what they have open: vctl pool backup FILE; then vctl apparatus stop NAME for each, and vctl pool restore FILE";
+
+/// A pool as a process uses it. The creator of this value decides which cluster, which store and which environment it has; nothing else knows.
+#[derive(Clone)]
+pub struct PoolHandle {
+    /// The pool's directory.
+    pub dir: PoolDir,
+    /// The pool's processes.
+    pub cluster: Arc<dyn Cluster>,
+    /// Opens the pool's store.
+    pub open_store: OpenStore,
+    /// The machine on which its controllers run.
+    pub environment: Arc<dyn Environment>,
+}
+
+impl PoolHandle {
+    /// Makes the handle of the pool in this directory, which stays the same directory even if it is renamed.
+    ///
+    /// # Errors
+    /// Fails when the directory cannot be opened, or its cluster cannot be determined.
+    pub fn of(dir: &PoolDir) -> Result<Self> {
+        let dir = hold(dir)?;
+        let open_in = dir.clone();
+        Ok(Self {
+            cluster: cluster::open(&dir)?,
+            open_store: Arc::new(move || open_store(&open_in)),
+            environment: Arc::new(ProcessEnvironment),
+            dir,
+        })
+    }
+}
+
+/// Opens a pool's store, unless the file system that it is on does not answer: opening it would wait for that without end.
+///
+/// # Errors
+/// Fails with `NotFound` when there is no pool, and with `TimedOut` when the directory does not answer; returns the errors of the store.
+pub fn open(pool: &PoolDir) -> Result<Box<dyn Store>> {
+    directory::fault(pool)?;
+    open_store(pool)
+}
+
+/// Opens a pool's store for a dry run: fails where the change itself would because the database is a copy.
+///
+/// # Errors
+/// Fails with `NotFound` when there is no pool, and when the database is a copy; returns the errors of the store.
+pub fn open_to_rehearse(pool: &PoolDir) -> Result<Box<dyn Store>> {
+    let mut store = open_store(pool)?;
+    store.refuse_copy()?;
+    Ok(store)
+}
+
+/// Opens the pool's store, in the epoch of its cluster.
+///
+/// # Errors
+/// Fails with `NotFound` when there is no pool; returns the errors of the store.
+pub fn open_store(pool: &PoolDir) -> Result<Box<dyn Store>> {
+    refuse_file(pool)?;
+    store::open(pool, cluster::open(pool)?.epoch()?).map_err(|error| {
+        match directory::try_writing(pool.path()) {
+            Err(why) if error.kind() == ErrorKind::Failed && !error.why().ends_with(NOT_A_POOLS) => {
+                not_writable(pool, &why)
+            }
+            _ => with_rescue(pool, error),
+        }
+    })
+}
+
+/// Explains that the directory accepts no change: SQLite needs space even to read a database that is not open elsewhere.
+fn not_writable(pool: &PoolDir, why: &std::io::Error) -> Error {
+    let what = format!("pool directory {}", pool.display());
+    let why = format!("accepts no change ({why}), and without that the database cannot be read");
+    Error::failed(what, why).hint(format!(
+        "free space in its file system, or make it writable again: df -h {}",
+        pool.display()
+    ))
+}
+
+/// Refuses a file in the place of a pool's directory.
+///
+/// # Errors
+/// Fails when the path leads to something that is no directory; the way out names the directory where the file is a pool's database.
+pub fn refuse_file(pool: &PoolDir) -> Result<()> {
+    match fs::metadata(pool.path()) {
+        Ok(meta) if !meta.is_dir() => {}
+        _ => return Ok(()),
+    }
+    let above = pool
+        .named()
+        .parent()
+        .filter(|dir| dir.join(DATABASE) == pool.named());
+    let way_out = match above {
+        Some(dir) => format!("name the directory that it is in: --pool {}", dir.display()),
+        None => "name the pool's directory with --pool DIR or $VCTL_POOL".to_owned(),
+    };
+    let what = format!("pool {}", pool.display());
+    Err(Error::usage(what, "is a file, and a pool is a directory").hint(way_out))
+}
+
+/// Replaces the way out where the apparatuses use another database than the one that is in the directory, and where the archive has a
+/// copy of the database that is gone or damaged.
+fn with_rescue(pool: &PoolDir, error: Error) -> Error {
+    let is_gone = [NO_POOL, DATABASE_GONE].contains(&error.why());
+    if !(is_gone || error.why().ends_with(NOT_A_POOLS)) {
+        return error;
+    }
+    if !matches!(any_claimed(pool), Ok(true)) {
+        return with_archive(pool, error);
+    }
+    if is_gone {
+        let why = "its database was deleted, and apparatuses still use it";
+        return Error::new(ErrorKind::NotFound, error.what(), why).hint(RESCUE);
+    }
+    error.hint(RESCUE)
+}
+
+/// Replaces the way out by the newest copy in the archive, if there is one.
+fn with_archive(pool: &PoolDir, error: Error) -> Error {
+    let Some(newest) = archive::list(pool).ok().and_then(|mut copies| copies.pop()) else {
+        return error;
+    };
+    let file = pool.name_of(&newest.file);
+    let restore = format!("the newest copy of it: vctl pool restore {}", file.display());
+    if [NO_POOL, DATABASE_GONE].contains(&error.why()) {
+        let hint =
+            format!("make it again from the pool's disks: vctl pool import DISK...; or put back {restore}");
+        return Error::new(ErrorKind::NotFound, error.what(), DATABASE_GONE).hint(hint);
+    }
+    error.hint(restore)
+}
+
+/// Whether an apparatus of the pool lives.
+fn any_claimed(pool: &PoolDir) -> Result<bool> {
+    Ok(cluster::open(pool)?.any_claimed()?.is_some())
+}

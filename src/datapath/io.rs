@@ -1,0 +1,353 @@
+//! Reads, writes, zeroing and allocation, as they run inside the gate.
+
+use super::cold::AHEAD;
+use super::context::Scratch;
+use super::metrics::RequestKind;
+use super::readers::Readers;
+use super::request::{Progress, Summary};
+use super::start_time::StartTime;
+use super::submit::{Completion, Outcome};
+use super::{Delivery, Failure, Operation, Reply, Report, Request, Role};
+use crate::blockdev::device::Mapped;
+use crate::blockdev::{Disk, Disks, OpenDisks};
+use crate::gate::Access;
+use crate::map::{Missing, Piece, Table};
+use crate::model::units::{DiskId, Generation, VolumeId, VolumeOffset};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes that one pass through the gate zeroes at most. It bounds how long a hold waits for zeroing.
+const STEP: u64 = 1 << 30;
+
+/// Locates requests in the table, and carries them out on disks.
+pub(super) struct DiskIo {
+    table: Arc<Table>,
+    disks: Arc<Disks>,
+    readers: Arc<Readers>,
+    report: Arc<dyn Report>,
+    start: StartTime,
+}
+
+impl DiskIo {
+    /// Makes it for this table and these disks.
+    pub(super) fn new(
+        table: Arc<Table>,
+        disks: Arc<Disks>,
+        readers: Arc<Readers>,
+        report: Arc<dyn Report>,
+        start: StartTime,
+    ) -> Self {
+        Self {
+            table,
+            disks,
+            readers,
+            report,
+            start,
+        }
+    }
+
+    /// Carries out a read, unless it is to wait for its disks elsewhere.
+    pub(super) fn read<'d>(
+        &'d self,
+        scratch: &mut Scratch,
+        disks: &'d OpenDisks,
+        role: Role,
+        volume: VolumeId,
+        at: VolumeOffset,
+        len: u64,
+    ) -> Result<Outcome<'d>, Failure> {
+        if self.locate(scratch, Access::Read, volume, at, len)?.is_none() {
+            return Ok(Outcome::Completion(Completion::Mapped(Mapped::default(), None)));
+        }
+        let waiting = match role {
+            Role::Worker => None,
+            Role::Spare if is_resident(scratch, disks) => None,
+            Role::Spare => return Ok(Outcome::Waits),
+            Role::Reader if !is_cold(scratch, disks) => None,
+            Role::Reader => match self.readers.permit_to_wait() {
+                None => return Ok(Outcome::Waits),
+                waiting => waiting,
+            },
+        };
+        if let [piece] = scratch.pieces[..]
+            && let Some(disk) = disks.get(piece.disk)
+            && let Some(bytes) = disk.mapped(piece.at, to_usize(piece.len))
+        {
+            return Ok(Outcome::Completion(Completion::Mapped(bytes, waiting)));
+        }
+        let gathered = self.gather(scratch, disks)?;
+        Ok(Outcome::Completion(Completion::Gathered(gathered)))
+    }
+
+    /// Reads all pieces into the buffer, and returns their length in bytes.
+    #[cold]
+    fn gather(&self, scratch: &mut Scratch, disks: &OpenDisks) -> Result<usize, Failure> {
+        let total = to_usize(scratch.pieces.iter().map(|piece| piece.len).sum());
+        if scratch.buffer.len() < total {
+            scratch.buffer.resize(total, 0);
+        }
+        let mut rest = &mut scratch.buffer[..total];
+        for piece in &scratch.pieces {
+            let (now, later) = rest.split_at_mut(to_usize(piece.len));
+            let disk = open_disk(disks, piece.disk)?;
+            if let Err(error) = disk.read_at(now, piece.at) {
+                scratch.thread_metrics.disk(piece.disk).failed();
+                return Err(self.disk_failed(disk, "read", &error));
+            }
+            rest = later;
+        }
+        Ok(total)
+    }
+
+    /// Carries out a write or zeroing.
+    pub(super) fn change<'d, R: Reply>(
+        &self,
+        scratch: &mut Scratch,
+        disks: &OpenDisks,
+        role: Role,
+        request: &mut Request<'_, R>,
+    ) -> Result<Outcome<'d>, Failure> {
+        if role == Role::Spare {
+            let span = request.span();
+            self.locate(
+                scratch,
+                Access::Write,
+                span.volume,
+                span.start,
+                span.end.0 - span.start.0,
+            )?;
+            return Ok(Outcome::Waits);
+        }
+        let bytes = match request.progress {
+            Progress::Reached { generation, bytes } if self.is_unmoved(request, generation, bytes) => {
+                scratch.pieces.clear();
+                bytes
+            }
+            _ => {
+                let (generation, bytes) = self.put(scratch, disks, request)?;
+                request.progress = Progress::Reached { generation, bytes };
+                bytes
+            }
+        };
+        // This comes before the reply: a host that has the reply may ask for the time of modification at once.
+        scratch
+            .thread_metrics
+            .volume(request.volume)
+            .wrote(self.start.elapsed_us());
+        Ok(match request.operation {
+            Operation::Write { durable: true, .. } => Outcome::FlushFirst(bytes),
+            Operation::Write { .. } => Outcome::Completion(Completion::Written(bytes)),
+            Operation::Zero { len, .. } if bytes == STEP && bytes < len => Outcome::Partly(bytes),
+            _ => Outcome::Completion(Completion::Done(bytes)),
+        })
+    }
+
+    fn is_unmoved<R: Reply>(&self, request: &Request<'_, R>, since: Generation, bytes: u64) -> bool {
+        let start = request.span().start;
+        self.table.unmoved(request.volume, start, bytes, since)
+    }
+
+    /// Carries a write or zeroing out on the disks. Returns the generation of the table that located it, and how many of its bytes are
+    /// inside the volume.
+    fn put<R: Reply>(
+        &self,
+        scratch: &mut Scratch,
+        disks: &OpenDisks,
+        request: &Request<'_, R>,
+    ) -> Result<(Generation, u64), Failure> {
+        let (at, len, partly) = match &request.operation {
+            Operation::Write { at, data, .. } => (*at, data.len() as u64, true),
+            Operation::Zero { at, len, clip, .. } => (*at, *len, *clip),
+            _ => return Err(Failure::PastEnd),
+        };
+        let located = self.locate(scratch, Access::Write, request.volume, at, len)?;
+        let (generation, inside) = located.unwrap_or((self.table.generation(), 0));
+        let is_write = matches!(request.operation, Operation::Write { .. });
+        if inside < len && !partly || inside == 0 && is_write && len > 0 {
+            return Err(Failure::PastEnd);
+        }
+        let inside = if !is_write && inside > STEP {
+            self.locate(scratch, Access::Write, request.volume, at, STEP)?
+                .map_or(0, |part| part.1)
+        } else {
+            inside
+        };
+        let mut done = 0;
+        for i in 0..scratch.pieces.len() {
+            let piece = scratch.pieces[i];
+            let disk = open_disk(disks, piece.disk)?;
+            let put = match &request.operation {
+                Operation::Write { data, .. } => disk.write_at(part(data, done, piece.len), piece.at),
+                Operation::Zero { punch, .. } => disk.zero(piece.at, piece.len, *punch),
+                _ => Ok(()),
+            };
+            // The ledger is marked after a failure too: some bytes may have been written.
+            scratch.ledgers.of(piece.disk).written();
+            if let Err(error) = put {
+                scratch.thread_metrics.disk(piece.disk).failed();
+                return Err(self.disk_failed(disk, "write", &error));
+            }
+            done += piece.len;
+        }
+        Ok((generation, inside))
+    }
+
+    /// Allocates space for the range on its disks.
+    pub(super) fn allocate<'d>(
+        &self,
+        scratch: &mut Scratch,
+        disks: &OpenDisks,
+        volume: VolumeId,
+        at: VolumeOffset,
+        len: u64,
+        clip: bool,
+    ) -> Result<Outcome<'d>, Failure> {
+        let inside = self
+            .locate(scratch, Access::Write, volume, at, len)?
+            .map_or(0, |found| found.1);
+        if inside < len && !clip {
+            return Err(Failure::PastEnd);
+        }
+        for piece in &scratch.pieces {
+            let disk = open_disk(disks, piece.disk)?;
+            disk.allocate(piece.at, piece.len)
+                .map_err(|error| self.disk_failed(disk, "allocation", &error))?;
+        }
+        Ok(Outcome::Completion(Completion::Done(0)))
+    }
+
+    /// Locates the part of the range that is inside the volume, and puts its pieces into `scratch`. Returns the generation of the table
+    /// and the length of that part in bytes, or `None` where no part is inside.
+    pub(super) fn locate(
+        &self,
+        scratch: &mut Scratch,
+        access: Access,
+        volume: VolumeId,
+        at: VolumeOffset,
+        len: u64,
+    ) -> Result<Option<(Generation, u64)>, Failure> {
+        let mut inside = len;
+        while inside > 0 {
+            let (table, reader, pieces) = (&self.table, &mut scratch.reader, &mut scratch.pieces);
+            let located = match access {
+                Access::Read => table.locate(reader, volume, at, inside, pieces),
+                Access::Write => table.locate_to_write(reader, volume, at, inside, pieces),
+            };
+            match located {
+                Ok(generation) => return Ok(Some((generation, inside))),
+                Err(Missing::NoVolume) => return Err(Failure::NoVolume),
+                Err(Missing::ReadOnly) => return Err(Failure::ReadOnly),
+                Err(Missing::Unmapped(hole)) => {
+                    log::error!("volume {volume}: no disk is mapped at offset {hole}: run vctl pool check");
+                    return Err(Failure::Disk);
+                }
+                // The range becomes shorter each time, so the loop ends even if the volume is being resized.
+                Err(Missing::PastEnd(size)) => inside = size.0.saturating_sub(at.0).min(inside - 1),
+            }
+        }
+        scratch.pieces.clear();
+        Ok(None)
+    }
+
+    /// Reports that an operation on a disk failed, and returns the failure of its request.
+    pub(super) fn disk_failed(&self, disk: &Disk, what: &str, error: &io::Error) -> Failure {
+        report_failure(&*self.report, disk, what, error)
+    }
+
+    /// Counts a request that was not refused, for its volume and for each disk that it used.
+    pub(super) fn count(&self, scratch: &mut Scratch, summary: &Summary, bytes: u64, delivery: Delivery) {
+        let Some(kind) = summary.kind else { return };
+        let took_us = micros(summary.since.elapsed());
+        scratch
+            .thread_metrics
+            .volume(summary.volume)
+            .finished(kind, bytes, took_us);
+        if kind == RequestKind::Read {
+            scratch.cold.took(took_us, bytes);
+        }
+        for piece in &scratch.pieces {
+            scratch
+                .thread_metrics
+                .disk(piece.disk)
+                .finished(kind, piece.len, took_us);
+        }
+        if delivery == Delivery::Unreadable {
+            self.unreadable(scratch, summary.volume);
+        }
+    }
+
+    /// Handles a reply whose mapping the kernel could not read; the host got EIO. Reading the range again tells the operator why it failed,
+    /// and lets the disk check whether it has become shorter.
+    #[cold]
+    fn unreadable(&self, scratch: &mut Scratch, volume: VolumeId) {
+        scratch.thread_metrics.volume(volume).failed();
+        if self.gather(scratch, &self.disks.view()).is_ok() {
+            // The range can be read now, so the error was transient.
+            for piece in &scratch.pieces {
+                scratch.thread_metrics.disk(piece.disk).failed();
+            }
+        }
+    }
+}
+
+/// Returns an open disk.
+pub(super) fn open_disk(disks: &OpenDisks, id: DiskId) -> Result<&Arc<Disk>, Failure> {
+    // The failure to open it was reported when it happened.
+    disks.get(id).ok_or(Failure::Disk)
+}
+
+/// Reports that an operation on a disk failed, and returns the failure of its request.
+pub(super) fn report_failure(report: &dyn Report, disk: &Disk, what: &str, error: &io::Error) -> Failure {
+    report.disk_failed(disk.name(), what, &error.to_string());
+    match error.kind() {
+        io::ErrorKind::StorageFull => Failure::NoRoom,
+        io::ErrorKind::QuotaExceeded => Failure::Quota,
+        _ => Failure::Disk,
+    }
+}
+
+/// Returns whether a read would wait for a disk, as far as that is worth checking. Where it would, the disk prefetches the bytes.
+fn is_cold(scratch: &mut Scratch, disks: &OpenDisks) -> bool {
+    let len: u64 = scratch.pieces.iter().map(|piece| piece.len).sum();
+    if !scratch.cold.is_suspect(len) {
+        return false;
+    }
+    let mut cold = false;
+    for piece in &scratch.pieces {
+        if let Some(disk) = disks.get(piece.disk)
+            && !disk.resident(piece.at, to_usize(piece.len))
+        {
+            let more = if scratch.cold.is_sequential(piece.disk, piece.at, piece.len) {
+                AHEAD
+            } else {
+                0
+            };
+            disk.prefetch(piece.at, piece.len + more);
+            cold = true;
+        }
+    }
+    scratch.cold.checked(cold);
+    cold
+}
+
+/// Returns whether a read would wait for no disk. It starts no prefetch: even that can wait where a disk's queue is full.
+#[cold]
+fn is_resident(scratch: &Scratch, disks: &OpenDisks) -> bool {
+    let is_in_memory = |disk: &Disk, piece: &Piece| disk.resident(piece.at, to_usize(piece.len));
+    let mut pieces = scratch.pieces.iter();
+    pieces.all(|piece| disks.get(piece.disk).is_none_or(|disk| is_in_memory(disk, piece)))
+}
+
+fn part(data: &[u8], from: u64, len: u64) -> &[u8] {
+    &data[to_usize(from)..to_usize(from + len)]
+}
+
+pub(super) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Converts a length of one request, which always fits in memory.
+fn to_usize(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,167 @@
+//! Answers to requests of the kernel.
+
+use super::device::Device;
+use super::errno;
+use super::wire::{AnswerHeader, DirectoryEntry};
+use rustix::io::Errno;
+use std::io::IoSlice;
+use std::sync::Arc;
+use zerocopy::{Immutable, IntoBytes};
+
+/// The answer to one request, still to be sent: any thread may send it, once. An answer that is dropped unsent is EIO.
+pub(super) struct Answer {
+    device: Arc<Device>,
+    unique: u64,
+    is_sent: bool,
+}
+
+impl Answer {
+    /// Makes the answer to the request with this number, which came from `device`.
+    pub(super) fn new(device: &Arc<Device>, unique: u64) -> Self {
+        Self {
+            device: device.clone(),
+            unique,
+            is_sent: false,
+        }
+    }
+
+    /// Sends that the request is done.
+    pub(super) fn done(self) {
+        self.data(&[]).ok();
+    }
+
+    /// Sends that the request has failed.
+    pub(super) fn error(mut self, errno: Errno) {
+        self.write(-errno.raw_os_error(), &[]).ok();
+    }
+
+    /// Sends a structure.
+    pub(super) fn structure(self, structure: &(impl IntoBytes + Immutable)) {
+        self.data(structure.as_bytes()).ok();
+    }
+
+    /// Sends bytes, which may be a mapping.
+    ///
+    /// # Errors
+    /// Fails with EFAULT when the kernel could not read the bytes; the host gets EIO then. Any other error means that nobody waits for the
+    /// answer any more.
+    pub(super) fn data(mut self, bytes: &[u8]) -> Result<(), Errno> {
+        self.write(0, bytes)
+    }
+
+    /// Sends no answer, to a request that expects none.
+    pub(super) fn none(mut self) {
+        self.is_sent = true;
+    }
+
+    fn write(&mut self, error: i32, bytes: &[u8]) -> Result<(), Errno> {
+        self.is_sent = true;
+        let len = size_of::<AnswerHeader>() + bytes.len();
+        let header = AnswerHeader {
+            len: u32::try_from(len).map_err(|_| Errno::TOOBIG)?,
+            error,
+            unique: self.unique,
+        };
+        match bytes {
+            [] => self.device.send(&[IoSlice::new(header.as_bytes())]),
+            _ => self
+                .device
+                .send(&[IoSlice::new(header.as_bytes()), IoSlice::new(bytes)]),
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if !self.is_sent {
+            // If the mount has ended, nobody waits for it.
+            self.write(-errno::MISFIT.raw_os_error(), &[]).ok();
+        }
+    }
+}
+
+/// Entries of a directory, as many as the kernel has room for.
+pub(super) struct Entries {
+    bytes: Vec<u8>,
+    room: usize,
+}
+
+impl Entries {
+    /// Makes an empty list for `room` bytes.
+    pub(super) fn new(room: u32) -> Self {
+        let room = room as usize;
+        Self {
+            bytes: Vec::new(),
+            room,
+        }
+    }
+
+    /// Adds an entry, and returns true. Returns false when there is no room for it.
+    pub(super) fn add(&mut self, inode: u64, next: u64, kind: u32, name: &str) -> bool {
+        let Ok(name_len) = u32::try_from(name.len()) else {
+            return false;
+        };
+        let end = self.bytes.len() + size_of::<DirectoryEntry>() + name.len();
+        let end = end.next_multiple_of(align_of::<u64>());
+        if end > self.room {
+            return false;
+        }
+        let entry = DirectoryEntry {
+            inode,
+            next,
+            name_len,
+            kind,
+        };
+        self.bytes.extend_from_slice(entry.as_bytes());
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.resize(end, 0);
+        true
+    }
+
+    /// Returns the entries as the kernel reads them.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn entries_are_aligned_and_stay_within_their_room() {
+        let mut entries = Entries::new(63);
+        assert!(entries.add(5, 1, 8, "v"));
+        assert_eq!(entries.as_bytes().len(), 32);
+        assert_eq!(entries.as_bytes()[24], b'v');
+        assert!(!entries.add(6, 2, 8, "w"), "no room");
+        assert_eq!(entries.as_bytes().len(), 32);
+        assert!(!Entries::new(31).add(5, 1, 8, "v"));
+        assert!(Entries::new(32).add(5, 1, 8, "v"));
+    }
+
+    #[test]
+    fn an_answer_has_the_number_of_its_request_and_one_that_is_dropped_is_an_error() {
+        let (mut read, write) = std::io::pipe().unwrap();
+        let device = Arc::new(Device::new(write.into()));
+        let mut next = || {
+            let mut bytes = [0; 64];
+            let len = read.read(&mut bytes).unwrap();
+            bytes[..len].to_vec()
+        };
+        let header = |len, error, unique| AnswerHeader { len, error, unique }.as_bytes().to_vec();
+        let again = 4 | 1 << 63;
+        Answer::new(&device, again).done();
+        assert_eq!(next(), header(16, 0, again));
+        Answer::new(&device, 6).error(Errno::NOSPC);
+        assert_eq!(next(), header(16, -28, 6));
+        drop(Answer::new(&device, 8));
+        assert_eq!(next(), header(16, -5, 8));
+        Answer::new(&device, 10).data(b"abc").unwrap();
+        assert_eq!(next(), [&header(19, 0, 10)[..], b"abc"].concat());
+        Answer::new(&device, 12).none();
+        Answer::new(&device, 14).done();
+        assert_eq!(next(), header(16, 0, 14), "nothing for the one before");
+    }
+}

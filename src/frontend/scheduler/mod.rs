@@ -1,0 +1,4 @@
+//! Schedules the FUSE reader threads: decides how many take requests, and which.
+
+mod governor;
+pub(super) mod readers;

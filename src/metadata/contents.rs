@@ -1,0 +1,193 @@
+//! What a checkpoint says: the pool's options, disks, volumes and segments. And what the edits of a log make of it.
+
+use super::Fault;
+use super::codec::{Reader, Writer};
+use crate::model::records::{DiskRecord, Edit, PoolHeader, Segment, Snapshot, VolumeRecord};
+use crate::model::units::{DiskId, VolumeExtent, VolumeId};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// What is one per pool, and no part of the table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Facts {
+    /// The directory that the database is used in.
+    pub directory: PathBuf,
+    /// The last number that was given to a disk.
+    pub last_disk: u32,
+    /// The last number that was given to a volume.
+    pub last_volume: u64,
+    /// The word of the allocation policy.
+    pub policy: String,
+    /// In per cent.
+    pub nearfull: u8,
+    /// In per cent.
+    pub full: u8,
+    /// The last sequence number that the label of each disk is known to have.
+    #[serde(default)]
+    pub labels: BTreeMap<DiskId, u64>,
+    /// The disks whose copies were kept current.
+    #[serde(default)]
+    pub carriers: BTreeSet<DiskId>,
+}
+
+/// A whole table, so that edits can be applied to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// What is one per pool.
+    pub facts: Facts,
+    disks: BTreeMap<DiskId, DiskRecord>,
+    volumes: BTreeMap<VolumeId, VolumeRecord>,
+    /// By first extent.
+    segments: BTreeMap<VolumeId, BTreeMap<u64, Segment>>,
+}
+
+impl Contents {
+    /// Takes a table.
+    #[must_use]
+    pub fn of(facts: Facts, snapshot: Snapshot) -> Self {
+        let mut segments: BTreeMap<VolumeId, BTreeMap<u64, Segment>> = BTreeMap::new();
+        for volume in &snapshot.volumes {
+            segments.insert(volume.id, BTreeMap::new());
+        }
+        for of_volume in snapshot.segments.chunk_by(|(a, _), (b, _)| a == b) {
+            let by_start = of_volume.iter().map(|(_, segment)| (segment.start.0, *segment));
+            if let Some((volume, _)) = of_volume.first() {
+                segments.insert(*volume, by_start.collect());
+            }
+        }
+        Self {
+            facts,
+            disks: snapshot.disks.into_iter().map(|disk| (disk.id, disk)).collect(),
+            volumes: snapshot
+                .volumes
+                .into_iter()
+                .map(|volume| (volume.id, volume))
+                .collect(),
+            segments,
+        }
+    }
+
+    /// Encodes the body of a checkpoint. Its header belongs to a disk, and the body to all of them.
+    ///
+    /// # Errors
+    /// When a record cannot be written.
+    pub fn body(&self) -> Result<Vec<u8>, Fault> {
+        let mut out = Writer::default();
+        out.record(&self.facts)?;
+        out.number(self.disks.len() as u64);
+        for disk in self.disks.values() {
+            out.record(disk)?;
+        }
+        out.number(self.volumes.len() as u64);
+        for (id, volume) in &self.volumes {
+            out.record(volume)?;
+            let none = BTreeMap::new();
+            let segments = self.segments.get(id).unwrap_or(&none);
+            out.segments(segments.len(), segments.values().copied());
+        }
+        Ok(out.bytes)
+    }
+
+    /// Decodes a body.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn decode(body: &[u8]) -> Result<Self, Fault> {
+        let mut from = Reader { rest: body };
+        let mut contents = Self {
+            facts: from.record()?,
+            ..Self::default()
+        };
+        for _ in 0..from.count()? {
+            contents.edit(Edit::AddDisk(from.record()?))?;
+        }
+        for _ in 0..from.count()? {
+            let volume: VolumeRecord = from.record()?;
+            let (id, segments) = (volume.id, from.segments()?);
+            contents.edit(Edit::AddVolume(volume))?;
+            let by_start = segments.into_iter().map(|segment| (segment.start.0, segment));
+            contents.segments.insert(id, by_start.collect());
+        }
+        from.end()?;
+        Ok(contents)
+    }
+
+    /// Applies one edit.
+    ///
+    /// # Errors
+    /// When it does not fit.
+    pub fn edit(&mut self, edit: Edit) -> Result<(), Fault> {
+        let fits = match edit {
+            Edit::AddDisk(record) => self.disks.insert(record.id, record).is_none(),
+            Edit::SetDisk(record) => self.disks.insert(record.id, record).is_some(),
+            Edit::RemoveDisk(id) => self.disks.remove(&id).is_some(),
+            Edit::AddVolume(record) => {
+                self.segments.insert(record.id, BTreeMap::new());
+                self.volumes.insert(record.id, record).is_none()
+            }
+            Edit::SetVolume(record) => self.volumes.insert(record.id, record).is_some(),
+            Edit::RemoveVolume(id) => {
+                self.segments.remove(&id);
+                self.volumes.remove(&id).is_some()
+            }
+            Edit::Map { volume, segments } => segments
+                .into_iter()
+                .all(|segment| self.map(volume, segment).is_some()),
+            Edit::Unmap { volume, start, end } => self.clear(volume, start, end).is_some(),
+        };
+        if fits {
+            Ok(())
+        } else {
+            Err(Fault::Field("an edit does not fit the table"))
+        }
+    }
+
+    fn map(&mut self, volume: VolumeId, segment: Segment) -> Option<()> {
+        self.clear(volume, segment.start, segment.end())?;
+        self.segments.get_mut(&volume)?.insert(segment.start.0, segment);
+        Some(())
+    }
+
+    /// Takes what lies in the range away; `None` where there is no such volume.
+    fn clear(&mut self, volume: VolumeId, start: VolumeExtent, end: VolumeExtent) -> Option<()> {
+        let all = self.segments.get_mut(&volume)?;
+        if start >= end {
+            return Some(());
+        }
+        let before = all.range(..start.0).next_back().map(|(at, _)| *at);
+        let within = all.range(start.0..end.0).map(|(at, _)| *at);
+        let touched: Vec<u64> = before.into_iter().chain(within).collect();
+        for at in touched {
+            let Some(segment) = all.remove(&at) else { continue };
+            let left = segment.clip(VolumeExtent(0), start);
+            let right = segment.clip(end, VolumeExtent(u64::MAX));
+            all.extend(left.into_iter().chain(right).map(|part| (part.start.0, part)));
+        }
+        Some(())
+    }
+
+    /// Returns the table, with this header; segments that continue each other are one.
+    #[must_use]
+    pub fn into_snapshot(self, header: PoolHeader) -> Snapshot {
+        let count = self.segments.values().map(BTreeMap::len).sum();
+        let mut segments: Vec<(VolumeId, Segment)> = Vec::with_capacity(count);
+        for (volume, of_volume) in self.segments {
+            for segment in of_volume.into_values() {
+                match segments.last_mut() {
+                    Some((last_of, last)) if *last_of == volume && last.continues_as(segment) => {
+                        last.placement.len += segment.placement.len;
+                    }
+                    _ => segments.push((volume, segment)),
+                }
+            }
+        }
+        Snapshot {
+            header,
+            disks: self.disks.into_values().collect(),
+            volumes: self.volumes.into_values().collect(),
+            segments,
+        }
+    }
+}

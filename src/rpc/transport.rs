@@ -1,0 +1,145 @@
+//! Transport of links: the connections of one client, and the time by which it waits for them.
+
+use super::listen;
+use super::pipe::Pipe;
+use crate::model::units::Slot;
+use crate::rpc::frame;
+use crate::rpc::message::{Answer, AnswerFrame, RequestFrame};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+pub use super::pipe::Broken;
+
+/// Maximum number of queued bytes for an apparatus that does not read: more than the largest frame.
+const MOST_OUT: usize = frame::CAP + (1 << 20);
+
+/// Connections of one client to apparatuses, at most one for each slot. No method but [`Transport::wait`] waits. A connection that a method reports
+/// as broken is closed by its caller.
+pub trait Transport: Send {
+    /// Returns the time that the client's deadlines refer to.
+    fn now(&self) -> Instant;
+
+    /// Connects a slot to the apparatus that listens at this path. Returns false while the apparatus has too many connections that it has not accepted:
+    /// then the caller tries again.
+    ///
+    /// # Errors
+    /// Fails with [`Broken::Absent`] when nothing listens there, or with the error of the connection.
+    fn connect(&mut self, slot: Slot, path: &Path) -> Result<bool, Broken>;
+
+    /// Returns whether this slot is connected.
+    fn is_connected(&self, slot: Slot) -> bool;
+
+    /// Closes the connection of this slot, if there is one.
+    fn close(&mut self, slot: Slot);
+
+    /// Queues a frame for this slot; [`Transport::flush`] sends it. Without a connection it is dropped.
+    ///
+    /// # Errors
+    /// Fails when too much is queued already, or the frame cannot be encoded.
+    fn queue(&mut self, slot: Slot, frame: &RequestFrame) -> Result<(), Broken>;
+
+    /// Sends what is queued for this slot, as far as the connection accepts it; [`Transport::receive`] sends the rest.
+    ///
+    /// # Errors
+    /// Fails when the connection is broken.
+    fn flush(&mut self, slot: Slot) -> Result<(), Broken>;
+
+    /// Appends the answers that have arrived from this slot to `answers`. Answers that arrived before a failure are valid.
+    ///
+    /// # Errors
+    /// Fails when the connection is broken.
+    fn receive(&mut self, slot: Slot, answers: &mut Vec<Answer>) -> Result<(), Broken>;
+
+    /// Waits for at most `within` until [`Transport::receive`] of some slot has something to do. Returns those slots.
+    fn wait(&mut self, within: Duration) -> Vec<Slot>;
+}
+
+/// Transport over the control sockets of apparatuses.
+#[derive(Debug)]
+pub struct Sockets {
+    pipes: BTreeMap<Slot, Pipe>,
+    scratch: Vec<u8>,
+}
+
+impl Sockets {
+    /// Makes a transport without connections.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            pipes: BTreeMap::new(),
+            scratch: vec![0; frame::READ],
+        }
+    }
+}
+
+impl Default for Sockets {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Transport for Sockets {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn connect(&mut self, slot: Slot, path: &Path) -> Result<bool, Broken> {
+        let socket = match listen::connect(path) {
+            Ok(socket) => socket,
+            Err(Errno::AGAIN) => return Ok(false),
+            Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(Broken::Absent),
+            Err(errno) => return Err(Broken::Failed(errno)),
+        };
+        self.pipes.insert(slot, Pipe::new(socket, frame::CAP, MOST_OUT));
+        Ok(true)
+    }
+
+    fn is_connected(&self, slot: Slot) -> bool {
+        self.pipes.contains_key(&slot)
+    }
+
+    fn close(&mut self, slot: Slot) {
+        self.pipes.remove(&slot);
+    }
+
+    fn queue(&mut self, slot: Slot, frame: &RequestFrame) -> Result<(), Broken> {
+        self.pipes.get_mut(&slot).map_or(Ok(()), |pipe| pipe.queue(frame))
+    }
+
+    fn flush(&mut self, slot: Slot) -> Result<(), Broken> {
+        self.pipes.get_mut(&slot).map_or(Ok(()), Pipe::flush)
+    }
+
+    fn receive(&mut self, slot: Slot, answers: &mut Vec<Answer>) -> Result<(), Broken> {
+        let Some(pipe) = self.pipes.get_mut(&slot) else {
+            return Ok(());
+        };
+        let received = pipe.each(&mut self.scratch, |_, message: AnswerFrame| {
+            answers.extend(message.answers)
+        });
+        received.and_then(|()| pipe.flush())
+    }
+
+    fn wait(&mut self, within: Duration) -> Vec<Slot> {
+        let mut fds: Vec<PollFd<'_>> = self
+            .pipes
+            .values()
+            .map(|pipe| PollFd::new(pipe, pipe.interest()))
+            .collect();
+        let timeout = Timespec::try_from(within).ok();
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) | Err(_) => Vec::new(),
+            Ok(_) => {
+                let ready = self
+                    .pipes
+                    .keys()
+                    .zip(&fds)
+                    .filter(|(_, fd)| fd.revents() != PollFlags::empty());
+                ready.map(|(slot, _)| *slot).collect()
+            }
+        }
+    }
+}

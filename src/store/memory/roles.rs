@@ -1,0 +1,9 @@
+//! The roles of the store, a file each.
+
+mod changes;
+mod events;
+mod jobs;
+mod members;
+mod metadata;
+mod table;
+mod upkeep;

@@ -1,0 +1,99 @@
+//! [`UpkeepStore`] of this store.
+
+use crate::held::may_wait;
+use crate::model::error::Result;
+use crate::store::UpkeepStore;
+use crate::store::sqlite::metadata::begin_lineage;
+use crate::store::sqlite::{SqliteStore, check, directory, files};
+use rusqlite::ErrorCode;
+use std::io;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// Smallest number of frames in the log for which a checkpoint is worth its cost.
+pub(in crate::store::sqlite) const CHECKPOINT_FRAMES: i64 = 1000;
+
+impl UpkeepStore for SqliteStore {
+    /// The database may serve the pool if it is in the directory in which it was last used, or that directory has been renamed.
+    /// Records the directory. A database in another directory is a copy.
+    fn own(&mut self) -> Result<()> {
+        let here = directory::Directory::of(&self.dir)?;
+        let found = self.read(|db, _| directory::find(db, &here))?;
+        let (instance, sync) = match found {
+            directory::Found::Same => return Ok(()),
+            directory::Found::Copy(of) => return Err(directory::refusal(&self.dir, &of)),
+            directory::Found::Renamed => (None, false),
+            directory::Found::Replaced => (Some(Uuid::new_v4()), true),
+        };
+        self.write(|db| directory::settle(db, &here, instance))?;
+        // Labels that name an instance which no database records would be refused by all of them.
+        if sync { self.log.sync() } else { Ok(()) }
+    }
+
+    fn copied_from(&mut self) -> Result<Option<PathBuf>> {
+        let here = directory::Directory::of(&self.dir)?;
+        Ok(match self.read(|db, _| directory::find(db, &here))? {
+            directory::Found::Copy(of) => Some(of),
+            _ => None,
+        })
+    }
+
+    fn refuse_copy(&mut self) -> Result<()> {
+        match self.copied_from()? {
+            Some(of) => Err(directory::refusal(&self.dir, &of)),
+            None => Ok(()),
+        }
+    }
+
+    fn adopt(&mut self) -> Result<()> {
+        let here = directory::Directory::of(&self.dir)?;
+        self.write(|db| directory::settle(db, &here, Some(Uuid::new_v4())))?;
+        self.log.sync()
+    }
+
+    fn check(&mut self) -> Result<Vec<String>> {
+        self.read(check::problems)
+    }
+
+    fn raise_layout_to(&mut self, layout: u64) -> Result<()> {
+        self.write(|db| {
+            let sql = "UPDATE pool SET layout = CASE WHEN layout < ?1 THEN ?1 + 1 ELSE layout END";
+            db.execute(sql, [layout])?;
+            begin_lineage(db)
+        })?;
+        self.log.sync()
+    }
+
+    fn back_up(&mut self, file: &Path) -> Result<()> {
+        files::backup(&self.connection, file)
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        may_wait("a checkpoint");
+        let (frames, copied) = self.log_frames("noop")?;
+        if frames - copied < CHECKPOINT_FRAMES {
+            return Ok(());
+        }
+        self.log_frames("passive").inspect_err(|error| {
+            // SQLite syncs the log through its own descriptor, and that may have consumed the report of a lost page.
+            if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) {
+                self.log.remember(&io::Error::other(error.to_string()));
+            }
+        })?;
+        // The first commit after a full checkpoint restarts the log and syncs its header: better this commit than one that
+        // hosts wait for.
+        self.write(|db| {
+            db.execute("UPDATE pool SET checkpoints = checkpoints + 1", [])?;
+            Ok(())
+        })
+    }
+}
+
+impl SqliteStore {
+    /// Returns the number of frames in the log, and how many of them are in the database.
+    pub(in crate::store::sqlite) fn log_frames(&self, mode: &str) -> rusqlite::Result<(i64, i64)> {
+        let sql = format!("PRAGMA wal_checkpoint({mode})");
+        self.connection
+            .query_row(&sql, [], |row| Ok((row.get(1)?, row.get(2)?)))
+    }
+}

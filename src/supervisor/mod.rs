@@ -1,0 +1,21 @@
+//! Keeps the mount of an apparatus while its server is started again.
+//!
+//! The process that was started, the *supervisor*, starts the server as its child and holds a second descriptor of everything that would die with
+//! it: the devices of the mount, the files that tell which volumes are open, and the locks of hosts. It has no thread, serves nothing and
+//! reads no data. When the server ends unexpectedly, the supervisor starts it again and passes the descriptors on. The kernel then sends the new
+//! server all requests that the old one had read and not answered.
+//!
+//! The server sends descriptors to its supervisor before anything depends on them, so the supervisor needs no answer and the server never waits for it.
+
+mod channel;
+mod guard;
+mod lifecycle;
+mod link;
+mod restarts;
+mod slots;
+
+pub use channel::Kind;
+pub use guard::{Guard, await_end, stop_supervisor, supervisor_of};
+pub use lifecycle::supervise;
+pub use link::{Inherited, Link, Previous};
+pub use slots::{Content, Slots};

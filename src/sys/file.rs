@@ -1,0 +1,86 @@
+//! Requests on files and devices: write-back of a range, shared extents, discards.
+#![allow(unsafe_code)]
+
+use super::{done, signed};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Starts writeback of the dirty pages of a range; with `wait` it also waits for it. This is not a flush: it writes neither
+/// metadata nor the device's cache. With `wait` it consumes the pending write error of the file descriptor.
+///
+/// # Errors
+/// Fails with the kernel's error.
+pub fn sync_file_range(file: &File, at: u64, len: u64, wait: bool) -> io::Result<()> {
+    let waits = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let flags = libc::SYNC_FILE_RANGE_WRITE | if wait { waits } else { 0 };
+    // SAFETY: takes a descriptor that `file` keeps open, and integers.
+    done(unsafe { libc::sync_file_range(file.as_raw_fd(), signed(at)?, signed(len)?, flags) })
+}
+
+/// The kernel's `struct file_clone_range`.
+#[repr(C)]
+struct CloneRange {
+    from: i64,
+    from_at: u64,
+    len: u64,
+    to_at: u64,
+}
+
+// _IOW(0x94, 13, struct file_clone_range)
+const FICLONERANGE: libc::Ioctl = 0x4020_940d;
+
+/// Makes a range of `to` share the storage of a range of `from`.
+///
+/// # Errors
+/// Fails with EOPNOTSUPP, EXDEV or EINVAL if the kernel cannot clone, or with another error of the kernel.
+pub fn clone_range(from: &File, from_at: u64, to: &File, to_at: u64, len: u64) -> io::Result<()> {
+    let range = CloneRange {
+        from: from.as_raw_fd().into(),
+        from_at,
+        len,
+        to_at,
+    };
+    // SAFETY: the request reads one `struct file_clone_range`, whose layout `CloneRange` has; both descriptors are open.
+    done(unsafe { libc::ioctl(to.as_raw_fd(), FICLONERANGE, &raw const range) })
+}
+
+const BLKDISCARD: libc::Ioctl = 0x1277;
+
+/// Discards a range of a block device: the device need not keep its content.
+///
+/// # Errors
+/// Fails with `EOPNOTSUPP` if the device does not support it, or with another error of the kernel.
+pub fn discard(device: &File, at: u64, len: u64) -> io::Result<()> {
+    let range = [at, len];
+    // SAFETY: the request reads two 64-bit numbers, which outlive the call.
+    done(unsafe { libc::ioctl(device.as_raw_fd(), BLKDISCARD, range.as_ptr()) })
+}
+
+/// `FUSE_DEV_IOC_CLONE` of `linux/fuse.h`.
+const FUSE_DEVICE_CLONE: libc::Ioctl = 0x8004_e500_u32 as libc::Ioctl;
+
+/// Attaches `device`, a FUSE device that is attached to nothing yet, to the connection of `other`.
+///
+/// # Errors
+/// Fails if one of them is not what it has to be.
+pub fn clone_fuse_device(device: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io::Result<()> {
+    let other = other.as_raw_fd();
+    // SAFETY: the request reads one 32-bit integer, which the pointer refers to.
+    done(unsafe { libc::ioctl(device.as_raw_fd(), FUSE_DEVICE_CLONE, &raw const other) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::loop_backing;
+
+    #[test]
+    fn a_regular_file_is_no_loop_device_and_cannot_clone_an_overlapping_range() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        assert!(loop_backing(&file).is_err());
+        assert!(clone_range(&file, 0, &file, 4096, 8192).is_err());
+        sync_file_range(&file, 0, 1 << 20, true).unwrap();
+    }
+}

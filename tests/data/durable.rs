@@ -1,0 +1,77 @@
+//! What was acknowledged as durable is on the disks when power fails.
+
+use super::*;
+
+impl Rig {
+    /// Power fails: what the disks were given since their last flush is gone.
+    fn cut_power(&self, faults: &[Arc<Faults>; 2]) {
+        for (disk, faults) in self.disks.iter().zip(faults) {
+            faults.set([Rule::always(On::Flush, Fault::Lose)]);
+            let (open, ledger) = (
+                self.apparatus.control().disks().get(*disk).unwrap(),
+                self.shared.ledgers.ledger(*disk),
+            );
+            open.flush_here(&*ledger).unwrap_err();
+            faults.set([]);
+        }
+    }
+}
+
+#[test]
+fn a_flush_makes_every_disk_of_the_volume_durable() {
+    let (mut rig, faults) = Rig::faulty(limits());
+    rig.map(8, rig.disks[1], 5, 8);
+    rig.write(1, 8 * EXTENT - 2, b"abcd");
+    assert_eq!(rig.answer(1), Received::Written(4));
+    rig.ask(2, Operation::Flush);
+    assert_eq!(rig.answer(2), Received::Done);
+    rig.cut_power(&faults);
+    assert_eq!(rig.content(8 * EXTENT - 2, 4), b"abcd");
+}
+
+#[test]
+fn a_flush_covers_what_was_written_since_the_one_before() {
+    let (mut rig, faults) = Rig::faulty(limits());
+    for (number, bytes) in [(1, b"abc"), (3, b"xyz")] {
+        rig.write(number, 0, bytes);
+        assert_eq!(rig.answer(number), Received::Written(3));
+        rig.ask(number + 1, Operation::Flush);
+        assert_eq!(rig.answer(number + 1), Received::Done);
+    }
+    rig.cut_power(&faults);
+    assert_eq!(rig.content(0, 3), b"xyz");
+}
+
+#[test]
+fn a_durable_write_is_acknowledged_when_every_disk_of_it_was_flushed() {
+    let (mut rig, faults) = Rig::faulty(limits());
+    rig.map(8, rig.disks[1], 5, 8);
+    let durable = Operation::Write {
+        at: VolumeOffset(8 * EXTENT - 2),
+        data: Cow::Borrowed(b"abcd"),
+        durable: true,
+    };
+    rig.ask(1, durable);
+    assert_eq!(rig.answer(1), Received::Written(4));
+    rig.cut_power(&faults);
+    assert_eq!(rig.content(8 * EXTENT - 2, 4), b"abcd");
+}
+
+#[test]
+fn a_flush_after_reads_alone_asks_no_disk() {
+    let (mut rig, faults) = Rig::faulty(limits());
+    let flush = |rig: &mut Rig, number| {
+        rig.ask(number, Operation::Flush);
+        assert_eq!(rig.answer(number), Received::Done);
+    };
+    flush(&mut rig, 1);
+    // A flush is never short, so this rule only counts.
+    faults[0].set([Rule::always(On::Flush, Fault::Short(1))]);
+    rig.content(0, 4096);
+    flush(&mut rig, 2);
+    assert_eq!(faults[0].struck(), 0);
+    rig.write(3, 0, b"abc");
+    assert_eq!(rig.answer(3), Received::Written(3));
+    flush(&mut rig, 4);
+    assert_eq!(faults[0].struck(), 1);
+}
