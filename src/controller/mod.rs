@@ -54,6 +54,20 @@ pub enum Wait {
     For(Option<Duration>),
 }
 
+impl Wait {
+    /// Returns for how long a process may wait that would wait this long in any case.
+    #[must_use]
+    pub fn or_at_least(self, least: Duration) -> Duration {
+        match self {
+            Self::IfFree | Self::No => least,
+            Self::For(limit) => limit.unwrap_or(UNLIMITED).max(least),
+        }
+    }
+}
+
+/// Stands for a wait without limit, in times that are added to an instant: a year.
+const UNLIMITED: Duration = Duration::from_secs(365 * 86_400);
+
 /// Waits that fit most pools: a hold ends by itself well after everything that it may wait for.
 pub const PATIENCE: Patience = Patience {
     drain_us: 1_000_000,

@@ -43,7 +43,7 @@ mod worker;
 
 pub use commands::{cancel, check_cancel, check_resume, pause, resume, set_limits};
 pub use plan::plan;
-pub use worker::{run, run_taken, take_on};
+pub use worker::{RELEASE_TIMEOUT, run, run_taken, take_on};
 
 use crate::controller::Controller;
 use crate::controller::space;

@@ -24,12 +24,13 @@ use std::time::{Duration, Instant};
 const ROUND: Duration = Duration::from_millis(50);
 /// Greatest age of the running figures in the store.
 const FIGURES_EVERY: Duration = Duration::from_millis(200);
-/// How long a process may take to release the lock of a job.
-const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a process may take to release the lock of a job that it leaves: it first persists what it moved, and waits for the controller lock to do so.
+pub const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest wait for the controller lock at the beginning and at the end of the work.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Takes the lock of a job: no other process can work on the job as long as the lock is held.
+/// Takes the lock of a job: no other process can work on the job as long as the lock is held. It is taken before the controller lock, which a process
+/// that leaves the job needs.
 ///
 /// # Errors
 /// Fails with `ErrorKind::Busy` when another process works on the job for all of `within`.
@@ -49,7 +50,7 @@ pub fn take_on(claims: &dyn Claims, job: JobId, within: Duration) -> Result<JobC
     )
 }
 
-/// Works on a job until it ends, is paused, or is cancelled. Returns the state in which it
+/// Works on a job that no other process has, until it ends, is paused, or is cancelled. Returns the state in which it
 /// is left. The controller lock is yielded in gaps, and may be yielded when this returns.
 ///
 /// # Errors

@@ -16,8 +16,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Timeout for taking a job over: the process that requested it, or that ran it before, may have it for a moment longer.
-const TAKE_ON: Duration = Duration::from_secs(10);
 /// Interval at which a job that waits for the controller lock checks whether it is to stop.
 const CHECK: Duration = Duration::from_secs(1);
 
@@ -172,7 +170,7 @@ impl Jobs {
 }
 
 fn work_on(pool: &PoolHandle, job: JobId, stop: Arc<AtomicBool>) -> Result<()> {
-    let lock = jobs::take_on(&*pool.cluster, job, TAKE_ON)?;
+    let lock = jobs::take_on(&*pool.cluster, job, jobs::RELEASE_TIMEOUT)?;
     let mut controller = loop {
         let purpose = format!("job {job}");
         match Controller::acquire_in(pool, Role::Job, &purpose, Wait::For(Some(CHECK))) {

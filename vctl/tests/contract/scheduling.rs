@@ -2,6 +2,9 @@
 //! for no controller.
 
 use crate::support::{CommandOutput, Pool, finish, hold_volume};
+use apparatus::jobs;
+use apparatus::model::dir::PoolDir;
+use apparatus::model::units::JobId;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs::OpenOptions;
@@ -190,6 +193,37 @@ fn a_job_that_waits_for_the_lock_can_be_paused_and_continues() {
     finish(holder).ok();
     pool.run(["job", "set", "1", "--rate", "none"]).ok();
     pool.run(["job", "resume", "1"]).ok();
+    pool.run(["pool", "check"]).ok();
+}
+
+/// A process that leaves a paused job needs the controller lock, to persist what it moved: who resumes the job waits for it without that lock.
+#[test]
+fn who_resumes_a_job_waits_for_the_process_that_leaves_it_and_keeps_no_other_command_waiting() {
+    let pool = full();
+    let mover = mover(&pool, "v", "1M", 1);
+    pool.run(["job", "pause", "1"]).ok();
+    finish(mover).ended(8);
+    let dir = PoolDir::new(pool.pool_dir());
+    let claim = jobs::take_on(
+        &*apparatus::cluster::open(&dir).unwrap(),
+        JobId(1),
+        jobs::RELEASE_TIMEOUT,
+    )
+    .unwrap();
+    pool.run(["job", "set", "1", "--rate", "none"]).ok();
+    let mut resumed = pool
+        .command(["job", "resume", "1", "--wait=150s"])
+        .spawn()
+        .unwrap();
+    for number in 1..=20 {
+        let name = format!("n{number}");
+        pool.run(["volume", "create", &name, "1M", "--wait=0s"]).ok();
+    }
+    assert_eq!(resumed.try_wait().unwrap(), None, "it waits for the job");
+    assert_eq!(job(&pool, 1)["state"], "paused");
+    drop(claim);
+    finish(resumed).ok();
+    assert_eq!(job(&pool, 1)["state"], "done");
     pool.run(["pool", "check"]).ok();
 }
 

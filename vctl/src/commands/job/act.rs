@@ -8,6 +8,7 @@ use crate::exit::Done;
 use crate::output::Progress;
 use apparatus::admin;
 use apparatus::admin::watch::Watch;
+use apparatus::cluster;
 use apparatus::jobs;
 use apparatus::model::error::{Error, ErrorKind, Result};
 use apparatus::model::job::{JobLimits, JobState};
@@ -150,7 +151,8 @@ struct Running {
 }
 
 impl Running {
-    /// Sets the state of a job to running and works on it, or lets an apparatus do so. If that fails, the job keeps its state.
+    /// Sets the state of a job to running and works on it, or lets an apparatus do so. If another process has the job or the controller lock, the job
+    /// keeps its state.
     fn go_on(
         &self,
         context: &mut Context,
@@ -160,9 +162,15 @@ impl Running {
         if let Some(background) = &self.background {
             return hand_over(context, job, named(background), request);
         }
+        let cluster = cluster::open(&context.pool)?;
+        let claim = jobs::take_on(
+            &*cluster,
+            job,
+            self.changing.waiting().or_at_least(jobs::RELEASE_TIMEOUT),
+        )?;
         let mut controller = context.controller_for_job(&admin::job::purpose(job), &self.changing)?;
         request(controller.store())?;
-        work(context, controller, job, self.progress)
+        work(context, controller, claim, self.progress)
     }
 }
 

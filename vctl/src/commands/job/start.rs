@@ -8,7 +8,7 @@ use crate::failure;
 use crate::output::{Display, Progress, note, printable};
 use apparatus::admin;
 use apparatus::admin::moving::{self, MoveOutline};
-use apparatus::cluster;
+use apparatus::cluster::{self, JobClaim};
 use apparatus::controller::Controller;
 use apparatus::jobs::{self, Request};
 use apparatus::model::error::{Error, ErrorKind, Result};
@@ -88,14 +88,16 @@ pub fn begin(
         return nothing_to_do(context, controller.fenced().to_vec());
     };
     controller.set_purpose(&admin::job::purpose(job))?;
+    let claim = jobs::take_on(&*cluster::open(&context.pool)?, job, jobs::RELEASE_TIMEOUT)?;
     match named {
         Some(named) => {
-            // Until the apparatus works on it, this lock keeps others from taking it for an abandoned job.
-            let _taken_on = jobs::take_on(&*cluster::open(&context.pool)?, job, Duration::ZERO)?;
             drop(controller);
-            hand_over_new(context, job, named)
+            let taken = hand_over_new(context, job, named);
+            // Until the apparatus works on it, this lock keeps others from taking it for an abandoned job.
+            drop(claim);
+            taken
         }
-        None => work(context, controller, job, options.progress),
+        None => work(context, controller, claim, options.progress),
     }
 }
 
@@ -203,12 +205,13 @@ pub fn hand_over(
 pub fn work(
     context: &mut Context,
     mut controller: Controller,
-    job: JobId,
+    claim: JobClaim,
     progress: Progress,
 ) -> Result<Done> {
+    let job = claim.job();
     let extent_size = controller.store().header()?.extent_size.bytes();
     let mut display = Display::new(progress, context.out.style().json, extent_size, stop_flag()?);
-    let ended = jobs::run(&mut controller, job, &mut display);
+    let ended = jobs::run_taken(&mut controller, claim, &mut display);
     display.finish();
     let state = ended?;
     let fenced = controller.fenced().to_vec();

@@ -15,6 +15,7 @@ use apparatus::admin::hold::Work;
 use apparatus::admin::moving;
 use apparatus::admin::plan::Planned;
 use apparatus::admin::send::Sent;
+use apparatus::cluster;
 use apparatus::controller::Controller;
 use apparatus::jobs::{self, Request};
 use apparatus::model::error::{Error, ErrorKind, Result};
@@ -279,9 +280,10 @@ impl Operator<'_> {
     }
 
     fn work_here(&self, job: JobId, request: &dyn Fn(&mut dyn Store) -> Result<()>) -> Result<Outcome> {
+        let claim = jobs::take_on(&*cluster::open(self.pool)?, job, jobs::RELEASE_TIMEOUT)?;
         let mut controller = self.controller_for_job(&admin::job::purpose(job))?;
         request(controller.store())?;
-        let state = jobs::run(&mut controller, job, &mut &*self.background)?;
+        let state = jobs::run_taken(&mut controller, claim, &mut &*self.background)?;
         let word = match state {
             JobState::Done => "done",
             JobState::Cancelled => "cancelled",
