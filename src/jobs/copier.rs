@@ -9,7 +9,7 @@
 //! zero ahead of the hold is made clean, and is skipped if it is still zero under the hold; reading
 //! it costs less than copying it. For a piece with other content only its first bytes are read.
 
-use super::stager::WriteGate;
+use super::write_gate::WriteGate;
 use crate::blockdev::{CopyError, Disk, is_zero};
 use crate::model::ranges::{both, clip, minus, rest, total};
 use crate::model::units::{DiskId, DiskOffset};

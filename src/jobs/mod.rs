@@ -6,6 +6,7 @@
 //! run        worker: rounds of changes; between them it persists and reads the operator's commands
 //!              gaps: the controller lock is yielded     overlap: no two jobs on one range
 //!              mover: one change per chunk     stager: prepares the next chunks, starts write-back of the last ones
+//!              write_gate: forbids the stager to write in gaps and under holds
 //!              copier: copies the bytes        pace: chunk size, rate limit, when to persist
 //! commands     pause, resume, cancel, roll back, limits
 //! ```
@@ -40,6 +41,7 @@ mod steps;
 #[cfg(test)]
 mod testing;
 mod worker;
+mod write_gate;
 
 pub use commands::{cancel, check_cancel, check_resume, pause, resume, set_limits};
 pub use plan::plan;

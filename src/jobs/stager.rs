@@ -4,14 +4,15 @@
 use super::copier::{CopyFault, LastRun, Route, Staged, stage};
 use super::mover::WINDOW;
 use super::steps::Chunk;
+use super::write_gate::WriteGate;
 use crate::blockdev::Disk;
-use crate::cluster::{Claims, FlushLedger, FlushLedgers, Guard};
+use crate::cluster::{Claims, FlushLedgers};
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::units::{DiskId, DiskOffset};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -40,118 +41,6 @@ pub(super) type Ready = std::result::Result<Window, (Chunk, CopyFault)>;
 enum Task {
     Stage(Chunk, Route),
     WriteBack(Arc<Disk>, DiskOffset, u64),
-}
-
-/// How long a write under way is waited for before its disk is marked.
-const WRITE_TIMEOUT: Duration = Duration::from_millis(100);
-
-/// Permission of the thread to write to a target, and whether it is writing. It may write while the
-/// job's controller has the controller lock and no hold is in place. In a gap it may not: another
-/// controller may end the job, which frees its destination, and place something else there.
-pub(super) struct WriteGate {
-    ledgers: Arc<dyn FlushLedgers>,
-    phase: Mutex<Phase>,
-    /// Signalled when the phase changes or a run is ready.
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Phase {
-    /// The thread is not waited for any more.
-    abandoned: bool,
-    /// The thread may not write.
-    closed: bool,
-    /// The thread waits for permission to write.
-    waiting: bool,
-    /// The requested runs are not wanted any more.
-    cancelled: bool,
-    /// The source of the run under way, and since when it is under way.
-    run: Option<(DiskId, Instant)>,
-    writing: Option<DiskId>,
-    mark: Option<Guard>,
-}
-
-impl WriteGate {
-    pub(super) fn new(ledgers: Arc<dyn FlushLedgers>) -> Self {
-        Self {
-            ledgers,
-            phase: Mutex::default(),
-            changed: Condvar::new(),
-        }
-    }
-
-    /// Returns a disk's ledger of write errors.
-    pub(super) fn ledger(&self, disk: DiskId) -> Arc<dyn FlushLedger> {
-        self.ledgers.ledger(disk)
-    }
-
-    fn phase(&self) -> MutexGuard<'_, Phase> {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Runs `write`, which writes to a target, as soon as that is permitted. Fails with `TimedOut` when the thread has been abandoned or
-    /// its runs cancelled.
-    pub(super) fn write<T>(
-        &self,
-        target: DiskId,
-        write: impl FnOnce() -> Result<T, CopyFault>,
-    ) -> Result<T, CopyFault> {
-        let mut phase = self.phase();
-        while phase.closed && !phase.abandoned && !phase.cancelled {
-            phase.waiting = true;
-            self.changed.notify_all();
-            phase = self.changed.wait(phase).unwrap_or_else(PoisonError::into_inner);
-        }
-        phase.waiting = false;
-        if phase.abandoned || phase.cancelled {
-            return Err(CopyFault::Target(io::ErrorKind::TimedOut.into()));
-        }
-        phase.writing = Some(target);
-        drop(phase);
-        let written = write();
-        let mut phase = self.phase();
-        (phase.writing, phase.mark) = (None, None);
-        self.changed.notify_all();
-        written
-    }
-
-    /// Permits writing.
-    fn open(&self) {
-        self.phase().closed = false;
-        self.changed.notify_all();
-    }
-
-    /// Forbids writing. Waits for a write under way, unless its disk hangs: then the
-    /// disk is marked, so that nothing else is placed on it until the write has ended.
-    fn close(&self, claims: &dyn Claims) -> Result<()> {
-        let mut phase = self.pause();
-        if let Some(target) = phase.writing.filter(|_| phase.mark.is_none()) {
-            phase.mark = Some(claims.mark_left_write(target)?);
-        }
-        Ok(())
-    }
-
-    /// Forbids writing. Waits for a write under way, unless its disk hangs.
-    fn pause(&self) -> MutexGuard<'_, Phase> {
-        let mut phase = self.phase();
-        phase.closed = true;
-        let end = Instant::now() + WRITE_TIMEOUT;
-        while phase.writing.is_some() {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            let waited = self.changed.wait_timeout(phase, left);
-            (phase, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        }
-        phase
-    }
-
-    /// Cancels the requested runs, or accepts runs again.
-    fn cancel_all(&self, cancelled: bool) {
-        self.phase().cancelled = cancelled;
-        self.changed.notify_all();
-    }
 }
 
 /// Handle of the thread. Dropping it waits for the disk operation under way, however long that takes, unless the
@@ -239,9 +128,7 @@ impl Stager {
 
     /// Returns the disk that the thread works on, and for how long the run under way has taken.
     pub(super) fn at(&self) -> Option<(DiskId, Duration)> {
-        let phase = self.gate.phase();
-        let (source, since) = phase.run.filter(|_| !phase.waiting)?;
-        Some((phase.writing.unwrap_or(source), since.elapsed()))
+        self.gate.at()
     }
 
     /// Permits the thread to write to targets.
@@ -252,7 +139,7 @@ impl Stager {
     /// Forbids writing as long as holds are in place: the thread would write to the
     /// same files as the copies under the holds, and they would wait for each other.
     pub(super) fn pause(&self) {
-        drop(self.gate.pause());
+        self.gate.pause();
     }
 
     /// Forbids writing; see [`Claims::mark_left_write`] for a target that hangs.
@@ -265,16 +152,8 @@ impl Stager {
 
     /// Waits until a run is ready or the thread waits for permission to write, at most for `patience`.
     pub(super) fn wait_for_run(&self, patience: Duration) {
-        let end = Instant::now() + patience;
-        let mut phase = self.gate.phase();
-        while self.outstanding > 0 && self.ready.is_empty() && !phase.waiting {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            let waited = self.gate.changed.wait_timeout(phase, left);
-            (phase, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        }
+        self.gate
+            .wait_while(patience, || self.outstanding > 0 && self.ready.is_empty());
     }
 
     /// Stops waiting for the thread, which writes to no target any more. A target that it is writing
@@ -283,13 +162,7 @@ impl Stager {
     /// # Errors
     /// Fails when the target cannot be marked: then the thread has to be waited for.
     pub(super) fn abandon(&mut self, claims: &dyn Claims) -> Result<()> {
-        let mut phase = self.gate.phase();
-        if let Some(target) = phase.writing {
-            phase.mark = Some(claims.mark_left_write(target)?);
-        }
-        phase.abandoned = true;
-        drop(phase);
-        self.gate.changed.notify_all();
+        self.gate.abandon(claims)?;
         // The thread is not joined; it ends by itself.
         self.thread = None;
         Ok(())
@@ -334,15 +207,13 @@ fn serve(inbox: &Receiver<Task>, outbox: &Sender<Ready>, stop: &AtomicBool, gate
         match task {
             _ if stop.load(Ordering::Relaxed) => return,
             Task::Stage(chunk, route) => {
-                gate.phase().run = Some((route.source.id(), Instant::now()));
+                gate.begin_run(route.source.id());
                 let ready = make_ready(chunk, &route, &mut known, gate).map_err(|fault| (chunk, fault));
-                gate.phase().run = None;
+                gate.end_run();
                 if outbox.try_send(ready).is_err() {
                     return;
                 }
-                // The lock is taken so that a waiter that has just checked does not miss the signal.
-                drop(gate.phase());
-                gate.changed.notify_all();
+                gate.notify();
             }
             Task::WriteBack(disk, at, len) => disk.start_writeback(at, len, &*gate.ledger(disk.id())),
         }
@@ -403,9 +274,6 @@ fn cut(hole: u64, clean: u64, extent: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster;
-    use crate::model::build;
-    use crate::model::dir::PoolDir;
 
     const MIB: u64 = 1 << 20;
     const TIB: u64 = 1 << 40;
@@ -425,97 +293,5 @@ mod tests {
         }
         assert_eq!(cut(0, 0, 64 * MIB), 1, "never nothing");
         assert_eq!(cut(TIB, 0, 256 * MIB), 1);
-    }
-
-    /// After abandoning the thread, no target without a mark is written to any more.
-    #[test]
-    fn an_abandoned_thread_writes_to_no_target_that_is_not_marked() {
-        let dir = tempfile::tempdir().unwrap();
-        let ledgers = super::super::testing::Images::new().ledgers();
-        let pool = cluster::open(&PoolDir::new(dir.path())).unwrap();
-        let record = build::disk(1, 9);
-        let mut idle = Stager::start(ledgers.clone()).unwrap();
-        idle.abandon(&*pool).unwrap();
-        pool.refuse_left_write(&record).unwrap();
-        let late = idle
-            .gate
-            .write(DiskId(1), || -> Result<(), CopyFault> { panic!("wrote") });
-        assert!(late.is_err());
-
-        let mut busy = Stager::start(ledgers.clone()).unwrap();
-        let (go_on, wait) = bounded::<()>(0);
-        let (began, begin) = bounded(0);
-        let gate = Arc::clone(&busy.gate);
-        let hanging = std::thread::spawn(move || {
-            gate.write(DiskId(1), || {
-                began.send(()).unwrap();
-                Ok(wait.recv().is_err())
-            })
-        });
-        begin.recv().unwrap();
-        busy.abandon(&*pool).unwrap();
-        let refused = pool.refuse_left_write(&record).unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::TimedOut);
-        drop(go_on);
-        assert!(hanging.join().unwrap().unwrap());
-        pool.refuse_left_write(&record).unwrap();
-    }
-
-    /// In a gap another controller may cancel the job, and its destination is given to others.
-    #[test]
-    fn nothing_is_written_in_a_gap_and_a_cancelled_run_never() {
-        let dir = tempfile::tempdir().unwrap();
-        let pool = cluster::open(&PoolDir::new(dir.path())).unwrap();
-        let ledgers = super::super::testing::Images::new().ledgers();
-        let stager = Stager::start(ledgers).unwrap();
-        stager.close(&*pool).unwrap();
-        for wanted in [true, false] {
-            let gate = Arc::clone(&stager.gate);
-            let (report, reported) = bounded(1);
-            let late = std::thread::spawn(move || {
-                gate.write(DiskId(1), || {
-                    report.send(()).unwrap();
-                    Ok(())
-                })
-            });
-            while !stager.gate.phase().waiting {
-                std::thread::yield_now();
-            }
-            assert!(stager.at().is_none(), "it waits for permission, not for a disk");
-            assert!(reported.try_recv().is_err());
-            match wanted {
-                true => stager.open(),
-                false => stager.gate.cancel_all(true),
-            }
-            assert_eq!(late.join().unwrap().is_ok(), wanted);
-            assert_eq!(reported.try_recv().is_ok(), wanted);
-            stager.close(&*pool).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_gap_marks_a_target_that_hangs_and_does_not_wait_for_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let pool = cluster::open(&PoolDir::new(dir.path())).unwrap();
-        let stager = Stager::start(super::super::testing::Images::new().ledgers()).unwrap();
-        let gate = Arc::clone(&stager.gate);
-        let (go_on, wait) = bounded::<()>(0);
-        let (began, begin) = bounded(0);
-        let hanging = std::thread::spawn(move || {
-            gate.write(DiskId(1), || {
-                began.send(()).unwrap();
-                Ok(wait.recv().is_err())
-            })
-        });
-        begin.recv().unwrap();
-        stager.close(&*pool).unwrap();
-        assert_eq!(
-            pool.refuse_left_write(&build::disk(1, 9)).unwrap_err().kind(),
-            ErrorKind::TimedOut
-        );
-        pool.refuse_left_write(&build::disk(2, 9)).unwrap();
-        drop(go_on);
-        assert!(hanging.join().unwrap().unwrap());
-        pool.refuse_left_write(&build::disk(1, 9)).unwrap();
     }
 }

@@ -1,8 +1,9 @@
 //! `vctl events`.
 
+use super::report;
 use crate::context::Context;
 use crate::exit::Done;
-use crate::output::{Cell, Column, Style, TableOptions, Tone, printable, table};
+use crate::output::{Cell, Column, Style, TableOptions, Tone, printable};
 use apparatus::admin;
 use apparatus::admin::watch::Watch;
 use apparatus::model::error::Result;
@@ -11,7 +12,6 @@ use apparatus::model::units::Timestamp;
 use apparatus::store::{EventStore, Store};
 use clap::Args;
 use serde::Serialize;
-use std::time::{Duration, Instant};
 
 /// Number of events that are read at a time.
 const BATCH: usize = 1000;
@@ -100,33 +100,20 @@ const COLUMNS: &[Column<Row>] = &[
 
 /// Returns the names of the columns.
 pub fn columns() -> Vec<&'static str> {
-    COLUMNS.iter().map(|column| column.name).collect()
+    Column::names(COLUMNS)
 }
 
 impl Events {
     /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        #[derive(Serialize)]
-        struct EventList {
-            events: Vec<Row>,
-        }
         // The watch begins before the first look, so that no event is missed between the two.
-        let watch = if self.follow {
-            Some(Watch::new(&context.pool)?)
-        } else {
-            None
-        };
+        let watch = self.follow.then(|| Watch::new(&context.pool)).transpose()?;
         let mut store = context.store()?;
-        let (mut events, last) = self.read(&mut *store)?;
-        if let Some(watch) = watch {
-            return follow(context, &mut *store, watch, &events, last);
+        let (events, last) = self.read(&mut *store)?;
+        match watch {
+            Some(watch) => follow(context, &mut *store, watch, &events, last),
+            None => report::list(context, &self.table, COLUMNS, "events", events),
         }
-        self.table.sort(COLUMNS, &mut events)?;
-        let body = EventList { events };
-        context
-            .out
-            .say(&body, |out| table(out, &self.table, COLUMNS, &body.events))?;
-        Ok(Done::Plainly)
     }
 
     /// Returns the latest events, and the number after which to continue.
@@ -139,23 +126,17 @@ impl Events {
 fn follow(
     context: &mut Context,
     store: &mut dyn EventStore,
-    mut watch: Watch,
+    watch: Watch,
     first: &[Row],
     mut last: u64,
 ) -> Result<Done> {
-    const EVER: Duration = Duration::from_secs(u32::MAX as u64);
-    let end = Instant::now() + EVER;
     first.iter().try_for_each(|row| say(context, row))?;
-    loop {
-        context.out.flush()?;
-        if context.out.closed() || !watch.changed(end)? {
-            return Ok(Done::Plainly);
-        }
-        for event in store.events(last, BATCH)? {
+    report::follow(context, watch, |context| {
+        store.events(last, BATCH)?.into_iter().try_for_each(|event| {
             last = event.seq;
-            say(context, &Row::new(event))?;
-        }
-    }
+            say(context, &Row::new(event))
+        })
+    })
 }
 
 fn say(context: &mut Context, row: &Row) -> Result<()> {

@@ -1,8 +1,9 @@
 //! `vctl history`.
 
+use super::report;
 use crate::context::Context;
 use crate::exit::Done;
-use crate::output::{Cell, Column, Style, TableOptions, Tone, printable, table};
+use crate::output::{Cell, Column, Style, TableOptions, Tone, printable};
 use apparatus::admin::watch::Watch;
 use apparatus::cluster::{self, Cluster};
 use apparatus::controller::history::{self, OperationState};
@@ -12,7 +13,6 @@ use apparatus::model::units::Timestamp;
 use apparatus::store::EventStore;
 use clap::Args;
 use serde::Serialize;
-use std::time::{Duration, Instant};
 
 /// Number of records that are read at a time.
 const BATCH: usize = 1000;
@@ -148,36 +148,23 @@ const COLUMNS: &[Column<Row>] = &[
 
 /// Returns the names of the columns.
 pub fn columns() -> Vec<&'static str> {
-    COLUMNS.iter().map(|column| column.name).collect()
+    Column::names(COLUMNS)
 }
 
 impl History {
     /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        #[derive(Serialize)]
-        struct HistoryList {
-            history: Vec<Row>,
-        }
         // The watch begins before the first look, so that no record is missed between the two.
-        let watch = if self.follow {
-            Some(Watch::new(&context.pool)?)
-        } else {
-            None
-        };
+        let watch = self.follow.then(|| Watch::new(&context.pool)).transpose()?;
         let mut store = context.store()?;
         let (found, last) = history::latest(&mut *store, self.since, self.limit)?;
         let cluster = cluster::open(&context.pool)?;
         let row = |recorded| Row::new(recorded, &*cluster);
-        let mut rows: Vec<Row> = found.into_iter().map(row).collect();
-        if let Some(watch) = watch {
-            return follow(context, &mut *store, &*cluster, watch, (&rows, last));
+        let rows: Vec<Row> = found.into_iter().map(row).collect();
+        match watch {
+            Some(watch) => follow(context, &mut *store, &*cluster, watch, (&rows, last)),
+            None => report::list(context, &self.table, COLUMNS, "history", rows),
         }
-        self.table.sort(COLUMNS, &mut rows)?;
-        let body = HistoryList { history: rows };
-        context
-            .out
-            .say(&body, |out| table(out, &self.table, COLUMNS, &body.history))?;
-        Ok(Done::Plainly)
     }
 }
 
@@ -185,22 +172,16 @@ fn follow(
     context: &mut Context,
     store: &mut dyn EventStore,
     cluster: &dyn Cluster,
-    mut watch: Watch,
+    watch: Watch,
     (first, mut last): (&[Row], u64),
 ) -> Result<Done> {
-    const EVER: Duration = Duration::from_secs(u32::MAX as u64);
-    let end = Instant::now() + EVER;
     first.iter().try_for_each(|row| say(context, row))?;
-    loop {
-        context.out.flush()?;
-        if context.out.closed() || !watch.changed(end)? {
-            return Ok(Done::Plainly);
-        }
-        for recorded in store.recorded(last, BATCH)? {
+    report::follow(context, watch, |context| {
+        store.recorded(last, BATCH)?.into_iter().try_for_each(|recorded| {
             last = recorded.mark;
-            say(context, &Row::new(recorded, cluster))?;
-        }
-    }
+            say(context, &Row::new(recorded, cluster))
+        })
+    })
 }
 
 fn say(context: &mut Context, row: &Row) -> Result<()> {

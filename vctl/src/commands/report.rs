@@ -1,12 +1,14 @@
-//! Output that the verbs of every noun share: a list, one object, its new state, its removal.
+//! Output that the verbs of every noun share: a list, what is added to it, one object, its new state, its removal.
 
 use super::Effect;
 use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Column, TableOptions, details, table};
+use apparatus::admin::watch::Watch;
 use apparatus::model::error::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// Prints rows as a table; in JSON they are under `nouns`.
 ///
@@ -24,6 +26,26 @@ pub fn list<R: Serialize>(
         table(out, options, columns, &rows)
     })?;
     Ok(Done::Plainly)
+}
+
+/// Calls `print_new` whenever the pool's database may have changed, until Ctrl-C, or until nobody reads the output.
+///
+/// # Errors
+/// Returns the errors of `print_new` and of watching the database.
+pub fn follow(
+    context: &mut Context,
+    mut watch: Watch,
+    mut print_new: impl FnMut(&mut Context) -> Result<()>,
+) -> Result<Done> {
+    const EVER: Duration = Duration::from_secs(u32::MAX as u64);
+    let end = Instant::now() + EVER;
+    loop {
+        context.out.flush()?;
+        if context.out.closed() || !watch.changed(end)? {
+            return Ok(Done::Plainly);
+        }
+        print_new(context)?;
+    }
 }
 
 /// Prints one row, one column per line; in JSON it is under `noun`.

@@ -32,6 +32,11 @@ impl<R> Column<R> {
             cell,
         }
     }
+
+    /// Returns the names of these columns.
+    pub fn names(columns: &[Self]) -> Vec<&'static str> {
+        columns.iter().map(|column| column.name).collect()
+    }
 }
 
 /// Options of every verb that lists.
@@ -98,7 +103,7 @@ fn find<'a, R>(columns: &'a [Column<R>], name: &str) -> Result<&'a Column<R>> {
         .iter()
         .find(|column| column.name.eq_ignore_ascii_case(name))
         .ok_or_else(|| {
-            let names: Vec<_> = columns.iter().map(|column| column.name).collect();
+            let names = Column::names(columns);
             Error::usage(format!("column {name:?}"), "no such column")
                 .hint(format!("columns: {}", names.join(", ")))
         })

@@ -107,7 +107,7 @@ const COLUMNS: &[Column<Row>] = &[
 
 /// Returns the names of the columns.
 pub fn columns() -> Vec<&'static str> {
-    COLUMNS.iter().map(|column| column.name).collect()
+    Column::names(COLUMNS)
 }
 
 /// `vctl apparatus list`

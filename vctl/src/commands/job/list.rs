@@ -187,7 +187,7 @@ const COLUMNS: &[Column<Row>] = &[
 
 /// Returns the names of the columns.
 pub fn columns() -> Vec<&'static str> {
-    COLUMNS.iter().map(|column| column.name).collect()
+    Column::names(COLUMNS)
 }
 
 /// `vctl job list`
@@ -264,7 +264,7 @@ const LINES: &[Column<ProgressLine>] = &[
 
 /// Returns the names of the columns.
 pub fn step_columns() -> Vec<&'static str> {
-    LINES.iter().map(|column| column.name).collect()
+    Column::names(LINES)
 }
 
 /// `vctl job show`

@@ -25,7 +25,7 @@ fn number(pool: &KnownPool, number: usize) -> Cell {
 
 /// Returns the names of the columns.
 pub fn columns() -> Vec<&'static str> {
-    COLUMNS.iter().map(|column| column.name).collect()
+    Column::names(COLUMNS)
 }
 
 /// `vctl pool list`

@@ -41,7 +41,7 @@ const PIECES: &[Column<Piece>] = &[
 
 /// Returns the names of the columns.
 pub fn columns() -> Vec<&'static str> {
-    PIECES.iter().map(|column| column.name).collect()
+    Column::names(PIECES)
 }
 
 /// Whether a picture is printed above the table.
