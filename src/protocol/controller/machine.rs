@@ -1,8 +1,10 @@
 //! The transitions of [`Controller`].
 
+mod ending;
+
 use super::{
-    Answer, Cancel, ChangeId, Commit, Controller, Effect, Event, Generation, HoldMode, MembershipVersion,
-    Outcome, Participant, Peer, PeerState, Plan, Reason, Refusal, Request, Slot, State, WAITS,
+    Answer, ChangeId, Commit, Controller, Effect, Event, Generation, HoldMode, MembershipVersion,
+    Participant, Peer, PeerState, Plan, Reason, Refusal, Request, Slot, State, WAITS,
 };
 
 impl Controller {
@@ -414,90 +416,6 @@ impl Controller {
         if self.state == State::Committing {
             self.give_up(Reason::Store(why), out);
         }
-    }
-
-    fn give_up(&mut self, reason: Reason, out: &mut Vec<Effect>) {
-        self.reason = Some(reason);
-        self.cancel(out);
-    }
-
-    fn cancel(&mut self, out: &mut Vec<Effect>) {
-        self.transition(State::Cancelling);
-        out.extend([Effect::Disarm, Effect::Cancel]);
-    }
-
-    fn cancelled(&mut self, answer: Cancel, out: &mut Vec<Effect>) {
-        if self.state != State::Cancelling {
-            return;
-        }
-        match answer {
-            Cancel::Cancelled => self.finish_given_up(out),
-            Cancel::Committed(record) => {
-                self.reason = None;
-                self.apply(record.change.delta.from.next(), out);
-            }
-        }
-    }
-
-    fn cancel_failed(&mut self, why: String, out: &mut Vec<Effect>) {
-        if self.state == State::Cancelling {
-            self.unfinished(why, out);
-        }
-    }
-
-    fn abandon(&mut self, why: String, out: &mut Vec<Effect>) {
-        match self.state {
-            State::Holding => self.give_up(Reason::Abandoned(why), out),
-            // The store's answer, or the end of the copy, comes first: until then the destination must not be freed.
-            State::Preparing | State::Working => {
-                self.reason.get_or_insert(Reason::Abandoned(why));
-            }
-            _ => {}
-        }
-    }
-
-    /// Ends a change that the store has as cancelled (or never had): releases the apparatuses that hold for it.
-    fn finish_given_up(&mut self, out: &mut Vec<Effect>) {
-        if self.id != ChangeId(0) {
-            let reached =
-                |peer: &&Peer| !peer.lost && matches!(peer.state, PeerState::Asked | PeerState::Answered);
-            let release = Request::Release { change: self.id };
-            let sends = self.peers.iter().filter(reached).map(|peer| peer.who.slot);
-            out.extend(sends.map(|slot| Effect::Send(slot, release.clone())));
-        }
-        let reason = self.reason.clone().unwrap_or(Reason::HoldRanOut);
-        self.end(
-            Outcome::GaveUp {
-                fenced: self.fenced.clone(),
-                reason,
-            },
-            out,
-        );
-    }
-
-    fn finish(&mut self, out: &mut Vec<Effect>) {
-        let outcome = Outcome::Finished {
-            generation: self.generation,
-            fenced: self.fenced.clone(),
-            parked: self.parked,
-            longest_us: self.longest_us,
-        };
-        self.end(outcome, out);
-    }
-
-    fn unfinished(&mut self, why: String, out: &mut Vec<Effect>) {
-        self.end(
-            Outcome::Unfinished {
-                fenced: self.fenced.clone(),
-                why,
-            },
-            out,
-        );
-    }
-
-    fn end(&mut self, outcome: Outcome, out: &mut Vec<Effect>) {
-        self.transition(State::Done);
-        out.extend([Effect::Disarm, Effect::Finish(outcome)]);
     }
 }
 
