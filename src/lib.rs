@@ -13,6 +13,8 @@ pub mod controller;
 pub mod datapath;
 pub mod failpoint;
 pub mod frontend;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod gate;
 pub mod held;
 pub mod jobs;

@@ -232,9 +232,7 @@ fn ron_options() -> ron::Options {
 pub fn read(file: &Path) -> Result<Description> {
     let what = format!("description {}", file.display());
     let text = crate::sys::text::read_text(file, &what)?;
-    let mut found: Description = ron_options()
-        .from_str(&text)
-        .map_err(|error| Error::usage(&what, error.to_string()))?;
+    let mut found = parse(&text, &what)?;
     let file = super::place::absolute(file)?;
     let dir = file.parent().unwrap_or(Path::new("/"));
     found
@@ -245,7 +243,15 @@ pub fn read(file: &Path) -> Result<Description> {
         .apparatuses
         .iter_mut()
         .for_each(|apparatus| apparatus.mount = dir.join(&apparatus.mount));
-    found.check(&what)?;
+    Ok(found)
+}
+
+/// Parses the text of a description, and checks it.
+pub(crate) fn parse(text: &str, what: &str) -> Result<Description> {
+    let found: Description = ron_options()
+        .from_str(text)
+        .map_err(|error| Error::usage(what, error.to_string()))?;
+    found.check(what)?;
     Ok(found)
 }
 

@@ -127,7 +127,8 @@ impl Config {
         Self::parse(&text, &what)
     }
 
-    fn parse(text: &str, what: &str) -> Result<Self> {
+    /// Parses the text of a configuration file.
+    pub(crate) fn parse(text: &str, what: &str) -> Result<Self> {
         let options = ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME);
         let config: Self = options
             .from_str(text)

@@ -181,7 +181,7 @@ pub(super) fn receive(from: &OwnedFd, flags: RecvFlags) -> io::Result<Option<Mes
     }
 }
 
-fn parse(bytes: &[u8], descriptor: Option<OwnedFd>) -> Option<Message> {
+pub(super) fn parse(bytes: &[u8], descriptor: Option<OwnedFd>) -> Option<Message> {
     let (Head { verb, kind, key }, text) = Head::read_from_prefix(bytes).ok()?;
     let kind = *KINDS.get(usize::try_from(kind).ok()?)?;
     Some(match (verb, descriptor) {

@@ -14,6 +14,12 @@ mod link;
 mod restarts;
 mod slots;
 
+/// Parses bytes as a message between the server and its supervisor.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn parse_message(bytes: &[u8]) {
+    let _ = channel::parse(bytes, None);
+}
+
 pub use channel::Kind;
 pub use guard::{Guard, await_end, stop_supervisor, supervisor_of};
 pub use lifecycle::supervise;

@@ -46,7 +46,7 @@ pub fn mounts(process: impl Display) -> io::Result<Vec<Mounted>> {
 }
 
 /// Parses the mounts of a table.
-pub(super) fn mounts_in(table: &[u8]) -> Vec<Mounted> {
+pub(crate) fn mounts_in(table: &[u8]) -> Vec<Mounted> {
     table.split(|&byte| byte == b'\n').filter_map(mounted).collect()
 }
 
@@ -116,7 +116,7 @@ pub fn stat(pid: impl Display) -> io::Result<Option<Stat>> {
 
 /// Parses the text: the name in parentheses may contain anything; it is followed by field 3 and on, and the start time is field
 /// 22 (proc(5)).
-fn stat_in(text: &str) -> Option<Stat> {
+pub(crate) fn stat_in(text: &str) -> Option<Stat> {
     let (_, after_name) = text.rsplit_once(')')?;
     let mut fields = after_name.split_ascii_whitespace();
     Some(Stat {

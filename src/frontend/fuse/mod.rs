@@ -15,6 +15,14 @@ mod reply;
 mod session;
 mod wire;
 
+/// Parses bytes as the session loop parses a request.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn parse_request(bytes: &[u8]) {
+    if let Ok(incoming) = incoming::Incoming::parse(bytes) {
+        let _ = incoming.call();
+    }
+}
+
 pub use mount_point::{allows_others, mounts_of, mounts_of_pool};
 
 use crate::datapath::Apparatus;
