@@ -256,6 +256,22 @@ pub fn micros(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::time::Instant;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn any_text_is_parsed_or_refused(text in "[0-9.+ -]{0,24}[a-zA-Zµ.%]{0,6}(\\.\\.)?[0-9a-zA-Z.:%-]{0,24}|\\PC{0,30}") {
+            let _ = duration(&text).map(|time| Instant::now() + time);
+            let _ = (moment(&text), waiting(&text), byte_range(&text), mode(&text));
+            let _ = (job(&text), extent_size(&text), rate(&text), percent(&text), yes_or_no(&text));
+            if let Ok(new) = new_size(&text) {
+                let _ = (new.from(ByteCount(0)), new.from(ByteCount(u64::MAX)));
+            }
+        }
+    }
 
     #[test]
     fn durations() {
