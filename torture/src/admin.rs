@@ -192,25 +192,36 @@ impl Admin<'_> {
         }
     }
 
-    /// Does what an operator has to do after a disk has failed while data was moved to it: nothing on it is persisted until all of that lies
-    /// elsewhere. The disks of this program lose nothing but what they have refused, so evacuating is the right way.
-    pub(crate) fn rescue(&self, disk: u64) {
-        let name = format!("d{disk}");
-        let finding = format!("disk {name}: has lost writes");
-        let end = Instant::now() + PATIENCE / 2;
-        while Instant::now() < end && !self.site.stop.load(Ordering::Relaxed) {
-            let checked = self.site.vctl(&["pool", "check"], None);
-            if !checked.is_ok_and(|ended| ended.out.contains(&finding)) {
+    /// Does what an operator has to do after disks have failed while data was moved to them: nothing on such a disk is persisted until all of
+    /// that lies elsewhere. The disks of this program lose nothing but what they have refused, so evacuating is the right way. Where two disks
+    /// have lost writes, the evacuation of the first is persisted only with that of the second.
+    pub(crate) fn rescue(&self) {
+        let end = Instant::now() + 2 * PATIENCE;
+        while !self.site.stop.load(Ordering::Relaxed) {
+            let lost = self.disks_with_lost_writes();
+            if lost.is_empty() {
                 return;
             }
+            if Instant::now() > end {
+                let what = format!("{} still have lost writes", lost.join(", "));
+                return self.report.fail(Failure::Broken, &what);
+            }
             self.cancel_failed_jobs();
-            self.run("disk evacuate", &strings(["disk", "evacuate", &name, WAIT]), None);
-            self.run(
-                "disk set",
-                &strings(["disk", "set", &name, "--allocate", WAIT]),
-                None,
-            );
+            for name in &lost {
+                self.run("disk evacuate", &strings(["disk", "evacuate", name, WAIT]), None);
+                let allocate = ["disk", "set", name, "--allocate", WAIT];
+                self.run("disk set", &strings(allocate), None);
+            }
         }
+    }
+
+    fn disks_with_lost_writes(&self) -> Vec<String> {
+        let checked = self.site.vctl(&["pool", "check"], None);
+        let out = checked.map(|ended| ended.out).unwrap_or_default();
+        let names = (0..DISKS).map(|disk| format!("d{disk}"));
+        names
+            .filter(|name| out.contains(&format!("disk {name}: has lost writes")))
+            .collect()
     }
 
     /// Cancels the jobs that have failed, whose destinations would stay reserved.

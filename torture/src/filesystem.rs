@@ -253,10 +253,14 @@ impl<'a> FileSystemHost<'a> {
         self.detach(&mounted.device);
     }
 
-    /// Attaches and mounts until that succeeds, then checks all files. Faults end in a much shorter time than this waits.
+    /// Attaches and mounts until that succeeds, then checks all files. It waits for the end of a fault of a disk, and much longer than other
+    /// faults last.
     fn mount_again(&mut self, over: &AtomicBool) {
-        let end = Instant::now() + PATIENCE;
+        let mut end = Instant::now() + PATIENCE;
         while !self.site.stop.load(Ordering::Relaxed) {
+            if self.weather.failing.is_open() {
+                end = Instant::now() + PATIENCE;
+            }
             let checked = self
                 .attach()
                 .and_then(|device| self.mount(device))

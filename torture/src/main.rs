@@ -5,6 +5,7 @@
 
 mod admin;
 mod block;
+mod clients;
 mod filesystem;
 mod hosts;
 mod ledger;
@@ -20,7 +21,7 @@ use clap::Parser;
 use filesystem::{FileSystemHost, KINDS};
 use hosts::Hosts;
 use nemesis::Nemesis;
-use plan::{APPARATUSES, DISKS, Plan, Timed};
+use plan::{APPARATUSES, Plan, Timed};
 use report::{Failure, Report};
 use site::{Outcome, PATIENCE, Site};
 use std::path::PathBuf;
@@ -197,7 +198,7 @@ impl Run {
         }
         self.admin().detach_all();
         self.admin().end_jobs();
-        (0..DISKS).for_each(|disk| self.admin().rescue(disk));
+        self.admin().rescue();
         if hosts.end(PATIENCE) {
             hosts.verify(2 * PATIENCE);
         }

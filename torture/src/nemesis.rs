@@ -1,6 +1,7 @@
 //! Faults on a schedule.
 
 use crate::admin::Admin;
+use crate::clients::Clients;
 use crate::plan::{APPARATUSES, Fault, Kind};
 use crate::report::{Failure, Report};
 use crate::site::Site;
@@ -26,8 +27,9 @@ impl Nemesis<'_> {
         }
         self.report.fault(fault.kind.label());
         self.weather.begin(fault.kind.label());
-        self.cause(fault.kind);
+        let clients = self.cause(fault.kind, fault.lasts);
         wait(fault.lasts);
+        drop(clients);
         self.end(fault.kind);
         self.weather.end();
     }
@@ -40,8 +42,10 @@ impl Nemesis<'_> {
         }
     }
 
-    fn cause(&self, kind: Kind) {
+    /// Causes a fault. Returns the connections that are part of it.
+    fn cause(&self, kind: Kind, seed: u64) -> Option<Clients> {
         match kind {
+            Kind::Clients { apparatus } => return Some(Clients::connect(&self.site.socket(apparatus), seed)),
             Kind::Stop { apparatus } => self.site.signal(apparatus, Signal::STOP),
             Kind::Kill { .. } | Kind::KillAll => self.kill(struck(kind)),
             Kind::Restart { apparatus } => self.ask_to_end(apparatus),
@@ -57,6 +61,7 @@ impl Nemesis<'_> {
                 self.noted(self.site.break_disk(Some((disk, how))));
             }
         }
+        None
     }
 
     fn end(&self, kind: Kind) {
@@ -71,18 +76,24 @@ impl Nemesis<'_> {
             }
             Kind::FullDisk => {
                 self.site.unfill("small");
+                self.rescue();
                 self.weather.full.close(now());
             }
             Kind::FullPool => self.site.unfill("state"),
-            Kind::Disk { disk, how } => {
+            Kind::Clients { .. } => {}
+            Kind::Disk { how, .. } => {
                 self.noted(self.site.break_disk(None));
                 if how.is_error() {
-                    let (site, report) = (self.site, self.report);
-                    Admin { site, report }.rescue(disk);
+                    self.rescue();
                     self.weather.failing.close(now());
                 }
             }
         }
+    }
+
+    fn rescue(&self) {
+        let (site, report) = (self.site, self.report);
+        Admin { site, report }.rescue();
     }
 
     fn kill(&self, apparatuses: Range<usize>) {

@@ -63,6 +63,8 @@ pub(crate) enum Kind {
     FullDisk,
     /// The file system of the pool's directory is full.
     FullPool,
+    /// Clients misuse the control socket of an apparatus.
+    Clients { apparatus: usize },
     /// A disk fails for the apparatuses.
     Disk { disk: u64, how: How },
 }
@@ -108,7 +110,7 @@ impl How {
 
 impl Kind {
     /// Names of the kinds in the report; [`Kind::label`] is an index.
-    pub(crate) const LABELS: [&'static str; 14] = [
+    pub(crate) const LABELS: [&'static str; 15] = [
         "none",
         "kill -9",
         "kill -9 of all",
@@ -122,10 +124,11 @@ impl Kind {
         "disk: short calls",
         "disk: slow",
         "disk: hangs",
+        "broken clients",
         "kill -9 of vctl",
     ];
     /// Index of the label of commands that were killed.
-    pub(crate) const KILLED_COMMAND: usize = 13;
+    pub(crate) const KILLED_COMMAND: usize = 14;
 
     /// Returns the index of its name in the report.
     pub(crate) fn label(self) -> usize {
@@ -136,6 +139,7 @@ impl Kind {
             Self::Restart { .. } => 4,
             Self::FullDisk => 5,
             Self::FullPool => 6,
+            Self::Clients { .. } => 13,
             Self::Disk { how, .. } => 7 + How::ALL.iter().position(|one| *one == how).unwrap_or(0),
         }
     }
@@ -246,13 +250,14 @@ fn faults(rng: &mut Rng, end: u64) -> Vec<Timed<Fault>> {
 
 fn fault(rng: &mut Rng) -> Fault {
     let apparatus = rng.usize(..APPARATUSES);
-    let kind = match rng.u8(..16) {
+    let kind = match rng.u8(..17) {
         0..=2 => Kind::Kill { apparatus },
         3 => Kind::KillAll,
         4..=6 => Kind::Stop { apparatus },
         7 | 8 => Kind::Restart { apparatus },
         9 | 10 => Kind::FullDisk,
         11 => Kind::FullPool,
+        12 => Kind::Clients { apparatus },
         _ => Kind::Disk {
             disk: rng.u64(..DISKS),
             how: How::ALL[rng.usize(..How::ALL.len())],

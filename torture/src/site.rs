@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The longest time for a command, a start or an end.
@@ -58,6 +58,28 @@ fn run(program: &str, words: &[&str], paths: &[&Path]) -> bool {
     command.args(words).args(paths).stdin(Stdio::null());
     let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())
+}
+
+/// Waits until a process says that it is ready (sd_notify(3)). Returns false when it ends before, or does not say so in time.
+fn becomes_ready(notices: &UnixDatagram, process: &Process) -> bool {
+    let end = Instant::now() + PATIENCE;
+    let mut notice = [0; 4096];
+    loop {
+        let mut polled = [
+            PollFd::new(notices, PollFlags::IN),
+            PollFd::new(process.handle(), PollFlags::IN),
+        ];
+        let left = end.saturating_duration_since(Instant::now());
+        let _ = poll(&mut polled, Timespec::try_from(left).ok().as_ref());
+        if !polled[0].revents().contains(PollFlags::IN) {
+            return false;
+        }
+        let len = notices.recv(&mut notice).unwrap_or(0);
+        let text = String::from_utf8_lossy(&notice[..len]);
+        if text.lines().any(|line| line == "READY=1") {
+            return true;
+        }
+    }
 }
 
 impl Site {
@@ -112,6 +134,11 @@ impl Site {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Returns the control socket of an apparatus.
+    pub(crate) fn socket(&self, apparatus: usize) -> PathBuf {
+        self.path("state/pool/run").join(format!("a{apparatus}.sock"))
     }
 
     pub(crate) fn mount(&self, apparatus: usize) -> PathBuf {
@@ -259,13 +286,7 @@ impl Site {
             .env("NOTIFY_SOCKET", &socket)
             .stderr(described(&log, opened)?);
         let process = described(Path::new("apparatus"), Process::spawn(&mut command))?;
-        let mut polled = [
-            PollFd::new(&ready, PollFlags::IN),
-            PollFd::new(process.handle(), PollFlags::IN),
-        ];
-        let limit = Timespec::try_from(PATIENCE).ok();
-        let _ = poll(&mut polled, limit.as_ref());
-        if !polled[0].revents().contains(PollFlags::IN) {
+        if !becomes_ready(&ready, &process) {
             let text = fs::read_to_string(&log).unwrap_or_default();
             let last = text.lines().last().unwrap_or_default();
             return Err(format!("apparatus {name} does not serve: {last}"));

@@ -29,6 +29,11 @@ impl Window {
         self.active.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// Returns whether it is open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.active.load(Ordering::SeqCst) > 0
+    }
+
     /// Returns how often the window has been opened.
     fn times(&self) -> u64 {
         self.opened.load(Ordering::SeqCst)
