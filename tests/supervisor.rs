@@ -1,7 +1,6 @@
 //! An apparatus with a supervisor whose server crashes is a pause for its hosts: the server is killed again and again under writers that verify
-//! every block, and no request fails, nothing is lost and nothing is stale. Open files and locks go on. A server that does not come up leaves
-//! the mount held, and hosts go on once it does. Stopping and fencing end both processes. Where the kernel cannot send requests again, a crash is
-//! what it is without a supervisor.
+//! every block, and no request fails, nothing is lost and nothing is stale. Open files and locks go on. Stopping and fencing end both processes. Where
+//! the kernel cannot send requests again, a crash is what it is without a supervisor.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,188 +8,31 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod supervised;
 mod support;
 
-use apparatus::admin::apparatus::{Fenced, fence, stop};
-use apparatus::model::error::ErrorKind;
-use apparatus::model::member::{Member, MemberState};
+use apparatus::admin::apparatus::{Fenced, fence};
+use apparatus::model::member::MemberState;
 use apparatus::supervisor::supervisor_of;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
-use support::{Daemon, Random, TestPool, is_mount_point, name_of};
+use supervised::{PATIENCE, crash, member, pool, quantile, restarts, soon, start, under_load};
+use support::{Random, is_mount_point, name_of};
 
-const PATIENCE: Duration = Duration::from_secs(60);
-const EXTENT: u64 = 64 << 10;
-const EXTENTS: u64 = 64;
-const BLOCK: usize = 4096;
-/// Writers, each with one request in flight.
-const WRITERS: usize = 16;
 /// Kills of a run, unless the environment says how many (`KILLS`).
 const KILLS: u64 = 25;
-
-fn pool() -> TestPool {
-    let pool = TestPool::new(EXTENT);
-    let disk = pool.add_disk("d", EXTENTS + 2);
-    pool.add_volume("v", EXTENTS * EXTENT, &[(disk.id, 1, EXTENTS)]);
-    pool
-}
-
-fn start(pool: &TestPool) -> Daemon {
-    pool.start_with("a1", &["--supervisor"])
-}
-
-fn member(pool: &TestPool) -> Member {
-    let (_, members) = pool.store().members().unwrap();
-    members
-        .into_iter()
-        .find(|member| member.name.as_str() == "a1")
-        .unwrap()
-}
-
-fn soon<T>(what: &str, mut so: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = so() {
-            return found;
-        }
-        assert!(Instant::now() < until, "not in time: {what}");
-        thread::yield_now();
-    }
-}
-
-/// Kills the server with a signal, and waits until another one has reported that it goes on.
-fn crash(pool: &TestPool, daemon: &Daemon, signal: Signal) {
-    let before = restarts(daemon).len();
-    let server = Pid::from_raw(member(pool).pid.try_into().unwrap()).unwrap();
-    kill_process(server, signal).unwrap();
-    soon("another server", || {
-        (restarts(daemon).len() > before).then_some(())
-    });
-}
-
-/// Returns how long hosts waited in each restart so far, in milliseconds, as the log tells.
-fn restarts(daemon: &Daemon) -> Vec<f64> {
-    let text = daemon.log_text();
-    // The event, which is not recorded for each of many restarts, is logged too.
-    let lines = text.lines().filter(|line| !line.contains("apparatus a1: "));
-    let each = lines.filter_map(|line| {
-        let (_, waited) = line
-            .split_once("this one goes on")?
-            .1
-            .split_once("hosts waited ")?;
-        waited.strip_suffix(" ms")?.parse().ok()
-    });
-    each.collect()
-}
-
-/// Content of a block in a version of it.
-fn content(block: u64, version: u64) -> Vec<u8> {
-    if version == 0 {
-        return vec![0; BLOCK];
-    }
-    let words = (0..BLOCK as u64 / 8).map(|word| (block << 40) ^ (version << 10) ^ word);
-    words.flat_map(u64::to_ne_bytes).collect()
-}
-
-/// Writes and reads blocks of its own until it is told to end, and compares. Returns the versions.
-fn work(file: &File, seed: u64, rounds: &AtomicU64, is_over: &AtomicBool) -> Vec<u64> {
-    let blocks = EXTENTS * EXTENT / BLOCK as u64 / WRITERS as u64;
-    let mut versions = vec![0; usize::try_from(blocks).unwrap()];
-    let mut random = Random::new(seed + 1);
-    let mut bytes = vec![0; BLOCK];
-    while !is_over.load(Ordering::Relaxed) {
-        let slot = usize::try_from(random.below(blocks)).unwrap();
-        let block = slot as u64 * WRITERS as u64 + seed;
-        let at = block * BLOCK as u64;
-        file.read_exact_at(&mut bytes, at)
-            .unwrap_or_else(|error| panic!("read of block {block}: {error}"));
-        assert!(
-            bytes == content(block, versions[slot]),
-            "block {block} is not what was acknowledged"
-        );
-        if random.below(3) > 0 {
-            let version = versions[slot] + 1;
-            let written = file.write_at(&content(block, version), at);
-            assert_eq!(
-                written.unwrap_or_else(|error| panic!("write of block {block}: {error}")),
-                BLOCK
-            );
-            versions[slot] = version;
-        }
-        if random.below(64) == 0 {
-            file.sync_data().unwrap_or_else(|error| panic!("flush: {error}"));
-        }
-        rounds.fetch_add(1, Ordering::Relaxed);
-    }
-    versions
-}
-
-fn open(path: &Path, seed: usize) -> File {
-    let direct = if seed.is_multiple_of(2) { libc::O_DIRECT } else { 0 };
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(direct);
-    options.open(path).unwrap()
-}
-
-fn quantile(sorted: &[f64], part: f64) -> f64 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "a place in a short list"
-    )]
-    let place = ((sorted.len() - 1) as f64 * part).round() as usize;
-    sorted[place]
-}
 
 /// Kills the server under writers that verify. Returns how long hosts waited each time, in milliseconds.
 fn kill_under_load(kills: u64, seed: u64) -> Vec<f64> {
     let pool = pool();
     let daemon = start(&pool);
-    let (rounds, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
-    let mut random = Random::new(seed);
-    let versions: Vec<Vec<u64>> = thread::scope(|scope| {
-        let writers: Vec<_> = (0..WRITERS)
-            .map(|seed| {
-                let file = open(&daemon.path("v"), seed);
-                let (rounds, is_over) = (&rounds, &is_over);
-                scope.spawn(move || work(&file, seed as u64, rounds, is_over))
-            })
-            .collect();
-        let has_failed = || writers.iter().any(thread::ScopedJoinHandle::is_finished);
-        for _ in 0..kills {
-            // Somewhere within the requests of the next moments, after the server has recovered.
-            let target = rounds.load(Ordering::Relaxed) + 200 + random.below(2000);
-            soon("requests", || {
-                (has_failed() || rounds.load(Ordering::Relaxed) > target).then_some(())
-            });
-            if has_failed() {
-                break;
-            }
-            crash(&pool, &daemon, Signal::KILL);
-        }
-        is_over.store(true, Ordering::Relaxed);
-        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
-    });
-    let file = daemon.open("v");
-    for (seed, versions) in versions.iter().enumerate() {
-        for (slot, version) in versions.iter().enumerate() {
-            let block = (slot * WRITERS + seed) as u64;
-            let mut bytes = vec![0; BLOCK];
-            file.read_exact_at(&mut bytes, block * BLOCK as u64).unwrap();
-            assert!(bytes == content(block, *version), "block {block}");
-        }
-    }
-    drop(file);
+    under_load(&daemon, kills, seed, || crash(&pool, &daemon, Signal::KILL));
     assert_eq!(member(&pool).state, MemberState::Joined);
     let pauses = restarts(&daemon);
     assert_eq!(pauses.len() as u64, kills);
@@ -260,36 +102,6 @@ fn locks_of_hosts_go_on_and_end_with_their_file() {
     soon("the end of the file's lock", || (!is_refused()).then_some(()));
     drop(theirs);
     other.stop();
-    daemon.stop();
-}
-
-#[test]
-fn a_server_that_does_not_come_up_leaves_the_mount_and_hosts_go_on_once_it_does() {
-    let pool = pool();
-    let daemon = start(&pool);
-    let file = daemon.open("v");
-    file.write_all_at(b"kept", 0).unwrap();
-    let (database, away) = (pool.dir.path().join("pool.db"), pool.dir.path().join("away"));
-    let dir = apparatus::model::dir::PoolDir::new(pool.dir.path());
-    let mut store = pool.store();
-    let server = Pid::from_raw(member(&pool).pid.try_into().unwrap()).unwrap();
-    fs::rename(&database, &away).unwrap();
-    kill_process(server, Signal::KILL).unwrap();
-    soon("a loop of crashes", || {
-        daemon.log_text().contains("The mount is held").then_some(())
-    });
-    thread::scope(|scope| {
-        let waiting = scope.spawn(|| {
-            let mut bytes = [0; 4];
-            file.read_exact_at(&mut bytes, 0).map(|()| bytes)
-        });
-        let refused = stop(&dir, &mut *store, "a1", false, PATIENCE).unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Busy, "{refused}");
-        assert!(!waiting.is_finished() && daemon.is_alive());
-        fs::rename(&away, &database).unwrap();
-        assert_eq!(&waiting.join().unwrap().unwrap(), b"kept");
-    });
-    drop((file, store));
     daemon.stop();
 }
 

@@ -5,7 +5,9 @@ mod stop;
 
 pub(crate) use start::{FAILED_BECAUSE, FAILED_HINT, WARNING};
 pub use start::{Start, Started, is_memory_limited, start};
-pub use stop::{Fenced, check as check_stop, check_fence, fence, rejoin, stop, stop_unlisted};
+pub use stop::{
+    Fenced, check as check_stop, check_fence, fence, kill_supervisor_of, rejoin, stop, stop_unlisted,
+};
 
 use super::view::with_names;
 use crate::cluster::{self, Presence};
@@ -73,6 +75,33 @@ pub fn list(pool: &PoolDir, store: &mut dyn Store) -> Result<Vec<ApparatusView>>
 pub fn show(pool: &PoolDir, store: &mut dyn Store, name: &str) -> Result<ApparatusView> {
     let uuid = store.header()?.uuid;
     look(pool, &*cluster::open(pool)?, uuid, member(store, name)?)
+}
+
+/// An apparatus whose supervisor holds the mount though it is no member of the pool: its server is being started, or none comes up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WithoutServer {
+    /// Its name.
+    pub name: Name,
+    /// What can be said about it.
+    pub fault: String,
+}
+
+/// Returns the apparatuses that have a supervisor and are none of these members.
+///
+/// # Errors
+/// Fails when the run directory cannot be read.
+pub fn without_server(pool: &PoolDir, members: &[&Name]) -> Result<Vec<WithoutServer>> {
+    let found = supervisor::supervisors(pool);
+    let mut found = found.map_err(|error| Error::because(format!("{}", pool.run().display()), error))?;
+    found.retain(|(name, _)| !members.contains(&name));
+    let describe = |(name, supervisor): (Name, u32)| WithoutServer {
+        fault: format!(
+            "its supervisor, process {supervisor}, holds the mount, and no server of it has joined the pool: {} says why, if none comes up",
+            pool.log(&name).display()
+        ),
+        name,
+    };
+    Ok(found.into_iter().map(describe).collect())
 }
 
 /// Returns whether an apparatus process of this name runs, whatever the database contains.

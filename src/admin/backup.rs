@@ -11,6 +11,7 @@ use crate::model::units::ExtentSize;
 use crate::rpc::client;
 use crate::rpc::message::{Answer, Request};
 use crate::store::{self, Store};
+use crate::supervisor;
 use serde::Serialize;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
@@ -168,13 +169,13 @@ pub(super) fn check_no_job_runs(pool: &PoolDir) -> Result<()> {
     )
 }
 
-/// Checks that no apparatus runs, whatever the database contains: it may be damaged, or gone.
+/// Checks that no apparatus runs or is started again, whatever the database contains: it may be damaged, or gone.
 ///
 /// # Errors
-/// Fails when one runs; `how` describes what it uses.
+/// Fails when one runs, or has a supervisor; `how` describes what it uses.
 pub(super) fn check_nobody_lives(pool: &PoolDir, how: &str) -> Result<()> {
     match cluster::open(pool)?.any_claimed()? {
-        None => Ok(()),
+        None => check_no_supervisor(pool, how),
         Some(Claimed::Named(name)) => Err(Error::new(
             ErrorKind::Busy,
             format!("apparatus {name}"),
@@ -188,6 +189,22 @@ pub(super) fn check_nobody_lives(pool: &PoolDir, how: &str) -> Result<()> {
         )
         .hint("it makes them again in a moment: try again; else end its process")),
     }
+}
+
+/// Checks that no supervisor starts the server of an apparatus again.
+fn check_no_supervisor(pool: &PoolDir, how: &str) -> Result<()> {
+    let what = || format!("pool {}", pool.display());
+    let supervisors = supervisor::supervisors(pool).map_err(|error| Error::because(what(), error))?;
+    supervisors.into_iter().next().map_or(Ok(()), |(name, process)| {
+        let why = format!(
+            "has no server now, but a supervisor, process {process}, which holds its mount and starts the server again, {how}"
+        );
+        Err(
+            Error::new(ErrorKind::Busy, format!("apparatus {name}"), why).hint(format!(
+                "repair what its log names, or give its hosts up: vctl apparatus stop {name} --cut-off-users"
+            )),
+        )
+    })
 }
 
 /// Returns the content of a backup.

@@ -1,6 +1,6 @@
 //! Checks a pool for problems, and repairs what can be repaired without losing data.
 
-use super::{copies, job};
+use super::{apparatus, copies, job};
 use crate::cluster::{self, Presence};
 use crate::controller::Controller;
 use crate::controller::persist::disks_at_risk;
@@ -9,9 +9,11 @@ use crate::model::change::{ChangeRecord, ChangeState};
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, Result};
 use crate::model::member::{Member, MemberState};
+use crate::model::names::Name;
 use crate::model::records::{DiskRecord, PoolHeader, Snapshot, VolumeRecord};
 use crate::model::units::ChangeId;
 use crate::store::{ChangeStore, Store};
+use crate::supervisor;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -83,7 +85,7 @@ pub fn check(pool: &PoolDir) -> Result<Vec<Problem>> {
     problems.extend(of_copies(&mut *store, at_work)?);
     problems.extend(of_jobs(pool, &mut *store)?);
     let (_, members) = store.members()?;
-    problems.extend(of_members(&*cluster, &members)?);
+    problems.extend(of_members(pool, &*cluster, &members)?);
     Ok(problems)
 }
 
@@ -179,8 +181,10 @@ fn of_jobs(pool: &PoolDir, store: &mut dyn Store) -> Result<Vec<Problem>> {
     Ok(jobs.into_iter().filter(abandoned).map(problem).collect())
 }
 
-fn of_members(presence: &dyn Presence, members: &[Member]) -> Result<Vec<Problem>> {
-    let mut problems = Vec::new();
+fn of_members(pool: &PoolDir, presence: &dyn Presence, members: &[Member]) -> Result<Vec<Problem>> {
+    let names: Vec<&Name> = members.iter().map(|member| &member.name).collect();
+    let without_server = apparatus::without_server(pool, &names)?;
+    let mut problems: Vec<Problem> = without_server.into_iter().map(of_mount_held).collect();
     for member in members {
         let name = &member.name;
         let subject = format!("apparatus {name}");
@@ -191,7 +195,13 @@ fn of_members(presence: &dyn Presence, members: &[Member]) -> Result<Vec<Problem
                 continue;
             }
         };
-        if ended {
+        if ended && supervisor::supervisor_of(pool, name).is_ok_and(|supervisor| supervisor.is_some()) {
+            let why = format!(
+                "its server, process {}, has ended, and its supervisor starts another",
+                member.pid
+            );
+            problems.push(Problem::new(subject, why).hint(format!("vctl apparatus show {name}")));
+        } else if ended {
             let why = format!("its process, {}, ended without leaving", member.pid);
             let problem = Problem::new(subject, why).repairable();
             let again = format!("vctl apparatus start {name} {}", member.mount.display());
@@ -204,6 +214,14 @@ fn of_members(presence: &dyn Presence, members: &[Member]) -> Result<Vec<Problem
         }
     }
     Ok(problems)
+}
+
+fn of_mount_held(found: apparatus::WithoutServer) -> Problem {
+    let problem = Problem::new(format!("apparatus {}", found.name), found.fault);
+    problem.hint(format!(
+        "repair what its log names; or give its hosts up: vctl apparatus stop {} --cut-off-users",
+        found.name
+    ))
 }
 
 /// Repairs what can be repaired: taking the controller lock has finished what the last controller left; members whose process has ended

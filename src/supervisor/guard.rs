@@ -7,13 +7,15 @@ use crate::sys;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Extension of the file's name.
+const EXTENSION: &str = "supervisor";
 /// Longest content of the file, in bytes.
 const LONGEST: u64 = 16;
 
@@ -24,7 +26,7 @@ pub struct Guard {
 }
 
 fn path(pool: &PoolDir, name: &Name) -> PathBuf {
-    pool.run().join(format!("{name}.supervisor"))
+    pool.run().join(format!("{name}.{EXTENSION}"))
 }
 
 impl Guard {
@@ -66,6 +68,31 @@ pub fn supervisor_of(pool: &PoolDir, name: &Name) -> io::Result<Option<u32>> {
     let mut text = String::new();
     file.take(LONGEST).read_to_string(&mut text)?;
     Ok(text.trim().parse().ok())
+}
+
+/// Returns the apparatuses of a pool whose supervisors live, with the process ids of these, by name.
+///
+/// # Errors
+/// Fails when the run directory cannot be read.
+pub fn supervisors(pool: &PoolDir) -> io::Result<Vec<(Name, u32)>> {
+    let entries = match fs::read_dir(pool.run()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let file = PathBuf::from(entry?.file_name());
+        let is_one = file.extension().is_some_and(|extension| extension == EXTENSION);
+        let name = file.file_stem().filter(|_| is_one);
+        let name = name.and_then(|name| Name::new("apparatus", &name.to_string_lossy()).ok());
+        if let Some(name) = name
+            && let Some(supervisor) = supervisor_of(pool, &name)?
+        {
+            found.push((name, supervisor));
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Sends a signal to the supervisor of this apparatus and waits for its end, no longer than `within`. Returns false when it has not ended by then,
@@ -125,14 +152,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (pool, name) = (PoolDir::new(dir.path()), Name::new("apparatus", "a1").unwrap());
         assert_eq!(supervisor_of(&pool, &name).unwrap(), None);
+        assert_eq!(supervisors(&pool).unwrap(), []);
         let guard = Guard::acquire(&pool, &name).unwrap().unwrap();
         assert_eq!(supervisor_of(&pool, &name).unwrap(), Some(std::process::id()));
         assert!(Guard::acquire(&pool, &name).unwrap().is_none());
-        assert!(
-            Guard::acquire(&pool, &Name::new("apparatus", "a2").unwrap())
-                .unwrap()
-                .is_some()
-        );
+        let second = Name::new("apparatus", "a2").unwrap();
+        let other = Guard::acquire(&pool, &second).unwrap().unwrap();
+        let me = std::process::id();
+        assert_eq!(supervisors(&pool).unwrap(), [(name.clone(), me), (second, me)]);
+        drop(other);
+        assert_eq!(supervisors(&pool).unwrap(), [(name.clone(), me)]);
         drop(guard);
         assert_eq!(supervisor_of(&pool, &name).unwrap(), None);
         assert!(

@@ -21,7 +21,7 @@ pub(crate) fn parse_message(bytes: &[u8]) {
 }
 
 pub use channel::Kind;
-pub use guard::{Guard, await_end, stop_supervisor, supervisor_of};
+pub use guard::{Guard, await_end, stop_supervisor, supervisor_of, supervisors};
 pub use lifecycle::supervise;
 pub use link::{Inherited, Link, Previous};
 pub use slots::{Content, Slots};

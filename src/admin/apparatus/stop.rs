@@ -43,6 +43,10 @@ pub fn stop(
         Err(error) if error.kind() == ErrorKind::NotFound && cluster::open(pool)?.is_claimed(name)? => {
             return stop_unlisted(pool, &Name::new("apparatus", name)?, overridden, within);
         }
+        // A controller has removed the record of a server that has ended.
+        Err(error) if error.kind() == ErrorKind::NotFound && supervisor_of(pool, name)?.is_some() => {
+            return give_up_mount(pool, &Name::new("apparatus", name)?, overridden, within);
+        }
         other => other?,
     };
     if cluster::open(pool)?.has_ended(&member)? {
@@ -108,8 +112,13 @@ pub fn stop_unlisted(pool: &PoolDir, name: &Name, overridden: bool, within: Dura
 /// # Errors
 /// Fails with `NotFound`, and with `Busy` when hosts have volumes open.
 pub fn check(pool: &PoolDir, store: &mut dyn Store, name: &str) -> Result<()> {
+    let is_claimed = cluster::open(pool)?.is_claimed(name)?;
+    match supervisor_of(pool, name)? {
+        Some(supervisor) if !is_claimed => return Err(holds_mount(name, supervisor)),
+        _ => {}
+    }
     let member = member(store, name)?;
-    match cluster::open(pool)?.is_claimed(name)? {
+    match is_claimed {
         true => usage::check_apparatus(pool, store, &member.name),
         false => Ok(()),
     }
@@ -130,21 +139,46 @@ pub fn check_fence(pool: &PoolDir, store: &mut dyn Store, member: &Member) -> Re
 /// Stops the supervisor of an apparatus whose server has ended. Returns false when there is none.
 fn give_up_mount(pool: &PoolDir, name: &Name, overridden: bool, within: Duration) -> Result<bool> {
     let failed = |error| Error::because(what(name.as_str()), error);
-    let Some(supervisor) = supervisor::supervisor_of(pool, name).map_err(failed)? else {
+    let Some(supervisor) = supervisor_of(pool, name.as_str())? else {
         return Ok(false);
     };
     if !overridden {
-        let why = format!(
-            "its server has ended, and its supervisor, process {supervisor}, holds the mount for its hosts while it starts another"
-        );
-        return Err(Error::new(ErrorKind::Busy, what(name.as_str()), why).hint(
-            "its log says why no server comes up; --cut-off-users stops it, and programs on its mount get ENOTCONN",
-        ));
+        return Err(holds_mount(name.as_str(), supervisor));
     }
     match supervisor::stop_supervisor(pool, name, Signal::TERM, within).map_err(failed)? {
         true => Ok(true),
         false => Err(has_not_ended(name.as_str(), within)),
     }
+}
+
+/// Returns the process id of the supervisor of this apparatus, if it has one that lives.
+fn supervisor_of(pool: &PoolDir, name: &str) -> Result<Option<u32>> {
+    let Ok(valid) = Name::new("apparatus", name) else {
+        return Ok(None);
+    };
+    supervisor::supervisor_of(pool, &valid).map_err(|error| Error::because(what(name), error))
+}
+
+/// Refuses to end the supervisor of a server that has ended.
+fn holds_mount(name: &str, supervisor: u32) -> Error {
+    let why = format!(
+        "its server has ended, and its supervisor, process {supervisor}, holds the mount for its hosts while it starts another"
+    );
+    Error::new(ErrorKind::Busy, what(name), why).hint(
+        "its log says why no server comes up; --cut-off-users stops it, and programs on its mount get ENOTCONN",
+    )
+}
+
+/// Kills the supervisor of an apparatus that is no member of the pool. Returns false when there is none.
+///
+/// # Errors
+/// Fails when it may not be killed, or has not ended in time.
+pub fn kill_supervisor_of(pool: &PoolDir, name: &str, within: Duration) -> Result<bool> {
+    if supervisor_of(pool, name)?.is_none() {
+        return Ok(false);
+    }
+    let killed = end_supervisor(pool, &Name::new("apparatus", name)?, within)?;
+    killed.then_some(true).ok_or_else(|| has_not_ended(name, within))
 }
 
 fn what(name: &str) -> String {
@@ -234,9 +268,13 @@ fn free(pool: &PoolDir, purpose: &str) {
 
 /// Kills the supervisor of an apparatus, if it has one, so that it starts no other server.
 fn kill_supervisor(pool: &PoolDir, member: &Member, within: Duration) -> Result<()> {
-    let killed = supervisor::stop_supervisor(pool, &member.name, Signal::KILL, within);
-    killed.map(drop).map_err(|error| {
-        Error::because(format!("the supervisor of {}", what(member.name.as_str())), error)
+    end_supervisor(pool, &member.name, within).map(drop)
+}
+
+/// Kills the supervisor of this apparatus. Returns whether there is none any more.
+fn end_supervisor(pool: &PoolDir, name: &Name, within: Duration) -> Result<bool> {
+    supervisor::stop_supervisor(pool, name, Signal::KILL, within).map_err(|error| {
+        Error::because(format!("the supervisor of {}", what(name.as_str())), error)
             .hint("kill it as a user with the permission, then try again")
     })
 }

@@ -1,11 +1,12 @@
 //! Findings about apparatuses, their mounts, and hosts that wait.
 
-use crate::admin::apparatus::{ApparatusView, State};
+use crate::admin::apparatus::{ApparatusView, State, WithoutServer};
 use crate::admin::finding::{Finding, FindingKind};
 use crate::admin::view::PoolView;
 use crate::blockdev::with_timeout;
 use crate::frontend::fuse;
 use crate::model::event::Severity;
+use crate::model::names::Name;
 use crate::model::words;
 use crate::rpc::message::LongRequests;
 use std::collections::BTreeMap;
@@ -20,9 +21,18 @@ fn is_dead(point: &Path) -> bool {
     matches!(looked, Ok(Err(why)) if why.kind() == std::io::ErrorKind::NotConnected)
 }
 
-/// Reports mounts of this pool that no apparatus serves any more: accesses to them fail.
-pub(super) fn of_mounts(view: &PoolView, apparatuses: &[ApparatusView]) -> Vec<Finding> {
-    let serves = |name: &str| apparatuses.iter().any(|each| each.member.name.as_str() == name);
+/// Reports mounts of this pool that no apparatus serves any more: accesses to them fail. A mount that a supervisor holds is not accessed, which would
+/// wait for its next server.
+pub(super) fn of_mounts(
+    view: &PoolView,
+    apparatuses: &[ApparatusView],
+    without_server: &[WithoutServer],
+) -> Vec<Finding> {
+    let members = apparatuses.iter().map(|each| &each.member.name);
+    let known: Vec<&Name> = members
+        .chain(without_server.iter().map(|each| &each.name))
+        .collect();
+    let serves = |name: &str| known.iter().any(|each| each.as_str() == name);
     let finding = |(name, point): (String, PathBuf)| {
         let point = point.display();
         let text = format!("is a mount of apparatus {name}, which has ended: every access to it fails");
@@ -88,6 +98,13 @@ pub(super) fn of_waiting(apparatuses: &[ApparatusView]) -> Vec<Finding> {
         .next("dmesg --level err,warn")
     };
     waiting.into_iter().map(finding).collect()
+}
+
+/// Reports an apparatus whose mount is held though no server of it is a member.
+pub(super) fn of_mount_held(found: WithoutServer) -> Finding {
+    let subject = format!("apparatus {}", found.name);
+    let next = format!("vctl apparatus stop {} --cut-off-users", found.name);
+    Finding::new(FindingKind::ApparatusDead, Severity::Error, subject, found.fault).next(next)
 }
 
 pub(super) fn of_apparatus(view: &ApparatusView) -> Option<Finding> {

@@ -2,18 +2,23 @@
 
 use crate::model::error::{Error, Result};
 use crate::sys::proc::{self, Mounted};
+use crossbeam_channel::bounded;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// File system type of an apparatus's mount in `/proc/self/mountinfo`.
 pub(super) const TYPE: &str = "fuse.apparatus";
 /// Maximum number of stacked mounts that are removed from a mount point.
 const DEEPEST: usize = 16;
+/// How long another mount may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Makes `point` an empty directory to mount on. Returns its absolute path without links, and whether it was created. `source` is the source of
 /// the new mount: a mount that has it already belongs to an earlier process of this apparatus.
@@ -75,8 +80,18 @@ pub(super) fn is_mounted(point: &Path, source: &str) -> io::Result<bool> {
     Ok(found.is_some_and(|mount| mount.kind == TYPE && mount.source == source))
 }
 
+/// Returns whether nobody serves the mount on `point` any more. A mount that does not answer in time is another case: its server may be stopped, or be
+/// started again by its supervisor.
 fn is_dead(point: &Path) -> bool {
-    fs::metadata(point).is_err_and(|error| error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()))
+    let (sender, looked) = bounded(1);
+    let place = point.to_owned();
+    let look = move || {
+        let error = fs::metadata(place).err();
+        // Nobody may wait for it any more.
+        let _ = sender.send(error.and_then(|error| error.raw_os_error()));
+    };
+    let thread = thread::Builder::new().name("mount-point".into()).spawn(look);
+    thread.is_ok() && looked.recv_timeout(PATIENCE) == Ok(Some(Errno::NOTCONN.raw_os_error()))
 }
 
 /// Detaches the mount; processes that have files open in it keep them.

@@ -8,7 +8,7 @@ use crate::output::note;
 use ::apparatus::admin::apparatus::Fenced;
 use ::apparatus::admin::{apparatus, place};
 use ::apparatus::controller::Wait;
-use ::apparatus::model::error::Result;
+use ::apparatus::model::error::{ErrorKind, Result};
 use ::apparatus::model::member::Member;
 use ::apparatus::model::names::Name;
 use clap::Args;
@@ -229,16 +229,23 @@ pub struct Fence {
 impl Fence {
     /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
+        let mut store = context.store()?;
+        let member = match apparatus::member(&mut *store, &self.name) {
+            Err(error) if error.kind() == ErrorKind::NotFound && !self.dry_run => {
+                // Its server has ended and its record is removed; only the supervisor is left.
+                return match apparatus::kill_supervisor_of(&context.pool, &self.name, self.timeout)? {
+                    true => print_end(context, &self.name, true, "its supervisor has been killed"),
+                    false => Err(error),
+                };
+            }
+            other => other?,
+        };
         if !self.overriding.cut_off_users {
-            let mut store = context.store()?;
-            let member = apparatus::member(&mut *store, &self.name)?;
             apparatus::check_fence(&context.pool, &mut *store, &member)?;
         }
         if self.dry_run {
             return would(context, &self.name, "fence and kill");
         }
-        let mut store = context.store()?;
-        let member = apparatus::member(&mut *store, &self.name)?;
         let fenced = apparatus::fence(&context.pool, &mut *store, &member, self.timeout)?;
         let done = match fenced {
             Fenced::HadEnded | Fenced::Ended => "fenced, its process has ended".into(),

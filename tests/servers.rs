@@ -1,0 +1,176 @@
+//! Servers of an apparatus with a supervisor that do not come up: the mount stays held, commands say so and do not wait for it, and hosts go on once a
+//! server comes up.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+mod supervised;
+mod support;
+
+use apparatus::admin::apparatus::{kill_supervisor_of, stop};
+use apparatus::admin::status::{FindingKind, status};
+use apparatus::admin::{check, destroy};
+use apparatus::model::dir::PoolDir;
+use apparatus::model::error::ErrorKind;
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc::channel;
+use std::thread;
+use supervised::{PATIENCE, member, pool, soon, start};
+use support::{Daemon, TestPool};
+
+/// Returns a copy of the program, which a test can replace.
+fn own_program(pool: &TestPool) -> PathBuf {
+    let (original, copy) = (env!("CARGO_BIN_EXE_apparatus"), pool.scratch().join("apparatus"));
+    if fs::hard_link(original, &copy).is_err() {
+        fs::copy(original, &copy).unwrap();
+    }
+    copy
+}
+
+/// Puts a script in the place of a program.
+fn replace_by_script(program: &Path, script: &str) {
+    let new = program.with_extension("new");
+    fs::write(&new, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&new, program).unwrap();
+}
+
+/// Starts an apparatus with a supervisor from this program.
+fn start_from(pool: &TestPool, program: &Path) -> Daemon {
+    let mut command = Command::new(program);
+    let mount = pool.mount_point("a1");
+    command.arg("--pool").arg(pool.dir.path());
+    command
+        .args(["--name", "a1", "--supervisor", "--mount"])
+        .arg(&mount);
+    Daemon::start(command, pool.scratch(), "a1", mount)
+}
+
+fn kill_server(pool: &TestPool) {
+    let server = Pid::from_raw(member(pool).pid.try_into().unwrap()).unwrap();
+    kill_process(server, Signal::KILL).unwrap();
+}
+
+/// Makes the server of a new apparatus crash again and again, and has a controller remove its record.
+fn crash_for_good(pool: &TestPool) -> Daemon {
+    let program = own_program(pool);
+    let daemon = start_from(pool, &program);
+    replace_by_script(&program, "exit 7");
+    kill_server(pool);
+    soon("a loop of crashes", || {
+        daemon.log_text().contains("The mount is held").then_some(())
+    });
+    check::repair(&mut pool.controller()).unwrap();
+    assert!(pool.store().members().unwrap().1.is_empty());
+    daemon
+}
+
+/// Runs this in a thread, because it may wait for the mount, and returns its result.
+fn in_time<T: Send + 'static>(what: &str, run: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, done) = channel();
+    thread::spawn(move || sender.send(run()));
+    done.recv_timeout(PATIENCE)
+        .unwrap_or_else(|_| panic!("{what} has not ended"))
+}
+
+#[test]
+fn an_apparatus_without_a_server_and_without_a_record_is_named_and_can_be_given_up() {
+    let pool = pool();
+    let mut daemon = crash_for_good(&pool);
+    let dir = PoolDir::new(pool.dir.path());
+    let of_thread = dir.clone();
+    let status = in_time("status", move || {
+        status(
+            &of_thread,
+            &mut *apparatus::controller::pool::open_store(&of_thread).unwrap(),
+        )
+        .unwrap()
+    });
+    let about: Vec<_> = status
+        .findings
+        .iter()
+        .filter(|finding| finding.subject == "apparatus a1")
+        .collect();
+    assert_eq!(about.len(), 1, "{:?}", status.findings);
+    assert_eq!(about[0].kind, FindingKind::ApparatusDead);
+    assert!(
+        about[0]
+            .text
+            .contains(&format!("process {}, holds the mount", daemon.pid())),
+        "{}",
+        about[0].text
+    );
+    assert!(
+        status
+            .findings
+            .iter()
+            .all(|finding| finding.kind != FindingKind::DeadMount)
+    );
+    let problems = check::check(&dir).unwrap();
+    assert!(
+        problems
+            .iter()
+            .any(|problem| problem.subject == "apparatus a1" && !problem.repairable),
+        "{problems:?}"
+    );
+    let mut store = pool.store();
+    let refused = destroy::check(&dir, &mut *store).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Busy, "{refused}");
+    assert!(refused.to_string().contains("supervisor"), "{refused}");
+    let refused = stop(&dir, &mut *store, "a1", false, PATIENCE).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Busy, "{refused}");
+    assert!(daemon.is_alive());
+    assert!(stop(&dir, &mut *store, "a1", true, PATIENCE).unwrap());
+    assert!(!daemon.wait().success());
+    destroy::check(&dir, &mut *store).unwrap();
+}
+
+#[test]
+fn another_apparatus_does_not_wait_for_the_mount_that_a_supervisor_holds() {
+    let pool = pool();
+    let mut daemon = crash_for_good(&pool);
+    let mut command = pool.command("a2", &pool.mount_point("a1"));
+    let refused = pool.refused(&mut command);
+    assert!(refused.contains("is in use"), "{refused}");
+    let dir = PoolDir::new(pool.dir.path());
+    assert!(kill_supervisor_of(&dir, "a1", PATIENCE).unwrap());
+    assert!(!daemon.wait().success());
+    assert!(!kill_supervisor_of(&dir, "a1", PATIENCE).unwrap());
+}
+
+#[test]
+fn a_server_that_does_not_come_up_leaves_the_mount_and_hosts_go_on_once_it_does() {
+    let pool = pool();
+    let daemon = start(&pool);
+    let file = daemon.open("v");
+    file.write_all_at(b"kept", 0).unwrap();
+    let (database, away) = (pool.dir.path().join("pool.db"), pool.dir.path().join("away"));
+    let dir = PoolDir::new(pool.dir.path());
+    let mut store = pool.store();
+    let server = Pid::from_raw(member(&pool).pid.try_into().unwrap()).unwrap();
+    fs::rename(&database, &away).unwrap();
+    kill_process(server, Signal::KILL).unwrap();
+    soon("a loop of crashes", || {
+        daemon.log_text().contains("The mount is held").then_some(())
+    });
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let mut bytes = [0; 4];
+            file.read_exact_at(&mut bytes, 0).map(|()| bytes)
+        });
+        let refused = stop(&dir, &mut *store, "a1", false, PATIENCE).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Busy, "{refused}");
+        assert!(!waiting.is_finished() && daemon.is_alive());
+        fs::rename(&away, &database).unwrap();
+        assert_eq!(&waiting.join().unwrap().unwrap(), b"kept");
+    });
+    drop((file, store));
+    daemon.stop();
+}
