@@ -133,6 +133,7 @@ fn apparatus(dir: &Path) -> Arc<Apparatus> {
         parked: 100,
         holds: 8,
         fenced: Duration::from_secs(600),
+        copied_reads: 0,
     };
     Apparatus::start(Parts {
         name: name("apparatus", "bench"),

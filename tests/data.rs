@@ -116,6 +116,7 @@ fn limits() -> Limits {
         parked: 100,
         holds: 8,
         fenced: Duration::from_secs(600),
+        copied_reads: 0,
     }
 }
 

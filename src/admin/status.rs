@@ -19,12 +19,11 @@ use crate::model::dir::PoolDir;
 use crate::model::error::Result;
 use crate::model::event::Severity;
 use crate::model::job::JobRecord;
-use crate::model::names::Name;
 use crate::model::options::{Fullness, Thresholds};
 use crate::model::words;
 use crate::store::{self, ChangeStore, Store, TableStore};
 use disks::{of_closed_disks, of_disks, of_errors, of_quarantine, of_room};
-use hosts::{of_apparatus, of_mount_held, of_mounts, of_waiting};
+use hosts::{of_apparatus, of_mounts, of_waiting};
 use jobs::of_job;
 use std::path::PathBuf;
 
@@ -134,10 +133,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &StatusInput) -> Result<S
     findings.extend(of_waiting(apparatuses));
     findings.extend(apparatuses.iter().filter_map(of_apparatus));
     findings.extend(apparatuses.iter().flat_map(super::memory::of));
-    let names: Vec<&Name> = apparatuses.iter().map(|each| &each.member.name).collect();
-    let without_server = apparatus::without_server(pool, &names)?;
-    findings.extend(of_mounts(view, apparatuses, &without_server));
-    findings.extend(without_server.into_iter().map(of_mount_held));
+    findings.extend(of_mounts(pool, view, apparatuses)?);
     if apparatuses.is_empty() && !view.volumes.is_empty() {
         let finding = Finding::new(
             FindingKind::NoApparatus,

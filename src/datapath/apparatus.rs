@@ -103,6 +103,7 @@ impl Apparatus {
         let occupied = Occupancies::new(workers.clone(), times.clone(), notices.clone());
 
         let io = DiskIo::new(table.clone(), disks.clone(), readers.clone(), report, start);
+        let io = io.copying(limits.copied_reads);
         let submitter = Submitter::new(
             (table.clone(), disks.clone(), io),
             (parking.clone(), workers.clone()),

@@ -2,6 +2,7 @@
 
 use super::cold::ColdWatch;
 use super::metrics::ThreadMetrics;
+use super::read_buffer::ReadBuffer;
 use crate::cluster::{FlushLedger, FlushLedgers};
 use crate::gate::Lane;
 use crate::map::{Piece, Reader};
@@ -33,8 +34,8 @@ pub(super) struct Scratch {
     pub(super) pieces: Vec<Piece>,
     /// The disks of the present flush.
     pub(super) found: Vec<DiskId>,
-    /// Bytes of a read of several pieces.
-    pub(super) buffer: Vec<u8>,
+    /// Bytes of a read that is not answered from a mapping.
+    pub(super) buffer: ReadBuffer,
     pub(super) ledgers: LedgerCache,
     pub(super) thread_metrics: ThreadMetrics,
     pub(super) cold: ColdWatch,
@@ -42,12 +43,17 @@ pub(super) struct Scratch {
 
 impl Scratch {
     /// Makes the state of a new thread.
-    pub(super) fn new(reader: Reader, ledgers: Arc<dyn FlushLedgers>, thread_metrics: ThreadMetrics) -> Self {
+    pub(super) fn new(
+        reader: Reader,
+        ledgers: Arc<dyn FlushLedgers>,
+        thread_metrics: ThreadMetrics,
+        buffer: ReadBuffer,
+    ) -> Self {
         Self {
             reader,
             pieces: Vec::new(),
             found: Vec::new(),
-            buffer: Vec::new(),
+            buffer,
             ledgers: LedgerCache {
                 all: ledgers,
                 used: Vec::new(),

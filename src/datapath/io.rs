@@ -27,6 +27,8 @@ pub(super) struct DiskIo {
     readers: Arc<Readers>,
     report: Arc<dyn Report>,
     start: StartTime,
+    /// Reads of up to this many bytes are copied.
+    copied: usize,
 }
 
 impl DiskIo {
@@ -44,7 +46,18 @@ impl DiskIo {
             readers,
             report,
             start,
+            copied: 0,
         }
+    }
+
+    /// Has reads of up to this many bytes copied, and not answered from a mapping.
+    pub(super) fn copying(self, copied: usize) -> Self {
+        Self { copied, ..self }
+    }
+
+    /// Returns up to which length reads are copied and not answered from a mapping.
+    pub(super) fn copied(&self) -> usize {
+        self.copied
     }
 
     /// Carries out a read, unless it is to wait for its disks elsewhere.
@@ -71,6 +84,7 @@ impl DiskIo {
             },
         };
         if let [piece] = scratch.pieces[..]
+            && to_usize(piece.len) > self.copied
             && let Some(disk) = disks.get(piece.disk)
             && let Some(bytes) = disk.mapped(piece.at, to_usize(piece.len))
         {
@@ -81,13 +95,9 @@ impl DiskIo {
     }
 
     /// Reads all pieces into the buffer, and returns their length in bytes.
-    #[cold]
     fn gather(&self, scratch: &mut Scratch, disks: &OpenDisks) -> Result<usize, Failure> {
         let total = to_usize(scratch.pieces.iter().map(|piece| piece.len).sum());
-        if scratch.buffer.len() < total {
-            scratch.buffer.resize(total, 0);
-        }
-        let mut rest = &mut scratch.buffer[..total];
+        let mut rest = scratch.buffer.space(total);
         for piece in &scratch.pieces {
             let (now, later) = rest.split_at_mut(to_usize(piece.len));
             let disk = open_disk(disks, piece.disk)?;

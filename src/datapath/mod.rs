@@ -20,6 +20,7 @@
 //! |---|---|
 //! | `submit` | none: the way of a request through the other parts |
 //! | `io`, with `seek` and `counting` | none: locates a request and carries it out on the disks |
+//! | `read_buffer` | memory of one thread for reads that are not answered from a mapping |
 //! | `context` | of one thread: lane, reader of the table, buffers, counters |
 //! | `parking`, `park_timeouts` | the gate with the parked requests; how long they may wait |
 //! | `workers`, with the pure `run_queues` | worker threads and their queues |
@@ -50,6 +51,7 @@ mod occupied;
 mod open_files;
 mod park_timeouts;
 mod parking;
+mod read_buffer;
 mod readers;
 mod request;
 mod run_queues;
@@ -100,7 +102,13 @@ pub struct Limits {
     pub holds: usize,
     /// How long requests wait at a fenced apparatus before they fail with EIO.
     pub fenced: Duration,
+    /// Reads of up to this many bytes are answered from memory of the thread instead of a mapping of the disk, so that the kernel waits for no page when it
+    /// copies the answer; 0 for none.
+    pub copied_reads: usize,
 }
+
+/// [`Limits::copied_reads`] of a server whose requests another one goes on with. Larger reads cost less from a mapping whose pages are made present.
+pub const SMALL_READ: usize = 16 << 10;
 
 /// Persists committed changes, so that they survive power loss, as a host's flush needs it.
 pub trait Persist: Send + Sync {

@@ -6,6 +6,7 @@ use super::io::DiskIo;
 use super::metrics::MetricsRegistry;
 use super::occupied::Occupancies;
 use super::parking::Parking;
+use super::read_buffer::ReadBuffer;
 use super::readers::BlockedReader;
 use super::request::Summary;
 use super::waiting_flushes::WaitingFlushes;
@@ -106,7 +107,8 @@ impl Submitter {
     pub(super) fn io_context(&self, role: Role) -> Option<IoContext> {
         let lane = self.parking.lane()?;
         let (ledgers, metrics) = (self.ledgers.clone(), self.metrics.thread_metrics());
-        let scratch = Scratch::new(self.table.reader(), ledgers, metrics);
+        let buffer = ReadBuffer::new(self.io.copied());
+        let scratch = Scratch::new(self.table.reader(), ledgers, metrics, buffer);
         Some(IoContext { role, lane, scratch })
     }
 
@@ -216,7 +218,7 @@ impl Submitter {
         let summary = request.summary();
         let (answer, bytes) = match &completion {
             Completion::Mapped(bytes, _) => (Response::Data(bytes.for_system_call()), bytes.len() as u64),
-            Completion::Gathered(len) => (Response::Data(&scratch.buffer[..*len]), *len as u64),
+            Completion::Gathered(len) => (Response::Data(scratch.buffer.bytes(*len)), *len as u64),
             Completion::Written(bytes) => (Response::Written(*bytes), *bytes),
             Completion::Done(bytes) => (Response::Done, *bytes),
             Completion::Found(at) => (Response::Found(*at), 0),

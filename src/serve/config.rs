@@ -7,7 +7,7 @@
 //! )
 //! ```
 
-use crate::datapath::Limits;
+use crate::datapath::{Limits, SMALL_READ};
 use crate::model::error::{Error, Result};
 use crate::sys::text::read_text;
 use ron::extensions::Extensions;
@@ -204,6 +204,7 @@ impl Config {
             parked: self.parked_requests,
             holds: self.holds,
             fenced: Duration::from_secs(self.fenced_limit_s),
+            copied_reads: if self.supervisor { SMALL_READ } else { 0 },
         }
     }
 }

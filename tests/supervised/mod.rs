@@ -1,5 +1,9 @@
 //! A pool with one apparatus that has a supervisor, for tests.
-#![allow(dead_code, unreachable_pub, reason = "a part of several tests, none of which uses all of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "a part of several tests, none of which uses all of it"
+)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

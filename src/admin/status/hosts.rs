@@ -1,10 +1,12 @@
 //! Findings about apparatuses, their mounts, and hosts that wait.
 
-use crate::admin::apparatus::{ApparatusView, State, WithoutServer};
+use crate::admin::apparatus::{ApparatusView, State, WithoutServer, without_server};
 use crate::admin::finding::{Finding, FindingKind};
 use crate::admin::view::PoolView;
 use crate::blockdev::with_timeout;
 use crate::frontend::fuse;
+use crate::model::dir::PoolDir;
+use crate::model::error::Result;
 use crate::model::event::Severity;
 use crate::model::names::Name;
 use crate::model::words;
@@ -21,17 +23,22 @@ fn is_dead(point: &Path) -> bool {
     matches!(looked, Ok(Err(why)) if why.kind() == std::io::ErrorKind::NotConnected)
 }
 
-/// Reports mounts of this pool that no apparatus serves any more: accesses to them fail. A mount that a supervisor holds is not accessed, which would
-/// wait for its next server.
+/// Reports mounts of this pool that no server serves: those that a supervisor holds, and those whose apparatus has ended.
 pub(super) fn of_mounts(
+    pool: &PoolDir,
     view: &PoolView,
     apparatuses: &[ApparatusView],
-    without_server: &[WithoutServer],
-) -> Vec<Finding> {
-    let members = apparatuses.iter().map(|each| &each.member.name);
-    let known: Vec<&Name> = members
-        .chain(without_server.iter().map(|each| &each.name))
-        .collect();
+) -> Result<Vec<Finding>> {
+    let mut names: Vec<&Name> = apparatuses.iter().map(|each| &each.member.name).collect();
+    let held = without_server(pool, &names)?;
+    names.extend(held.iter().map(|each| &each.name));
+    let mut findings = of_dead_mounts(view, &names);
+    findings.extend(held.into_iter().map(of_mount_held));
+    Ok(findings)
+}
+
+/// Reports mounts that none of these apparatuses serves or holds: accesses to them fail. Others are not accessed, which could wait for the next server.
+fn of_dead_mounts(view: &PoolView, known: &[&Name]) -> Vec<Finding> {
     let serves = |name: &str| known.iter().any(|each| each.as_str() == name);
     let finding = |(name, point): (String, PathBuf)| {
         let point = point.display();
@@ -101,7 +108,7 @@ pub(super) fn of_waiting(apparatuses: &[ApparatusView]) -> Vec<Finding> {
 }
 
 /// Reports an apparatus whose mount is held though no server of it is a member.
-pub(super) fn of_mount_held(found: WithoutServer) -> Finding {
+fn of_mount_held(found: WithoutServer) -> Finding {
     let subject = format!("apparatus {}", found.name);
     let next = format!("vctl apparatus stop {} --cut-off-users", found.name);
     Finding::new(FindingKind::ApparatusDead, Severity::Error, subject, found.fault).next(next)

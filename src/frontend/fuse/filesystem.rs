@@ -6,7 +6,9 @@ use super::locking::{self, Wanted};
 use super::reply::{DoneReply, ReadReply, SeekReply, WriteReply};
 use super::wire::{self, Header};
 use super::{Options, errno};
-use crate::datapath::{Apparatus, Failure, IoContext, Opening, Operation, Reply, Request, Role, Target};
+use crate::datapath::{
+    Apparatus, Failure, IoContext, Opening, Operation, Reply, Request, Role, SMALL_READ, Target,
+};
 use crate::frontend::scheduler::readers::{ReaderContext, ReaderScheduler};
 use crate::model::records::VolumeRecord;
 use crate::model::units::{VolumeId, VolumeOffset};
@@ -145,7 +147,8 @@ impl Volumes {
         };
         let reply = ReadReply {
             answer,
-            is_to_be_present: self.options.is_kept,
+            // The data path copies smaller ones.
+            is_to_be_present: self.options.is_kept && read.size as usize > SMALL_READ,
         };
         self.run(reader, inode, operation, reply);
     }
