@@ -25,6 +25,7 @@ mod support;
 use apparatus::admin::status::Finding;
 use apparatus::admin::{self, hold, revert};
 use apparatus::jobs::{self, Request};
+use apparatus::model::alloc::Faults;
 use apparatus::model::change::{ChangeState, HoldMode, NewChange, Owner};
 use apparatus::model::error::Error;
 use apparatus::model::event::Severity;
@@ -384,6 +385,31 @@ fn what_a_destination_has_lost_is_never_persisted_and_its_old_placement_is_kept(
     other.sync_all().unwrap();
     // The data that b has lost stays in memory as long as the kernel keeps it, so the bytes themselves are not compared.
     assert_eq!(read_up_to(&file, bytes.len(), 0).len(), bytes.len());
+
+    // Nothing else is moved to that disk: it could not be persisted there.
+    let volumes = scene.pool.store().volumes().unwrap();
+    let volume = volumes.iter().find(|volume| volume.name.as_str() == "w").unwrap();
+    let more = Request::Move {
+        volume: volume.id,
+        range: None,
+        from: None,
+        to: vec![scene.disks[1]],
+        policy: None,
+    };
+    let limits = JobLimits::default();
+    let refused = jobs::create(
+        &mut scene.pool.controller(),
+        &more,
+        &Faults::new(),
+        "volume move w",
+        limits,
+    );
+    let refused = refused.unwrap_err();
+    assert!(refused.to_string().contains("disk b"), "{refused}");
+    assert!(
+        refused.way_out().unwrap().contains("vctl disk revert b"),
+        "{refused:?}"
+    );
 
     // The way out: the data moves off that disk.
     let away = Request::Move {

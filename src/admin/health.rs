@@ -3,9 +3,10 @@
 use super::usage::ask::ask;
 use super::{disk, select};
 use crate::cluster;
+use crate::controller::persist::{disks_at_risk, refuse_lost};
 use crate::model::alloc::{Fault, Faults};
 use crate::model::dir::PoolDir;
-use crate::model::error::Result;
+use crate::model::error::{Error, Result};
 use crate::model::records::{DiskRecord, PoolHeader};
 use crate::model::units::DiskId;
 use crate::rpc::message::{Answer, ApparatusMetrics, Request};
@@ -37,15 +38,40 @@ pub fn faults(pool: &PoolDir, store: &mut dyn Store, on: &[DiskId]) -> Result<Fa
     let mut disks = store.disks()?;
     disks.retain(|disk| disk.allocate && (on.is_empty() || on.contains(&disk.id)));
     let reports = reports(pool, store, &header)?;
+    let lost = losing(pool, store, &header, &disks)?;
     let unusable = disk::faults(store, &disks, &header);
     let faults = disks.iter().zip(unusable).filter_map(|(disk, unusable)| {
-        let unusable = unusable.map(|error| Fault::Unusable {
-            why: error.why().to_owned(),
-            way_out: error.way_out().map(str::to_owned),
-        });
-        Some((disk.id, unusable.or_else(|| reported(&reports, disk))?))
+        let unusable = unusable.as_ref().map(fault_of);
+        let fault = unusable.or_else(|| lost.get(&disk.id).cloned());
+        Some((disk.id, fault.or_else(|| reported(&reports, disk))?))
     });
     Ok(faults.collect())
+}
+
+fn fault_of(error: &Error) -> Fault {
+    Fault::Unusable {
+        why: error.why().to_owned(),
+        way_out: error.way_out().map(str::to_owned),
+    }
+}
+
+/// Returns the disks that have lost writes of data that was moved to them.
+fn losing(
+    pool: &PoolDir,
+    store: &mut dyn Store,
+    header: &PoolHeader,
+    disks: &[DiskRecord],
+) -> Result<Faults> {
+    let at_risk = disks_at_risk(store)?;
+    let Some(shared) = cluster::open(pool)?.share_existing(header.uuid)? else {
+        return Ok(Faults::new());
+    };
+    let at_risk = disks.iter().filter(|disk| at_risk.contains(&disk.id));
+    let lost = at_risk.filter_map(|disk| {
+        let refused = refuse_lost(disk.name.as_str(), &*shared.ledgers.ledger(disk.id));
+        Some((disk.id, fault_of(&refused.err()?)))
+    });
+    Ok(lost.collect())
 }
 
 /// Returns the figures of the apparatuses that report them in time.

@@ -48,12 +48,13 @@ pub use plan::plan;
 pub use worker::{RELEASE_TIMEOUT, run, run_taken, take_on};
 
 use crate::controller::Controller;
+use crate::controller::persist::refuse_lost;
 use crate::controller::space;
 use crate::model::alloc::{Faults, Policy};
 use crate::model::change::{HoldMode, NewChange};
 use crate::model::error::{Error, Result};
 use crate::model::holds::Holds;
-use crate::model::job::{JobKind, JobLimits, JobRecord, JobState, Progress};
+use crate::model::job::{JobKind, JobLimits, JobRecord, JobState, Progress, Step};
 use crate::model::records::{Delta, Edit, Span};
 use crate::model::units::{ByteCount, DiskId, JobId, Timestamp, VolumeId};
 
@@ -133,6 +134,7 @@ pub fn create(
     if steps.is_empty() {
         return Ok(None);
     }
+    refuse_lost_destinations(controller, &steps)?;
     let job = JobRecord {
         id: JobId(0),
         kind,
@@ -153,6 +155,15 @@ pub fn create(
     let id = controller.store().create_job(term, &job, &steps)?;
     space::watch(controller.store());
     Ok(Some(id))
+}
+
+/// Refuses to move data to a disk that has lost writes: it could not be persisted there, and flushes of its hosts would fail.
+fn refuse_lost_destinations(controller: &mut Controller, steps: &[Step]) -> Result<()> {
+    let mut disks = controller.store().disks()?;
+    disks.retain(|disk| steps.iter().any(|step| step.to.disk == disk.id));
+    disks
+        .iter()
+        .try_for_each(|disk| refuse_lost(disk.name.as_str(), &*controller.ledger(disk.id)))
 }
 
 /// Sets or clears `no-allocate` on a disk. Returns false when the disk was already in that state.

@@ -230,7 +230,8 @@ impl<'a> FileSystemHost<'a> {
     /// Reports an error that no fault explains, and mounts the file system again.
     fn failed(&mut self, error: &io::Error, over: &AtomicBool) {
         let since = self.mounted.as_ref().map_or(0, |mounted| mounted.since);
-        if self.weather.excuses_file_system(self.kind.apparatus, since) {
+        let excused = self.weather.excuses_file_system(self.kind.apparatus, since);
+        if excused || self.weather.explains_failing_flushes() {
             self.report.excused();
         } else {
             let what = format!(
@@ -247,8 +248,14 @@ impl<'a> FileSystemHost<'a> {
         let Some(mounted) = self.mounted.take() else {
             return;
         };
-        if let Err(error) = self.site.tool(&["umount", &self.dir().to_string_lossy()]) {
-            self.report.fail(Failure::Broken, &error);
+        let end = Instant::now() + PATIENCE;
+        // Other programs of the machine may look at the mount for a moment.
+        while let Err(error) = self.site.tool(&["umount", &self.dir().to_string_lossy()]) {
+            if Instant::now() > end {
+                self.report.fail(Failure::Broken, &error);
+                break;
+            }
+            thread::park_timeout(AGAIN);
         }
         self.detach(&mounted.device);
     }
@@ -258,7 +265,8 @@ impl<'a> FileSystemHost<'a> {
     fn mount_again(&mut self, over: &AtomicBool) {
         let mut end = Instant::now() + PATIENCE;
         while !self.site.stop.load(Ordering::Relaxed) {
-            if self.weather.failing.is_open() {
+            let failing = self.weather.failing.is_open();
+            if failing || Instant::now() > end && self.weather.explains_failing_flushes() {
                 end = Instant::now() + PATIENCE;
             }
             let checked = self

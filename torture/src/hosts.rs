@@ -273,7 +273,10 @@ impl Host {
                     .shared
                     .weather
                     .excuses_flush(errno, self.volume, self.apparatus, begun)
-            || self.shared.weather.excuses(errno, self.apparatus, opened, begun);
+            || self.shared.weather.excuses(errno, self.apparatus, opened, begun)
+            || flushes
+                && errno == rustix::io::Errno::IO.raw_os_error()
+                && self.shared.weather.explains_failing_flushes();
         if excused {
             self.shared.report.excused();
         } else {

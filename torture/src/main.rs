@@ -75,9 +75,12 @@ fn run(arguments: &Arguments, plan: &Plan) -> Outcome<bool> {
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| error.to_string())?;
     }
+    let site = Arc::new(Site::set(&arguments.dir, Arc::clone(&stop))?);
+    let asked = Arc::downgrade(&site);
+    let ask_for_losses = move || asked.upgrade().is_some_and(|site| site.has_told_of_losses());
     let run = Run {
-        site: Site::set(&arguments.dir, Arc::clone(&stop))?,
-        weather: Arc::new(Weather::new()),
+        site,
+        weather: Arc::new(Weather::new(Box::new(ask_for_losses))),
         report: Arc::new(Report::new(Arc::clone(&stop))),
     };
     if !run.site.own_filesystems {
@@ -118,7 +121,7 @@ fn run(arguments: &Arguments, plan: &Plan) -> Outcome<bool> {
 
 /// A run under way.
 struct Run {
-    site: Site,
+    site: Arc<Site>,
     weather: Arc<Weather>,
     report: Arc<Report>,
 }

@@ -32,6 +32,9 @@ impl Nemesis<'_> {
         drop(clients);
         self.end(fault.kind);
         self.weather.end();
+        if self.weather.failing.times() > 0 {
+            self.rescue();
+        }
     }
 
     fn is_possible(&self, kind: Kind) -> bool {
@@ -76,7 +79,6 @@ impl Nemesis<'_> {
             }
             Kind::FullDisk => {
                 self.site.unfill("small");
-                self.rescue();
                 self.weather.full.close(now());
             }
             Kind::FullPool => self.site.unfill("state"),

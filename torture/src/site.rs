@@ -136,6 +136,12 @@ impl Site {
         self.dir.path().join(name)
     }
 
+    /// Returns whether the pool's events of the last minutes say that a disk lost writes.
+    pub(crate) fn has_told_of_losses(&self) -> bool {
+        let events = self.vctl(&["events", "--since", "2m", "--lines", "100000"], None);
+        events.is_ok_and(|ended| ended.out.contains("has failed to write data"))
+    }
+
     /// Returns the control socket of an apparatus.
     pub(crate) fn socket(&self, apparatus: usize) -> PathBuf {
         self.path("state/pool/run").join(format!("a{apparatus}.sock"))
@@ -225,15 +231,22 @@ impl Site {
 
     /// Runs a program of the system that has to succeed.
     pub(crate) fn tool(&self, words: &[&str]) -> Outcome<()> {
+        let number = self.commands.fetch_add(1, Ordering::Relaxed);
+        let said = self.path(&format!("tool-{number}.err"));
+        let err = described(&said, File::create(&said))?;
         let mut command = Command::new(words[0]);
         command
             .args(&words[1..])
             .stdin(Stdio::null())
             .stdout(Stdio::null());
-        let mut process = described(Path::new(words[0]), Process::spawn(command.stderr(Stdio::null())))?;
-        match process.wait(PATIENCE, &self.stop) {
+        let mut process = described(Path::new(words[0]), Process::spawn(command.stderr(err)))?;
+        let status = process.wait(PATIENCE, &self.stop);
+        let text = fs::read_to_string(&said).unwrap_or_default();
+        let _ = fs::remove_file(&said);
+        match status {
             Some(status) if status.success() => Ok(()),
-            status => Err(format!("{}: {status:?}", words.join(" "))),
+            Some(status) => Err(format!("{}: {status}: {}", words.join(" "), text.trim())),
+            None => Err(format!("{}: does not end", words.join(" "))),
         }
     }
 

@@ -35,7 +35,7 @@ impl Window {
     }
 
     /// Returns how often the window has been opened.
-    fn times(&self) -> u64 {
+    pub(crate) fn times(&self) -> u64 {
         self.opened.load(Ordering::SeqCst)
     }
 
@@ -46,9 +46,13 @@ impl Window {
     }
 }
 
+/// Asks the pool whether it has said lately that a disk lost writes.
+pub(crate) type AskForLosses = Box<dyn Fn() -> bool + Send + Sync>;
+
 /// The present faults.
 pub(crate) struct Weather {
     start: Instant,
+    ask_for_losses: AskForLosses,
     /// For each apparatus: it does not run.
     pub(crate) down: [Window; APPARATUSES],
     /// The file system of an image is full.
@@ -63,9 +67,10 @@ pub(crate) struct Weather {
 }
 
 impl Weather {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(ask_for_losses: AskForLosses) -> Self {
         Self {
             start: Instant::now(),
+            ask_for_losses,
             down: Default::default(),
             full: Window::default(),
             failing: Window::default(),
@@ -90,6 +95,12 @@ impl Weather {
         self.label_ended.store(self.now(), Ordering::SeqCst);
         self.last
             .store(self.label.swap(0, Ordering::SeqCst), Ordering::SeqCst);
+    }
+
+    /// Returns whether a flush may fail because a disk has lost writes of data that was moved to it. A disk may report that long after the fault has
+    /// ended, and flushes fail until the data lies elsewhere.
+    pub(crate) fn explains_failing_flushes(&self) -> bool {
+        self.failing.times() > 0 && (self.ask_for_losses)()
     }
 
     /// Returns the label of a fault that was active since then, 0 for none.
@@ -137,7 +148,7 @@ mod tests {
 
     #[test]
     fn an_error_is_in_order_while_its_cause_lasts_and_shortly_after() {
-        let weather = Weather::new();
+        let weather = Weather::new(Box::new(|| false));
         let full = |begun| weather.excuses(Errno::NOSPC.raw_os_error(), 0, 1, begun);
         assert!(!full(1));
         weather.full.open();
@@ -149,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_file_that_was_opened_before_its_apparatus_died_may_fail_for_ever() {
-        let weather = Weather::new();
+        let weather = Weather::new(Box::new(|| false));
         weather.down[1].open();
         weather.down[1].close(10);
         let gone = Errno::NOTCONN.raw_os_error();
@@ -160,13 +171,13 @@ mod tests {
 
     #[test]
     fn a_loss_is_reported_late_by_one_flush_of_each_volume_at_each_apparatus() {
-        let weather = Weather::new();
+        let weather = Weather::new(Box::new(|| false));
         let late = 99 * AFTER;
         let excused = |volume, apparatus, begun| {
             weather.excuses_flush(Errno::IO.raw_os_error(), volume, apparatus, begun)
         };
         assert!(!excused(0, 0, late), "no disk has failed");
-        let weather = Weather::new();
+        let weather = Weather::new(Box::new(|| false));
         weather.failing.open();
         weather.failing.close(10);
         let excused = |volume, apparatus, begun| {
@@ -183,8 +194,20 @@ mod tests {
     }
 
     #[test]
+    fn losses_explain_failing_flushes_once_a_disk_has_failed() {
+        let weather = Weather::new(Box::new(|| true));
+        assert!(!weather.explains_failing_flushes());
+        weather.failing.open();
+        weather.failing.close(10);
+        assert!(weather.explains_failing_flushes());
+        let weather = Weather::new(Box::new(|| false));
+        weather.failing.open();
+        assert!(!weather.explains_failing_flushes());
+    }
+
+    #[test]
     fn a_wait_belongs_to_the_fault_that_was_active_in_it() {
-        let weather = Weather::new();
+        let weather = Weather::new(Box::new(|| false));
         assert_eq!(weather.blame(1), 0);
         weather.begin(3);
         assert_eq!(weather.blame(1), 3);
