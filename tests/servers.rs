@@ -15,48 +15,15 @@ use apparatus::admin::status::{FindingKind, status};
 use apparatus::admin::{check, destroy};
 use apparatus::model::dir::PoolDir;
 use apparatus::model::error::ErrorKind;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::os::unix::fs::FileExt;
 use std::sync::mpsc::channel;
 use std::thread;
-use supervised::{PATIENCE, member, pool, soon, start};
+use supervised::{
+    PATIENCE, kill_server, own_program, pool, replace_by_script, server_of, soon, start, start_from,
+};
 use support::{Daemon, TestPool};
-
-/// Returns a copy of the program, which a test can replace.
-fn own_program(pool: &TestPool) -> PathBuf {
-    let (original, copy) = (env!("CARGO_BIN_EXE_apparatus"), pool.scratch().join("apparatus"));
-    if fs::hard_link(original, &copy).is_err() {
-        fs::copy(original, &copy).unwrap();
-    }
-    copy
-}
-
-/// Puts a script in the place of a program.
-fn replace_by_script(program: &Path, script: &str) {
-    let new = program.with_extension("new");
-    fs::write(&new, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::rename(&new, program).unwrap();
-}
-
-/// Starts an apparatus with a supervisor from this program.
-fn start_from(pool: &TestPool, program: &Path) -> Daemon {
-    let mut command = Command::new(program);
-    let mount = pool.mount_point("a1");
-    command.arg("--pool").arg(pool.dir.path());
-    command
-        .args(["--name", "a1", "--supervisor", "--mount"])
-        .arg(&mount);
-    Daemon::start(command, pool.scratch(), "a1", mount)
-}
-
-fn kill_server(pool: &TestPool) {
-    let server = Pid::from_raw(member(pool).pid.try_into().unwrap()).unwrap();
-    kill_process(server, Signal::KILL).unwrap();
-}
 
 /// Makes the server of a new apparatus crash again and again, and has a controller remove its record.
 fn crash_for_good(pool: &TestPool) -> Daemon {
@@ -154,7 +121,7 @@ fn a_server_that_does_not_come_up_leaves_the_mount_and_hosts_go_on_once_it_does(
     let (database, away) = (pool.dir.path().join("pool.db"), pool.dir.path().join("away"));
     let dir = PoolDir::new(pool.dir.path());
     let mut store = pool.store();
-    let server = Pid::from_raw(member(&pool).pid.try_into().unwrap()).unwrap();
+    let server = server_of(&pool);
     fs::rename(&database, &away).unwrap();
     kill_process(server, Signal::KILL).unwrap();
     soon("a loop of crashes", || {

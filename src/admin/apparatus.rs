@@ -1,13 +1,15 @@
-//! Operations on apparatuses: start, inspect, stop, fence by force, wait for a rejoin.
+//! Operations on apparatuses: start, inspect, replace, stop, fence by force, wait for a rejoin.
 
 mod start;
 mod stop;
+mod upgrade;
 
 pub(crate) use start::{FAILED_BECAUSE, FAILED_HINT, WARNING};
 pub use start::{Start, Started, is_memory_limited, start};
 pub use stop::{
     Fenced, check as check_stop, check_fence, fence, kill_supervisor_of, rejoin, stop, stop_unlisted,
 };
+pub use upgrade::{check_upgrade, upgrade};
 
 use super::view::with_names;
 use crate::cluster::{self, Presence};

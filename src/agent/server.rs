@@ -19,7 +19,7 @@
 //! | `quiesce` | requests that wait for old tables to fall out of use |
 //! | `rejoin` | the way back after a fence |
 //! | `upkeep` | heartbeat, checks of disks and run directory |
-//! | `jobs` | threads that act as a controller |
+//! | `jobs`, with `job_records` | threads that act as a controller |
 //! | `timers` | times at which the parts are called again |
 //!
 //! The loop waits in one place, for sockets, the waker and timers. It does nothing that waits for a disk or the store.
@@ -29,6 +29,7 @@ mod core;
 mod hangs;
 mod helpers;
 mod holds;
+mod job_records;
 mod jobs;
 mod links;
 mod opening;
@@ -42,6 +43,8 @@ mod version;
 
 use self::connections::{Connections, Inbound};
 use self::core::{Core, TimerKey};
+use self::job_records::JobPause;
+pub use self::job_records::{JobRecords, LeftJobs};
 use crate::cluster::{NameClaim, OwnEntry, SharedState};
 use crate::controller::pool::PoolHandle;
 use crate::datapath::{Runtime, Waker};
@@ -115,6 +118,8 @@ pub struct Setup {
     pub limits: Limits,
     /// Returns the memory limits of this process.
     pub memory: Arc<dyn Fn() -> Memory + Send + Sync>,
+    /// The background jobs that an earlier process of this apparatus has left, and their records.
+    pub left_jobs: Option<LeftJobs>,
 }
 
 impl Setup {
@@ -140,6 +145,7 @@ impl Setup {
             waker,
             limits: Limits::default(),
             memory: Arc::new(Memory::default),
+            left_jobs: None,
         }
     }
 }
@@ -148,6 +154,7 @@ impl Setup {
 pub struct Server {
     thread: Option<JoinHandle<()>>,
     ending: Arc<AtomicBool>,
+    jobs: Arc<JobPause>,
     waker: Arc<Waker>,
 }
 
@@ -159,8 +166,8 @@ impl Server {
     /// Fails when a thread cannot be started or the store cannot be opened.
     pub fn start(setup: Setup) -> Result<Self> {
         let ending = Arc::new(AtomicBool::new(false));
-        let waker = Arc::clone(&setup.waker);
-        let (mut control, stop) = (ControlLoop::new(setup)?, Arc::clone(&ending));
+        let (waker, jobs) = (Arc::clone(&setup.waker), Arc::<JobPause>::default());
+        let (mut control, stop) = (ControlLoop::new(setup, Arc::clone(&jobs))?, Arc::clone(&ending));
         control.core.run();
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
             if let Err(why) = crate::sys::prefer_latency() {
@@ -172,8 +179,23 @@ impl Server {
         Ok(Self {
             thread: Some(thread),
             ending,
+            jobs,
             waker,
         })
+    }
+
+    /// Has the background jobs stop at the end of a chunk, and waits for that. Returns whether they have.
+    #[must_use]
+    pub fn pause_jobs(&self, within: Duration) -> bool {
+        self.jobs.begin();
+        self.waker.wake();
+        self.jobs.await_idle(within)
+    }
+
+    /// Has the background jobs that [`Server::pause_jobs`] has stopped go on.
+    pub fn resume_jobs(&self) {
+        self.jobs.end();
+        self.waker.wake();
     }
 
     /// Ends the control thread and its background jobs, which stop at the end of a chunk, and removes the socket. The data path continues, so the
@@ -199,17 +221,19 @@ impl Drop for Server {
 struct ControlLoop {
     connections: Connections,
     core: Core,
+    jobs: Arc<JobPause>,
     /// Time for `Hello`, and for the rest of a frame.
     partial: Duration,
 }
 
 impl ControlLoop {
-    fn new(setup: Setup) -> Result<Self> {
+    fn new(setup: Setup, jobs: Arc<JobPause>) -> Result<Self> {
         let (waker, limits) = (Arc::clone(&setup.waker), setup.limits);
         let (core, listener) = Core::new(setup)?;
         Ok(Self {
             connections: Connections::new(listener, waker, limits.connections),
             core,
+            jobs,
             partial: limits.partial,
         })
     }
@@ -231,6 +255,7 @@ impl ControlLoop {
             self.core.run();
         }
         self.core.check();
+        self.core.check_jobs(&self.jobs);
         if let Some(listener) = self.core.take_new_listener() {
             self.connections.listen_on(listener);
         }

@@ -28,7 +28,10 @@ use crate::model::records::VolumeRecord;
 use crate::model::units::VolumeId;
 use crossbeam_channel::Sender;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Interval at which a drain looks whether requests are in flight.
+const LOOK: Duration = Duration::from_micros(200);
 
 /// The data path of one apparatus.
 pub struct Apparatus {
@@ -266,6 +269,19 @@ impl Apparatus {
     /// Records times that other apparatuses, or an earlier incarnation, have reported.
     pub fn learn_modified(&self, times: &Times) {
         self.times.learn(times);
+    }
+
+    /// Waits (at most `wait`) for a moment at which no request is in flight. Returns whether there was one. Parked requests are not in flight.
+    #[must_use]
+    pub fn drain(&self, wait: Duration) -> bool {
+        let begun = Instant::now();
+        // The end of a request is no event: the path of requests writes nothing that others wait for.
+        while begun.elapsed() < wait {
+            if self.parking.wait_until_empty(LOOK) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Closes the gate for good, fails parked requests, and waits (at most `wait`) until no request is in flight. Returns whether none is.

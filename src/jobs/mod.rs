@@ -107,6 +107,11 @@ impl Request {
 pub trait Observer {
     /// Reports the progress so far, in extents. Returns false to pause the job now (Ctrl-C).
     fn progress(&mut self, job: &JobRecord, done: u64, total: u64) -> bool;
+
+    /// Returns whether a job that is not to go on stays as it is instead of being paused, because another process goes on with it.
+    fn hands_over(&self) -> bool {
+        false
+    }
 }
 
 /// Records the job with its reservations; the job starts when [`run`] is called, by any process. A disk that is to be emptied is closed

@@ -158,6 +158,7 @@ impl<'a> Worker<'a> {
                 (true, true) => self.plan_rollback()?,
                 (true, false) if self.mover.finished() => self.complete()?,
                 (true, false) => self.round()?,
+                (false, _) if observer.hands_over() => return Ok(self.job.state),
                 (false, false) => drop(self.set_state(JobState::Paused, "interrupted")?),
                 // The rollback is planned when the job is worked on again.
                 (false, true) => return Ok(self.job.state),

@@ -10,14 +10,14 @@ use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::names::Name;
 use crate::serve::config::{Config, LogLevel};
 use crate::serve::{self, Settings};
-use crate::supervisor::{self, Guard};
+use crate::supervisor::{self, Guard, Requests};
 use clap::{CommandFactory, Parser};
 use sd_notify::NotifyState;
 use simplelog::{ConfigBuilder, LevelFilter, ThreadLogMode, WriteLogger};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Exit statuses, the same as those of `vctl`.
@@ -153,10 +153,15 @@ fn supervise(settings: &Settings) -> Result<u8> {
     if let Some(None) = guard {
         return Err(Error::failed(what(), "runs already").hint("stop that one first, or choose another name"));
     }
+    let requests = guard
+        .is_some()
+        .then(|| Requests::bind(&pool, &settings.name))
+        .transpose()
+        .map_err(|error| Error::because(what(), error))?;
     let program = std::env::current_exe().map_err(|error| Error::because(what(), error))?;
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let server = || {
-        let mut command = Command::new(&program);
+    let server = |program: &Path| {
+        let mut command = Command::new(program);
         // Its heartbeat is the supervisor's, and signals of a terminal come through the supervisor.
         command
             .args(&arguments)
@@ -170,7 +175,7 @@ fn supervise(settings: &Settings) -> Result<u8> {
             log::error!("{error}");
         }
     };
-    supervisor::supervise(server, give_up).map_err(|error| Error::because(what(), error))
+    supervisor::supervise(program, &server, requests, give_up).map_err(|error| Error::because(what(), error))
 }
 
 fn complain(error: &Error) -> u8 {

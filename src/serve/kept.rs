@@ -1,17 +1,22 @@
 //! A server under a supervisor: what it has from the server before it, and what it hands over for the next one.
 
+use crate::agent::server::{JobRecords, LeftJobs};
 use crate::datapath::{Apparatus, OpenRecords, Opening};
 use crate::frontend::fuse::Mount;
 use crate::locks::{KeptLock, LockStore, Owner, RunFiles, Through};
 use crate::model::error::{Error, Result};
-use crate::model::units::VolumeId;
+use crate::model::units::{JobId, VolumeId};
 use crate::supervisor::{Content, Inherited, Kind, Link, Previous, Slots};
 use crate::sys;
+use crossbeam_channel::{Receiver, bounded};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::thread;
 use std::time::Duration;
 
+/// Number of crashes in a row after which a job that ran at all of them is not begun again.
+const CRASHES: u64 = 3;
 /// Numbers of handles that each server may give out: more than a million a second for days.
 const HANDLES: u32 = 40;
 
@@ -35,6 +40,59 @@ impl Kept {
             std::process::abort();
         }));
         Ok(Self { link, inherited })
+    }
+
+    /// Returns whether the server before this one serves on until this one is prepared.
+    pub(super) const fn is_successor(&self) -> bool {
+        self.inherited.is_successor
+    }
+
+    /// Tells the supervisor that everything is prepared, and waits until the server before this one has ended.
+    ///
+    /// # Errors
+    /// Fails when that server serves on.
+    pub(super) fn succeed(&mut self) -> Result<()> {
+        let succeeded = self.link.succeed(&mut self.inherited);
+        succeeded.map_err(|_| Error::failed("the server before this one", "serves on"))
+    }
+
+    /// Tells the supervisor why this server cannot replace the one before it.
+    pub(super) fn failed(&self, error: &Error) {
+        let hint = error.way_out().map_or(String::new(), |hint| format!("; {hint}"));
+        self.link.failed(&format!("{error}{hint}"));
+    }
+
+    /// Returns a channel that receives one message each time this server is to retire because another one is prepared.
+    ///
+    /// # Errors
+    /// Fails when the thread that waits for it cannot be started.
+    pub(super) fn retirements(&self) -> Result<Receiver<()>> {
+        let (sender, asked) = bounded(1);
+        let link = self.link.clone();
+        let wait = move || {
+            while link.await_retirement() {
+                // If the channel is full, a request is waiting already.
+                let _ = sender.try_send(());
+            }
+        };
+        let thread = thread::Builder::new().name("supervisor".into()).spawn(wait);
+        let thread = thread.map_err(|error| Error::because("the supervisor", error));
+        thread.map(|_| asked)
+    }
+
+    /// Tells the supervisor that this server serves on though it was asked to retire.
+    pub(super) fn stays(&self, why: &str) {
+        log::warn!("this server was to be replaced, and goes on: {why}");
+        if let Err(error) = self.link.stays(why) {
+            log::error!("the supervisor: {error}");
+        }
+    }
+
+    /// Tells the supervisor that this server ends, and since when (microseconds of the monotonic clock) it has taken no request.
+    pub(super) fn retired(&self, since_us: u64) {
+        if let Err(error) = self.link.retired(since_us) {
+            log::error!("the supervisor: {error}");
+        }
     }
 
     /// Returns the server before this one.
@@ -83,6 +141,32 @@ impl Kept {
         files
             .keep(Box::new(supervisor), kept.collect())
             .map_err(|error| Error::because("file locks", error))
+    }
+
+    /// Returns the records of background jobs, for which this server has to go on with those that are in it. A job that ran at each of the last crashes is left
+    /// out: it may be their reason.
+    ///
+    /// # Errors
+    /// Fails when the records cannot be read or made.
+    pub(super) fn keep_jobs(&mut self) -> Result<LeftJobs> {
+        let has_crashed = self.previous().is_some_and(|previous| !previous.was_replaced());
+        let (slots, left) = self.slots(Kind::Jobs, |content| content[0])?;
+        let mut records = Jobs(slots);
+        let mut jobs = Vec::new();
+        for [job, crashes, ..] in left {
+            let (job, crashes) = (JobId(job), crashes + u64::from(has_crashed));
+            if crashes > CRASHES {
+                log::error!(
+                    "job {job} ran at each of the last {CRASHES} crashes and is not begun again: vctl job resume {job}"
+                );
+                records.ended(job);
+            } else {
+                records.put(job, crashes);
+                jobs.push(job);
+            }
+        }
+        let records: Box<dyn JobRecords> = Box::new(records);
+        Ok(LeftJobs { records, jobs })
     }
 
     /// Returns the devices of the mount that the server before this one has left.
@@ -159,6 +243,29 @@ impl OpenRecords for Slots<u64> {
     fn closed(&mut self, handle: u64) {
         if let Err(why) = self.remove(&handle) {
             log::error!("the end of an open handle cannot be recorded: {why}");
+        }
+    }
+}
+
+/// Background jobs that are recorded.
+struct Jobs(Slots<u64>);
+
+impl Jobs {
+    fn put(&mut self, job: JobId, crashes: u64) {
+        if let Err(why) = self.0.put(job.0, [job.0, crashes, 0, 0, 0, 0, 0]) {
+            log::error!("job {job} cannot be recorded, and does not go on after a crash: {why}");
+        }
+    }
+}
+
+impl JobRecords for Jobs {
+    fn began(&mut self, job: JobId) {
+        self.put(job, 0);
+    }
+
+    fn ended(&mut self, job: JobId) {
+        if let Err(why) = self.0.remove(&job.0) {
+            log::error!("the end of job {job} cannot be recorded: {why}");
         }
     }
 }

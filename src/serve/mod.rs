@@ -16,16 +16,15 @@ mod memory;
 mod mount_helper;
 mod process;
 mod report;
+mod retire;
+mod startup;
 mod times;
 
-use crate::admin::place;
 use crate::agent::persister::Persister;
 use crate::agent::server::{Server, Setup};
-use crate::blockdev::{Disk, Disks};
+use crate::blockdev::Disks;
 use crate::cluster::{NameClaim, OwnEntry, SharedState};
 use crate::controller::history::Operation;
-use crate::controller::metadata::is_current;
-use crate::controller::persist::{disks_at_risk, refuse_lost};
 use crate::controller::pool::PoolHandle;
 use crate::datapath::{Apparatus, Parts};
 use crate::datapath::{Runtime, Waker};
@@ -35,16 +34,14 @@ use crate::map::{Draft, Table};
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, Result};
 use crate::model::event::Severity;
-use crate::model::member::{Joined, Joiner};
+use crate::model::member::Joined;
 use crate::model::names::Name;
-use crate::model::records::{DiskRecord, PoolHeader};
 use crate::model::units::Slot;
 use crate::rpc::Listener;
 use crate::serve::config::Config;
 use crate::store::Store;
-use crate::supervisor;
 use crate::sys;
-use crossbeam_channel::{Receiver, bounded, select};
+use crossbeam_channel::{Receiver, bounded, never, select};
 use exporter::Exporter;
 use heartbeat::Heartbeat;
 use kept::Kept;
@@ -52,6 +49,7 @@ use memory::Memory;
 use process::Identity;
 use report::Reporter;
 use sd_notify::NotifyState;
+use startup::{Endpoint, Startup};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,16 +85,16 @@ pub struct Settings {
 /// # Errors
 /// Fails when it cannot start: the error names the thing, the reason and the way out.
 pub fn run(settings: &Settings) -> Result<()> {
-    let kept = settings.is_kept.then(Kept::take_over).transpose()?;
+    let mut kept = settings.is_kept.then(Kept::take_over).transpose()?;
     let memory = Memory::prepare(settings);
     if let Err(why) = sys::allow_many_files() {
         log::debug!("open files: {why}");
     }
     let (ask, asked) = bounded(1);
     process::forward_signals(ask.clone())?;
+    let (mut startup, read, endpoint) = Startup::new(settings, kept.as_mut())?;
     let exporter = settings.config.metrics.map(Exporter::bind).transpose()?;
-    let mut startup = Startup::new(settings)?;
-    let (joined, table) = startup.join(settings)?;
+    let (joined, table) = startup.join(settings, read)?;
     let (entry, shared) = (startup.entry(&joined), startup.shared.clone());
     let operation = Operation::begin(
         &startup.pool.dir,
@@ -122,8 +120,13 @@ pub fn run(settings: &Settings) -> Result<()> {
         // If the channel is full, a request to stop is waiting already.
         stop: Box::new(move || _ = ask.try_send(0)),
     };
-    let endpoints = (startup.listener, startup.claim.clone());
-    let served = core.serve(&joined, table, startup.disks, endpoints, &asked);
+    let Endpoint { claim, listener } = endpoint;
+    let served = core.serve(&joined, table, startup.disks, (listener, claim.clone()), &asked);
+    if matches!(served, Ok(ServeEnd::Replaced)) {
+        operation.end(0, "");
+        reporter.end();
+        retire::end();
+    }
     if !matches!(served, Ok(ServeEnd::Abruptly)) {
         membership.leave();
     }
@@ -132,139 +135,12 @@ pub fn run(settings: &Settings) -> Result<()> {
         Err(why) => operation.end(1, &why.to_string()),
     }
     reporter.end();
-    drop(startup.claim);
+    drop(claim);
     served.map(drop)
 }
 
 fn command_line() -> impl Iterator<Item = String> {
     std::env::args_os().map(|word| word.to_string_lossy().into_owned())
-}
-
-/// Everything that is opened before the apparatus joins the pool.
-struct Startup {
-    pool: PoolHandle,
-    store: Box<dyn Store>,
-    claim: Arc<dyn NameClaim>,
-    listener: Listener,
-    reporter: Arc<Reporter>,
-    header: PoolHeader,
-    shared: SharedState,
-    disks: Disks,
-}
-
-impl Startup {
-    fn new(settings: &Settings) -> Result<Self> {
-        let pool = PoolHandle::of(&place::pool_dir(settings.pool.as_deref())?)?;
-        let name = &settings.name;
-        let mut store = (pool.open_store)()?;
-        store.own()?;
-        let runs_already = || {
-            Error::failed(format!("apparatus {name}"), "runs already")
-                .hint("stop that one first, or choose another name")
-        };
-        let is_anothers = !settings.is_kept
-            && supervisor::supervisor_of(&pool.dir, name).is_ok_and(|supervisor| supervisor.is_some());
-        let claim = pool.cluster.claim(name.as_str())?;
-        let claim = claim.filter(|_| !is_anothers).ok_or_else(runs_already)?;
-        let listener = Listener::bind(&pool.dir, name, &*claim)?;
-        let reporter = Reporter::start(pool.open_store.clone())
-            .map_err(|error| Error::because(format!("apparatus {name}"), error))?;
-        let header = store.header()?;
-        let disks = Disks::new();
-        open_disks(&disks, &store.disks()?, &header, &reporter);
-        let shared = pool.cluster.share(header.uuid)?;
-        let mut startup = Self {
-            pool,
-            store,
-            claim,
-            listener,
-            reporter,
-            header,
-            shared,
-            disks,
-        };
-        startup.check_layout()?;
-        startup.report_losses()?;
-        Ok(startup)
-    }
-
-    /// Reports disks that have lost writes: hosts may read wrong data there once the page cache has dropped the pages.
-    fn report_losses(&mut self) -> Result<()> {
-        for id in disks_at_risk(&mut *self.store)? {
-            if let Some(disk) = self.disks.get(id)
-                && let Err(lost) = refuse_lost(disk.name(), &*self.shared.ledgers.ledger(id))
-            {
-                let way_out = lost.way_out().unwrap_or_default();
-                let text = format!("{}; hosts may read wrong data there; {way_out}", lost.why());
-                log::error!("{}: {text}", lost.what());
-                self.reporter.report(Severity::Error, lost.what(), text);
-            }
-        }
-        Ok(())
-    }
-
-    /// Joins the control range. The table is read before that, because it may be large: other processes do not wait for
-    /// the store meanwhile, and controllers do not wait long for an apparatus that has joined and does not answer yet.
-    fn join(&mut self, settings: &Settings) -> Result<(Joined, Draft)> {
-        let mount = place::absolute(&settings.mount)?;
-        let cluster = self.pool.cluster.clone();
-        // This process has claimed its name, so an earlier owner has ended. A member whose state is unknown counts as alive.
-        let alive = |member: &crate::model::member::Member| {
-            member.name != settings.name && !cluster.has_ended(member).unwrap_or(false)
-        };
-        let read = Draft::new(&self.store.snapshot()?)?;
-        let joiner = Joiner {
-            origin: self.pool.cluster.origin(),
-            known: Some(read.generation()),
-            ..Joiner::new(&settings.name, std::process::id(), mount)
-        };
-        let joined = self.store.join(&joiner, &alive)?;
-        open_disks(&self.disks, &joined.snapshot.disks, &self.header, &self.reporter);
-        let table = read.joined(&joined.snapshot, joined.since.as_deref())?;
-        Ok((joined, table))
-    }
-
-    /// Refuses a database that is older than the disks' labels, which would map volumes to the wrong places. The header
-    /// is read after the labels, so that a change persisted meanwhile is not taken for one that the database has lost.
-    fn check_layout(&mut self) -> Result<()> {
-        let layout = self.store.header()?.layout;
-        self.disks
-            .all()
-            .iter()
-            .try_for_each(|disk| disk.check_layout(layout))
-    }
-
-    fn entry(&mut self, joined: &Joined) -> Arc<dyn OwnEntry> {
-        // The member table may be new and contain no persisted generation: every flush would ask the store then. A generation that the copies of the
-        // metadata lack does not count.
-        let recorded = is_current(&mut *self.store).unwrap_or_default();
-        if joined.unfinished.is_empty() && recorded {
-            self.shared
-                .ledgers
-                .set_persisted(joined.snapshot.header.generation);
-        }
-        let entry = self.shared.members.own(joined.member.slot);
-        entry.begin(joined.member.incarnation, joined.snapshot.header.generation);
-        entry
-    }
-}
-
-/// Opens the disks that are not open yet. One that cannot be opened, or does not answer in time, is reported, and its volumes answer EIO
-/// until it is open.
-fn open_disks(disks: &Disks, records: &[DiskRecord], header: &PoolHeader, reporter: &Reporter) {
-    let closed = |record: &&DiskRecord| disks.get(record.id).is_none();
-    let closed: Vec<DiskRecord> = records.iter().filter(closed).cloned().collect();
-    let opened = Disk::open_all_within(DISK_WAIT, &closed, header);
-    for (opened, record) in opened.into_iter().zip(&closed) {
-        match opened {
-            Ok(disk) => disks.insert(Arc::new(disk)),
-            Err(error) => reporter.report(
-                Severity::Error,
-                format!("disk {}", record.name),
-                format!("{}; volumes on it answer EIO until it can be opened", error.why()),
-            ),
-        }
-    }
 }
 
 /// The membership of this apparatus in the control range.
@@ -298,6 +174,8 @@ enum ServeEnd {
     InOrder,
     /// Requests were still in flight: only the end of the process ends them.
     Abruptly,
+    /// Another server goes on with the mount.
+    Replaced,
 }
 
 /// The parts that serve.
@@ -323,8 +201,8 @@ impl Core<'_> {
         asked: &Receiver<i32>,
     ) -> Result<ServeEnd> {
         let settings = self.settings;
-        let waker = Waker::new().map_err(|error| Error::because("control thread", error))?;
-        let waker = Arc::new(waker);
+        let waker = Waker::new().map(Arc::new);
+        let waker = waker.map_err(|error| Error::because("control thread", error))?;
         let who = Identity {
             pool: self.pool.dir.clone(),
             uuid: joined.snapshot.header.uuid,
@@ -351,10 +229,10 @@ impl Core<'_> {
         let (ours, inside) = ((self.shared, self.entry), (runtime, waker));
         let mut setup = Setup::new(&self.pool, joined, endpoints, ours, inside);
         setup.memory = self.memory.reporter();
+        setup.left_jobs = self.kept.as_mut().map(Kept::keep_jobs).transpose()?;
         let ended = Server::start(setup).and_then(|server| {
-            if let Some(exporter) = self.exporter {
-                exporter.start(who.clone())?;
-            }
+            let exporting = self.exporter.map(|exporter| exporter.start(who.clone()));
+            exporting.transpose()?;
             let times = TimePublisher::start(&apparatus, self.pool.cluster.times(&settings.name, who.uuid))
                 .map_err(|error| Error::because("times of modification", error))?;
             let mount = mount(settings, &self.pool.dir, joined, &apparatus, self.kept.as_mut())?;
@@ -368,7 +246,19 @@ impl Core<'_> {
             self.memory.warn(&settings.name);
             process::notify(&[NotifyState::Ready, NotifyState::Status(&serves)]);
             let heartbeat = Heartbeat::new(who, reporter);
-            let ended = watch(settings, &apparatus, &mount, asked, heartbeat);
+            let serving = Serving {
+                settings,
+                apparatus: &apparatus,
+                mount: &mount,
+                kept: self.kept.as_ref(),
+                server: &server,
+            };
+            let ended = serving.watch(asked, heartbeat)?;
+            if ended == ServeEnd::Replaced {
+                // The next server has the claim only when this process has ended, which follows at once.
+                std::mem::forget((times, renewals, server, mount));
+                return Ok(ended);
+            }
             times.end();
             drop(renewals);
             if ended == ServeEnd::InOrder {
@@ -377,36 +267,52 @@ impl Core<'_> {
             server.shut();
             Ok(ended)
         });
-        apparatus.end();
+        // Its end would fail the requests that are handed back to the next server.
+        if !matches!(ended, Ok(ServeEnd::Replaced)) {
+            apparatus.end();
+        }
         ended
     }
 }
 
-/// Serves until a request to stop or the end of the mount, and completes what is in flight.
-fn watch(
-    settings: &Settings,
-    apparatus: &Apparatus,
-    mount: &Mount,
-    asked: &Receiver<i32>,
-    mut heartbeat: Heartbeat,
-) -> ServeEnd {
-    loop {
-        select! {
-            recv(heartbeat.due()) -> _ => heartbeat.beat(),
-            recv(asked) -> _ => {
-                process::notify(&[NotifyState::Stopping]);
-                unmount(settings, apparatus, mount, asked);
-                break;
-            }
-            recv(mount.ended()) -> _ => {
-                log::info!("the mount was removed by another process");
-                break;
+/// What serves, as the main thread watches it.
+struct Serving<'a> {
+    settings: &'a Settings,
+    apparatus: &'a Apparatus,
+    mount: &'a Mount,
+    kept: Option<&'a Kept>,
+    server: &'a Server,
+}
+
+impl Serving<'_> {
+    /// Serves until a request to stop, the end of the mount, or the replacement of this server, and completes what is in flight.
+    fn watch(&self, asked: &Receiver<i32>, mut heartbeat: Heartbeat) -> Result<ServeEnd> {
+        let retirements = self
+            .kept
+            .map(Kept::retirements)
+            .transpose()?
+            .unwrap_or_else(never);
+        loop {
+            select! {
+                recv(heartbeat.due()) -> _ => heartbeat.beat(),
+                recv(retirements) -> asked => if asked.is_ok() && self.retire() {
+                    return Ok(ServeEnd::Replaced);
+                },
+                recv(asked) -> _ => {
+                    process::notify(&[NotifyState::Stopping]);
+                    unmount(self.settings, self.apparatus, self.mount, asked);
+                    break;
+                }
+                recv(self.mount.ended()) -> _ => {
+                    log::info!("the mount was removed by another process");
+                    break;
+                }
             }
         }
-    }
-    match apparatus.finish(DRAIN_WAIT) {
-        true => ServeEnd::InOrder,
-        false => ServeEnd::Abruptly,
+        Ok(match self.apparatus.finish(DRAIN_WAIT) {
+            true => ServeEnd::InOrder,
+            false => ServeEnd::Abruptly,
+        })
     }
 }
 

@@ -107,6 +107,14 @@ pub fn destroy(dir: &PoolDir) -> std::io::Result<()> {
     SqliteStore::destroy(dir)
 }
 
+/// Returns whether the database of a pool has the format that this program writes. Opening one of an earlier format converts it.
+///
+/// # Errors
+/// Fails when there is no database, or it cannot be read.
+pub fn has_present_format(dir: &PoolDir) -> Result<bool> {
+    SqliteStore::has_present_format(dir)
+}
+
 /// Returns why the store could not be made durable once in this epoch, by any process: nothing is made durable any more then.
 ///
 /// # Errors

@@ -87,6 +87,14 @@ impl SqliteStore {
         })
     }
 
+    /// Returns whether the database of an existing pool has the format that this program writes.
+    ///
+    /// # Errors
+    /// Fails with `NotFound` if there is none, and for a damaged or foreign one.
+    pub fn has_present_format(dir: &PoolDir) -> Result<bool> {
+        files::has_present_format(&hold(dir)?)
+    }
+
     /// Replaces the pool's database, which need not exist or be readable, by a backup; the replaced one is kept as
     /// `pool.db.old`. The caller holds the controller lock, and no apparatus runs.
     ///

@@ -1,4 +1,5 @@
-//! Messages between a supervisor and its server: one packet each, with at most one descriptor.
+//! Messages between a supervisor and its servers, and between it and a command that asks for an upgrade: one packet each, with at most one
+//! descriptor.
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -10,8 +11,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Longest text of a message, in bytes.
-const LONGEST_TEXT: usize = 512;
+/// Longest text of a message, in bytes: a path.
+pub(super) const LONGEST_TEXT: usize = 4096;
+/// Version of the messages. A server of another version is refused where a living one is to be replaced.
+pub(super) const VERSION: u64 = 1;
 
 /// Kind of a descriptor that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +27,8 @@ pub enum Kind {
     Owners,
     /// An open file that has the locks of one owner; the keys are the volume and the owner.
     Lock,
+    /// The file that tells which background jobs run.
+    Jobs,
 }
 
 /// A descriptor that is kept.
@@ -49,6 +54,24 @@ pub(super) enum Message {
     /// To the server, after everything that was kept: the number of servers before it, when the last one ended (microseconds of the monotonic
     /// clock), and how.
     Begin { before: u64, ended_us: u64, how: String },
+    /// To a new server, before everything else: prepare while the server before it serves on.
+    Prepare { version: u64 },
+    /// From a new server: it is prepared.
+    Prepared,
+    /// From a new server: it cannot take over, and why.
+    Failed(String),
+    /// To a server: stop taking requests and end, because another one is prepared.
+    Retire,
+    /// From a server that was asked to retire: it does not, and why.
+    Stays(String),
+    /// From a server that retires: since when hosts wait, in microseconds of the monotonic clock.
+    Retired { since_us: u64 },
+    /// From a command: replace the server, by this program unless the text is empty, if it is prepared within this time.
+    Upgrade { program: String, within_us: u64 },
+    /// To that command: the server was replaced, and how long hosts waited.
+    Upgraded { waited_us: u64 },
+    /// To that command: the server was not replaced, and why.
+    Refused(String),
 }
 
 /// Fixed part of a message.
@@ -64,8 +87,17 @@ const KEEP: u32 = 1;
 const RELEASE: u32 = 2;
 const SERVES: u32 = 3;
 const BEGIN: u32 = 4;
+const PREPARE: u32 = 5;
+const PREPARED: u32 = 6;
+const FAILED: u32 = 7;
+const RETIRE: u32 = 8;
+const STAYS: u32 = 9;
+const RETIRED: u32 = 10;
+const UPGRADE: u32 = 11;
+const UPGRADED: u32 = 12;
+const REFUSED: u32 = 13;
 
-const KINDS: [Kind; 4] = [Kind::Device, Kind::Opens, Kind::Owners, Kind::Lock];
+const KINDS: [Kind; 5] = [Kind::Device, Kind::Opens, Kind::Owners, Kind::Lock, Kind::Jobs];
 
 impl Kind {
     const fn number(self) -> u32 {
@@ -74,6 +106,7 @@ impl Kind {
             Self::Opens => 1,
             Self::Owners => 2,
             Self::Lock => 3,
+            Self::Jobs => 4,
         }
     }
 }
@@ -120,15 +153,19 @@ pub(super) fn send_plain(to: &OwnedFd, message: &Message, flags: SendFlags) -> i
             before,
             ended_us,
             how,
-        } => {
-            let end = how.floor_char_boundary(LONGEST_TEXT);
-            (
-                head(BEGIN, 0, [*before, *ended_us]),
-                how.get(..end).unwrap_or_default(),
-            )
-        }
+        } => (head(BEGIN, 0, [*before, *ended_us]), how.as_str()),
+        Message::Prepare { version } => (head(PREPARE, 0, [*version, 0]), ""),
+        Message::Prepared => (head(PREPARED, 0, [0; 2]), ""),
+        Message::Failed(why) => (head(FAILED, 0, [0; 2]), why.as_str()),
+        Message::Retire => (head(RETIRE, 0, [0; 2]), ""),
+        Message::Stays(why) => (head(STAYS, 0, [0; 2]), why.as_str()),
+        Message::Retired { since_us } => (head(RETIRED, 0, [*since_us, 0]), ""),
+        Message::Upgrade { program, within_us } => (head(UPGRADE, 0, [*within_us, 0]), program.as_str()),
+        Message::Upgraded { waited_us } => (head(UPGRADED, 0, [*waited_us, 0]), ""),
+        Message::Refused(why) => (head(REFUSED, 0, [0; 2]), why.as_str()),
     };
-    send(to, head, text, None, flags)
+    let text = text.get(..text.floor_char_boundary(LONGEST_TEXT));
+    send(to, head, text.unwrap_or_default(), None, flags)
 }
 
 const fn head(verb: u32, kind: u32, key: [u64; 2]) -> Head {
@@ -184,6 +221,7 @@ pub(super) fn receive(from: &OwnedFd, flags: RecvFlags) -> io::Result<Option<Mes
 pub(super) fn parse(bytes: &[u8], descriptor: Option<OwnedFd>) -> Option<Message> {
     let (Head { verb, kind, key }, text) = Head::read_from_prefix(bytes).ok()?;
     let kind = *KINDS.get(usize::try_from(kind).ok()?)?;
+    let text = || str::from_utf8(text).ok().map(str::to_owned);
     Some(match (verb, descriptor) {
         (KEEP, Some(descriptor)) => Message::Keep(Item {
             kind,
@@ -195,8 +233,20 @@ pub(super) fn parse(bytes: &[u8], descriptor: Option<OwnedFd>) -> Option<Message
         (BEGIN, None) => Message::Begin {
             before: key[0],
             ended_us: key[1],
-            how: str::from_utf8(text).ok()?.to_owned(),
+            how: text()?,
         },
+        (PREPARE, None) => Message::Prepare { version: key[0] },
+        (PREPARED, None) => Message::Prepared,
+        (FAILED, None) => Message::Failed(text()?),
+        (RETIRE, None) => Message::Retire,
+        (STAYS, None) => Message::Stays(text()?),
+        (RETIRED, None) => Message::Retired { since_us: key[0] },
+        (UPGRADE, None) => Message::Upgrade {
+            program: text()?,
+            within_us: key[0],
+        },
+        (UPGRADED, None) => Message::Upgraded { waited_us: key[0] },
+        (REFUSED, None) => Message::Refused(text()?),
         _ => return None,
     })
 }
@@ -245,13 +295,33 @@ mod tests {
             receive(&other, RecvFlags::DONTWAIT).unwrap().is_none(),
             "none now"
         );
+        for (message, shown) in [
+            (Message::Prepare { version: 3 }, "Prepare { version: 3 }"),
+            (Message::Prepared, "Prepared"),
+            (Message::Failed("why".into()), "Failed(\"why\")"),
+            (Message::Retire, "Retire"),
+            (Message::Stays("why".into()), "Stays(\"why\")"),
+            (Message::Retired { since_us: 5 }, "Retired { since_us: 5 }"),
+            (
+                Message::Upgrade {
+                    program: "/a b".into(),
+                    within_us: 8,
+                },
+                "Upgrade { program: \"/a b\", within_us: 8 }",
+            ),
+            (Message::Upgraded { waited_us: 6 }, "Upgraded { waited_us: 6 }"),
+            (Message::Refused("why".into()), "Refused(\"why\")"),
+        ] {
+            send_plain(&one, &message, SendFlags::empty()).unwrap();
+            assert_eq!(format!("{:?}", next()), shown);
+        }
         drop(one);
         assert!(receive(&other, RecvFlags::empty()).unwrap().is_none(), "the end");
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_message_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..100), verb in 0_u32..6) {
+        fn any_bytes_are_a_message_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..100), verb in 0_u32..15) {
             let _ = parse(&bytes, None);
             let _ = parse(&[&verb.to_ne_bytes()[..], &[0; 4], &bytes].concat(), None);
         }

@@ -1,19 +1,23 @@
-//! The supervisor's own loop: starts the server, waits for its end, and starts it again.
+//! The supervisor's own loop: starts the server, waits for its end, starts it again, and replaces it on request.
 
 use super::channel::{self, Item, Kind, Message};
+use super::link::REPLACED;
+use super::requests::Requests;
 use super::restarts::Restarts;
+use super::server::{Server, describe};
+use super::upgrade::{Stage, Upgrade, answer};
 use crate::sys;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::net::RecvFlags;
+use rustix::process::Signal;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// Maximum number of descriptors that are kept: locks of hosts above all.
@@ -30,23 +34,56 @@ struct Life {
     /// How long it served; `None` if it never did.
     served: Option<Duration>,
     ended_us: u64,
+    /// Since when it took no requests, if it ended because another server was prepared.
+    retired_us: Option<u64>,
+}
+
+/// What the supervisor waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// The end of the server.
+    End,
+    /// A signal to stop.
+    Stop,
+    /// A message of the server.
+    Server,
+    /// A command that connects.
+    Connection,
+    /// The request of a command.
+    Command,
+    /// A message of the server that is to replace the present one.
+    Successor,
+    /// The end of that server.
+    SuccessorEnd,
 }
 
 /// Supervisor of one apparatus.
-struct Supervisor {
+struct Supervisor<'a> {
     kept: Kept,
     /// Whether a server has said that `kept` is all that a successor needs.
     is_complete: bool,
     stop: UnixStream,
     is_stopping: bool,
+    /// The program of the next server.
+    program: PathBuf,
+    server: &'a dyn Fn(&Path) -> Command,
+    requests: Option<Requests>,
+    /// A command that has connected and not sent its request yet.
+    command: Option<OwnedFd>,
+    upgrade: Option<Upgrade>,
 }
 
-/// Starts servers until one ends in order, the mount has ended, or this process is asked to stop. `server` returns the command of a server. Returns
-/// the exit status.
+/// Starts servers until one ends in order, the mount has ended, or this process is asked to stop. `server` returns the command of a server of this
+/// program. Returns the exit status.
 ///
 /// # Errors
 /// Fails when no server can be started, before there is a mount.
-pub fn supervise(server: impl Fn() -> Command, give_up: impl FnOnce()) -> io::Result<u8> {
+pub fn supervise(
+    program: PathBuf,
+    server: &dyn Fn(&Path) -> Command,
+    requests: Option<Requests>,
+    give_up: impl FnOnce(),
+) -> io::Result<u8> {
     if let Err(why) = sys::allow_many_files() {
         log::debug!("open files: {why}");
     }
@@ -55,6 +92,11 @@ pub fn supervise(server: impl Fn() -> Command, give_up: impl FnOnce()) -> io::Re
         is_complete: false,
         stop: on_signals()?,
         is_stopping: false,
+        program,
+        server,
+        requests,
+        command: None,
+        upgrade: None,
     };
     let mut restarts = Restarts::default();
     let (mut ended_us, mut how) = (0, String::new());
@@ -64,9 +106,18 @@ pub fn supervise(server: impl Fn() -> Command, give_up: impl FnOnce()) -> io::Re
             ended_us,
             how,
         };
-        let wait = match supervisor.live(server(), &begin) {
+        let wait = match supervisor.live(&begin) {
             Ok(life) if supervisor.is_stopping || life.status.success() || !supervisor.has_mount() => {
+                supervisor.refuse("the apparatus has ended");
                 return Ok(exit_status(life.status));
+            }
+            Ok(Life {
+                retired_us: Some(since_us),
+                ..
+            }) => {
+                (ended_us, how) = (since_us, REPLACED.to_owned());
+                restarts.replaced();
+                continue;
             }
             Ok(life) => {
                 (ended_us, how) = (life.ended_us, describe(life.status));
@@ -79,7 +130,9 @@ pub fn supervise(server: impl Fn() -> Command, give_up: impl FnOnce()) -> io::Re
             Err(error) => return Err(error),
         };
         report(&how, restarts, wait);
+        supervisor.fall_back(&how);
         if supervisor.wait(wait)? {
+            supervisor.refuse("the apparatus has ended");
             give_up();
             return Ok(FAILED);
         }
@@ -114,73 +167,124 @@ fn exit_status(status: ExitStatus) -> u8 {
     code.unwrap_or(FAILED)
 }
 
-fn describe(status: ExitStatus) -> String {
-    match (status.signal(), status.code()) {
-        (Some(signal), _) => format!("was killed by signal {signal}"),
-        (None, code) => format!("ended with status {}", code.unwrap_or(-1)),
-    }
+/// Waits until one of the descriptors is ready, no longer than `within`. Returns the sources that are.
+fn await_any(sources: &[(Source, BorrowedFd<'_>)], within: Option<Duration>) -> io::Result<Vec<Source>> {
+    let mut polled: Vec<PollFd<'_>> = sources
+        .iter()
+        .map(|(_, descriptor)| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
+        .collect();
+    let timeout = within
+        .map(Timespec::try_from)
+        .transpose()
+        .map_err(io::Error::other)?;
+    match poll(&mut polled, timeout.as_ref()) {
+        Err(Errno::INTR) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let ready = sources.iter().zip(&polled);
+    let ready = ready.filter(|(_, polled)| !polled.revents().is_empty());
+    Ok(ready.map(|((source, _), _)| *source).collect())
 }
 
-impl Supervisor {
-    /// Starts a server, passes on what is kept, and waits for its end.
-    fn live(&mut self, mut command: Command, begin: &Message) -> io::Result<Life> {
-        let (ours, theirs) = channel::pair()?;
-        let mut child = command.stdin(Stdio::from(theirs)).spawn()?;
-        // The command has the other end until it is dropped.
-        drop(command);
-        let process = open(child.id())?;
-        let passed = self
-            .kept
-            .iter()
-            .try_for_each(|((kind, key), each)| {
-                channel::send_kept(&ours, *kind, *key, each.as_fd(), SendFlags::empty())
-            })
-            .and_then(|()| channel::send_plain(&ours, begin, SendFlags::empty()));
+impl Supervisor<'_> {
+    /// Starts a server, or takes the one that is prepared, passes on what is kept, and waits for its end.
+    fn live(&mut self, begin: &Message) -> io::Result<Life> {
+        let prepared = self.upgrade.as_mut().and_then(Upgrade::take_over);
+        let mut server = match prepared {
+            Some(server) => server,
+            None => Server::start((self.server)(&self.program))?,
+        };
+        let mut kept = self.kept.iter();
+        let passed = kept
+            .try_for_each(|((kind, key), each)| server.send_kept(*kind, *key, each.as_fd()))
+            .and_then(|()| server.send(begin));
         if let Err(error) = passed {
             log::error!("what is kept cannot be passed to the server: {error}");
         }
-        let serves_since = self.watch(&ours, &process)?;
+        let serves_since = self.watch(&mut server)?;
         let ended_us = sys::monotonic_us();
-        let status = child.wait()?;
+        let retires = self
+            .upgrade
+            .as_ref()
+            .filter(|upgrade| upgrade.stage() == Stage::Retiring);
         Ok(Life {
-            status,
+            retired_us: retires.map(|upgrade| upgrade.since_us.unwrap_or(ended_us)),
+            status: server.wait()?,
             served: serves_since.map(|since| since.elapsed()),
             ended_us,
         })
     }
 
-    /// Serves the messages of a server until it has ended, and passes signals on to it. Returns since when it served.
-    fn watch(&mut self, channel: &OwnedFd, process: &OwnedFd) -> io::Result<Option<Instant>> {
-        let (mut serves_since, mut is_open) = (None, true);
+    /// Serves the messages of a server until it has ended, passes signals on to it, and has it replaced on request. Returns since when it served.
+    fn watch(&mut self, server: &mut Server) -> io::Result<Option<Instant>> {
+        let mut serves_since = None;
         loop {
-            let mut ready = [
-                PollFd::new(process, PollFlags::IN),
-                PollFd::new(&self.stop, PollFlags::IN),
-                PollFd::new(channel, PollFlags::IN),
-            ];
-            let polled = if is_open { &mut ready[..] } else { &mut ready[..2] };
-            match poll(polled, None) {
-                Err(Errno::INTR) => continue,
-                other => other?,
-            };
-            let [has_ended, is_asked, has_message] = ready.map(|each| !each.revents().is_empty());
-            if is_asked && self.was_asked() {
-                // It has ended if this fails.
-                let _ = pidfd_send_signal(process, Signal::TERM);
+            let mut ready = self.ready(server)?;
+            if ready.contains(&Source::Server) {
+                // What the server has said comes before what is asked of it.
+                ready.retain(|source| *source != Source::Command);
             }
-            if is_open && has_message {
-                is_open = self.receive(channel, &mut serves_since)?;
+            for source in &ready {
+                match source {
+                    Source::End => (),
+                    Source::Stop => self.pass_signal_on(server),
+                    Source::Server => _ = self.receive(server, &mut serves_since),
+                    Source::Connection => self.command = self.requests.as_ref().and_then(Requests::accept),
+                    Source::Command => self.begin_upgrade(),
+                    Source::Successor => self.successor_speaks(server),
+                    Source::SuccessorEnd => {
+                        if let Some(upgrade) = self.upgrade.take() {
+                            upgrade.ended();
+                        }
+                    }
+                }
             }
-            if has_ended {
-                while is_open && self.receive(channel, &mut serves_since)? {}
+            if ready.contains(&Source::End) {
+                while self.receive(server, &mut serves_since) {}
                 return Ok(serves_since);
             }
+            self.end_late_upgrade(server);
+        }
+    }
+
+    /// Waits for whatever concerns this server.
+    fn ready(&self, server: &Server) -> io::Result<Vec<Source>> {
+        let mut sources = vec![(Source::End, server.process()), (Source::Stop, self.stop.as_fd())];
+        sources.extend(server.channel().map(|channel| (Source::Server, channel)));
+        let Some(upgrade) = &self.upgrade else {
+            self.add_requests(&mut sources);
+            return await_any(&sources, None);
+        };
+        if let Some(successor) = upgrade.successor() {
+            sources.extend(successor.channel().map(|channel| (Source::Successor, channel)));
+            sources.push((Source::SuccessorEnd, successor.process()));
+        }
+        await_any(&sources, Some(upgrade.left()))
+    }
+
+    /// Adds the descriptors by which commands come.
+    fn add_requests<'s>(&'s self, sources: &mut Vec<(Source, BorrowedFd<'s>)>) {
+        let requests = self
+            .requests
+            .as_ref()
+            .map(|requests| requests.descriptor().as_fd());
+        sources.extend(requests.map(|requests| (Source::Connection, requests)));
+        sources.extend(
+            self.command
+                .iter()
+                .map(|command| (Source::Command, command.as_fd())),
+        );
+    }
+
+    fn pass_signal_on(&mut self, server: &Server) {
+        if self.was_asked() {
+            server.signal(Signal::TERM);
         }
     }
 
     /// Receives a message. Returns false when there is none, or none any more.
-    fn receive(&mut self, channel: &OwnedFd, serves_since: &mut Option<Instant>) -> io::Result<bool> {
-        match channel::receive(channel, RecvFlags::DONTWAIT)? {
+    fn receive(&mut self, server: &mut Server, serves_since: &mut Option<Instant>) -> bool {
+        match server.receive() {
             Some(Message::Keep(Item {
                 kind,
                 key,
@@ -192,11 +296,105 @@ impl Supervisor {
             Some(Message::Serves) => {
                 self.is_complete = true;
                 *serves_since = Some(Instant::now());
+                self.end_upgrade();
+            }
+            // It was prepared before it became the server.
+            Some(Message::Prepared) => (),
+            Some(Message::Failed(why)) => self
+                .upgrade
+                .iter_mut()
+                .for_each(|upgrade| upgrade.failed(why.clone())),
+            Some(Message::Stays(why)) => self.refuse(&format!("the server goes on: {why}")),
+            Some(Message::Retired { since_us }) => {
+                self.upgrade
+                    .iter_mut()
+                    .for_each(|upgrade| upgrade.since_us = Some(since_us));
             }
             Some(_) => log::error!("a message of the server makes no sense, or there are too many locks"),
-            None => return Ok(false),
+            None => return false,
         }
-        Ok(true)
+        true
+    }
+
+    /// Receives the request of a command, and starts the server that it asks for.
+    fn begin_upgrade(&mut self) {
+        let Some(command) = self.command.take() else {
+            return;
+        };
+        let received = channel::receive(&command, RecvFlags::DONTWAIT);
+        let Ok(Some(Message::Upgrade { program, within_us })) = received else {
+            return;
+        };
+        if !self.has_mount() {
+            let why = "there is no mount that another server could go on with: this one starts, or the kernel cannot send requests again (Linux 6.9 can)";
+            return answer(&command, &Message::Refused(why.to_owned()));
+        }
+        let program = match program.is_empty() {
+            true => self.program.clone(),
+            false => PathBuf::from(program),
+        };
+        log::info!("the server is to be replaced by {}", program.display());
+        let server = (self.server)(&program);
+        match Upgrade::begin(command, program, server, Duration::from_micros(within_us)) {
+            Ok(upgrade) => self.upgrade = Some(upgrade),
+            Err(error) => log::error!("the server that is to replace this one cannot be started: {error}"),
+        }
+    }
+
+    /// Receives a message of the new server, and asks the old one to retire when the new one is prepared.
+    fn successor_speaks(&mut self, server: &Server) {
+        if let Some(upgrade) = &mut self.upgrade
+            && upgrade.receive()
+        {
+            match server.send(&Message::Retire) {
+                Ok(()) => upgrade.retires(),
+                Err(error) => self.refuse(&format!("the server cannot be asked to retire: {error}")),
+            }
+        }
+    }
+
+    /// Ends an upgrade whose stage has lasted too long.
+    fn end_late_upgrade(&mut self, server: &Server) {
+        let Some(upgrade) = self.upgrade.as_ref().filter(|upgrade| upgrade.left().is_zero()) else {
+            return;
+        };
+        match upgrade.stage() {
+            Stage::Preparing => {
+                self.refuse("the new program was not prepared in its time: is it an apparatus?")
+            }
+            Stage::Retiring => self.refuse("the server did not end in its time"),
+            Stage::TakingOver => server.signal(Signal::KILL),
+        }
+    }
+
+    /// Records that the server serves; if it has replaced another one, later servers are of its program.
+    fn end_upgrade(&mut self) {
+        if let Some(upgrade) = self
+            .upgrade
+            .take_if(|upgrade| upgrade.stage() == Stage::TakingOver)
+        {
+            self.program.clone_from(&upgrade.program);
+            upgrade.done(sys::monotonic_us());
+        }
+    }
+
+    /// Ends the upgrade whose new server has become the server and ended without serving: the next one is of the program before.
+    fn fall_back(&mut self, how: &str) {
+        if let Some(upgrade) = self
+            .upgrade
+            .take_if(|upgrade| upgrade.stage() == Stage::TakingOver)
+        {
+            upgrade.refuse(&format!(
+                "the new server {how} before it served; {} is started again",
+                self.program.display()
+            ));
+        }
+    }
+
+    fn refuse(&mut self, why: &str) {
+        if let Some(upgrade) = self.upgrade.take() {
+            upgrade.refuse(why);
+        }
     }
 
     /// Records that this process was asked to stop. Returns false when it was not.
@@ -207,19 +405,26 @@ impl Supervisor {
         asked
     }
 
-    /// Waits before the next start. Returns whether this process was asked to stop meanwhile.
+    /// Waits before the next start; an upgrade ends the wait. Returns whether this process was asked to stop meanwhile.
     fn wait(&mut self, wait: Duration) -> io::Result<bool> {
         let until = Instant::now() + wait;
-        loop {
+        while self.upgrade.is_none() {
+            let mut sources = vec![(Source::Stop, self.stop.as_fd())];
+            self.add_requests(&mut sources);
             let left = until.saturating_duration_since(Instant::now());
-            let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
-            match poll(&mut [PollFd::new(&self.stop, PollFlags::IN)], Some(&timeout)) {
-                Ok(0) => return Ok(false),
-                Ok(_) if self.was_asked() => return Ok(true),
-                Ok(_) | Err(Errno::INTR) => (),
-                Err(error) => return Err(error.into()),
+            for source in await_any(&sources, Some(left))? {
+                match source {
+                    Source::Stop if self.was_asked() => return Ok(true),
+                    Source::Connection => self.command = self.requests.as_ref().and_then(Requests::accept),
+                    Source::Command => self.begin_upgrade(),
+                    _ => (),
+                }
+            }
+            if left.is_zero() {
+                break;
             }
         }
+        Ok(false)
     }
 
     /// Returns whether there is a mount that a successor can serve.
@@ -233,11 +438,4 @@ impl Supervisor {
         let polled = poll(&mut ready, Some(&Timespec::default()));
         polled.is_ok() && !ready[0].revents().contains(PollFlags::ERR)
     }
-}
-
-/// Returns a descriptor that is readable once the process, with all its threads, has ended.
-fn open(pid: u32) -> io::Result<OwnedFd> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-    Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }

@@ -22,12 +22,25 @@ pub struct Previous {
     pub how: String,
 }
 
+/// How a server ended that another one replaced.
+pub(super) const REPLACED: &str = "was replaced";
+
+impl Previous {
+    /// Returns whether it ended because this server was prepared.
+    #[must_use]
+    pub fn was_replaced(&self) -> bool {
+        self.how == REPLACED
+    }
+}
+
 /// What a server has from its predecessor.
 #[derive(Debug, Default)]
 pub struct Inherited {
     items: Vec<Item>,
     /// The server before this one; `None` for the first.
     pub previous: Option<Previous>,
+    /// Whether that server serves on until this one is prepared.
+    pub is_successor: bool,
 }
 
 impl Link {
@@ -40,29 +53,52 @@ impl Link {
         let channel = io::stdin().as_fd().try_clone_to_owned()?;
         set_parent_process_death_signal(Some(Signal::KILL))?;
         let mut inherited = Inherited::default();
-        loop {
-            match channel::receive(&channel, RecvFlags::empty())? {
-                Some(Message::Keep(item)) => inherited.items.push(item),
-                Some(Message::Begin {
-                    before,
-                    ended_us,
-                    how,
-                }) => {
-                    inherited.previous = (before > 0).then_some(Previous {
-                        servers: before,
-                        ended_us,
-                        how,
-                    });
-                    break;
-                }
-                _ => return Err(io::Error::other("the supervisor has ended")),
-            }
-        }
+        inherited.receive(&channel)?;
         // The supervisor may have ended before its end was asked to be this one's.
         match getppid() {
             Some(_) => Ok((Self(Arc::new(channel)), inherited)),
             None => Err(io::Error::other("the supervisor has ended")),
         }
+    }
+
+    /// Tells the supervisor that this process is prepared, and waits until the server before it has ended. Receives what that one has left.
+    ///
+    /// # Errors
+    /// Fails when that server serves on.
+    pub fn succeed(&self, inherited: &mut Inherited) -> io::Result<()> {
+        channel::send_plain(&self.0, &Message::Prepared, SendFlags::empty())?;
+        inherited.receive(&self.0)
+    }
+
+    /// Tells the supervisor why this process cannot replace the server before it.
+    pub fn failed(&self, why: &str) {
+        // If the supervisor has ended, nobody waits for it.
+        let _ = channel::send_plain(&self.0, &Message::Failed(why.to_owned()), SendFlags::DONTWAIT);
+    }
+
+    /// Waits until the supervisor asks this server to retire, and returns true. Returns false when the supervisor has ended.
+    #[must_use]
+    pub fn await_retirement(&self) -> bool {
+        matches!(
+            channel::receive(&self.0, RecvFlags::empty()),
+            Ok(Some(Message::Retire))
+        )
+    }
+
+    /// Tells the supervisor that this server serves on though it was asked to retire.
+    ///
+    /// # Errors
+    /// Fails when the supervisor has ended.
+    pub fn stays(&self, why: &str) -> io::Result<()> {
+        channel::send_plain(&self.0, &Message::Stays(why.to_owned()), SendFlags::empty())
+    }
+
+    /// Tells the supervisor that this server ends, and since when it has taken no request.
+    ///
+    /// # Errors
+    /// Fails when the supervisor has ended.
+    pub fn retired(&self, since_us: u64) -> io::Result<()> {
+        channel::send_plain(&self.0, &Message::Retired { since_us }, SendFlags::empty())
     }
 
     /// Has the supervisor hold a descriptor.
@@ -91,6 +127,40 @@ impl Link {
 }
 
 impl Inherited {
+    /// Receives what the supervisor has, up to the word to begin, or to prepare.
+    fn receive(&mut self, channel: &OwnedFd) -> io::Result<()> {
+        loop {
+            match channel::receive(channel, RecvFlags::empty())? {
+                Some(Message::Keep(item)) => self.items.push(item),
+                Some(Message::Begin {
+                    before,
+                    ended_us,
+                    how,
+                }) => {
+                    self.previous = (before > 0).then_some(Previous {
+                        servers: before,
+                        ended_us,
+                        how,
+                    });
+                    return Ok(());
+                }
+                Some(Message::Prepare {
+                    version: channel::VERSION,
+                }) => {
+                    self.is_successor = true;
+                    return Ok(());
+                }
+                Some(Message::Prepare { .. }) => {
+                    let why = "the supervisor is of another version: stop the apparatus, and start it with the new program";
+                    let failed = Message::Failed(why.to_owned());
+                    channel::send_plain(channel, &failed, SendFlags::DONTWAIT)?;
+                    return Err(io::Error::other(why));
+                }
+                _ => return Err(io::Error::other("the supervisor has ended")),
+            }
+        }
+    }
+
     /// Takes all descriptors of a kind out of it, in the order of their keys.
     pub fn take(&mut self, kind: Kind) -> Vec<([u64; 2], OwnedFd)> {
         let taken = self.items.extract_if(.., |item| item.kind == kind);

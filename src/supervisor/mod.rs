@@ -5,14 +5,19 @@
 //! reads no data. When the server ends unexpectedly, the supervisor starts it again and passes the descriptors on. The kernel then sends the new
 //! server all requests that the old one had read and not answered.
 //!
+//! A server can also be replaced while it serves: the supervisor starts the next one beside it, and asks it to retire once that one is prepared.
+//!
 //! The server sends descriptors to its supervisor before anything depends on them, so the supervisor needs no answer and the server never waits for it.
 
 mod channel;
 mod guard;
 mod lifecycle;
 mod link;
+mod requests;
 mod restarts;
+mod server;
 mod slots;
+mod upgrade;
 
 /// Parses bytes as a message between the server and its supervisor.
 #[cfg(any(test, feature = "fuzz"))]
@@ -24,4 +29,5 @@ pub use channel::Kind;
 pub use guard::{Guard, await_end, stop_supervisor, supervisor_of, supervisors};
 pub use lifecycle::supervise;
 pub use link::{Inherited, Link, Previous};
+pub use requests::{Requests, Upgraded, ask_for_upgrade};
 pub use slots::{Content, Slots};

@@ -21,6 +21,12 @@ pub(super) struct Restarts {
 }
 
 impl Restarts {
+    /// Records the end of a server that another one has replaced.
+    pub(super) fn replaced(&mut self) {
+        self.ended += 1;
+        self.short = 0;
+    }
+
     /// Records the end of a server that had served for this long, or not at all. Returns how long the next start waits.
     pub(super) fn after(&mut self, served: Option<Duration>) -> Duration {
         self.ended += 1;
@@ -48,6 +54,8 @@ mod tests {
         assert_eq!(restarts.after(Some(SHORT)), Duration::ZERO, "it has recovered");
         assert_eq!(restarts.after(Some(Duration::ZERO)), Duration::ZERO);
         assert_eq!((restarts.ended, restarts.short), (14, 1));
+        restarts.replaced();
+        assert_eq!((restarts.ended, restarts.short), (15, 0));
         for _ in 0..100 {
             assert!(restarts.after(None) <= LONGEST_WAIT);
         }

@@ -14,9 +14,10 @@
 use crate::support::{Daemon, Random, TestPool};
 use apparatus::model::member::Member;
 use rustix::process::{Pid, Signal, kill_process};
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -61,11 +62,47 @@ pub fn soon<T>(what: &str, mut so: impl FnMut() -> Option<T>) -> T {
 /// Kills the server with a signal, and waits until another one has reported that it goes on.
 pub fn crash(pool: &TestPool, daemon: &Daemon, signal: Signal) {
     let before = restarts(daemon).len();
-    let server = Pid::from_raw(member(pool).pid.try_into().unwrap()).unwrap();
-    kill_process(server, signal).unwrap();
+    kill_process(server_of(pool), signal).unwrap();
     soon("another server", || {
         (restarts(daemon).len() > before).then_some(())
     });
+}
+
+/// Returns a copy of the program, which a test can replace.
+pub fn own_program(pool: &TestPool) -> PathBuf {
+    let (original, copy) = (env!("CARGO_BIN_EXE_apparatus"), pool.scratch().join("apparatus"));
+    if fs::hard_link(original, &copy).is_err() {
+        fs::copy(original, &copy).unwrap();
+    }
+    copy
+}
+
+/// Puts a script in the place of a program.
+pub fn replace_by_script(program: &Path, script: &str) {
+    let new = program.with_extension("new");
+    fs::write(&new, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&new, program).unwrap();
+}
+
+/// Starts an apparatus with a supervisor from this program.
+pub fn start_from(pool: &TestPool, program: &Path) -> Daemon {
+    let mut command = Command::new(program);
+    let mount = pool.mount_point("a1");
+    command.arg("--pool").arg(pool.dir.path());
+    command
+        .args(["--name", "a1", "--supervisor", "--mount"])
+        .arg(&mount);
+    Daemon::start(command, pool.scratch(), "a1", mount)
+}
+
+/// Returns the process of the server.
+pub fn server_of(pool: &TestPool) -> Pid {
+    Pid::from_raw(member(pool).pid.try_into().unwrap()).unwrap()
+}
+
+pub fn kill_server(pool: &TestPool) {
+    kill_process(server_of(pool), Signal::KILL).unwrap();
 }
 
 /// Returns how long hosts waited in each restart so far, in milliseconds, as the log tells.

@@ -21,7 +21,7 @@ use clap::Parser;
 use filesystem::{FileSystemHost, KINDS};
 use hosts::Hosts;
 use nemesis::Nemesis;
-use plan::{APPARATUSES, Plan, Timed};
+use plan::{APPARATUSES, Kind, Plan, Timed};
 use report::{Failure, Report};
 use site::{Outcome, PATIENCE, Site};
 use std::path::PathBuf;
@@ -47,6 +47,9 @@ struct Arguments {
     /// Copies the logs and the database there when something failed
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// Give the apparatuses supervisors, and kill a server under its supervisor each second besides: hosts must not notice
+    #[arg(long)]
+    supervisor: bool,
     /// Print the schedule and do nothing
     #[arg(long)]
     plan: bool,
@@ -75,9 +78,10 @@ fn run(arguments: &Arguments, plan: &Plan) -> Outcome<bool> {
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| error.to_string())?;
     }
-    let site = Arc::new(Site::set(&arguments.dir, Arc::clone(&stop))?);
+    let site = Site::set(&arguments.dir, Arc::clone(&stop), arguments.supervisor)?;
+    let site = Arc::new(site);
     let asked = Arc::downgrade(&site);
-    let ask_for_losses = move || asked.upgrade().is_some_and(|site| site.has_told_of_losses());
+    let ask_for_losses = move || asked.upgrade().is_some_and(|site| site.has_reported_losses());
     let run = Run {
         site,
         weather: Arc::new(Weather::new(Box::new(ask_for_losses))),
@@ -103,7 +107,14 @@ fn run(arguments: &Arguments, plan: &Plan) -> Outcome<bool> {
         for host in &mut file_systems {
             scope.spawn(|| host.work(&over));
         }
-        run.follow(plan, Duration::from_secs(arguments.seconds));
+        let (crashing, is_over) = (arguments.supervisor, AtomicBool::new(false));
+        thread::scope(|inner| {
+            if crashing {
+                inner.spawn(|| run.crash_servers(&is_over));
+            }
+            run.follow(plan, Duration::from_secs(arguments.seconds));
+            is_over.store(true, Ordering::SeqCst);
+        });
         run.nemesis().heal();
         over.store(true, Ordering::SeqCst);
     });
@@ -167,6 +178,19 @@ impl Run {
             let wait = |lasts| self.wait_until(Instant::now() + Duration::from_millis(lasts));
             self.lane(&plan.faults, end, &|fault| self.nemesis().strike(fault, &wait));
         });
+    }
+
+    /// Kills the servers of the apparatuses in turn, one each second, until it is over.
+    fn crash_servers(&self, is_over: &AtomicBool) {
+        for apparatus in (0..APPARATUSES).cycle() {
+            self.wait_until(Instant::now() + Duration::from_secs(1));
+            if is_over.load(Ordering::SeqCst) || self.site.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            if self.site.crash(apparatus) {
+                self.report.fault(Kind::CRASH);
+            }
+        }
     }
 
     /// Does one thing after the other, none before its time and none after the end.

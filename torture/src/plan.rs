@@ -110,7 +110,7 @@ impl How {
 
 impl Kind {
     /// Names of the kinds in the report; [`Kind::label`] is an index.
-    pub(crate) const LABELS: [&'static str; 15] = [
+    pub(crate) const LABELS: [&'static str; 16] = [
         "none",
         "kill -9",
         "kill -9 of all",
@@ -126,9 +126,12 @@ impl Kind {
         "disk: hangs",
         "broken clients",
         "kill -9 of vctl",
+        "kill -9 of a server",
     ];
     /// Index of the label of commands that were killed.
     pub(crate) const KILLED_COMMAND: usize = 14;
+    /// Index of the label of servers that were killed under their supervisor, each second where there are supervisors.
+    pub(crate) const CRASH: usize = 15;
 
     /// Returns the index of its name in the report.
     pub(crate) fn label(self) -> usize {

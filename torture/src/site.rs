@@ -4,7 +4,7 @@ use crate::filesystem::KINDS;
 use crate::plan::{APPARATUSES, DISKS, How};
 use crate::process::Process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::Signal;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -46,6 +46,8 @@ pub(crate) struct Site {
     attached: Mutex<BTreeSet<PathBuf>>,
     /// Whether the last disk and the pool's directory have file systems of their own.
     pub(crate) own_filesystems: bool,
+    /// Whether the apparatuses have supervisors.
+    supervised: bool,
 }
 
 fn described<T>(what: &Path, result: io::Result<T>) -> Outcome<T> {
@@ -82,9 +84,24 @@ fn becomes_ready(notices: &UnixDatagram, process: &Process) -> bool {
     }
 }
 
+/// Sends a signal to the first child of a process. Returns whether it has one.
+fn signal_child(parent: u32, signal: Signal) -> bool {
+    let child = || {
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    };
+    let Some(pid) = child() else {
+        return false;
+    };
+    let process = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    // The number may have become another process's since it was read.
+    let process = process.filter(|_| child() == Some(pid));
+    process.is_some_and(|process| pidfd_send_signal(&process, signal).is_ok())
+}
+
 impl Site {
     /// Prepares the directories and file systems.
-    pub(crate) fn set(parent: &Path, stop: std::sync::Arc<AtomicBool>) -> Outcome<Self> {
+    pub(crate) fn set(parent: &Path, stop: std::sync::Arc<AtomicBool>, supervised: bool) -> Outcome<Self> {
         let dir = described(
             parent,
             tempfile::Builder::new().prefix("torture-").tempdir_in(parent),
@@ -109,6 +126,7 @@ impl Site {
             commands: AtomicU64::new(0),
             attached: Mutex::default(),
             own_filesystems: false,
+            supervised,
         };
         for dir in [site.path("state"), site.path("small"), site.path("mounts")] {
             described(&dir, fs::create_dir(&dir))?;
@@ -137,7 +155,7 @@ impl Site {
     }
 
     /// Returns whether the pool's events of the last minutes say that a disk lost writes.
-    pub(crate) fn has_told_of_losses(&self) -> bool {
+    pub(crate) fn has_reported_losses(&self) -> bool {
         let events = self.vctl(&["events", "--since", "2m", "--lines", "100000"], None);
         events.is_ok_and(|ended| ended.out.contains("has failed to write data"))
     }
@@ -232,8 +250,8 @@ impl Site {
     /// Runs a program of the system that has to succeed.
     pub(crate) fn tool(&self, words: &[&str]) -> Outcome<()> {
         let number = self.commands.fetch_add(1, Ordering::Relaxed);
-        let said = self.path(&format!("tool-{number}.err"));
-        let err = described(&said, File::create(&said))?;
+        let stderr = self.path(&format!("tool-{number}.err"));
+        let err = described(&stderr, File::create(&stderr))?;
         let mut command = Command::new(words[0]);
         command
             .args(&words[1..])
@@ -241,8 +259,8 @@ impl Site {
             .stdout(Stdio::null());
         let mut process = described(Path::new(words[0]), Process::spawn(command.stderr(err)))?;
         let status = process.wait(PATIENCE, &self.stop);
-        let text = fs::read_to_string(&said).unwrap_or_default();
-        let _ = fs::remove_file(&said);
+        let text = fs::read_to_string(&stderr).unwrap_or_default();
+        let _ = fs::remove_file(&stderr);
         match status {
             Some(status) if status.success() => Ok(()),
             Some(status) => Err(format!("{}: {status}: {}", words.join(" "), text.trim())),
@@ -294,7 +312,8 @@ impl Site {
         let mut command = self.program("apparatus");
         command
             .args(["--name", &name, "--mount"])
-            .arg(self.mount(apparatus));
+            .arg(self.mount(apparatus))
+            .args(self.supervised.then_some("--supervisor"));
         command
             .env("NOTIFY_SOCKET", &socket)
             .stderr(described(&log, opened)?);
@@ -308,10 +327,20 @@ impl Site {
         Ok(())
     }
 
+    /// Sends a signal to an apparatus; where it has a supervisor, to its server.
     pub(crate) fn signal(&self, apparatus: usize, signal: Signal) {
-        if let Some(process) = &*self.slot(apparatus) {
-            process.signal(signal);
+        match (&*self.slot(apparatus), self.supervised) {
+            (Some(supervisor), true) => _ = signal_child(supervisor.pid(), signal),
+            (Some(process), false) => process.signal(signal),
+            (None, _) => (),
         }
+    }
+
+    /// Kills the server of an apparatus that has a supervisor. Returns whether there was one.
+    pub(crate) fn crash(&self, apparatus: usize) -> bool {
+        let slot = self.slot(apparatus);
+        slot.as_ref()
+            .is_some_and(|supervisor| signal_child(supervisor.pid(), Signal::KILL))
     }
 
     /// Kills an apparatus; returns whether it is gone.

@@ -8,6 +8,7 @@ mod requests;
 use super::Setup;
 use super::helpers::{HelperResult, Helpers, Rejoined, Results, Work};
 use super::holds::Holds;
+use super::job_records::JobPause;
 use super::jobs::Jobs;
 use super::links::{Links, Outbound, refused};
 use super::opening::Openings;
@@ -102,6 +103,7 @@ impl Core {
             waker,
             limits,
             memory,
+            left_jobs,
         } = setup;
         let patience_us = u64::try_from(limits.patience.as_micros()).unwrap_or(u64::MAX);
         let bounds = Bounds {
@@ -116,7 +118,7 @@ impl Core {
         timers.arm(TimerKey::Sweep, limits.partial / 2);
         let path = || Arc::clone(&runtime);
         let entry = || Arc::clone(&entry);
-        let core = Self {
+        let mut core = Self {
             links: Links::new(header.uuid),
             holds: Holds::new(path()),
             version: Version::new(path(), entry(), volumes),
@@ -140,7 +142,17 @@ impl Core {
             memory,
             _claim: claim,
         };
+        if let Some(left) = left_jobs {
+            core.jobs.go_on(left);
+        }
         Ok((core, listener))
+    }
+
+    /// Pauses the background jobs, or has them go on, as requested.
+    pub(super) fn check_jobs(&mut self, pause: &JobPause) {
+        if self.jobs.pause(pause.is_on()) {
+            pause.is_idle();
+        }
     }
 
     /// Asks the background jobs to stop, and returns whether they have ended or have run out of time.

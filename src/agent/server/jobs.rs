@@ -1,6 +1,7 @@
 //! Threads that act as a controller inside this apparatus: background jobs, and finishing the change of a dead controller.
 
 use super::Limits;
+use super::job_records::{JobRecords, LeftJobs};
 use crate::cluster::Role;
 use crate::controller::history::Operation;
 use crate::controller::pool::PoolHandle;
@@ -27,7 +28,13 @@ pub(super) struct Jobs {
     jobs: Vec<RunningJob>,
     taking_over: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
+    /// Whether jobs that stop stay as they are, for the next process.
+    hands_over: Arc<AtomicBool>,
     stopping_since: Option<Instant>,
+    /// Jobs that run, for the next process of this apparatus.
+    records: Arc<Mutex<Option<Box<dyn JobRecords>>>>,
+    /// Jobs that are paused as long as this is `Some`.
+    paused: Option<Vec<JobId>>,
 }
 
 /// Job, and the thread that runs it.
@@ -83,8 +90,45 @@ impl Jobs {
             jobs: Vec::new(),
             taking_over: None,
             stop,
+            hands_over: Arc::default(),
             stopping_since: None,
+            records: Arc::default(),
+            paused: None,
         }
+    }
+
+    /// Goes on with the jobs that an earlier process of this apparatus has left, and records all from now on.
+    pub(super) fn go_on(&mut self, left: LeftJobs) {
+        *self.records.lock().unwrap_or_else(PoisonError::into_inner) = Some(left.records);
+        self.begin_all(left.jobs);
+    }
+
+    fn begin_all(&mut self, jobs: Vec<JobId>) {
+        for job in jobs {
+            match self.begin(job) {
+                Ok(()) => log::info!("goes on with job {job}"),
+                Err(why) => log::error!("cannot go on with job {job}: {why}; vctl job resume {job}"),
+            }
+        }
+    }
+
+    /// Pauses all jobs, or has them go on. Returns whether none runs.
+    pub(super) fn pause(&mut self, is_on: bool) -> bool {
+        if is_on {
+            let running = self.running();
+            let is_idle = running.is_empty();
+            self.paused.get_or_insert(running);
+            self.hands_over.store(true, Ordering::Release);
+            self.stop.store(true, Ordering::Release);
+            return is_idle;
+        }
+        if let Some(paused) = self.paused.take() {
+            // Threads that have not seen the flag go on, and the others begin anew.
+            self.stop.store(false, Ordering::Release);
+            self.hands_over.store(false, Ordering::Release);
+            self.begin_all(paused);
+        }
+        false
     }
 
     /// Returns the jobs that are running.
@@ -106,16 +150,19 @@ impl Jobs {
         {
             return Ok(());
         }
-        if self.jobs.len() >= self.limits.jobs || self.stopping_since.is_some() {
+        if self.jobs.len() >= self.limits.jobs || self.stopping_since.is_some() || self.paused.is_some() {
             return Err(Refusal::TooMany);
         }
         let (pool, stop) = (self.pool.clone(), Arc::clone(&self.stop));
+        let hands_over = Arc::clone(&self.hands_over);
         let rerun = Arc::<Rerun>::default();
         let of_thread = Arc::clone(&rerun);
+        let records = Arc::clone(&self.records);
+        record(&records, |records| records.began(job));
         let by = format!("apparatus {}", self.me);
         let work = move || loop {
             let operation = Operation::begin_in(&pool, &by, ["job".into(), job.to_string()]);
-            let worked = work_on(&pool, job, Arc::clone(&stop));
+            let worked = work_on(&pool, job, UntilStopped::new(&stop, &hands_over));
             match &worked {
                 Ok(()) => operation.end(0, ""),
                 Err(why) => operation.end(1, &why.to_string()),
@@ -123,7 +170,11 @@ impl Jobs {
             if let Err(why) = worked {
                 log::error!("job {job}: {why}");
             }
+            let was_stopped = stop.load(Ordering::Acquire);
             if of_thread.may_leave() {
+                if !was_stopped {
+                    record(&records, |records| records.ended(job));
+                }
                 return;
             }
         };
@@ -169,24 +220,45 @@ impl Jobs {
     }
 }
 
-fn work_on(pool: &PoolHandle, job: JobId, stop: Arc<AtomicBool>) -> Result<()> {
+/// Changes the records of jobs, if there are any.
+fn record(records: &Mutex<Option<Box<dyn JobRecords>>>, change: impl FnOnce(&mut dyn JobRecords)) {
+    if let Some(records) = &mut *records.lock().unwrap_or_else(PoisonError::into_inner) {
+        change(&mut **records);
+    }
+}
+
+fn work_on(pool: &PoolHandle, job: JobId, mut observer: UntilStopped) -> Result<()> {
     let lock = jobs::take_on(&*pool.cluster, job, jobs::RELEASE_TIMEOUT)?;
     let mut controller = loop {
         let purpose = format!("job {job}");
         match Controller::acquire_in(pool, Role::Job, &purpose, Wait::For(Some(CHECK))) {
-            Err(why) if why.kind() == ErrorKind::Busy && !stop.load(Ordering::Acquire) => {}
+            Err(why) if why.kind() == ErrorKind::Busy && !observer.stop.load(Ordering::Acquire) => {}
             other => break other?,
         }
     };
-    jobs::run_taken(&mut controller, lock, &mut UntilStopped(stop)).map(|_| ())
+    jobs::run_taken(&mut controller, lock, &mut observer).map(|_| ())
 }
 
 /// Lets a job run until the apparatus leaves.
-struct UntilStopped(Arc<AtomicBool>);
+struct UntilStopped {
+    stop: Arc<AtomicBool>,
+    hands_over: Arc<AtomicBool>,
+}
+
+impl UntilStopped {
+    fn new(stop: &Arc<AtomicBool>, hands_over: &Arc<AtomicBool>) -> Self {
+        let (stop, hands_over) = (Arc::clone(stop), Arc::clone(hands_over));
+        Self { stop, hands_over }
+    }
+}
 
 impl Observer for UntilStopped {
     fn progress(&mut self, _job: &JobRecord, _done: u64, _total: u64) -> bool {
-        !self.0.load(Ordering::Acquire)
+        !self.stop.load(Ordering::Acquire)
+    }
+
+    fn hands_over(&self) -> bool {
+        self.hands_over.load(Ordering::Acquire)
     }
 }
 

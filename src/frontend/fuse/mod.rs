@@ -11,6 +11,7 @@ mod mount;
 mod mount_point;
 mod negotiation;
 mod notices;
+mod pause;
 mod reply;
 mod session;
 mod wire;
@@ -33,6 +34,7 @@ use crate::model::units::VolumeId;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use device::Device;
 use filesystem::Volumes;
+use pause::Pause;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -115,6 +117,7 @@ pub struct Mount {
     ended: Receiver<io::Result<()>>,
     devices: Vec<Arc<Device>>,
     can_resend: bool,
+    pause: Arc<Pause>,
     /// Dropped with the mount, which ends the thread that sends notices.
     _notices: Sender<()>,
 }
@@ -188,8 +191,10 @@ fn serve(
     notices::start(apparatus, first, was_served, no_more_notices)?;
     let threads = options.threads + SPARE;
     let volumes = Volumes::new(apparatus.clone(), options);
-    let ended = session::start(volumes, &devices, threads, was_served)?;
+    let pause = Arc::default();
+    let ended = session::start(volumes, &devices, threads, was_served, &pause)?;
     Ok(Mount {
+        pause,
         point: point.to_owned(),
         ended,
         devices,
@@ -214,6 +219,17 @@ impl Mount {
     #[must_use]
     pub fn can_resend(&self) -> bool {
         self.can_resend
+    }
+
+    /// Has the threads serve no request that they have not begun to serve, until [`Mount::resume`]. If this process ends meanwhile, the kernel sends those
+    /// requests to the next one, where it can.
+    pub fn pause(&self) {
+        self.pause.begin();
+    }
+
+    /// Ends a pause.
+    pub fn resume(&self) {
+        self.pause.end();
     }
 
     /// Returns a channel that receives one message when the mount has been removed, by anyone, and all requests are done.

@@ -5,6 +5,7 @@ use super::device::{Buffer, Device};
 use super::filesystem::{LARGEST, Reader, Volumes};
 use super::incoming::Incoming;
 use super::notices;
+use super::pause::Pause;
 use crossbeam_channel::{Receiver, bounded};
 use std::io;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub(super) fn start(
     devices: &[Arc<Device>],
     threads: usize,
     was_served: bool,
+    pause: &Arc<Pause>,
 ) -> io::Result<Receiver<io::Result<()>>> {
     let buffers = buffers(threads)?;
     if was_served && let Some(first) = devices.first() {
@@ -31,8 +33,8 @@ pub(super) fn start(
     for (number, buffer) in buffers.into_iter().enumerate() {
         let device = devices.get(number).or(devices.first()).cloned();
         let device = device.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        let volumes = volumes.clone();
-        let read = move || read_requests(&volumes, &device, buffer);
+        let (volumes, pause) = (volumes.clone(), pause.clone());
+        let read = move || read_requests(&volumes, &device, buffer, &pause);
         readers.push(
             thread::Builder::new()
                 .name(format!("fuse-{number}"))
@@ -84,7 +86,12 @@ fn wait_for(readers: Vec<JoinHandle<io::Result<()>>>) -> io::Result<()> {
 }
 
 /// Serves requests until the mount ends.
-fn read_requests(volumes: &Volumes, device: &Arc<Device>, mut buffer: Buffer) -> io::Result<()> {
+fn read_requests(
+    volumes: &Volumes,
+    device: &Arc<Device>,
+    mut buffer: Buffer,
+    pause: &Pause,
+) -> io::Result<()> {
     let mut reader = Reader::default();
     while let Some(bytes) = device.receive(&mut buffer)? {
         let incoming = Incoming::parse(bytes).map_err(|why| {
@@ -93,6 +100,7 @@ fn read_requests(volumes: &Volumes, device: &Arc<Device>, mut buffer: Buffer) ->
                 format!("a request of the kernel: {why}"),
             )
         })?;
+        pause.pass();
         let answer = Answer::new(device, incoming.header.unique);
         if incoming.is_goodbye() {
             answer.done();

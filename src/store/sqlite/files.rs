@@ -8,7 +8,7 @@ use super::convert::{DATABASE, Word};
 use super::directory::{Directory, settle};
 use super::import::{Imported, fill};
 use super::metadata::begin_lineage;
-use super::schema::{APPLICATION_ID, MIGRATIONS, migrate};
+use super::schema::{APPLICATION_ID, MIGRATIONS, is_migrated, migrate};
 use super::stalled_writer::resume_if_stopped;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
@@ -33,6 +33,18 @@ const STATEMENTS: usize = 256;
 
 /// Opens an existing pool's database, and migrates it to the current format.
 pub(super) fn open(dir: &PoolDir) -> Result<Connection> {
+    open_with(dir, |mut connection| {
+        migrate(&mut connection, MIGRATIONS)?;
+        Ok(connection)
+    })
+}
+
+/// Returns whether an existing pool's database has the current format.
+pub(super) fn has_present_format(dir: &PoolDir) -> Result<bool> {
+    open_with(dir, |connection| is_migrated(&connection, MIGRATIONS))
+}
+
+fn open_with<T>(dir: &PoolDir, use_it: impl FnOnce(Connection) -> Result<T>) -> Result<T> {
     let file = dir.database();
     let exists = file
         .try_exists()
@@ -45,8 +57,7 @@ pub(super) fn open(dir: &PoolDir) -> Result<Connection> {
         is_a_pools(&connection)?;
         is_still_there(&connection, &file)?;
         settings(&connection)?;
-        migrate(&mut connection, MIGRATIONS)?;
-        Ok(connection)
+        use_it(connection)
     });
     opened.map_err(|error| of_pool(dir, error))
 }

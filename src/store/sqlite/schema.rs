@@ -215,7 +215,7 @@ CREATE TABLE copy_extents (
 
 /// Migrates the database to the last of `migrations`, in one transaction.
 pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<()> {
-    if version(connection)? == Some(migrations.len()) {
+    if is_migrated(connection, migrations)? {
         return Ok(());
     }
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -227,6 +227,11 @@ pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> Resul
     }
     tx.pragma_update(None, "user_version", migrations.len())?;
     Ok(tx.commit()?)
+}
+
+/// Returns whether the database has the format that the last of `migrations` leads to.
+pub(super) fn is_migrated(connection: &Connection, migrations: &[&str]) -> Result<bool> {
+    Ok(version(connection)? == Some(migrations.len()))
 }
 
 fn version(connection: &Connection) -> Result<Option<usize>> {

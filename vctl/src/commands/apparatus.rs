@@ -2,6 +2,7 @@
 
 pub mod list;
 mod run;
+mod upgrade;
 
 pub use list::word;
 
@@ -17,6 +18,8 @@ pub enum Verb {
     Start(run::Start),
     /// Ask an apparatus to unmount and end; returns when it has ended
     Stop(run::Stop),
+    /// Replace the server of an apparatus that has a supervisor; its hosts wait for a moment
+    Upgrade(upgrade::Upgrade),
     /// List all apparatuses
     List(list::List),
     /// Show one apparatus
@@ -33,6 +36,7 @@ impl Verb {
         match self {
             Self::Start(verb) => verb.run(context),
             Self::Stop(verb) => verb.run(context),
+            Self::Upgrade(verb) => verb.run(context),
             Self::List(verb) => verb.run(context),
             Self::Show(verb) => verb.run(context),
             Self::Fence(verb) => verb.run(context),

@@ -62,6 +62,7 @@ const VERBS: &[(&str, Kind, i32)] = &[
     ("volume hold v", Changes, 0),
     ("apparatus start b NEW", Changes, 0),
     ("apparatus stop a", Changes, 3),
+    ("apparatus upgrade a", Changes, 3),
     ("apparatus list", Table, 0),
     ("apparatus show a", Shows, 3),
     ("apparatus fence a", Changes, 3),

@@ -73,7 +73,7 @@ fn every_verb_of_the_contract_is_there() {
             "volume",
             "create list show map resize rename remove move attach detach hold",
         ),
-        ("apparatus", "start stop list show fence rejoin"),
+        ("apparatus", "start stop upgrade list show fence rejoin"),
         ("job", "list show wait pause resume cancel set"),
     ];
     for (noun, verbs) in contract {

@@ -1,0 +1,196 @@
+//! The part of an apparatus's start that comes before it serves: pool, name, control socket, disks, shared state, table, join.
+
+use super::kept::Kept;
+use super::report::Reporter;
+use super::{DISK_WAIT, Settings};
+use crate::admin::place;
+use crate::blockdev::{Disk, Disks};
+use crate::cluster::{NameClaim, OwnEntry, SharedState};
+use crate::controller::metadata::is_current;
+use crate::controller::persist::{disks_at_risk, refuse_lost};
+use crate::controller::pool::PoolHandle;
+use crate::map::Draft;
+use crate::model::error::{Error, Result};
+use crate::model::event::Severity;
+use crate::model::member::{Joined, Joiner, Member};
+use crate::model::records::{DiskRecord, PoolHeader};
+use crate::rpc::Listener;
+use crate::store::{self, Store};
+use crate::supervisor;
+use std::sync::Arc;
+
+/// Name of an apparatus in its pool, which no other process has as long as this lives, and its control socket.
+pub(super) struct Endpoint {
+    pub(super) claim: Arc<dyn NameClaim>,
+    pub(super) listener: Listener,
+}
+
+impl Endpoint {
+    fn claim(settings: &Settings, pool: &PoolHandle) -> Result<Self> {
+        let name = &settings.name;
+        let runs_already = || {
+            Error::failed(format!("apparatus {name}"), "runs already")
+                .hint("stop that one first, or choose another name")
+        };
+        let is_anothers = !settings.is_kept
+            && supervisor::supervisor_of(&pool.dir, name).is_ok_and(|supervisor| supervisor.is_some());
+        let claim = pool.cluster.claim(name.as_str())?;
+        let claim = claim.filter(|_| !is_anothers).ok_or_else(runs_already)?;
+        let listener = Listener::bind(&pool.dir, name, &*claim)?;
+        Ok(Self { claim, listener })
+    }
+}
+
+/// Everything that is opened before the apparatus joins the pool.
+pub(super) struct Startup {
+    pub(super) pool: PoolHandle,
+    pub(super) store: Box<dyn Store>,
+    pub(super) reporter: Arc<Reporter>,
+    pub(super) shared: SharedState,
+    pub(super) disks: Disks,
+    header: PoolHeader,
+}
+
+impl Startup {
+    /// Opens the pool, and then claims the name and prepares everything else; the table is that of this moment. A server that is to replace a living one
+    /// has everything prepared before that one ends and gives the name back.
+    ///
+    /// # Errors
+    /// Fails when the pool cannot be used, or another process has the name.
+    pub(super) fn new(settings: &Settings, kept: Option<&mut Kept>) -> Result<(Self, Draft, Endpoint)> {
+        let pool = PoolHandle::of(&place::pool_dir(settings.pool.as_deref())?)?;
+        match kept.filter(|kept| kept.is_successor()) {
+            None => {
+                let mut store = (pool.open_store)()?;
+                store.own()?;
+                let endpoint = Endpoint::claim(settings, &pool)?;
+                let (prepared, table) = Self::prepare(settings, pool, store)?;
+                Ok((prepared, table, endpoint))
+            }
+            Some(kept) => {
+                let prepared = Self::prepare_beside(settings, pool);
+                let (prepared, table) = prepared.inspect_err(|error| kept.failed(error))?;
+                kept.succeed()?;
+                let endpoint = Endpoint::claim(settings, &prepared.pool)?;
+                Ok((prepared, table, endpoint))
+            }
+        }
+    }
+
+    /// Prepares beside the living server. A database of another format is refused: to convert it would be no matter of this apparatus alone.
+    fn prepare_beside(settings: &Settings, pool: PoolHandle) -> Result<(Self, Draft)> {
+        if !store::has_present_format(&pool.dir)? {
+            return Err(Error::failed(
+                "pool database",
+                "has another format than this program's, which the other processes of the pool may not know",
+            )
+            .hint("stop all apparatuses of the pool, and start them with the new program"));
+        }
+        let mut store = (pool.open_store)()?;
+        store.own()?;
+        Self::prepare(settings, pool, store)
+    }
+
+    fn prepare(settings: &Settings, pool: PoolHandle, mut store: Box<dyn Store>) -> Result<(Self, Draft)> {
+        let name = &settings.name;
+        let reporter = Reporter::start(pool.open_store.clone())
+            .map_err(|error| Error::because(format!("apparatus {name}"), error))?;
+        let header = store.header()?;
+        let disks = Disks::new();
+        open_disks(&disks, &store.disks()?, &header, &reporter);
+        let shared = pool.cluster.share(header.uuid)?;
+        // The table may be large: it is read before the apparatus joins, so that other processes do not wait for the store meanwhile, and controllers
+        // do not wait long for an apparatus that has joined and does not answer yet.
+        let table = Draft::new(&store.snapshot()?)?;
+        let mut startup = Self {
+            pool,
+            store,
+            reporter,
+            header,
+            shared,
+            disks,
+        };
+        startup.check_layout()?;
+        startup.report_losses()?;
+        Ok((startup, table))
+    }
+
+    /// Reports disks that have lost writes: hosts may read wrong data there once the page cache has dropped the pages.
+    fn report_losses(&mut self) -> Result<()> {
+        for id in disks_at_risk(&mut *self.store)? {
+            if let Some(disk) = self.disks.get(id)
+                && let Err(lost) = refuse_lost(disk.name(), &*self.shared.ledgers.ledger(id))
+            {
+                let way_out = lost.way_out().unwrap_or_default();
+                let text = format!("{}; hosts may read wrong data there; {way_out}", lost.why());
+                log::error!("{}: {text}", lost.what());
+                self.reporter.report(Severity::Error, lost.what(), text);
+            }
+        }
+        Ok(())
+    }
+
+    /// Joins the control range, and returns the table of that moment. `read` is an earlier one.
+    ///
+    /// # Errors
+    /// Returns the errors of the store.
+    pub(super) fn join(&mut self, settings: &Settings, read: Draft) -> Result<(Joined, Draft)> {
+        let mount = place::absolute(&settings.mount)?;
+        let cluster = self.pool.cluster.clone();
+        // This process has claimed its name, so an earlier owner has ended. A member whose state is unknown counts as alive.
+        let alive =
+            |member: &Member| member.name != settings.name && !cluster.has_ended(member).unwrap_or(false);
+        let joiner = Joiner {
+            origin: self.pool.cluster.origin(),
+            known: Some(read.generation()),
+            ..Joiner::new(&settings.name, std::process::id(), mount)
+        };
+        let joined = self.store.join(&joiner, &alive)?;
+        open_disks(&self.disks, &joined.snapshot.disks, &self.header, &self.reporter);
+        let table = read.joined(&joined.snapshot, joined.since.as_deref())?;
+        Ok((joined, table))
+    }
+
+    /// Refuses a database that is older than the disks' labels, which would map volumes to the wrong places. The header
+    /// is read after the labels, so that a change persisted meanwhile is not taken for one that the database has lost.
+    fn check_layout(&mut self) -> Result<()> {
+        let layout = self.store.header()?.layout;
+        self.disks
+            .all()
+            .iter()
+            .try_for_each(|disk| disk.check_layout(layout))
+    }
+
+    /// Begins the entry of this apparatus in the member table.
+    pub(super) fn entry(&mut self, joined: &Joined) -> Arc<dyn OwnEntry> {
+        // The member table may be new and contain no persisted generation: every flush would ask the store then. A generation that the copies of the
+        // metadata lack does not count.
+        let recorded = is_current(&mut *self.store).unwrap_or_default();
+        if joined.unfinished.is_empty() && recorded {
+            self.shared
+                .ledgers
+                .set_persisted(joined.snapshot.header.generation);
+        }
+        let entry = self.shared.members.own(joined.member.slot);
+        entry.begin(joined.member.incarnation, joined.snapshot.header.generation);
+        entry
+    }
+}
+
+/// Opens the disks that are not open yet. One that cannot be opened, or does not answer in time, is reported, and its volumes answer EIO
+/// until it is open.
+fn open_disks(disks: &Disks, records: &[DiskRecord], header: &PoolHeader, reporter: &Reporter) {
+    let closed = |record: &&DiskRecord| disks.get(record.id).is_none();
+    let closed: Vec<DiskRecord> = records.iter().filter(closed).cloned().collect();
+    let opened = Disk::open_all_within(DISK_WAIT, &closed, header);
+    for (opened, record) in opened.into_iter().zip(&closed) {
+        match opened {
+            Ok(disk) => disks.insert(Arc::new(disk)),
+            Err(error) => reporter.report(
+                Severity::Error,
+                format!("disk {}", record.name),
+                format!("{}; volumes on it answer EIO until it can be opened", error.why()),
+            ),
+        }
+    }
+}
