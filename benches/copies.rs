@@ -98,7 +98,7 @@ impl Pool {
     fn add_volume(&mut self, extents: u64, unit: ExtentSize) {
         let record = VolumeRecord {
             id: VolumeId(1),
-            name: Name::new("volume", ".1").unwrap(),
+            name: Name::new("volume", "v").unwrap(),
             size: ByteCount(extents * unit.bytes()),
             mode: 0o600,
             uid: 0,
@@ -173,7 +173,7 @@ fn importing() {
     let mut pool = Pool::new(2, SEGMENTS + 8192, unit, 4);
     pool.add_volume(SEGMENTS, unit);
     let all = |at: u64| segment(at, 1 + u32::try_from(at % 2).unwrap_or(0), 1 + at / 2 * 2);
-    for first in (0..SEGMENTS - PART).step_by(usize::try_from(PART).unwrap()) {
+    for first in (0..SEGMENTS).step_by(usize::try_from(PART).unwrap()) {
         pool.map((first..(first + PART).min(SEGMENTS)).map(all).collect());
     }
     let time = pool.persist();
