@@ -199,6 +199,16 @@ fn freed_space_is_discarded() {
     let before = [blocks("a"), blocks("b")];
     pool.change(vec![Edit::RemoveVolume(gone.id)], vec![Span::whole(gone.id)]);
     pool.controller().free().unwrap();
+    assert!(blocks("a") >= before[0], "it can still be had back");
+    let mut controller = pool.controller();
+    let removed = controller.store().removed().unwrap();
+    assert_eq!(
+        removed.iter().map(|each| each.volume.id).collect::<Vec<_>>(),
+        [gone.id]
+    );
+    controller.store().forget_removed(&[removed[0].change]).unwrap();
+    controller.free().unwrap();
+    drop(controller);
     assert!(blocks("a") + 20 <= before[0], "{} of {}", blocks("a"), before[0]);
     assert!(blocks("b") >= before[1]);
     assert_eq!(kept.size.0, 5 * MIB);

@@ -35,6 +35,7 @@ pub mod send;
 pub mod status;
 #[cfg(test)]
 mod testing;
+pub mod undelete;
 pub mod usage;
 pub mod view;
 pub mod volume;

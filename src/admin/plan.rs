@@ -202,6 +202,17 @@ pub fn create_volume(snapshot: &Snapshot, id: VolumeId, new: &NewVolume, areas: 
     Planned::unheld(snapshot, edits).zeroing(snapshot.header.extent_size, areas)
 }
 
+/// Plans a volume with the placements, and the data, that it had when it was removed.
+///
+/// # Errors
+/// Fails when the name is taken.
+pub fn bring_back(snapshot: &Snapshot, record: VolumeRecord, segments: Vec<Segment>) -> Result<Planned> {
+    check_volume_name(snapshot, &record.name)?;
+    let volume = record.id;
+    let edits = vec![Edit::AddVolume(record), Edit::Map { volume, segments }];
+    Ok(Planned::unheld(snapshot, edits))
+}
+
 /// Returns segments that put the areas one after the other.
 fn laid_out(first: VolumeExtent, areas: &[Area]) -> Vec<Segment> {
     let mut next = first;

@@ -8,7 +8,7 @@ use crate::controller::Controller;
 use crate::controller::space;
 use crate::model::change::NewChange;
 use crate::model::error::{Error, ErrorKind, Result};
-use crate::model::records::DiskRecord;
+use crate::model::records::{Area, DiskRecord, Edit};
 use crate::model::units::{DiskId, DiskOffset, Generation};
 use crate::protocol::controller::Outcome;
 use std::time::{Duration, Instant};
@@ -51,6 +51,10 @@ pub fn send_with(
         Some(vacate) => Some(Guard::begin(controller, vacate)?),
         None => None,
     };
+    if !planned.zero.is_empty() {
+        let new: Vec<Area> = planned.delta.edits.iter().flat_map(mapped).collect();
+        controller.store().give_away(&new)?;
+    }
     for run in &planned.zero {
         let prepared = controller
             .open_disks([run.disk])
@@ -92,6 +96,15 @@ pub fn send_with(
             format!("the change was not carried out: {other:?}"),
         )),
     }
+}
+
+/// Returns the areas that an edit maps.
+fn mapped(edit: &Edit) -> impl Iterator<Item = Area> + '_ {
+    let segments = match edit {
+        Edit::Map { segments, .. } => &segments[..],
+        _ => &[],
+    };
+    segments.iter().map(|segment| segment.placement)
 }
 
 /// Adds to the failure of preparing new space on a disk that another disk may be used.

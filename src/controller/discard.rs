@@ -6,8 +6,10 @@
 //! as long as a thread (of any process) is discarding one of them; a lock for each disk shows that.
 
 use super::Controller;
+use super::space::kept;
 use crate::blockdev::Disk;
 use crate::held::may_wait;
+use crate::model::areas::without;
 use crate::model::error::Result;
 use crate::model::event::Severity;
 use crate::model::records::{Area, DiskRecord};
@@ -35,7 +37,7 @@ impl Controller {
     pub(super) fn discard(&mut self, oldest: Generation) -> Result<BTreeSet<DiskId>> {
         may_wait("discarding");
         let mut areas: BTreeMap<DiskId, Vec<Area>> = BTreeMap::new();
-        for area in self.store.freeable(oldest)? {
+        for area in self.discardable(oldest)? {
             areas.entry(area.disk).or_default().push(area);
         }
         let size = self.store.header()?.extent_size;
@@ -73,6 +75,16 @@ impl Controller {
             log::warn!("disk #{id} does not answer: what could be freed of it is kept until it does");
         }
         Ok(busy)
+    }
+
+    /// Returns what can be freed and no removed volume may need: its bytes stay until it is forgotten.
+    fn discardable(&mut self, oldest: Generation) -> Result<Vec<Area>> {
+        let freeable = self.store.freeable(oldest)?;
+        if freeable.is_empty() {
+            return Ok(freeable);
+        }
+        let kept = kept(&mut *self.store)?.into_iter().flatten();
+        Ok(without(freeable, kept))
     }
 
     /// Returns the disks that the operator has excluded from discards.

@@ -8,6 +8,7 @@
 
 use super::Controller;
 use super::metadata::{PATIENCE, answers, as_update, bring_up, is_back, leave_behind, on_disk, patience};
+use super::space::kept;
 use crate::blockdev::metadata::Update;
 use crate::metadata::header::Position;
 use crate::metadata::place::Place;
@@ -145,19 +146,28 @@ impl Controller {
         Ok(best.unwrap_or(behind))
     }
 
-    /// Returns free extents that are enough: the last ones, so that volumes stay in one piece.
+    /// Returns free extents that are enough: the last ones, so that volumes stay in one piece. Those of removed volumes are taken only where
+    /// there are no others.
     fn free_for(&mut self, record: &DiskRecord, body: u64, unit: ExtentSize) -> Result<Option<Area>> {
         let Some(len) = Place::extents_for(unit, body) else {
             return Ok(None);
         };
         let uses = self.store.uses(record.id)?;
-        let free = free_runs(record.id, record.extents, uses.iter().map(|taken| taken.area));
-        let last = free.iter().rev().find(|run| run.len >= len);
-        Ok(last.map(|run| Area {
-            start: DiskExtent(run.end().0 - len),
-            len,
-            ..*run
-        }))
+        let taken: Vec<Area> = uses.iter().map(|taken| taken.area).collect();
+        let kept = kept(&mut *self.store)?.into_iter().flatten();
+        let mut spared: Vec<Area> = kept.filter(|area| area.disk == record.id).collect();
+        spared.extend(&taken);
+        spared.sort_unstable();
+        let last = |taken: Vec<Area>| {
+            let free = free_runs(record.id, record.extents, taken);
+            let run = free.into_iter().rev().find(|run| run.len >= len)?;
+            Some(Area {
+                start: DiskExtent(run.end().0 - len),
+                len,
+                ..run
+            })
+        };
+        Ok(last(spared).or_else(|| last(taken)))
     }
 
     fn place_copies(&mut self, wanted: &[Wanted]) -> Result<()> {

@@ -6,7 +6,8 @@ use crate::controller::persist::{Batch, Who, disks_at_risk};
 use crate::failpoint::{Point, hit};
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::names::Name;
-use crate::model::units::{DiskId, Slot};
+use crate::model::removed;
+use crate::model::units::{DiskId, Slot, Timestamp};
 use crate::model::words::count;
 use crate::protocol::controller::Reason;
 use crate::protocol::recovery::oldest_in_use;
@@ -14,6 +15,9 @@ use crate::rpc::client::WaitOutcome;
 use crate::rpc::message::{Answer, Request};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+/// How long a removed volume is remembered, in microseconds.
+const FORGOTTEN_AFTER_US: i64 = 1_000_000 * removed::KEPT_FOR.as_secs().cast_signed();
 
 /// Committed changes that are being persisted.
 pub struct Persisting(Batch);
@@ -101,6 +105,8 @@ impl Controller {
     /// # Errors
     /// Returns the errors of the store.
     pub fn free_now(&mut self) -> Result<()> {
+        let since = Timestamp(Timestamp::now().0.saturating_sub(FORGOTTEN_AFTER_US));
+        self.store.forget_oldest_removed(removed::KEPT, since)?;
         let current = self.store.header()?.generation;
         // An apparatus shows its oldest table in the member table before it answers.
         let seen = observe_members(&mut *self.store, &*self.members, &*self.cluster)?;

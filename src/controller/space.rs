@@ -6,7 +6,8 @@ use crate::model::change::Owner;
 use crate::model::error::Result;
 use crate::model::event::Severity;
 use crate::model::options::{Capacity, Fullness, Thresholds};
-use crate::model::records::DiskRecord;
+use crate::model::records::{Area, DiskRecord};
+use crate::model::removed::RemovedVolume;
 use crate::store::{Store, TableStore};
 
 /// Whether the reserves of disks may be allocated.
@@ -28,10 +29,37 @@ pub fn spaces(
     reserve: Reserve,
     faults: &Faults,
 ) -> Result<Vec<Space>> {
+    let kept = kept(store)?;
     disks
         .into_iter()
-        .map(|disk| space(store, disk, reserve, faults))
+        .map(|disk| {
+            let own = |areas: &Vec<Area>| {
+                areas
+                    .iter()
+                    .filter(|area| area.disk == disk.id)
+                    .copied()
+                    .collect()
+            };
+            let kept = kept.iter().map(own).collect();
+            Ok(Space {
+                kept,
+                ..space(store, disk.clone(), reserve, faults)?
+            })
+        })
         .collect()
+}
+
+/// Returns what is left of each removed volume, in the order in which it is given to others: first those that cannot be had back whole,
+/// then the oldest.
+///
+/// # Errors
+/// Returns the errors of the store.
+pub(super) fn kept(store: &mut dyn Store) -> Result<Vec<Vec<Area>>> {
+    let unit = store.header()?.extent_size;
+    let mut removed = store.removed()?;
+    removed.sort_by_key(|removed| removed.lost(unit) == 0);
+    let areas = |removed: RemovedVolume| removed.left.iter().map(|segment| segment.placement).collect();
+    Ok(removed.into_iter().map(areas).collect())
 }
 
 impl Controller {
@@ -67,6 +95,7 @@ fn space(store: &mut dyn TableStore, disk: DiskRecord, reserve: Reserve, faults:
         },
         quarantined: owned(|owner| matches!(owner, Owner::Quarantine(_))),
         reserved: owned(|owner| matches!(owner, Owner::Job(_))),
+        kept: Vec::new(),
         name: disk.name,
     })
 }

@@ -8,6 +8,7 @@ mod shortage;
 
 pub use shortage::{Reason, Shortage};
 
+use super::areas::without;
 use super::names::Name;
 use super::records::Area;
 use crate::model::units::{DiskExtent, DiskId};
@@ -87,11 +88,32 @@ pub struct Space {
     pub quarantined: u64,
     /// Number of extents that are reserved for jobs that have not ended.
     pub reserved: u64,
+    /// Extents of removed volumes, a list for each of these volumes, in the order in which they are given up. Every disk has the same number
+    /// of lists.
+    pub kept: Vec<Vec<Area>>,
 }
 
 impl Space {
     fn free(&self) -> u64 {
         self.free.iter().map(|run| run.len).sum()
+    }
+
+    /// Returns the space without what is kept of removed volumes from this one on. That counts as free for the reserve.
+    fn sparing(&self, first: usize) -> Self {
+        let kept = self.kept.iter().skip(first).flatten().copied();
+        let free = without(self.free.clone(), kept);
+        let spared = self.free() - free.iter().map(|run| run.len).sum::<u64>();
+        Self {
+            disk: self.disk,
+            name: self.name.clone(),
+            allocate: self.allocate,
+            fault: self.fault.clone(),
+            free,
+            reserve: self.reserve.saturating_sub(spared),
+            quarantined: self.quarantined,
+            reserved: self.reserved,
+            kept: Vec::new(),
+        }
     }
 
     /// Returns how many extents may be allocated.
@@ -141,12 +163,24 @@ pub struct AllocRequest {
     pub policy: Policy,
 }
 
-/// Returns areas for the whole request, in the order in which they should be used.
+/// Returns areas for the whole request, in the order in which they should be used. Extents of removed volumes are given only where others
+/// are not enough, and then those of as few volumes as possible.
 ///
 /// # Errors
 /// Fails with [`Shortage`] if, and only if, the disks to choose from have too little room together, or none has it in one piece
 /// where the request is contiguous.
 pub fn allocate(spaces: &[Space], request: &AllocRequest) -> Result<Vec<Area>, Shortage> {
+    let kept = spaces.iter().map(|space| space.kept.len()).max().unwrap_or(0);
+    for first in 0..kept {
+        let spared: Vec<Space> = spaces.iter().map(|space| space.sparing(first)).collect();
+        if let Ok(areas) = allocate_any(&spared, request) {
+            return Ok(areas);
+        }
+    }
+    allocate_any(spaces, request)
+}
+
+fn allocate_any(spaces: &[Space], request: &AllocRequest) -> Result<Vec<Area>, Shortage> {
     let disks = candidates(spaces, request);
     let room: u64 = disks.iter().map(|disk| disk.room()).fold(0, u64::saturating_add);
     if room < request.extents {

@@ -87,6 +87,7 @@ pub(crate) fn space(disk: u32, extents: u64, taken: &[(u64, u64)]) -> Space {
         reserve: 0,
         quarantined: 0,
         reserved: 0,
+        kept: Vec::new(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a pool consists of: disks, volumes, segments, and the delta between two tables. Pure: no I/O.
 
 pub mod alloc;
+pub(crate) mod areas;
 pub mod audit;
 #[cfg(test)]
 pub(crate) mod build;
@@ -15,6 +16,7 @@ pub mod names;
 pub mod options;
 pub(crate) mod ranges;
 pub mod records;
+pub mod removed;
 pub mod size;
 pub mod units;
 pub mod words;

@@ -25,6 +25,7 @@ mod jobs;
 mod members;
 pub mod memory;
 pub mod metadata;
+mod removed;
 pub mod sqlite;
 mod table;
 mod upkeep;
@@ -34,13 +35,16 @@ pub use events::EventStore;
 pub use jobs::JobStore;
 pub use members::MemberStore;
 pub use metadata::MetadataStore;
+pub use removed::RemovedStore;
 pub use sqlite::{DATABASE_GONE, Imported, NO_POOL, NOT_A_POOLS, Named, NamedJob, Names, names};
 pub use table::TableStore;
 pub use upkeep::UpkeepStore;
 
 /// All roles, for code that knows the type of its store.
 pub mod roles {
-    pub use super::{ChangeStore, EventStore, JobStore, MemberStore, MetadataStore, TableStore, UpkeepStore};
+    pub use super::{
+        ChangeStore, EventStore, JobStore, MemberStore, MetadataStore, RemovedStore, TableStore, UpkeepStore,
+    };
 }
 
 use crate::model::dir::PoolDir;
@@ -56,12 +60,19 @@ pub type OpenStore = Arc<dyn Fn() -> Result<Box<dyn Store>> + Send + Sync>;
 
 /// The store of one pool, over one connection. Each thread opens its own.
 pub trait Store:
-    TableStore + ChangeStore + MemberStore + JobStore + EventStore + MetadataStore + UpkeepStore
+    TableStore + ChangeStore + MemberStore + JobStore + EventStore + MetadataStore + RemovedStore + UpkeepStore
 {
 }
 
 impl<T> Store for T where
-    T: TableStore + ChangeStore + MemberStore + JobStore + EventStore + MetadataStore + UpkeepStore
+    T: TableStore
+        + ChangeStore
+        + MemberStore
+        + JobStore
+        + EventStore
+        + MetadataStore
+        + RemovedStore
+        + UpkeepStore
 {
 }
 

@@ -23,6 +23,7 @@ mod metadata;
 mod names;
 mod options;
 mod recover;
+mod removed;
 mod roles;
 mod schema;
 mod space;

@@ -285,3 +285,45 @@ proptest! {
         prop_assert_eq!(free, expected);
     }
 }
+
+#[test]
+fn extents_of_removed_volumes_are_given_last_and_those_of_few() {
+    let kept = |start, len| vec![area(1, start, len)];
+    let pool = |reserve| {
+        [Space {
+            reserve,
+            // Free: 1 to 29, of which two removed volumes had 1 to 8 and 15 to 22.
+            kept: vec![kept(15, 8), kept(1, 8)],
+            ..space(1, 30, &[])
+        }]
+    };
+    let ask = |extents, policy| AllocRequest {
+        extents,
+        on: Vec::new(),
+        after: None,
+        policy,
+    };
+    let given = |extents, policy, reserve| allocate(&pool(reserve), &ask(extents, policy));
+    assert_eq!(given(6, Policy::Order, 0), Ok(vec![area(1, 9, 6)]));
+    assert_eq!(
+        given(13, Policy::Order, 0),
+        Ok(vec![area(1, 9, 6), area(1, 23, 7)]),
+        "others are enough, though in two pieces"
+    );
+    assert_eq!(
+        given(13, Policy::Contiguous, 0),
+        Ok(vec![area(1, 9, 13)]),
+        "one piece costs the first of the removed volumes"
+    );
+    assert_eq!(given(14, Policy::Order, 0), Ok(vec![area(1, 9, 14)]));
+    assert_eq!(given(22, Policy::Order, 0), Ok(vec![area(1, 1, 22)]));
+    assert_eq!(
+        given(13, Policy::Order, 16),
+        Ok(vec![area(1, 9, 6), area(1, 23, 7)]),
+        "what is kept counts as free for the reserve"
+    );
+    assert!(
+        given(14, Policy::Order, 16).is_err(),
+        "and no more than before is given"
+    );
+}

@@ -3,8 +3,10 @@
 use super::convert::{Ron, StoredState, Word, damaged, to_ron};
 use super::edits::{Applied, apply, inside, mapped, placed};
 use super::job;
+use super::removed;
 use super::space::{self, Claimant};
 use super::table::{self, Guards, guards};
+use crate::model::areas::without;
 use crate::model::change::{Cancel, ChangeRecord, Commit, NewChange, Owner, UsedArea};
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::records::{Area, Delta, Edit, Segment};
@@ -219,6 +221,8 @@ fn claim_for(
     if let Some(other) = owned.iter().find(|found| Some(found.owner) != job) {
         return Err(space::not_free(db, other)?);
     }
+    // Bytes that a new owner has written before, or would read, were given away before (`give_away`).
+    removed::lose(db, area, Some(volume))?;
     for gap in space::gaps(area, &owned) {
         space::put_claim(db, gap, Claimant::Change(id))?;
     }
@@ -363,7 +367,7 @@ fn go_forward(db: &Connection, guards: &Guards, id: ChangeId, change: &NewChange
     take_mapped(db, id, change)?;
     let edits = &change.delta.edits;
     let applied = apply(db, guards.extent_size, edits)?;
-    let freed = space::without(applied.freed, mapped(edits));
+    let freed = without(applied.freed, mapped(edits));
     for area in &freed {
         still_there(db, *area)?;
     }
@@ -399,6 +403,7 @@ fn make_current(
         job::advance(db, job, &change.delta)?;
     }
     job::end_of_removed(db, &change.delta.edits)?;
+    removed::follow(db, id, guards.extent_size, &change.delta.edits, &applied.undo)?;
     let undo = Delta {
         from: generation,
         edits: applied.undo,
@@ -449,7 +454,11 @@ pub(super) fn finish(db: &Connection, id: ChangeId, stage: StoredState) -> Resul
     db.prepare_cached(&sql)?.execute(params![id.0, Word(stage)])?;
     db.prepare_cached("DELETE FROM changes WHERE id = ?1")?
         .execute([id.0])?;
-    Ok(())
+    match stage {
+        StoredState::Persisted => removed::persisted(db, id),
+        StoredState::Undone => removed::undone(db, id),
+        _ => Ok(()),
+    }
 }
 
 /// Deletes all but the latest finished changes, and large ones sooner: in a pool of large volumes the database must not fill up

@@ -1,6 +1,6 @@
 //! Checks whether the pool's records fit together. It reads everything and repairs nothing.
 
-use super::{space, table};
+use super::{removed, space, table};
 use crate::model::change::{Owner, UsedArea};
 use crate::model::error::Result;
 use crate::model::records::{Area, DiskRecord, SECTOR, Segment, VolumeRecord};
@@ -27,7 +27,26 @@ pub(super) fn problems(db: &Connection, place: table::OpenedIn<'_>) -> Result<Ve
     }
     orphans(db, &disks, &volumes, &mut found)?;
     leftovers(db, &mut found)?;
+    given_away(db, &mut found)?;
     Ok(found)
+}
+
+/// Finds extents that are remembered as those of a removed volume, and have another owner.
+fn given_away(db: &Connection, found: &mut Vec<String>) -> Result<()> {
+    for removed in removed::all(db)? {
+        let name = &removed.volume.name;
+        for segment in &removed.left {
+            let owned = space::owned(db, segment.placement)?.into_iter();
+            let others = owned.filter(|used| !matches!(used.owner, Owner::Quarantine(_) | Owner::Change(_)));
+            found.extend(others.map(|used| {
+                let (owner, disk) = (used.owner, used.area.disk);
+                format!(
+                    "removed volume {name}: extents on disk number {disk} are remembered as its own, and have the owner {owner:?}"
+                )
+            }));
+        }
+    }
+    Ok(())
 }
 
 fn sqlites_own(db: &Connection) -> Result<Vec<String>> {

@@ -10,6 +10,7 @@
 
 use super::convert::Word;
 use super::metadata::begin_lineage;
+use super::removed;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, Result};
 use rusqlite::{Connection, params};
@@ -116,6 +117,7 @@ pub(super) fn settle(db: &Connection, here: &Directory, instance: Option<Uuid>) 
     if let Some(instance) = instance {
         db.prepare_cached("UPDATE pool SET former = instance, instance = ?1")?
             .execute([Word(instance)])?;
+        removed::clear(db)?;
         begin_lineage(db)?;
     }
     Ok(())

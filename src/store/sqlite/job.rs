@@ -106,8 +106,9 @@ pub(super) fn create(db: &Connection, term: Term, job: &JobRecord, steps: &[Step
     Ok(id)
 }
 
-/// Writes the table, counts its progress, and reserves the destinations of the rest unless the job has ended.
-fn put_steps(db: &Connection, id: JobId, steps: &[Step]) -> Result<()> {
+/// Writes the table, counts its progress, and reserves the destinations of the rest unless the job has ended. Returns whether a removed
+/// volume has lost extents.
+fn put_steps(db: &Connection, id: JobId, steps: &[Step]) -> Result<bool> {
     for (seq, step) in steps.iter().enumerate() {
         put_step(db, id, seq, step)?;
     }
@@ -153,9 +154,10 @@ fn put_step(db: &Connection, id: JobId, seq: usize, step: &Step) -> Result<()> {
 }
 
 /// Reserves the rest of the destinations, run by run: a million steps into one free run are one reservation.
-fn claim_rest(db: &Connection, id: JobId, steps: &[Step]) -> Result<()> {
+/// Returns whether a removed volume has lost some.
+fn claim_rest(db: &Connection, id: JobId, steps: &[Step]) -> Result<bool> {
     if one(db, id)?.is_none_or(|job| job.state.has_ended()) {
-        return Ok(());
+        return Ok(false);
     }
     let mut areas: Vec<Area> = steps.iter().filter_map(undone).collect();
     areas.sort_unstable();
@@ -166,17 +168,19 @@ fn claim_rest(db: &Connection, id: JobId, steps: &[Step]) -> Result<()> {
         );
         return Err(Error::failed(format!("job {id}"), why));
     }
+    let mut lost = false;
     let mut areas = areas.into_iter().peekable();
     while let Some(mut run) = areas.next() {
         while let Some(next) = areas.next_if(|next| next.disk == run.disk && next.start == run.end()) {
             run.len += next.len;
         }
-        space::claim(db, run, Claimant::Job(id))?;
+        lost |= space::claim(db, run, Claimant::Job(id))?;
     }
-    Ok(())
+    Ok(lost)
 }
 
-pub(super) fn reserve(db: &Connection, id: JobId, areas: &[Area]) -> Result<()> {
+/// Reserves areas. Returns whether a removed volume has lost some.
+pub(super) fn reserve(db: &Connection, id: JobId, areas: &[Area]) -> Result<bool> {
     let job = one(db, id)?.ok_or_else(|| Error::not_found("job", &id.to_string()))?;
     if job.state.has_ended() {
         return Err(Error::failed(
@@ -184,9 +188,9 @@ pub(super) fn reserve(db: &Connection, id: JobId, areas: &[Area]) -> Result<()> 
             "has ended, so it cannot reserve extents",
         ));
     }
-    areas
-        .iter()
-        .try_for_each(|area| space::claim(db, *area, Claimant::Job(id)))
+    areas.iter().try_fold(false, |lost, area| {
+        Ok(space::claim(db, *area, Claimant::Job(id))? | lost)
+    })
 }
 
 /// Ends the jobs about the volumes and disks that these edits remove, and removes the volumes' steps from the other jobs.
@@ -234,8 +238,8 @@ fn forget_steps(db: &Connection, volume: VolumeId) -> Result<()> {
     Ok(())
 }
 
-/// Replaces the steps of a job.
-fn rewrite_steps(db: &Connection, id: JobId, steps: &[Step]) -> Result<()> {
+/// Writes the steps of a job anew. Returns whether a removed volume has lost extents.
+fn rewrite_steps(db: &Connection, id: JobId, steps: &[Step]) -> Result<bool> {
     space::drop_job(db, id)?;
     db.prepare_cached("DELETE FROM steps WHERE job = ?1")?
         .execute([id.0])?;
@@ -252,7 +256,14 @@ fn undone(step: &Step) -> Option<Area> {
     })
 }
 
-pub(super) fn replace_steps(db: &Connection, term: Term, id: JobId, new: &[Step], back: bool) -> Result<()> {
+/// Replaces the steps of a job. Returns whether a removed volume has lost extents.
+pub(super) fn replace_steps(
+    db: &Connection,
+    term: Term,
+    id: JobId,
+    new: &[Step],
+    back: bool,
+) -> Result<bool> {
     not_stale(db, term)?;
     changed(
         id,

@@ -29,6 +29,8 @@ pub struct Names {
     pub tags: BTreeSet<String>,
     /// Volumes, each with its size in bytes.
     pub volumes: Vec<(String, u64)>,
+    /// Removed volumes that are remembered, each with its size in bytes.
+    pub removed: Vec<(String, u64)>,
     /// Apparatuses that have not left, each with its mount point.
     pub apparatuses: Vec<Named>,
     /// Apparatuses that have left, each with its last mount point.
@@ -73,6 +75,9 @@ pub fn names(dir: &PoolDir) -> Result<Names> {
     }
     let volumes = "SELECT name, size FROM volumes WHERE name NOT LIKE '.%' ORDER BY name";
     found.volumes = all(&connection, volumes, |row| Ok((row.get(0)?, row.get(1)?)))?;
+    // Databases before format 8 remember none.
+    let removed = "SELECT name, size FROM removed WHERE back IS NULL ORDER BY name";
+    found.removed = all(&connection, removed, |row| Ok((row.get(0)?, row.get(1)?))).unwrap_or_default();
     let members = "SELECT name, mount, state = 'left' FROM members ORDER BY name";
     for (apparatus, has_left) in all(&connection, members, |row| {
         Ok(((row.get(0)?, row.get(1)?), row.get::<_, bool>(2)?))

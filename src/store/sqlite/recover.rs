@@ -6,6 +6,7 @@ use super::edits::{apply, mapped};
 use super::space::{self, Claimant};
 use super::table::guards;
 use super::{events, job, members, metadata};
+use crate::model::areas::without;
 use crate::model::error::Result;
 use crate::model::event::Severity;
 use crate::model::records::{Area, Delta, Edit};
@@ -75,7 +76,7 @@ fn take_back(db: &Connection, stored: &Stored, earlier: &[Stored]) -> Result<()>
         .ok_or_else(|| damaged("a committed change has no way back"))?;
     make_way(db, undo)?;
     let new = &stored.record.change.delta.edits;
-    for area in space::without(mapped(&undo.edits).collect(), mapped(new)) {
+    for area in without(mapped(&undo.edits).collect(), mapped(new)) {
         space::take_quarantine(db, area, id)?;
     }
     let guards = guards(db)?;
@@ -95,15 +96,15 @@ fn return_to_quarantine(db: &Connection, freed: &[Area], earlier: &[Stored]) -> 
         .filter(|stored| stored.stage == StoredState::Committed)
     {
         let undo = stored.record.undo.as_ref().map_or(&[][..], |undo| &undo.edits);
-        let kept = space::without(mapped(undo).collect(), mapped(&stored.record.change.delta.edits));
-        let others = space::without(kept.clone(), left.iter().copied());
-        for area in space::without(kept.clone(), others.into_iter()) {
+        let kept = without(mapped(undo).collect(), mapped(&stored.record.change.delta.edits));
+        let others = without(kept.clone(), left.iter().copied());
+        for area in without(kept.clone(), others.into_iter()) {
             let generation = stored
                 .generation
                 .ok_or_else(|| damaged("a committed change has no generation"))?;
             space::put_quarantine(db, area, stored.record.id, generation)?;
         }
-        left = space::without(left, kept.into_iter());
+        left = without(left, kept.into_iter());
     }
     Ok(())
 }

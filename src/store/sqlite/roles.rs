@@ -5,5 +5,6 @@ mod events;
 mod jobs;
 mod members;
 mod metadata;
+mod removed;
 mod table;
 pub(super) mod upkeep;

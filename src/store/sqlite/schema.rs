@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 pub(super) const APPLICATION_ID: i32 = 0x5661_7070;
 
 /// Migration `n` leads from version `n` to `n + 1`. A released migration is never changed; new ones are added.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8];
 
 /// Ranges are in extents. `changes` has only the unfinished ones, so that it stays small whatever the pool's age.
 const V1: &str = "
@@ -211,6 +211,34 @@ CREATE TABLE copy_extents (
     len INTEGER NOT NULL CHECK (len > 0),
     PRIMARY KEY (disk, start)
 ) STRICT, WITHOUT ROWID;
+";
+
+/// Volumes that were removed and may be had back: as they were, the change that removed them, the one that has brought them back until
+/// that is persisted, and what nothing else has been given of their extents.
+const V8: &str = "
+CREATE TABLE removed (
+    change INTEGER NOT NULL,
+    volume INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    mode INTEGER NOT NULL,
+    uid INTEGER NOT NULL,
+    gid INTEGER NOT NULL,
+    read_only INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    back INTEGER,
+    PRIMARY KEY (change, volume)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE removed_segments (
+    change INTEGER NOT NULL,
+    volume INTEGER NOT NULL,
+    start INTEGER NOT NULL CHECK (start >= 0),
+    disk INTEGER NOT NULL,
+    extent INTEGER NOT NULL CHECK (extent > 0),
+    len INTEGER NOT NULL CHECK (len > 0),
+    PRIMARY KEY (change, volume, start)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX removed_extents ON removed_segments (disk, extent);
 ";
 
 /// Migrates the database to the last of `migrations`, in one transaction.

@@ -2,7 +2,9 @@
 
 use super::convert::{Word, damaged};
 use super::edits::inside;
+use super::removed;
 use super::table::{capped, disk_name};
+use crate::model::areas::append;
 use crate::model::change::{Owner, UsedArea};
 use crate::model::error::{Error, Result};
 use crate::model::records::Area;
@@ -215,60 +217,35 @@ pub(super) fn gaps(area: Area, owned: &[UsedArea]) -> Vec<Area> {
     let mut gaps = Vec::new();
     let mut at = area.start;
     for found in owned {
-        push(&mut gaps, area.disk, at, found.area.start.min(area.end()));
+        append(&mut gaps, area.disk, at, found.area.start.min(area.end()));
         at = at.max(found.area.end());
     }
-    push(&mut gaps, area.disk, at, area.end());
+    append(&mut gaps, area.disk, at, area.end());
     gaps
 }
 
-/// Returns the parts of `areas` that are in none of `others`, by disk and start. (Areas that one change both maps and gives up
-/// were never in a table.)
-pub(super) fn without(mut areas: Vec<Area>, others: impl Iterator<Item = Area>) -> Vec<Area> {
-    let mut others: Vec<Area> = others.collect();
-    areas.sort_unstable();
-    others.sort_unstable();
-    let mut left = Vec::new();
-    for area in areas {
-        let first = others.partition_point(|other| (other.disk, other.end()) <= (area.disk, area.start));
-        let mut at = area.start;
-        for other in others[first..].iter().take_while(|other| other.overlaps(area)) {
-            push(&mut left, area.disk, at, other.start);
-            at = other.end();
-        }
-        push(&mut left, area.disk, at, area.end());
-    }
-    left
+/// Claims free extents of the disk; fails if one is not free. Returns whether a removed volume has lost some.
+pub(super) fn claim(db: &Connection, area: Area, claimant: Claimant) -> Result<bool> {
+    check_free(db, area)?;
+    put_claim(db, area, claimant)?;
+    removed::lose(db, area, None)
 }
 
-/// Appends an area, merged with an adjacent one: a removed volume often lies in one place, whatever its segments.
-fn push(areas: &mut Vec<Area>, disk: DiskId, start: DiskExtent, end: DiskExtent) {
-    if start >= end {
-        return;
-    }
-    let len = end.0 - start.0;
-    match areas.last_mut() {
-        Some(last) if last.disk == disk && last.end() == start => last.len += len,
-        _ => areas.push(Area { disk, start, len }),
-    }
+/// Gives free extents to the copy of the metadata on their disk; fails if one is not free. Returns whether a removed volume has lost
+/// some.
+pub(super) fn claim_for_copy(db: &Connection, area: Area) -> Result<bool> {
+    check_free(db, area)?;
+    put_of_copy(db, area)?;
+    removed::lose(db, area, None)
 }
 
-/// Claims free extents of the disk; fails if one is not free.
-pub(super) fn claim(db: &Connection, area: Area, claimant: Claimant) -> Result<()> {
+/// Fails unless the disk has these extents and all are free.
+fn check_free(db: &Connection, area: Area) -> Result<()> {
     inside(db, area)?;
-    if let Some(found) = owned(db, area)?.first() {
-        return Err(not_free(db, found)?);
+    match owned(db, area)?.first() {
+        Some(found) => Err(not_free(db, found)?),
+        None => Ok(()),
     }
-    put_claim(db, area, claimant)
-}
-
-/// Gives free extents to the copy of the metadata on their disk; fails if one is not free.
-pub(super) fn claim_for_copy(db: &Connection, area: Area) -> Result<()> {
-    inside(db, area)?;
-    if let Some(found) = owned(db, area)?.first() {
-        return Err(not_free(db, found)?);
-    }
-    put_of_copy(db, area)
 }
 
 /// Records extents of a copy, known to be free.

@@ -300,6 +300,9 @@ impl EventStore for SimStore {
 /// The disks of the simulation carry no copies of the metadata.
 impl MetadataStore for SimStore {}
 
+/// A simulated pool remembers no removed volumes.
+impl RemovedStore for SimStore {}
+
 impl UpkeepStore for SimStore {
     fn raise_layout_to(&mut self, layout: u64) -> Result<()> {
         self.writes("raise_layout_to").raise_layout_to(layout)

@@ -6,6 +6,7 @@ mod hold;
 pub mod list;
 pub mod map;
 mod moving;
+mod undelete;
 
 use crate::context::Context;
 use crate::exit::Done;
@@ -31,6 +32,8 @@ pub enum Verb {
     Set(change::Set),
     /// Remove a volume and its data
     Remove(change::Remove),
+    /// Bring a removed volume back, with its data
+    Undelete(undelete::Undelete),
     /// Move to other disks while hosts use it
     Move(moving::Move),
     /// Create a loop device on a volume; prints its path
@@ -53,6 +56,7 @@ impl Verb {
             Self::Rename(verb) => verb.run(context),
             Self::Set(verb) => verb.run(context),
             Self::Remove(verb) => verb.run(context),
+            Self::Undelete(verb) => verb.run(context),
             Self::Move(verb) => verb.run(context),
             Self::Attach(verb) => verb.run(context),
             Self::Detach(verb) => verb.run(context),

@@ -53,6 +53,8 @@ impl Follow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Takes {
     Volume,
+    /// A removed volume that is remembered.
+    Removed,
     Attached,
     Disk,
     /// A disk, or `@TAG` for the disks with a tag.
@@ -100,7 +102,8 @@ impl Values {
     fn candidates(&self, takes: Takes, columns: &[&str], current: &str) -> Vec<CompletionCandidate> {
         let named = |list: &[(String, String)]| list.iter().map(|(name, help)| new(name, help)).collect();
         let all: Vec<CompletionCandidate> = match takes {
-            Takes::Volume => self.volumes(),
+            Takes::Volume => sized(&self.names().volumes),
+            Takes::Removed => sized(&self.names().removed),
             Takes::Attached => self.attached(),
             Takes::Disk => named(&self.names().disks),
             Takes::Tag => self.tags(""),
@@ -127,11 +130,6 @@ impl Values {
         all.into_iter().filter(begins).collect()
     }
 
-    fn volumes(&self) -> Vec<CompletionCandidate> {
-        let volumes = self.names().volumes.iter();
-        volumes.map(|(name, bytes)| new(name, &size(*bytes))).collect()
-    }
-
     /// Returns volumes with a loop device on this machine, by the backing file that the kernel names.
     fn attached(&self) -> Vec<CompletionCandidate> {
         let names = self.names();
@@ -154,6 +152,11 @@ impl Values {
         jobs.map(|job| new(&job.id.to_string(), &format!("{}: {}", job.state, job.title)))
             .collect()
     }
+}
+
+fn sized(volumes: &[(String, u64)]) -> Vec<CompletionCandidate> {
+    let volumes = volumes.iter();
+    volumes.map(|(name, bytes)| new(name, &size(*bytes))).collect()
 }
 
 fn new(value: &str, help: &str) -> CompletionCandidate {
@@ -257,6 +260,7 @@ fn takes(verb: &[&str], arg: &Arg) -> Option<Takes> {
     let takes = match (called.as_str(), verb) {
         ("VOLUME", ["volume", "detach"]) => Takes::Attached,
         ("VOLUME", _) => Takes::Volume,
+        ("REMOVED", _) => Takes::Removed,
         ("DISK", _) => Takes::Disk,
         ("DISK|@TAG", _) => Takes::Place,
         ("TAG", _) => Takes::Tag,

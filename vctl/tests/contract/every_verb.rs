@@ -55,6 +55,7 @@ const VERBS: &[(&str, Kind, i32)] = &[
     ("volume rename v w", Changes, 0),
     ("volume set v --mode 644", Changes, 0),
     ("volume remove v", Changes, 0),
+    ("volume undelete w", Changes, 3),
     ("volume move v --to d2", Changes, 0),
     ("volume move v --to @fast --to d2 --policy spread", Changes, 0),
     ("volume attach v", Changes, 1),

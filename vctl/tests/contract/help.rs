@@ -71,7 +71,7 @@ fn every_verb_of_the_contract_is_there() {
         ),
         (
             "volume",
-            "create list show map resize rename remove move attach detach hold",
+            "create list show map resize rename remove undelete move attach detach hold",
         ),
         ("apparatus", "start stop upgrade list show fence rejoin"),
         ("job", "list show wait pause resume cancel set"),

@@ -10,10 +10,11 @@ use crate::store::sqlite::{SqliteStore, change, job};
 
 impl JobStore for SqliteStore {
     fn reserve(&mut self, term: Term, job: JobId, areas: &[Area]) -> Result<()> {
-        self.write(|db| {
+        let lost = self.write(|db| {
             change::not_stale(db, term)?;
             job::reserve(db, job, areas)
-        })
+        })?;
+        self.sync_if(lost)
     }
 
     fn create_job(&mut self, term: Term, job: &JobRecord, steps: &[Step]) -> Result<JobId> {
@@ -35,7 +36,8 @@ impl JobStore for SqliteStore {
     }
 
     fn replace_steps(&mut self, term: Term, id: JobId, steps: &[Step], back: bool) -> Result<()> {
-        self.write(|db| job::replace_steps(db, term, id, steps, back))
+        let lost = self.write(|db| job::replace_steps(db, term, id, steps, back))?;
+        self.sync_if(lost)
     }
 
     fn set_job_state(&mut self, id: JobId, from: JobState, to: JobState, why: &str) -> Result<bool> {

@@ -68,7 +68,8 @@ impl MetadataStore for SqliteStore {
     }
 
     fn claim_for_copy(&mut self, area: Area) -> Result<()> {
-        self.write(|db| space::claim_for_copy(db, area))
+        let lost = self.write(|db| space::claim_for_copy(db, area))?;
+        self.sync_if(lost)
     }
 
     fn copy_placed(&mut self, disk: DiskId, place: Place, position: Position) -> Result<()> {

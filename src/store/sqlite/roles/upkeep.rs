@@ -4,7 +4,7 @@ use crate::held::may_wait;
 use crate::model::error::Result;
 use crate::store::UpkeepStore;
 use crate::store::sqlite::metadata::begin_lineage;
-use crate::store::sqlite::{SqliteStore, check, directory, files};
+use crate::store::sqlite::{SqliteStore, check, directory, files, removed};
 use rusqlite::ErrorCode;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -59,6 +59,7 @@ impl UpkeepStore for SqliteStore {
         self.write(|db| {
             let sql = "UPDATE pool SET layout = CASE WHEN layout < ?1 THEN ?1 + 1 ELSE layout END";
             db.execute(sql, [layout])?;
+            removed::clear(db)?;
             begin_lineage(db)
         })?;
         self.log.sync()

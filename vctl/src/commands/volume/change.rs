@@ -231,6 +231,9 @@ pub struct Remove {
     /// Its name
     #[arg(value_name = "VOLUME")]
     volume: String,
+    /// Discard its data at once: it cannot be had back by `vctl volume undelete`
+    #[arg(long)]
+    discard: bool,
     /// Go on without asking
     #[arg(long)]
     yes: bool,
@@ -243,6 +246,10 @@ pub struct Remove {
 impl Remove {
     /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
+        let id = PoolView::load(&mut *context.store()?)?
+            .volume(&self.volume)?
+            .record
+            .id;
         if !self.changing.dry_run {
             check_unused(context, |store| self.plan(store))?;
             context.confirm(
@@ -253,6 +260,10 @@ impl Remove {
         }
         let title = format!("volume remove {}", self.volume);
         let effect = change(context, &self.changing, &title, |store| self.plan(store))?;
+        if self.discard && effect.is_some() {
+            let mut controller = context.controller(&title, &self.changing)?;
+            admin::undelete::forget_number(&mut controller, id)?;
+        }
         match effect {
             Some(change) => report::removed(context, change, "volume", &self.volume),
             None => Ok(Done::Plainly),

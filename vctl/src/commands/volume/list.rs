@@ -1,5 +1,6 @@
 //! `vctl volume list`, `show`.
 
+use super::undelete;
 use crate::commands::report;
 use crate::context::Context;
 use crate::exit::Done;
@@ -120,6 +121,9 @@ pub fn columns() -> Vec<&'static str> {
 /// `vctl volume list`
 #[derive(Args, Debug)]
 pub struct List {
+    /// List the removed volumes that are remembered: those with nothing LOST can be had back by `vctl volume undelete`
+    #[arg(long)]
+    removed: bool,
     #[command(flatten)]
     table: TableOptions,
 }
@@ -127,6 +131,9 @@ pub struct List {
 impl List {
     /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
+        if self.removed {
+            return undelete::list(context, &self.table);
+        }
         let mut store = context.store()?;
         let view = PoolView::load(&mut *store)?;
         let census = Census::take(&context.pool, &mut *store)?;
