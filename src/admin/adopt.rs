@@ -4,7 +4,7 @@ use super::backup::check_no_job_runs;
 use super::disk::{DISK_TIMEOUT, describe};
 use crate::blockdev::{Disk, Waived, within};
 use crate::cluster::{self, FlushLedger, Role, WaitLimit};
-use crate::controller::pool::open_store;
+use crate::controller::pool;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::records::{DiskRecord, Snapshot};
@@ -31,7 +31,7 @@ pub struct Adoption {
 /// Fails with `ErrorKind::Busy` when a process uses one of the disks; fails when the database is older than a disk's label, and when a
 /// disk cannot be adopted and that is not `accepted`.
 pub fn inspect(pool: &PoolDir, accepted: bool) -> Result<Adoption> {
-    let mut store = open_store(pool)?;
+    let mut store = pool::open(pool)?;
     let copied_from = store.copied_from()?;
     let snapshot = store.snapshot()?;
     let mut adoption = Adoption {
@@ -73,12 +73,12 @@ fn explained(why: Error, record: &DiskRecord) -> Error {
 /// completed by adopting again.
 pub fn adopt(pool: &PoolDir, accepted: bool, within: Option<Duration>) -> Result<Adoption> {
     // Where there is no pool, this fails before anything is created.
-    drop(open_store(pool)?);
+    drop(pool::open(pool)?);
     let cluster = cluster::open(pool)?;
     let _leadership = cluster.lead(Role::Command, "pool adopt", WaitLimit::of(within))?;
     check_no_job_runs(pool)?;
     let adoption = inspect(pool, accepted)?;
-    let mut store = open_store(pool)?;
+    let mut store = pool::open(pool)?;
     store.adopt()?;
     let snapshot = store.snapshot()?;
     let ledgers = cluster.share(snapshot.header.uuid)?.ledgers;

@@ -13,7 +13,7 @@ use super::send::send;
 use super::volume::Placing;
 use super::{backup, health, job, moving, pool, select, volume};
 use crate::controller::Controller;
-use crate::controller::pool::open_store;
+use crate::controller::pool::open;
 use crate::jobs::{self, Observer, Request};
 use crate::model::alloc::Faults;
 use crate::model::change::NewChange;
@@ -414,7 +414,7 @@ pub fn rehearse(
 ) -> Result<Vec<(Action, Planned)>> {
     let (copy, faults) = match pool.database().exists() {
         true => {
-            let faults = health::faults(pool, &mut *open_store(pool)?, &[])?;
+            let faults = health::faults(pool, &mut *open(pool)?, &[])?;
             (backup::Copy::of_pool(pool)?, faults)
         }
         false => (backup::Copy::of_nothing(wanted.extent_size()?)?, Faults::new()),

@@ -2,7 +2,7 @@
 
 use crate::blockdev::Disk;
 use crate::cluster::{self, Claimed, Role, WaitLimit};
-use crate::controller::pool::open_store;
+use crate::controller::pool;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::names::Name;
@@ -30,7 +30,7 @@ const ANSWER: Duration = Duration::from_secs(15);
 /// # Errors
 /// Fails when there is no pool, and when the file exists or cannot be written.
 pub fn backup(pool: &PoolDir, file: &Path) -> Result<PoolHeader> {
-    match open_store(pool) {
+    match pool::open(pool) {
         Ok(mut store) => store.back_up(file)?,
         Err(error) => by_an_apparatus(pool, file).ok_or(error)??,
     }
@@ -102,7 +102,7 @@ pub struct Restored {
 pub fn inspect(pool: &PoolDir, file: &Path, accept_older: bool) -> Result<Restored> {
     let what = format!("backup {}", file.display());
     let snapshot = look(file)?;
-    let present = open_store(pool).and_then(|mut store| store.header()).ok();
+    let present = pool::open(pool).and_then(|mut store| store.header()).ok();
     if let Some(present) = present.filter(|present| present.uuid != snapshot.header.uuid) {
         let why = format!(
             "belongs to pool {}, and this is pool {}",
@@ -152,7 +152,7 @@ pub fn restore(pool: &PoolDir, file: &Path, found: &Restored, within: Option<Dur
     check_no_job_runs(pool)?;
     check_nobody_lives(pool, "by the table that would be replaced")?;
     store::restore(pool, file)?;
-    open_store(pool)?.raise_layout_to(found.labels_layout)
+    pool::open(pool)?.raise_layout_to(found.labels_layout)
 }
 
 /// Checks that no process works on a job: such a process yields the controller lock in its gaps, and keeps the database open.
@@ -232,7 +232,7 @@ impl Copy {
     pub(super) fn of_pool(pool: &PoolDir) -> Result<Self> {
         let copy = Self::empty()?;
         let file = copy.dir.join("backup");
-        open_store(pool)?.back_up(&file)?;
+        pool::open(pool)?.back_up(&file)?;
         store::restore(&copy.pool(), &file)?;
         Ok(copy)
     }
@@ -245,7 +245,7 @@ impl Copy {
     }
 
     fn open(&self) -> Result<Box<dyn Store>> {
-        open_store(&self.pool())
+        pool::open(&self.pool())
     }
 
     /// Opens the copy and unlinks its files, which are gone when the store is dropped, however the process ends.

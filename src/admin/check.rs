@@ -4,7 +4,7 @@ use super::{apparatus, copies, job};
 use crate::cluster::{self, Presence};
 use crate::controller::Controller;
 use crate::controller::persist::disks_at_risk;
-use crate::controller::pool::open_store;
+use crate::controller::pool;
 use crate::model::change::{ChangeRecord, ChangeState};
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, Result};
@@ -61,7 +61,7 @@ impl Problem {
 /// # Errors
 /// Fails when there is no pool, or it cannot be read far enough to check it.
 pub fn check(pool: &PoolDir) -> Result<Vec<Problem>> {
-    let mut store = open_store(pool)?;
+    let mut store = pool::open(pool)?;
     let mut problems: Vec<Problem> = store.check()?.into_iter().map(of_database).collect();
     let snapshot = store.snapshot()?;
     if let Some(of) = store.copied_from()? {

@@ -4,7 +4,7 @@ use super::plan::{self, DiskChange, Planned};
 use super::select;
 use super::send::{Sent, send, write_within};
 use crate::blockdev::{
-    Candidate, Disk, ask_first, create_image, grow_image, preallocate, wipe_label, within,
+    Candidate, Disk, GrownImage, ask_first, create_image, grow_image, preallocate, wipe_label, within,
 };
 use crate::controller::Controller;
 use crate::model::change::Owner;
@@ -392,10 +392,15 @@ pub fn resize(
         };
         let (header, ledger) = (snapshot.header.clone(), controller.ledger(old.id));
         let label = write_within(controller, DISK_TIMEOUT, &describe(old), old, move || {
-            if let Some(size) = grown {
-                grow_image(&record, size, &*ledger)?;
+            let image = grown.map(|size| grow_image(&record, size, &*ledger));
+            let image = image.transpose()?.flatten();
+            match Disk::open(&record, &header) {
+                Ok(disk) => disk.set_extents(wanted, &*ledger),
+                Err(why) => {
+                    image.into_iter().for_each(GrownImage::undo);
+                    Err(why)
+                }
             }
-            Disk::open(&record, &header)?.set_extents(wanted, &*ledger)
         })?;
         controller.store().label_written(old.id, label.sequence)
     };

@@ -7,7 +7,7 @@ use super::pool::check_absent;
 use crate::blockdev::found::{Found, look_at};
 use crate::blockdev::{Disk, Waived, within};
 use crate::cluster::{self, Role, WaitLimit};
-use crate::controller::pool::open_store;
+use crate::controller::pool;
 use crate::controller::{Controller, Wait};
 use crate::metadata::contents::Facts;
 use crate::metadata::copy::Copy;
@@ -296,7 +296,7 @@ pub fn import(
 fn take_over(pool: &PoolDir, plan: &Plan, patience: Option<Duration>) -> Result<()> {
     let cluster = cluster::open(pool)?;
     let _leadership = cluster.lead(Role::Command, "pool import", WaitLimit::of(patience))?;
-    let mut store = open_store(pool)?;
+    let mut store = pool::open(pool)?;
     let snapshot = store.snapshot()?;
     let ledgers = cluster.share(snapshot.header.uuid)?.ledgers;
     for record in snapshot

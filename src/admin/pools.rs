@@ -3,7 +3,7 @@
 use super::apparatus;
 use crate::blockdev::with_timeout;
 use crate::cluster;
-use crate::controller::pool::open_store;
+use crate::controller::pool;
 use crate::model::dir::{DATABASE, PoolDir};
 use crate::model::error::Result;
 use serde::Serialize;
@@ -61,7 +61,7 @@ fn look(path: PathBuf) -> KnownPool {
 }
 
 fn read(dir: &PoolDir) -> Result<KnownPool> {
-    let mut store = open_store(dir)?;
+    let mut store = pool::open(dir)?;
     let (_, members) = store.members()?;
     let names = members.into_iter().map(|member| member.name);
     let alive = names.filter(|name| apparatus::runs(dir, name).unwrap_or(false));

@@ -13,7 +13,7 @@ use super::copies;
 use super::job::{self, Workers};
 use super::view::{PoolView, Usage};
 use crate::cluster::{self, Cluster};
-use crate::controller::pool::open_store;
+use crate::controller::pool;
 use crate::model::change::ChangeState;
 use crate::model::dir::PoolDir;
 use crate::model::error::Result;
@@ -186,7 +186,7 @@ fn of_copy(pool: &PoolDir) -> Result<Option<Finding>> {
         let text = format!("is a copy of the pool at {}, which owns the disks", of.display());
         Finding::new(FindingKind::PoolIsCopy, Severity::Error, "pool", text).next("vctl pool adopt")
     };
-    Ok(open_store(pool)?.copied_from()?.map(finding))
+    Ok(pool::open(pool)?.copied_from()?.map(finding))
 }
 
 /// Reports a failed sync of the database's log. The errors of the operations that it blocks name the rest of the way out.

@@ -21,6 +21,7 @@ use crate::model::records::DiskRecord;
 use crate::model::units::{ByteCount, DiskOffset};
 use crate::model::words::count;
 use rustix::io::Errno;
+use std::fs::File;
 use std::io;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
@@ -200,17 +201,37 @@ impl Disk {
     }
 }
 
-/// Extends a disk's image file, durably. A file that is long enough stays as it is.
+/// An image file that has been extended, and whose new part nothing uses yet.
+pub struct GrownImage {
+    file: File,
+    before: u64,
+}
+
+impl GrownImage {
+    /// Gives the file the length that it had.
+    pub fn undo(self) {
+        if let Err(why) = self.file.set_len(self.before) {
+            log::warn!("an image file stays longer than its disk: {why}");
+        }
+    }
+}
+
+/// Extends a disk's image file, durably. Returns `None` for a file that is long enough, which stays as it is.
 ///
 /// # Errors
-/// Fails when the disk is a device, or when the file system does not support the size; the error names the disk. The ledger records a failed
-/// sync.
-pub fn grow_image(record: &DiskRecord, size: ByteCount, ledger: &dyn FlushLedger) -> Result<()> {
+/// Fails when the disk is a device, or when the file system does not support the size; the error names the disk, and the file keeps its length. The
+/// ledger records a failed sync.
+pub fn grow_image(
+    record: &DiskRecord,
+    size: ByteCount,
+    ledger: &dyn FlushLedger,
+) -> Result<Option<GrownImage>> {
     let what = record.path.display().to_string();
     let (file, kind) = open_file(&record.path, &what)?;
     let failed = |why: io::Error| Error::because(format!("{what}: making it {size} bytes long"), why);
-    if length(&file, kind).map_err(failed)? >= size.0 {
-        return Ok(());
+    let before = length(&file, kind).map_err(failed)?;
+    if before >= size.0 {
+        return Ok(None);
     }
     if kind == DiskKind::Device {
         return Err(Error::usage(
@@ -218,7 +239,13 @@ pub fn grow_image(record: &DiskRecord, size: ByteCount, ledger: &dyn FlushLedger
             "is a block device, which only its own tools can extend",
         ));
     }
-    file.set_len(size.0)
-        .and_then(|()| ledger.watch(&mut || file.sync_all()))
-        .map_err(failed)
+    file.set_len(size.0).map_err(failed)?;
+    let grown = GrownImage { file, before };
+    match ledger.watch(&mut || grown.file.sync_all()) {
+        Ok(()) => Ok(Some(grown)),
+        Err(why) => {
+            grown.undo();
+            Err(failed(why))
+        }
+    }
 }

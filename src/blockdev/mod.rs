@@ -29,7 +29,7 @@ mod unlabelled;
 pub(crate) mod with_timeout;
 
 pub use copy::{CopyError, is_zero};
-pub use durable::grow_image;
+pub use durable::{GrownImage, grow_image};
 pub use faults::{FaultCounts, Operation};
 pub use open::{Disk, Waived};
 pub use pending::{

@@ -113,13 +113,18 @@ fn open_for_use(path: &Path, what: &str, pool: Uuid) -> Result<(File, DiskKind, 
     refuse_cycle(what, path, pool)?;
     let mut read_only = is_read_only_device(path);
     let (file, kind) = recognised(path, what, |path| match open_quietly(path, !read_only) {
-        Err(why) if why.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+        Err(why) if is_write_protected(&why) => {
             read_only = true;
             open_quietly(path, false)
         }
         other => other,
     })?;
     Ok((file, kind, read_only))
+}
+
+/// Returns whether opening for writing failed because nobody may write: the file system is read-only, or the file is immutable.
+fn is_write_protected(why: &io::Error) -> bool {
+    why.kind() == io::ErrorKind::ReadOnlyFilesystem || why.raw_os_error() == Some(libc::EPERM)
 }
 
 /// Returns whether the path is a read-only block device. The kernel may let it be opened for writing, but does not map it then.

@@ -1,6 +1,7 @@
 //! Opens a pool's store, and adds the way out to the error where that fails.
 
 use super::environment::{Environment, ProcessEnvironment};
+use super::history::user_name;
 use super::{archive, directory};
 use crate::cluster::{self, Cluster};
 use crate::model::dir::{DATABASE, PoolDir};
@@ -8,6 +9,7 @@ use crate::model::error::{Error, ErrorKind, Result};
 use crate::store::{self, DATABASE_GONE, NO_POOL, NOT_A_POOLS, OpenStore, Store};
 use crate::sys::hold;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 /// The way out when the database is gone or is another one, and an apparatus still has the right one open.
@@ -33,6 +35,7 @@ impl PoolHandle {
     /// Fails when the directory cannot be opened, or its cluster cannot be determined.
     pub fn of(dir: &PoolDir) -> Result<Self> {
         let dir = hold(dir)?;
+        refuse_users_pool(&dir)?;
         let open_in = dir.clone();
         Ok(Self {
             cluster: cluster::open(&dir)?,
@@ -41,6 +44,25 @@ impl PoolHandle {
             dir,
         })
     }
+}
+
+/// Refuses to work as root on a pool of another user, who could not use the files that root creates there. The permissions of the files refuse all
+/// others.
+///
+/// # Errors
+/// Fails with the name of the owner.
+pub fn refuse_users_pool(pool: &PoolDir) -> Result<()> {
+    let owner = match fs::metadata(pool.database()) {
+        Ok(meta) if rustix::process::geteuid().is_root() && meta.uid() != 0 => meta.uid(),
+        _ => return Ok(()),
+    };
+    let owner = user_name(owner).unwrap_or_else(|| owner.to_string());
+    let why = format!("belongs to user {owner}, and all processes of a pool are of one user");
+    let hint = format!(
+        "run this as that user: sudo -u {owner} vctl --pool {} …",
+        pool.display()
+    );
+    Err(Error::failed(format!("pool {}", pool.display()), why).hint(hint))
 }
 
 /// Opens a pool's store, unless the file system that it is on does not answer: opening it would wait for that without end.
@@ -57,7 +79,7 @@ pub fn open(pool: &PoolDir) -> Result<Box<dyn Store>> {
 /// # Errors
 /// Fails with `NotFound` when there is no pool, and when the database is a copy; returns the errors of the store.
 pub fn open_to_rehearse(pool: &PoolDir) -> Result<Box<dyn Store>> {
-    let mut store = open_store(pool)?;
+    let mut store = open(pool)?;
     store.refuse_copy()?;
     Ok(store)
 }

@@ -272,3 +272,21 @@ fn a_device_that_has_turned_read_only_can_be_read() {
         .unwrap();
     assert_eq!(read(&opened(&target), MIB, 4096), bytes);
 }
+
+/// Root may not write it either.
+#[test]
+fn an_immutable_image_can_be_read() {
+    let dir = TempDir::new().unwrap();
+    let record = image(dir.path(), 1, 4);
+    let chattr = |flag: &str| {
+        let status = Command::new("chattr").arg(flag).arg(&record.path).status();
+        status.is_ok_and(|status| status.success())
+    };
+    if !chattr("+i") {
+        return eprintln!("skipped: files cannot be made immutable here");
+    }
+    let disk = Disk::open(&record, &header()).map(|disk| disk.is_read_only());
+    assert!(chattr("-i"));
+    assert!(disk.unwrap());
+    assert!(!opened(&record).is_read_only());
+}

@@ -1,6 +1,7 @@
 //! Starts an apparatus in the background, and waits until it serves.
 
 use crate::cluster;
+use crate::controller::pool::refuse_users_pool;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::names::Name;
@@ -101,6 +102,7 @@ pub fn is_memory_limited() -> bool {
 /// does not serve in time: it is killed then.
 pub fn start(pool: &PoolDir, start: &Start, within: Duration) -> Result<Started> {
     let what = format!("apparatus {}", start.name);
+    refuse_users_pool(pool)?;
     if cluster::open(pool)?.is_claimed(start.name.as_str())? {
         return Err(Error::failed(what, "runs already").hint(format!(
             "choose another name, or stop it: vctl apparatus stop {}",

@@ -3,7 +3,7 @@
 use super::super::copies::table_of;
 use super::Report;
 use crate::blockdev::found::Found;
-use crate::controller::pool::open_store;
+use crate::controller::pool;
 use crate::metadata::copy::Copy;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
@@ -90,7 +90,7 @@ pub(super) fn newest(found: &[Found]) -> Result<(&Found, &Copy, Vec<String>)> {
 /// Refuses a pool whose database is still in the directory that it was last used in.
 pub(super) fn refuse_living(directory: &Path, uuid: Uuid) -> Result<()> {
     let pool = PoolDir::new(directory);
-    let header = open_store(&pool).and_then(|mut store| store.header());
+    let header = pool::open(&pool).and_then(|mut store| store.header());
     if header.is_ok_and(|header| header.uuid == uuid) {
         let at = pool.display();
         let why = format!("has its database, at {at}");

@@ -2,7 +2,9 @@
 //! owner changes and serves nothing. A renamed directory is no copy.
 
 use crate::support::{CommandOutput, Pool, finish, vctl};
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn copy(from: &Path, to: &Path) {
@@ -193,6 +195,13 @@ fn an_older_copy_of_an_image_and_a_lost_label_have_a_way_out() {
     pool.run(["disk", "label", "d1"])
         .ended(1)
         .complains(&["older copy"]);
+    let dry = pool
+        .run(["disk", "label", "d1", "--accept-older-data", "--dry-run"])
+        .ok();
+    assert!(
+        dry.out.contains("would write the label of disk d1") && dry.out.contains("is lost"),
+        "{dry:?}"
+    );
     pool.run(["disk", "label", "d1", "--accept-older-data"]).ok();
     pool.run(["disk", "label", "d1"]).ok();
     pool.run(["volume", "create", "y", "1M", "--on", "d1"]).ok();
@@ -208,5 +217,63 @@ fn an_older_copy_of_an_image_and_a_lost_label_have_a_way_out() {
         .ended(2)
         .complains(&["there is no terminal to confirm it at"]);
     pool.run(["disk", "label", "d1", "--yes"]).ok();
+    pool.run(["pool", "check"]).ok();
+}
+
+/// Files that root creates in a pool of another user would keep that user out.
+#[test]
+fn root_does_not_work_on_the_pool_of_another_user() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: needs root");
+    }
+    let pool = Pool::with_volume();
+    let files = || {
+        let all = walk(&pool.pool_dir());
+        all.into_iter()
+            .map(|path| (fs::symlink_metadata(&path).unwrap().uid(), path))
+            .collect::<Vec<_>>()
+    };
+    for path in walk(&pool.pool_dir()) {
+        std::os::unix::fs::lchown(&path, Some(65534), Some(65534)).unwrap();
+    }
+    let before = files();
+    let mount = pool.file("mount");
+    for words in [
+        &["volume", "create", "w", "1M"][..],
+        &["apparatus", "start", "a", &mount],
+        &["pool", "destroy", "--yes"],
+    ] {
+        pool.run(words)
+            .ended(1)
+            .complains(&["belongs to user", "sudo -u"]);
+    }
+    let foreign: Vec<_> = files()
+        .into_iter()
+        .filter(|file| file.0 == 0 && !before.contains(file))
+        .collect();
+    assert_eq!(foreign, []);
+    pool.run(["status"]).ok();
+}
+
+/// Returns a directory and everything in it.
+fn walk(dir: &Path) -> Vec<PathBuf> {
+    let mut all = vec![dir.to_owned()];
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        match entry.file_type().unwrap().is_dir() {
+            true => all.extend(walk(&entry.path())),
+            false => all.push(entry.path()),
+        }
+    }
+    all
+}
+
+#[test]
+fn a_resize_that_fails_leaves_the_image_as_long_as_it_was() {
+    let pool = Pool::with_volume();
+    let length = || fs::metadata(pool.path("d2.img")).unwrap().len();
+    pool.run(["disk", "resize", "d2", "100P"]).ended(1);
+    assert_eq!(length(), 64 << 20);
+    pool.run(["disk", "resize", "d2", "96M"]).ok();
+    assert_eq!(length(), 96 << 20);
     pool.run(["pool", "check"]).ok();
 }

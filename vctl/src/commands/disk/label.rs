@@ -30,6 +30,16 @@ impl Label {
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let title = format!("disk label {}", self.disk);
         if self.changing.dry_run {
+            let cause =
+                admin::label::inspect(&mut *context.rehearsal()?, &self.disk, self.accept_older_data)?;
+            if let Some(cause) = cause.filter(|_| !context.out.style().json) {
+                context.out.line(&format!(
+                    "would write the label of disk {}{}",
+                    self.disk,
+                    loss(&cause)
+                ));
+                return Ok(Done::Plainly);
+            }
             let effect = change(context, &self.changing, &title, |store| {
                 admin::label::plan(store, &self.disk, self.accept_older_data)
             })?;
@@ -49,5 +59,14 @@ impl Label {
             None => Effect::none(controller.store().header()?.generation),
         };
         print_state(context, Some(effect), &self.disk, "labelled")
+    }
+}
+
+/// Returns what is lost by writing the label.
+fn loss(cause: &Cause) -> String {
+    match cause {
+        Cause::Lost(Some(found)) => format!(" over {found}"),
+        Cause::Lost(None) => String::new(),
+        Cause::Older => ", and go on with the data that is on it: what was written since is lost".to_owned(),
     }
 }
