@@ -6,9 +6,9 @@
 
 use apparatus::blockdev::{Candidate, Disk, Disks, create_image};
 use apparatus::cluster;
-use apparatus::datapath::Waker;
 use apparatus::datapath::{
-    Apparatus, Delivery, IoContext, Limits, Operation, Parts, Persist, Reply, Report, Request, Response, Role,
+    Apparatus, Delivery, IoContext, Limits, Operation, Parts, Persist, Reply, Report, Request, Response,
+    Role, SystemThreads, Waker,
 };
 use apparatus::map::Table;
 use apparatus::model::error::Result;
@@ -143,6 +143,7 @@ fn apparatus(dir: &Path) -> Arc<Apparatus> {
         ledgers: shared.ledgers,
         entry,
         waker: Arc::new(Waker::new().unwrap()),
+        threads: Arc::new(SystemThreads),
         persist: Arc::new(Silent),
         report: Arc::new(Silent),
         limits,

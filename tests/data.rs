@@ -21,9 +21,8 @@ use apparatus::blockdev::{Disk, Disks};
 use apparatus::cluster::{self, OwnEntry, SharedState};
 use apparatus::datapath::{
     Apparatus, Delivery, Failure, IoContext, Limits, Operation, Parts, Persist, Reply, Report, Request,
-    Response, Role,
+    Response, Role, Runtime, SystemThreads, Waker,
 };
-use apparatus::datapath::{Runtime, Waker};
 use apparatus::map::{Draft, Table};
 use apparatus::model::change::HoldMode;
 use apparatus::model::error::{Error, Result};
@@ -188,6 +187,7 @@ impl Rig {
             ledgers: shared.ledgers.clone(),
             entry: entry.clone(),
             waker: Arc::new(Waker::new().unwrap()),
+            threads: Arc::new(SystemThreads),
             persist: persisting.clone(),
             report: Arc::new(Silent),
             limits,

@@ -10,7 +10,7 @@ use sim::setup::Options;
 use std::sync::Mutex;
 
 /// Most seeds that a fault may survive.
-const SEEDS: u64 = 4_000;
+const SEEDS: u64 = 20_000;
 
 #[test]
 fn every_fault_is_caught() {

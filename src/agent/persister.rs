@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-/// Time that a thread waits for another one that mostly finishes sooner.
+/// Usual time that a thread waits for another one.
 const SHORT_WAIT: Duration = Duration::from_millis(50);
 /// Interval at which a store that could not be used is retried.
 const RETRY_STORE: Duration = Duration::from_millis(200);
@@ -37,6 +37,8 @@ pub struct Persister {
     runtime: OnceLock<Weak<dyn Runtime>>,
     state: Mutex<State>,
     changed: Condvar,
+    /// Time that a thread waits for another one that mostly finishes sooner.
+    short_wait: Duration,
 }
 
 #[derive(Default)]
@@ -73,6 +75,12 @@ impl Persister {
     /// Makes a persister that opens its own connections to the store as needed. It works after [`serve`](Self::serve) was called.
     #[must_use]
     pub fn new(open: OpenStore, ledgers: Arc<dyn FlushLedgers>) -> Arc<Self> {
+        Self::waiting(open, ledgers, SHORT_WAIT)
+    }
+
+    /// Makes a persister as [`Persister::new`] does, whose threads wait for one another for this time before the flush is queued.
+    #[must_use]
+    pub fn waiting(open: OpenStore, ledgers: Arc<dyn FlushLedgers>, short_wait: Duration) -> Arc<Self> {
         Arc::new(Self {
             open,
             kept: Mutex::default(),
@@ -80,6 +88,7 @@ impl Persister {
             runtime: OnceLock::new(),
             state: Mutex::default(),
             changed: Condvar::new(),
+            short_wait,
         })
     }
 
@@ -93,7 +102,7 @@ impl Persister {
     fn use_store(&self) -> Result<StorePermit<'_>, u64> {
         let state = lock(&self.state);
         let another = |state: &mut State| state.store_in_use && state.trouble.is_none();
-        let waited = self.changed.wait_timeout_while(state, SHORT_WAIT, another);
+        let waited = self.changed.wait_timeout_while(state, self.short_wait, another);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let recently_failed = |trouble: &StoreTrouble| trouble.when.elapsed() < RETRY_STORE;
         if state.store_in_use || state.trouble.as_ref().is_some_and(recently_failed) {
@@ -128,7 +137,7 @@ impl Persister {
     fn later(&self, seen: u64) -> PersistState {
         let state = lock(&self.state);
         let waits = |state: &mut State| state.completions == seen && state.trouble.is_none();
-        let waited = self.changed.wait_timeout_while(state, SHORT_WAIT, waits);
+        let waited = self.changed.wait_timeout_while(state, self.short_wait, waits);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
         PersistState::Later(seen)
     }

@@ -18,7 +18,7 @@ use super::submit::Submitter;
 use super::times::ModifiedTimes;
 use super::waiting_flushes::WaitingFlushes;
 use super::workers::Workers;
-use super::{IoContext, Limits, OpenRecords, OpenReply, Opening, Parts, Reply, Request, Role};
+use super::{IoContext, Limits, OpenRecords, OpenReply, Opening, Parts, Reply, Request, Role, Threads};
 use crate::cluster::Times;
 use crate::gate::Bounds;
 use crate::map::Table;
@@ -50,6 +50,7 @@ pub struct Apparatus {
     space: Arc<PoolSpace>,
     readers: Arc<Readers>,
     notices: Arc<Notices>,
+    threads: Arc<dyn Threads>,
 }
 
 impl Apparatus {
@@ -71,21 +72,16 @@ impl Apparatus {
     /// Makes the parts, each after those that it needs.
     fn assemble(parts: Parts) -> Self {
         let (limits, ledgers, entry) = (parts.limits, parts.ledgers, parts.entry);
-        let (persist, report) = (parts.persist, parts.report);
+        let (persist, report, waker) = (parts.persist, parts.report, parts.waker);
         let start = StartTime::now();
         let (table, disks) = (Arc::new(parts.table), Arc::new(parts.disks));
         let lookup = Arc::new(Lookup::new(table.clone()));
         let (readers, metrics) = (Arc::<Readers>::default(), Arc::<MetricsRegistry>::default());
         let notices = Arc::<Notices>::default();
 
-        let park_timeouts = Arc::new(ParkTimeouts::new(parts.waker.clone(), limits.fenced));
-        let workers = Workers::new(&limits);
-        let parking = Parking::new(
-            bounds(&limits),
-            park_timeouts.clone(),
-            workers.clone(),
-            parts.waker,
-        );
+        let park_timeouts = Arc::new(ParkTimeouts::new(waker.clone(), limits.fenced));
+        let workers = Workers::new(&limits, parts.threads.clone());
+        let parking = Parking::new(bounds(&limits), park_timeouts.clone(), workers.clone(), waker);
         let parking = Arc::new(parking);
 
         let flush = FlushPath::new(
@@ -143,12 +139,13 @@ impl Apparatus {
             space,
             readers,
             notices,
+            threads: parts.threads,
         }
     }
 
     fn start_threads(&self) -> std::io::Result<()> {
         self.workers.start(&self.submitter)?;
-        park_timeouts::start(self.park_timeouts.clone(), &self.parking)
+        park_timeouts::start(&*self.threads, self.park_timeouts.clone(), &self.parking)
     }
 
     /// Returns the operations of the control thread.
@@ -292,6 +289,14 @@ impl Apparatus {
         let done = self.parking.wait_until_empty(wait);
         self.parking.fail_parked();
         done
+    }
+
+    /// Checks the invariants of the parked requests, in time quadratic in their number; for tests.
+    ///
+    /// # Errors
+    /// Fails with a description of the first invariant that is violated.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        self.parking.check()
     }
 
     /// Ends its threads. Requests that they have not begun fail.

@@ -31,6 +31,7 @@
 //! | `occupied`, `times`, `space` | allocated sizes, times of writing, the pool's size |
 //! | `readers` | how many reader threads there are, and wait |
 //! | `metrics`, `figures` | counters of each thread; the metrics |
+//! | `threads` | none: starts threads |
 //! | `notices` | the channel of notices to the kernel |
 //! | `control` | none: the operations of the control thread on these parts |
 
@@ -60,6 +61,7 @@ mod seek;
 mod space;
 mod start_time;
 mod submit;
+pub mod threads;
 mod times;
 mod unpersisted;
 mod waiting_flushes;
@@ -75,6 +77,7 @@ pub use occupied::Occupancy;
 pub use request::{BoxedReply, Delivery, Failure, Operation, Owned, Reply, Request, Response, Target};
 pub use runtime::Runtime;
 pub use space::Space;
+pub use threads::{SystemThreads, Threads};
 pub use waker::Waker;
 
 use crate::blockdev::Disks;
@@ -170,6 +173,8 @@ pub struct Parts {
     pub entry: Arc<dyn OwnEntry>,
     /// Wakes the control thread.
     pub waker: Arc<Waker>,
+    /// Starts its threads.
+    pub threads: Arc<dyn Threads>,
     /// Persists changes for flushes.
     pub persist: Arc<dyn Persist>,
     /// Reports failures to the operator.

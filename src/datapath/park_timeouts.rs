@@ -1,11 +1,10 @@
 //! Bounded waits: for room in the gate, for the last request in flight, and for the end of a fence.
 
 use super::parking::Parking;
-use super::{Failure, Waker, lock};
+use super::{Failure, Threads, Waker, lock};
 use crate::gate::Signal;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, Weak};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// A request that waits to be parked checks again after this time, even if there was no event.
@@ -160,14 +159,18 @@ impl Signal for ParkTimeouts {
     }
 }
 
-/// Starts the thread that fails requests which have waited too long for the end of a fence.
-pub(super) fn start(park_timeouts: Arc<ParkTimeouts>, parking: &Arc<Parking>) -> io::Result<()> {
+/// Starts the thread that fails requests which have waited too long for the end of a fence. Where threads may not wait, requests wait without limit.
+pub(super) fn start(
+    threads: &dyn Threads,
+    park_timeouts: Arc<ParkTimeouts>,
+    parking: &Arc<Parking>,
+) -> io::Result<()> {
+    if !threads.may_wait() {
+        return Ok(());
+    }
     let parking = Arc::downgrade(parking);
     let watch = move || expire(&park_timeouts, &parking);
-    thread::Builder::new()
-        .name("park_timeouts".into())
-        .spawn(watch)
-        .map(drop)
+    threads.start("park_timeouts", Box::new(watch))
 }
 
 fn expire(park_timeouts: &ParkTimeouts, parking: &Weak<Parking>) {

@@ -139,6 +139,11 @@ impl Parking {
         self.gate.oldest(current)
     }
 
+    /// Checks the invariants of the parked requests.
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.gate.check()
+    }
+
     /// Returns the counts of the gate, and records the ages of the requests in flight.
     pub(super) fn counts(&self) -> Counts {
         self.gate.counts()

@@ -49,8 +49,14 @@ impl Waker {
         self.wake();
     }
 
+    /// Returns whether a wake-up is pending.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire)
+    }
+
     /// Clears the pending wake-up. A caller that checks its conditions after this call misses no wake-up from before it.
-    pub(crate) fn clear(&self) {
+    pub fn clear(&self) {
         let _ = rustix::io::read(&self.counter, &mut [0u8; 8]);
         self.pending.swap(false, Ordering::AcqRel);
     }

@@ -1,15 +1,15 @@
 //! Worker threads for requests that may wait for a disk: cold reads, zeroing, seeks, flushes, and requests that a hold or a fence had parked.
 //!
 //! One thread is permanent. More start while jobs wait and no thread is idle, up to a bound, and end when they have been idle for a while,
-//! so that enough threads block on a disk to keep its queue busy. A hung disk blocks only threads that wait for it.
+//! so that enough threads block on a disk to keep its queue busy. A hung disk blocks only threads that wait for it. Where threads may not wait
+//! ([`Threads::may_wait`]), none is permanent, and a job that finds no thread starts one.
 
 use super::run_queues::{Awaits, Need, State};
 use super::submit::Submitter;
-use super::{Failure, IoContext, Limits, Operation, Owned, Reply, Response, Role, lock};
+use super::{Failure, IoContext, Limits, Operation, Owned, Reply, Response, Role, Threads, lock};
 use crate::gate::Parkable;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
-use std::thread;
 use std::time::Duration;
 
 /// Time after which an idle thread ends.
@@ -34,6 +34,7 @@ pub(super) struct Workers {
     left: Condvar,
     most_queued: usize,
     most_bytes: u64,
+    threads: Arc<dyn Threads>,
 }
 
 /// Returns what the chain may have to wait for.
@@ -69,7 +70,7 @@ fn bytes(chain: &Chain) -> u64 {
 
 impl Workers {
     /// Makes it without a thread.
-    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+    pub(super) fn new(limits: &Limits, threads: Arc<dyn Threads>) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             submitter: OnceLock::new(),
@@ -78,6 +79,7 @@ impl Workers {
             left: Condvar::new(),
             most_queued: limits.parked,
             most_bytes: limits.parked_bytes,
+            threads,
         })
     }
 
@@ -85,7 +87,10 @@ impl Workers {
     pub(super) fn start(&self, submitter: &Arc<Submitter>) -> io::Result<()> {
         // There is one data path, so a second call changes nothing.
         let _ = self.submitter.set(Arc::downgrade(submitter));
-        self.start_thread(true)
+        if self.threads.may_wait() {
+            self.start_thread(true)?;
+        }
+        Ok(())
     }
 
     fn start_thread(&self, permanent: bool) -> io::Result<()> {
@@ -97,11 +102,13 @@ impl Workers {
             .io_context(Role::Worker)
             .ok_or_else(|| io::Error::other("no lane left"))?;
         lock(&self.state).threads += 1;
-        let slot = WorkerSlot { workers, at: None };
-        thread::Builder::new()
-            .name("worker".into())
-            .spawn(move || work(slot, &submitter, context, permanent))
-            .map(drop)
+        let slot = WorkerSlot {
+            workers,
+            at: None,
+            left: false,
+        };
+        let body = move || work(slot, &submitter, context, permanent);
+        self.threads.start("worker", Box::new(body))
     }
 
     /// Ends the threads, and waits for them for [`END_TIMEOUT`] at most. Requests that they have not begun fail.
@@ -123,7 +130,8 @@ impl Workers {
             .wait_timeout_while(state, END_TIMEOUT, |state| state.threads > 0);
     }
 
-    /// Returns the next job for a thread that has finished one (`done`), or `None` when the thread is to end.
+    /// Returns the next job for a thread that has finished one (`done`), or `None` when the thread is to end. It does not count as a thread any more
+    /// then: a job that comes now may not wait for it.
     fn next(&self, done: Option<Awaits>, permanent: bool) -> Option<(Awaits, Chain)> {
         let mut state = lock(&self.state);
         if let Some(awaits) = done {
@@ -133,7 +141,8 @@ impl Workers {
             if let Some(job) = state.take() {
                 return Some(job);
             }
-            if state.ending {
+            if state.ending || !self.threads.may_wait() {
+                state.threads -= 1;
                 return None;
             }
             state.idle += 1;
@@ -147,6 +156,7 @@ impl Workers {
                 _ => state.woken -= 1,
             }
             if timeout.timed_out() && !permanent && state.queues.values().all(|queue| queue.jobs.is_empty()) {
+                state.threads -= 1;
                 return None;
             }
         }
@@ -220,12 +230,16 @@ struct WorkerSlot {
     workers: Arc<Workers>,
     /// Queue of the job that it runs.
     at: Option<Awaits>,
+    /// Whether the thread has been told to end.
+    left: bool,
 }
 
 impl Drop for WorkerSlot {
     fn drop(&mut self) {
         let mut state = lock(&self.workers.state);
-        state.threads -= 1;
+        if !self.left {
+            state.threads -= 1;
+        }
         // The thread panicked during a job.
         if let Some(awaits) = self.at {
             state.done(awaits);
@@ -242,6 +256,7 @@ fn work(mut slot: WorkerSlot, submitter: &Submitter, mut context: IoContext, per
             submitter.serve(&mut context, request);
         }
     }
+    slot.left = true;
 }
 
 /// Splits requests into chains that may run in parallel. Requests that overlap are in one chain, in the order given.

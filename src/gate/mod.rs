@@ -330,6 +330,14 @@ impl<T: Parkable> Gate<T> {
             .collect()
     }
 
+    /// Checks the invariants of the parked requests ([`Holds::check`]); for tests.
+    ///
+    /// # Errors
+    /// Fails with a description of the first invariant that is violated.
+    pub fn check(&self) -> Result<(), String> {
+        self.control().holds.check()
+    }
+
     fn control(&self) -> MutexGuard<'_, Control<T>> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }

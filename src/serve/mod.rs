@@ -26,8 +26,7 @@ use crate::blockdev::Disks;
 use crate::cluster::{NameClaim, OwnEntry, SharedState};
 use crate::controller::history::Operation;
 use crate::controller::pool::PoolHandle;
-use crate::datapath::{Apparatus, Parts};
-use crate::datapath::{Runtime, Waker};
+use crate::datapath::{Apparatus, Parts, Runtime, SystemThreads, Waker};
 use crate::frontend::fuse::{self, Mount};
 use crate::locks::{Locks, RunFiles};
 use crate::map::{Draft, Table};
@@ -201,8 +200,7 @@ impl Core<'_> {
         asked: &Receiver<i32>,
     ) -> Result<ServeEnd> {
         let settings = self.settings;
-        let waker = Waker::new().map(Arc::new);
-        let waker = waker.map_err(|error| Error::because("control thread", error))?;
+        let waker = Arc::new(Waker::new().map_err(|error| Error::because("control thread", error))?);
         let who = Identity {
             pool: self.pool.dir.clone(),
             uuid: joined.snapshot.header.uuid,
@@ -218,6 +216,7 @@ impl Core<'_> {
             ledgers: self.shared.ledgers.clone(),
             entry: self.entry.clone(),
             waker: waker.clone(),
+            threads: Arc::new(SystemThreads),
             persist: persister.clone(),
             report: self.reporter,
             limits: settings.config.limits(self.memory.most()),

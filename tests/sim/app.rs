@@ -3,8 +3,10 @@
 use super::fault::Fault;
 use super::host::{Lane, What};
 use super::promise::Placed;
+use super::served::Served;
 use super::shared::Shared;
 use super::{Delay, LinkId, ProcId, ReqId, Task, World};
+use apparatus::gate::Access;
 use apparatus::gate::core::Holds;
 use apparatus::model::change::HoldMode;
 use apparatus::model::member::{Joined, Joiner};
@@ -45,6 +47,8 @@ pub struct App {
     pub generation: Generation,
     pub placements: Placements,
     pub machine: Option<Machine>,
+    /// The simulation's: its data path. The explorer has these in its place: holds, lanes and strays.
+    pub served: Option<Served>,
     pub holds: Holds<ReqId>,
     pub lanes: BTreeMap<ReqId, Lane>,
     /// Found fenced, to go on after the rejoining.
@@ -71,6 +75,11 @@ impl App {
     /// Whether hosts see its mount.
     pub fn serves(&self) -> bool {
         self.machine.is_some()
+    }
+
+    /// Whether a request is to be parked.
+    pub fn covers(&self, span: &Span, access: Access) -> bool {
+        self.closed || self.placed.values().any(|hold| hold.covers(span, access))
     }
 }
 
@@ -112,6 +121,7 @@ impl World {
             generation: Generation(0),
             placements: Placements::default(),
             machine: None,
+            served: None,
             holds: Holds::new(),
             lanes: BTreeMap::new(),
             strays: Vec::new(),
@@ -161,6 +171,7 @@ impl World {
             patience_us: self.options.patience_us,
         };
         let (machine, effects) = Machine::joined(incarnation, generation, bounds);
+        self.start_data_path(index, joined);
         if let Some(app) = self.apps[index].as_mut() {
             app.stage = Stage::Serving;
             app.machine = Some(machine);
@@ -191,6 +202,9 @@ impl World {
         let Some(app) = &self.apps[index] else {
             return Generation(0);
         };
+        if let Some(served) = &app.served {
+            return served.runtime.oldest();
+        }
         app.lanes
             .values()
             .map(|lane| lane.generation)
@@ -214,8 +228,11 @@ impl World {
             return;
         };
         let wrong = self.options.fault == Some(Fault::NoDrain);
-        let lanes = &app.lanes;
-        let waits = |spans: &[Span], mode: HoldMode| {
+        let (lanes, served) = (&app.lanes, &app.served);
+        let waits = |change: ChangeId, spans: &[Span], mode: HoldMode| {
+            if let Some(served) = served {
+                return served.runtime.lag(change).is_some();
+            }
             lanes.values().any(|lane| {
                 let stopped = mode == HoldMode::All || lane.access == apparatus::gate::Access::Write;
                 stopped && spans.iter().any(|span| span.overlaps(&lane.span))
@@ -224,7 +241,7 @@ impl World {
         let done = app
             .draining
             .iter()
-            .filter(|(_, (spans, mode))| wrong || !waits(spans, *mode));
+            .filter(|&(&id, (spans, mode))| wrong || !waits(id, spans, *mode));
         let done: Vec<ChangeId> = done.map(|(&id, _)| id).collect();
         for change in done {
             if let Some(app) = self.apps[index].as_mut() {
@@ -248,7 +265,10 @@ impl World {
         let Some(app) = self.apps[index].as_mut() else {
             return;
         };
-        app.holds.close();
+        match &app.served {
+            Some(served) => served.runtime.close(),
+            None => app.holds.close(),
+        }
         app.draining.clear();
         app.placed.clear();
         app.asked.clear();
@@ -258,9 +278,13 @@ impl World {
         self.look_at_rejoining(index);
     }
 
-    fn look_at_rejoining(&mut self, index: usize) {
+    pub fn look_at_rejoining(&mut self, index: usize) {
         let Some(app) = &self.apps[index] else { return };
-        let (proc, empty) = (app.proc, app.lanes.is_empty());
+        let proc = app.proc;
+        if !matches!(app.stage, Stage::Draining) {
+            return;
+        }
+        let empty = app.is_drained();
         if matches!(app.stage, Stage::Draining) && (empty || self.wrong(Fault::RejoinWithoutDrain)) {
             self.set_stage(index, Stage::Rejoining);
             self.after(Some(proc), Delay::Store, Task::Rejoin(index));
@@ -295,12 +319,13 @@ impl World {
         self.count("rejoined");
         self.load(index, joined);
         self.set_stage(index, Stage::Serving);
+        self.reload(index, joined);
         self.finish_strays(index);
         let (incarnation, generation) = (joined.member.incarnation, joined.snapshot.header.generation);
         self.deliver(index, Event::Rejoined(incarnation, generation));
     }
 
-    /// A write that had reached its disk is acknowledged if its range has not moved since; all else runs again, when the gate opens.
+    /// The explorer's: a write that had reached its disk is acknowledged if its range has not moved since; all else runs again, when the gate opens.
     fn finish_strays(&mut self, index: usize) {
         let Some(app) = self.apps[index].as_mut() else {
             return;

@@ -108,6 +108,8 @@ impl World {
             .filter(|(_, req)| req.proc == app.proc)
             .map(|(&id, _)| id)
             .collect();
+        self.last_accesses_of(app.proc);
+        self.end_data_path(&app);
         for id in theirs {
             self.last_accesses(id);
             self.spec_dies(id);
@@ -149,18 +151,13 @@ impl World {
         }
     }
 
-    /// Disk accesses that are under way take place, or do not.
+    /// The explorer's: disk accesses that are under way take place, or do not.
     fn last_accesses(&mut self, id: super::ReqId) {
         let Some(req) = self.reqs.get(&id).filter(|req| req.ask.what == What::Write) else {
             return;
         };
         for index in 0..req.pieces.len() {
-            let lands = if self.options.explore {
-                self.options.lands
-            } else {
-                self.rng.permille(500)
-            };
-            if lands {
+            if self.options.lands {
                 self.io(id, index);
             }
         }
@@ -220,7 +217,7 @@ impl World {
     /// Disk accesses of a process that is stopped take their time: some outlast the fence that it earns.
     fn delay_accesses(&mut self, proc: ProcId) {
         let theirs = |entry: &super::Entry| match entry.task {
-            Task::Io(req, _) => self.reqs.get(&req).is_some_and(|req| req.proc == proc),
+            Task::Access(id) => self.accesses.get(&id).is_some_and(|access| access.proc == proc),
             _ => false,
         };
         let keys: Vec<_> = self

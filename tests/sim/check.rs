@@ -29,7 +29,7 @@ impl World {
         }
         let mut wrong = None;
         // Drained, with its gate closed, and joined anew: it has the new table, and only lacks the time to load it.
-        let reloads = |app: &App| matches!(app.stage, Stage::Reloading(_)) && app.lanes.is_empty();
+        let reloads = |app: &App| matches!(app.stage, Stage::Reloading(_)) && app.is_drained();
         for app in self
             .apps
             .iter()

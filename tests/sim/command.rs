@@ -2,8 +2,9 @@
 //! changes, persists, frees, yields the lock in gaps, and ends.
 
 use super::copy::Copy;
-use super::driver::{Goal, me, pause, world};
+use super::driver::Goal;
 use super::seams::pool;
+use super::thread::{me, pause, world};
 use super::work::{Done, Ended, Job, Next, Proposal};
 use super::{Delay, World};
 use apparatus::cluster::Role;

@@ -3,7 +3,6 @@
 use super::disk::BLOCKS;
 use super::fault::Fault;
 use super::history::Tag;
-use super::host::Piece;
 use super::{Delay, Entry, ProcId, Task, World};
 use apparatus::model::change::{ChangeRecord, ChangeState};
 use apparatus::model::records::{Area, Edit};
@@ -75,10 +74,9 @@ impl World {
     /// A disk access of a stopped or fenced apparatus likes to take place right after the copier has read that block.
     pub fn late_access(&mut self, disk: usize, block: u64) {
         let there = |entry: &Entry| match entry.task {
-            Task::Io(req, index) => self.reqs.get(&req).is_some_and(|req| {
-                let here = |piece: &Piece| piece.at() == (disk, block);
-                req.pieces.get(index).is_some_and(here)
-                    && (self.stopped.contains(&req.proc) || self.fenced(req.app))
+            Task::Access(id) => self.accesses.get(&id).is_some_and(|access| {
+                let fenced = || self.app_of(access.proc).is_some_and(|index| self.fenced(index));
+                access.at == (disk, block) && (self.stopped.contains(&access.proc) || fenced())
             }),
             _ => false,
         };
@@ -124,6 +122,7 @@ impl World {
     fn land_copy(&mut self, copy: Copy) {
         let ((disk, block), tag) = (copy.to, copy.tag);
         self.disks[disk].write(block, tag);
+        self.mark_written(disk);
         self.trace(|| format!("copied {tag:?} to disk {} extent {}", disk + 1, block / BLOCKS));
         self.count("blocks copied");
     }

@@ -2,6 +2,7 @@
 
 use super::driver::Goal;
 use super::fault::Fault;
+use super::host::BLOCK;
 use super::promise::Placed;
 use super::{Delay, LinkId, ProcId, Task, World};
 use apparatus::model::change::{Cancel, HoldMode};
@@ -73,6 +74,9 @@ impl World {
                     return;
                 };
                 app.closed = false;
+                if let Some(served) = &app.served {
+                    return served.runtime.open();
+                }
                 let freed = app.holds.open(self.now).items;
                 freed
                     .into_iter()
@@ -126,6 +130,7 @@ impl World {
     fn place_hold(&mut self, index: usize, change: ChangeId, spans: Vec<Span>, mode: HoldMode) {
         let wide = self.wrong(Fault::HoldTooWide);
         let all = self.wrong(Fault::ReadsHeld);
+        let short = self.wrong(Fault::HoldTooShort);
         let Some(app) = self.apps[index].as_mut() else {
             return;
         };
@@ -139,9 +144,18 @@ impl World {
         app.placed.insert(change, asked);
         let whole: Vec<Span> = spans.iter().map(|span| Span::whole(span.volume)).collect();
         let placed = if wide { &whole } else { &spans };
-        app.holds
-            .place(change, placed, if all { HoldMode::All } else { mode });
+        let placed_mode = if all { HoldMode::All } else { mode };
+        let has_room = match &app.served {
+            Some(served) => served
+                .runtime
+                .hold(change, &shortened(placed, short), placed_mode),
+            None => {
+                app.holds.place(change, placed, placed_mode);
+                true
+            }
+        };
         app.draining.insert(change, (spans, mode));
+        self.must(has_room, || "the gate has no room for a hold".into());
         self.look_at_drains(index);
     }
 
@@ -162,7 +176,10 @@ impl World {
             .volumes()
             .map(|volume| Span::whole(volume.id))
             .collect();
-        app.holds.place(OWN, &spans, HoldMode::Writes);
+        match &app.served {
+            Some(served) => _ = served.runtime.hold(OWN, &spans, HoldMode::Writes),
+            None => app.holds.place(OWN, &spans, HoldMode::Writes),
+        }
         let own = Placed {
             spans,
             mode: HoldMode::Writes,
@@ -174,16 +191,22 @@ impl World {
 
     fn apply(&mut self, index: usize, delta: &Delta) {
         self.count("applied");
+        let switches = !self.wrong(Fault::TableNotSwitched);
         let Some(app) = self.apps[index].as_mut() else {
             return;
         };
         let applied = app.placements.apply(ExtentSize::MIN, &delta.edits);
         app.generation = delta.from.next();
+        let switched = match &app.served {
+            Some(served) if switches => served.runtime.apply(delta).map(drop),
+            _ => Ok(()),
+        };
         let (slot, generation) = (app.slot, app.generation);
         let oldest = self.oldest(index);
         let row = self.row(slot);
         (row.generation, row.oldest) = (generation, oldest);
         self.must(applied.is_ok(), || format!("apply: {applied:?}"));
+        self.must(switched.is_ok(), || format!("apply: {switched:?}"));
     }
 
     fn reopen(&mut self, index: usize, change: ChangeId, link: Option<Link>) {
@@ -191,17 +214,26 @@ impl World {
             return;
         };
         let owner = Some(app.proc);
-        let freed = app.holds.release(change, self.now);
+        let freed = match &app.served {
+            Some(served) => {
+                let resumed = served.runtime.release(change);
+                (Vec::new(), resumed.parked, 0)
+            }
+            None => {
+                let freed = app.holds.release(change, self.now);
+                (freed.items, freed.parked, freed.longest_us)
+            }
+        };
+        let (items, parked, longest_us) = freed;
         app.draining.remove(&change);
         app.placed.remove(&change);
         app.asked.remove(&change);
         self.check_gate(index);
-        freed
-            .items
+        items
             .into_iter()
             .for_each(|req| self.after(owner, Delay::Step, Task::Enter(req)));
         if let Some(link) = link {
-            let (parked, longest_us, oldest) = (freed.parked, freed.longest_us, self.oldest(index));
+            let oldest = self.oldest(index);
             self.answer(
                 link,
                 Answer::Released {
@@ -299,4 +331,13 @@ impl World {
             app.takeover = Some(ctl);
         }
     }
+}
+
+/// A fault: each of these spans lacks its last block.
+fn shortened(spans: &[Span], short: bool) -> Vec<Span> {
+    let mut spans = spans.to_vec();
+    if short {
+        spans.iter_mut().for_each(|span| span.end.0 -= BLOCK);
+    }
+    spans
 }

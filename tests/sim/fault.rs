@@ -1,5 +1,5 @@
 //! Wrong protocols, by switch: each is what somebody might write who has not understood one of the rules. They live around the
-//! machines and the driver, in the simulated apparatus and in the seams, and nowhere else.
+//! machines, the driver and the data path, in the simulated control side and in the seams, and nowhere else.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
@@ -23,7 +23,7 @@ pub enum Fault {
     BootIgnored,
     /// Reads go on between copy and switch though a fenced apparatus may still write.
     ReadsNotHeld,
-    /// Who joins serves writes at once, whatever the others' tables are.
+    /// Who joins or rejoins serves writes at once, whatever the others' tables are.
     JoinerDoesNotWait,
     /// The commit does not care who joined since the holds were asked for.
     MembershipUnchecked,
@@ -67,10 +67,28 @@ pub enum Fault {
     LabelFirst,
     /// A change is given up, and the store is not asked whether it is committed.
     CancelNotAsked,
+    /// A write is acknowledged without a look at the fence word after it has reached its disk.
+    NoLookAfterWrite,
+    /// A write is located before it enters the gate.
+    LocatedEarly,
+    /// A host's flush flushes one disk of the volume's.
+    FirstDiskOnly,
+    /// A write that was to be durable is acknowledged as any other.
+    DurableUnflushed,
+    /// A request leaves its lane before its reply is sent.
+    LaneLeftEarly,
+    /// A disk writes less than it is asked to, and that is taken for all.
+    ShortWriteTaken,
+    /// A write does not mark its disk, so a flush may pass it over.
+    WriteNotMarked,
+    /// A hold lacks the last block of its range.
+    HoldTooShort,
+    /// Applied is said, and the data path goes on with the old table.
+    TableNotSwitched,
 }
 
 impl Fault {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 41] = [
         Self::ReleaseEarly,
         Self::ReopenByClock,
         Self::ReopenAlone,
@@ -103,12 +121,21 @@ impl Fault {
         Self::PersistLastOnly,
         Self::LabelFirst,
         Self::CancelNotAsked,
+        Self::NoLookAfterWrite,
+        Self::LocatedEarly,
+        Self::FirstDiskOnly,
+        Self::DurableUnflushed,
+        Self::LaneLeftEarly,
+        Self::ShortWriteTaken,
+        Self::WriteNotMarked,
+        Self::HoldTooShort,
+        Self::TableNotSwitched,
     ];
 
     /// The promise that it breaks and by whose check it has to be caught, where there is one for just that.
     pub fn breaks(self) -> Option<&'static str> {
         match self {
-            Self::HoldTooWide | Self::ReadsHeld => Some("P3"),
+            Self::HoldTooWide | Self::ReadsHeld | Self::HoldTooShort => Some("P3"),
             Self::DeadlineIgnored | Self::LossIgnored => Some("P5"),
             Self::CopyTwice => Some("P10"),
             Self::PersistInHold => Some("P11"),

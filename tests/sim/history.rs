@@ -29,6 +29,8 @@ struct Write {
     end: Option<u64>,
     /// May never have taken effect, though it is acknowledged: it was run again.
     optional: bool,
+    /// Was to be durable when it was acknowledged.
+    durable: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +82,7 @@ impl History {
             begin,
             end: None,
             optional: false,
+            durable: false,
         });
     }
 
@@ -94,6 +97,13 @@ impl History {
     pub fn acknowledged(&mut self, place: Place, tag: Tag, end: u64) {
         if let Some(write) = self.find(place, tag) {
             write.end = Some(end);
+        }
+    }
+
+    /// The write is acknowledged as durable.
+    pub fn durable(&mut self, place: Place, tag: Tag) {
+        if let Some(write) = self.find(place, tag) {
+            write.durable = true;
         }
     }
 
@@ -183,7 +193,8 @@ impl History {
         let flushes = self.flushes.get(&place.0).map_or(&[][..], Vec::as_slice);
         let begun = flushes.iter().map(|&(begin, _)| begin).max().unwrap_or(0);
         let after = |later: &&Write| {
-            write.end.is_some_and(|end| end < later.begin) && later.end.is_some_and(|end| end < begun)
+            let flushed = later.end.is_some_and(|end| end < begun) || later.durable;
+            write.end.is_some_and(|end| end < later.begin) && flushed
         };
         match block.writes.iter().find(after) {
             None => Ok(()),
@@ -205,6 +216,7 @@ impl History {
                 begin: now,
                 end: Some(now),
                 optional: false,
+                durable: true,
             }],
             reads: Vec::new(),
         };
@@ -222,6 +234,7 @@ impl History {
             begin,
             end,
             optional,
+            ..
         } in &block.writes
         {
             lines.push((

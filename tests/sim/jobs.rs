@@ -18,7 +18,7 @@ use apparatus::store::roles::*;
 impl World {
     /// A job that a driver is to go on with.
     pub fn next_of_jobs(&mut self) -> Option<Next> {
-        let me = super::driver::me();
+        let me = super::thread::me();
         let jobs = self.store.jobs().unwrap_or_default();
         let free = jobs
             .iter()

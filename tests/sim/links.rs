@@ -161,6 +161,9 @@ impl World {
 
     /// Answers when no request uses an older table, or when the time is over.
     pub fn quiesce(&mut self, index: usize, link: LinkId, target: Generation, until: u64) {
+        if !self.options.explore {
+            self.show_oldest(index);
+        }
         let oldest = self.oldest(index);
         if oldest >= target || until <= self.now {
             return self.send_to_ctl(link, Answer::Quiesced { oldest });

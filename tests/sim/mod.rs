@@ -1,6 +1,7 @@
-//! A whole pool in one process: hosts, apparatuses, controllers, disks and the store, driving the machines of `protocol/`, the core of the
-//! gate, the store in memory and, in the simulation, the production driver of controllers (`driver.rs`). A run is a queue of tasks; who picks
-//! the next one (a seed, or an explorer that tries them all) decides what happens.
+//! A whole pool in one process: hosts, apparatuses, controllers, disks and the store, driving the machines of `protocol/` and the store in memory.
+//! In the simulation the production driver of controllers (`driver.rs`) and the production data path of apparatuses (`served.rs`) run in it; the
+//! explorer, which copies and compares states, drives the core of the gate and steps of its own (`way.rs`, `ctl.rs`). A run is a queue of tasks;
+//! who picks the next one (a seed, or an explorer that tries them all) decides what happens.
 //!
 //! Time is virtual. Whatever a process does between two waits for something outside of it is one task; disk accesses, store
 //! transactions, messages, the look at the fence word and the reply are tasks of their own, so that anything can come between them.
@@ -18,6 +19,8 @@
 )]
 #![allow(clippy::wrong_self_convention, reason = "`to_app` sends to an apparatus")]
 
+pub mod access;
+pub mod answer;
 pub mod app;
 pub mod chaos;
 pub mod check;
@@ -32,20 +35,27 @@ pub mod fault;
 pub mod history;
 pub mod host;
 pub mod jobs;
+pub mod ledger;
 pub mod links;
 pub mod past;
 pub mod power;
 pub mod print;
 pub mod promise;
+pub mod request;
 pub mod rng;
 pub mod run;
 pub mod seams;
+pub mod served;
 pub mod setup;
 pub mod shared;
 pub mod small;
 pub mod spec;
+pub mod thread;
+pub mod way;
 pub mod work;
 
+use access::{Access, AccessId};
+use answer::Answered;
 use app::App;
 use apparatus::blockdev::label::COPY;
 use apparatus::model::member::{Member, MemberEntry};
@@ -55,17 +65,18 @@ use apparatus::rpc::message::{Answer, Request};
 use apparatus::store::memory::MemoryStore;
 use ctl::Ctl;
 use disk::Disk;
-use driver::{Driver, Turn};
+use driver::Driver;
 use fault::Fault;
 use history::{History, Tag};
 use host::{Client, Req};
+use ledger::Ledger;
 use links::Wire;
 use rng::Rng;
 use run::Phase;
 use shared::Shared;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::Sender;
-use std::thread::JoinHandle;
+use thread::{Thread, ThreadId, Turn};
 use uuid::Uuid;
 
 /// A process, from its start to its end.
@@ -89,6 +100,8 @@ pub enum Task {
     Enter(ReqId),
     /// One disk access of a request takes place.
     Io(ReqId, usize),
+    /// And one of a production thread.
+    Access(AccessId),
     /// A request's accesses are done: look at the fence word.
     Look(ReqId),
     /// And answer.
@@ -113,12 +126,14 @@ pub enum Task {
     Cancel(usize, ChangeId),
     /// It looks where the others are.
     Others(usize),
-    /// It looks at its fence word.
+    /// It looks at its fence word, and at what requests in flight may have ended.
     Word(usize),
     /// It takes its next step towards rejoining.
     Rejoin(usize),
-    /// A driver goes on, if it has paused as many times as this and not more.
-    Resume(ProcId, u64),
+    /// A thread goes on, if it has paused as many times as this and not more.
+    Resume(ThreadId, u64),
+    /// An apparatus tries its flushes again, if this request has no answer.
+    Retry(usize, ReqId),
     /// An apparatus may have finished the requests by tables older than this generation, which a connection waits for until this time.
     Quiesce(usize, LinkId, Generation, u64),
     /// The explorer's controller takes its next step.
@@ -210,14 +225,22 @@ pub struct World {
     pub ctls: BTreeMap<ProcId, Shared<Ctl>>,
     /// The simulation's: production drivers.
     pub drivers: BTreeMap<ProcId, Driver>,
-    /// Threads of drivers that have ended, or will where they pause next.
-    pub graves: Vec<JoinHandle<()>>,
+    pub threads: BTreeMap<ThreadId, Thread>,
+    last_thread: u64,
+    /// Disk accesses of production threads.
+    pub accesses: BTreeMap<AccessId, Access>,
+    last_access: u64,
+    pub ledgers: Vec<Ledger>,
+    /// Requests that reader threads are to take.
+    pub inbox: BTreeMap<ThreadId, ReqId>,
+    /// A fault: replies that are sent late.
+    pub late_answers: BTreeMap<ReqId, Answered>,
     /// The way back to the scheduler.
     pub back: Option<Sender<Box<World>>>,
     /// What comes next, if that is known already.
     pub next: Option<Turn>,
-    /// The driver that the last task has go on.
-    pub resumed: Option<ProcId>,
+    /// The thread that the last task has go on.
+    pub resumed: Option<ThreadId>,
     /// What the run waits for.
     pub phase: Phase,
     /// Both copies of each disk's label.
@@ -260,9 +283,13 @@ impl Clone for World {
             rows: self.rows.clone(),
             apps: self.apps.clone(),
             ctls: self.ctls.clone(),
-            // The explorer has no drivers.
+            // The explorer has no production threads.
             drivers: BTreeMap::new(),
-            graves: Vec::new(),
+            threads: BTreeMap::new(),
+            accesses: BTreeMap::new(),
+            ledgers: self.ledgers.clone(),
+            inbox: BTreeMap::new(),
+            late_answers: BTreeMap::new(),
             back: None,
             labels: Vec::new(),
             claims: BTreeMap::new(),
@@ -396,7 +423,9 @@ impl World {
             Task::Enter(req) => self.enter(req),
             Task::Io(req, piece) => self.io(req, piece),
             Task::Look(req) => self.look(req),
-            Task::Reply(req) => self.reply(req),
+            Task::Access(access) => self.access(access),
+            Task::Reply(req) if self.options.explore => self.reply(req),
+            Task::Reply(req) => self.late_answer(req),
             Task::Flush(req) => self.flush_step(req),
             Task::ToApp(link, term, request) => self.to_app(link, term, request),
             Task::ToCtl(link, answer) => self.to_ctl(link, answer),
@@ -407,9 +436,10 @@ impl World {
             Task::DisksOpen(app, change) => self.disks_open(app, change),
             Task::Cancel(app, change) => self.app_cancel(app, change),
             Task::Others(app) => self.look_at_others(app),
-            Task::Word(app) => self.look_at_word(app),
+            Task::Word(app) => self.look_around(app),
+            Task::Retry(app, req) => self.retry_flushes(app, req),
             Task::Rejoin(app) => self.rejoin_step(app),
-            Task::Resume(driver, epoch) => self.resume(driver, epoch),
+            Task::Resume(thread, epoch) => self.resume(thread, epoch),
             Task::Quiesce(app, link, target, until) => self.quiesce(app, link, target, until),
             Task::Step(ctl) => self.ctl_step(ctl),
             Task::CtlTimer(ctl, key, epoch) => self.ctl_timer(ctl, key, epoch),

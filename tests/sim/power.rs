@@ -2,6 +2,7 @@
 
 use super::disk::BLOCKS;
 use super::history::{Place, Tag};
+use super::ledger::Ledger;
 use super::{Delay, Row, Task, World, past, spec};
 use apparatus::blockdev::label::choose;
 use apparatus::model::job::JobState;
@@ -70,7 +71,8 @@ impl World {
         self.waiting.clear();
         self.stopped.clear();
         self.alive.clear();
-        self.apps.iter_mut().for_each(|app| *app = None);
+        let apps: Vec<_> = self.apps.iter_mut().filter_map(Option::take).collect();
+        apps.iter().for_each(|app| self.end_data_path(app));
         self.ctls.clear();
         let drivers: Vec<_> = self.drivers.keys().copied().collect();
         drivers.into_iter().for_each(|id| _ = self.remove_driver(id));
@@ -79,6 +81,12 @@ impl World {
         self.shown = Default::default();
         self.wires.clear();
         self.reqs.clear();
+        self.accesses.clear();
+        self.inbox.clear();
+        self.late_answers.clear();
+        self.ledgers
+            .iter_mut()
+            .for_each(|ledger| *ledger = Ledger::default());
         self.clients.iter_mut().for_each(|client| client.busy = None);
         self.rows.iter_mut().for_each(|row| *row = Row::default());
         self.lock = None;

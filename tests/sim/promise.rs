@@ -25,7 +25,7 @@ pub struct Placed {
 }
 
 impl Placed {
-    fn covers(&self, span: &Span, access: Access) -> bool {
+    pub fn covers(&self, span: &Span, access: Access) -> bool {
         let kind = self.mode == HoldMode::All || access == Access::Write;
         kind && self.spans.iter().any(|held| held.overlaps(span))
     }
@@ -35,12 +35,12 @@ impl Placed {
 pub type Copied = (JobId, bool, VolumeId, u64);
 
 impl World {
-    /// P3: a request is parked exactly if a hold that was asked for covers it, or the gate is closed.
+    /// The explorer's: P3: a request is parked exactly if a hold that was asked for covers it, or the gate is closed.
     pub fn check_parked(&mut self, id: ReqId, parked: bool) {
         let Some(req) = self.reqs.get(&id) else { return };
         let (span, access) = (req.span(), req.access());
         let Some(app) = &self.apps[req.app] else { return };
-        let covered = app.closed || app.placed.values().any(|hold| hold.covers(&span, access));
+        let covered = app.covers(&span, access);
         let name = app.name.clone();
         self.must(covered == parked, || {
             let what = if parked { "is parked" } else { "goes on" };
@@ -50,7 +50,10 @@ impl World {
 
     /// P3: and it goes on as soon as nothing covers it.
     pub fn check_gate(&mut self, index: usize) {
-        let found = self.apps[index].as_ref().map_or(Ok(()), |app| app.holds.check());
+        let found = self.apps[index].as_ref().map_or(Ok(()), |app| match &app.served {
+            Some(served) => served.apparatus.check(),
+            None => app.holds.check(),
+        });
         self.must(found.is_ok(), || format!("P3: {found:?}"));
     }
 

@@ -1,9 +1,9 @@
 //! A run of one seed, from the first task to the result.
 
 use super::disk::BLOCKS;
-use super::driver::{Scheduler, Turn};
 use super::host::{Ask, What};
 use super::setup::Options;
+use super::thread::{Scheduler, Turn};
 use super::{Coverage, Delay, Task, World};
 use apparatus::model::job::JobState;
 use apparatus::model::units::VolumeId;
@@ -39,7 +39,8 @@ pub fn run(options: Options) -> Result<Coverage, String> {
     let mut world = phases(world, &scheduler);
     let coverage = std::mem::take(&mut world.coverage);
     let failure = world.failure.take();
-    Scheduler::end(world);
+    // Threads that are left end when their batons are dropped.
+    drop(world);
     failure.map_or(Ok(coverage), |why| Err(format!("seed {seed}: {why}")))
 }
 
@@ -95,6 +96,7 @@ impl World {
                 continue;
             };
             self.happen(key);
+            self.attend();
             self.check_holds();
             self.phase.tasks += 1;
             if self.phase.tasks > TASKS || self.now > self.phase.begun + REST_US {
@@ -102,7 +104,7 @@ impl World {
                 continue;
             }
             if let Some(id) = self.resumed.take() {
-                return Turn::Driver(id);
+                return Turn::Thread(id);
             }
         }
     }
@@ -151,15 +153,16 @@ impl World {
                 .machine
                 .as_ref()
                 .is_some_and(|machine| machine.standing() == Participation::Serving && machine.holds() == 0);
-            standing && app.holds.holds() == 0 && app.lanes.is_empty() && app.strays.is_empty()
+            standing && app.placed.is_empty() && app.is_drained()
         };
         let stuck = |app: &super::app::App| self.stopped.contains(&app.proc);
-        let apps = self
-            .apps
-            .iter()
-            .all(|app| app.as_ref().is_some_and(|app| stuck(app) || calm(app)));
-        let asked = self.reqs.values().any(|req| !self.stopped.contains(&req.proc));
-        apps && !asked && self.drivers.is_empty() && !self.work_left()
+        let calm_or_stuck = |app: &super::app::App| stuck(app) || calm(app);
+        let asked = || self.reqs.values().any(|req| !self.stopped.contains(&req.proc));
+        let mut apps = self.apps.iter();
+        self.drivers.is_empty()
+            && !asked()
+            && apps.all(|app| app.as_ref().is_some_and(|app| calm_or_stuck(app)))
+            && !self.work_left()
     }
 
     fn work_left(&self) -> bool {
@@ -219,10 +222,11 @@ impl World {
         );
         for app in self.apps.iter().flatten() {
             out += &format!(
-                "{} {:?} stage {:?} lanes {:?} strays {:?} machine {:?}\n",
+                "{} {:?} stage {:?} {:?} lanes {:?} strays {:?} machine {:?}\n",
                 app.name,
                 app.proc,
                 stage(&app.stage),
+                app.served,
                 app.lanes.len(),
                 app.strays,
                 app.machine

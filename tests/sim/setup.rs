@@ -6,10 +6,12 @@ use super::disk::{BLOCKS, Disk};
 use super::fault::Fault;
 use super::history::History;
 use super::host::Client;
+use super::ledger::Ledger;
 use super::rng::Rng;
 use super::shared::Shared;
 use super::work::volume_record;
 use super::{Delay, Task, World};
+use apparatus::blockdev::label::COPY;
 use apparatus::model::change::{Commit, HoldMode, NewChange};
 use apparatus::model::names::Name;
 use apparatus::model::records::{Area, Delta, DiskRecord, Edit, Instance, PoolHeader, Segment};
@@ -100,64 +102,84 @@ impl Options {
     fn focus(&mut self, fault: Fault) {
         self.volumes = vec![1, 1];
         self.clients = self.clients.max(2);
-        let chaos = &mut self.chaos;
-        let every_us = 3_000;
+        if let Some(chaos) = chaos_for(fault) {
+            self.chaos = chaos;
+        }
         match fault {
             Fault::OvertakenGoesOn => self.commands = 300,
-            Fault::FlushBeforePersist | Fault::BootIgnored | Fault::PersistWithoutFlush => {
-                *chaos = Chaos {
-                    every_us,
-                    power: 1,
-                    ..Chaos::default()
-                };
-            }
-            Fault::ReleaseEarly | Fault::NoDrain | Fault::ApplyBeforeCommit | Fault::CopyWithoutHold => {
-                *chaos = Chaos {
-                    every_us,
-                    cut: 1,
-                    stop_app: 1,
-                    slow: 60,
-                    ..Chaos::default()
-                };
-            }
-            Fault::JoinerDoesNotWait | Fault::MembershipUnchecked => {
-                *chaos = Chaos {
-                    every_us: 1_000,
-                    kill_app: 4,
-                    stop_app: 1,
-                    slow: 40,
-                    ..Chaos::default()
-                };
-                self.apps = 3;
-            }
+            Fault::FirstDiskOnly => self.volumes = vec![3, 2],
+            Fault::FlushBeforePersist
+            | Fault::BootIgnored
+            | Fault::PersistWithoutFlush
+            | Fault::DurableUnflushed
+            | Fault::WriteNotMarked
+            | Fault::ReleaseEarly
+            | Fault::NoDrain
+            | Fault::ApplyBeforeCommit
+            | Fault::CopyWithoutHold => {}
+            Fault::JoinerDoesNotWait | Fault::MembershipUnchecked => self.apps = 3,
             Fault::ReopenAlone
             | Fault::ReopenByClock
             | Fault::RecoveryIgnoresBehind
             | Fault::DeadlineIgnored
             | Fault::LossIgnored => {
-                *chaos = Chaos {
-                    every_us,
-                    kill_ctl: 4,
-                    stop_app: 2,
-                    stop_ctl: 2,
-                    crash_points: 10,
-                    ..Chaos::default()
-                };
                 self.vctl_us = 3_000;
                 self.apps = self.apps.max(2);
             }
-            _ => {
-                *chaos = Chaos {
-                    every_us,
-                    stop_app: 4,
-                    slow: 20,
-                    crash_points: 5,
-                    ..Chaos::default()
-                };
-                self.apps = self.apps.max(2);
-            }
+            _ => self.apps = self.apps.max(2),
         }
     }
+}
+
+/// The trouble in which this fault would show; none for any.
+fn chaos_for(fault: Fault) -> Option<Chaos> {
+    let (none, every_us) = (Chaos::default(), 3_000);
+    Some(match fault {
+        Fault::OvertakenGoesOn => return None,
+        Fault::FlushBeforePersist
+        | Fault::BootIgnored
+        | Fault::PersistWithoutFlush
+        | Fault::FirstDiskOnly
+        | Fault::DurableUnflushed
+        | Fault::WriteNotMarked => Chaos {
+            every_us,
+            power: 1,
+            ..none
+        },
+        Fault::ReleaseEarly | Fault::NoDrain | Fault::ApplyBeforeCommit | Fault::CopyWithoutHold => Chaos {
+            every_us,
+            cut: 1,
+            stop_app: 1,
+            slow: 60,
+            ..none
+        },
+        Fault::JoinerDoesNotWait | Fault::MembershipUnchecked => Chaos {
+            every_us: 1_000,
+            kill_app: 4,
+            stop_app: 1,
+            slow: 40,
+            ..none
+        },
+        Fault::ReopenAlone
+        | Fault::ReopenByClock
+        | Fault::RecoveryIgnoresBehind
+        | Fault::DeadlineIgnored
+        | Fault::LossIgnored => Chaos {
+            every_us,
+            kill_ctl: 4,
+            stop_app: 2,
+            stop_ctl: 2,
+            crash_points: 10,
+            ..none
+        },
+        _ => Chaos {
+            every_us,
+            stop_app: 4,
+            slow: 20,
+            crash_points: 5,
+            ..none
+        },
+    })
 }
 
 fn chaos(rng: &mut Rng) -> Chaos {
@@ -207,6 +229,24 @@ fn disk_record(id: u32, extents: u64) -> DiskRecord {
     }
 }
 
+fn clients(options: &Options) -> Vec<Client> {
+    let client = |n| Client {
+        app: n % options.apps,
+        busy: None,
+        made: 0,
+        script: VecDeque::new(),
+    };
+    (0..options.apps * options.clients).map(client).collect()
+}
+
+/// Both copies of the first label of each disk.
+fn labels(options: &Options, header: &PoolHeader) -> Vec<[[u8; COPY]; 2]> {
+    let disks = options.disks.iter().zip(1..);
+    disks
+        .map(|(&extents, id)| super::seams::labelled(&disk_record(id, extents), header))
+        .collect()
+}
+
 impl World {
     pub fn new(options: Options) -> Self {
         let header = PoolHeader {
@@ -218,14 +258,6 @@ impl World {
             term: Term(0),
             instance: Instance::default(),
         };
-        let clients = (0..options.apps * options.clients)
-            .map(|n| Client {
-                app: n % options.apps,
-                busy: None,
-                made: 0,
-                script: VecDeque::new(),
-            })
-            .collect();
         let mut world = Self {
             rng: Rng::new(options.seed),
             now: 0,
@@ -247,24 +279,24 @@ impl World {
             apps: (0..options.apps).map(|_| None).collect(),
             ctls: BTreeMap::new(),
             drivers: BTreeMap::new(),
-            graves: Vec::new(),
+            threads: BTreeMap::new(),
+            last_thread: 0,
+            accesses: BTreeMap::new(),
+            last_access: 0,
+            ledgers: vec![Ledger::default(); options.disks.len()],
+            inbox: BTreeMap::new(),
+            late_answers: BTreeMap::new(),
             back: None,
             next: None,
             resumed: None,
             phase: super::run::Phase::default(),
-            labels: options
-                .disks
-                .iter()
-                .zip(1..)
-                .map(|(&extents, id)| super::seams::labelled(&disk_record(id, extents), &header))
-                .collect(),
+            labels: labels(&options, &header),
             shown: Default::default(),
             claims: BTreeMap::new(),
             beats: BTreeMap::new(),
             wires: BTreeMap::new(),
-            clients,
+            clients: clients(&options),
             reqs: BTreeMap::new(),
-
             history: History::default(),
             spec: BTreeMap::new(),
             past: BTreeMap::new(),

@@ -1,12 +1,14 @@
-//! The processes of the pool, as a driver sees them: life locks, the member table, the controller lock, the ledgers of the disks.
+//! The processes of the pool, as a driver sees them: life locks, the member table, the controller lock.
 
+use super::ledger::SimLedgers;
 use super::{ask, glance};
-use crate::sim::driver::{Goal, me, pause, world};
+use crate::sim::driver::Goal;
 use crate::sim::fault::Fault;
+use crate::sim::thread::{me, pause, world};
 use crate::sim::{Delay, ProcId, World};
 use apparatus::cluster::{
-    Claimed, Claims, Cluster, FlushLedger, FlushLedgers, Guard, JobClaim, Leadership, Membership, NameClaim,
-    OwnEntry, Presence, Role, SharedState, SharedTimes, WaitLimit,
+    Claimed, Claims, Cluster, Guard, JobClaim, Leadership, Membership, NameClaim, OwnEntry, Presence, Role,
+    SharedState, SharedTimes, WaitLimit,
 };
 use apparatus::model::audit::Process;
 use apparatus::model::error::{Error, Result};
@@ -16,7 +18,6 @@ use apparatus::model::records::DiskRecord;
 use apparatus::model::units::{CacheEpoch, DiskId, Generation, Incarnation, JobId, Slot};
 use apparatus::protocol::controller::Participant;
 use apparatus::store::roles::*;
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -271,72 +272,4 @@ impl Membership for SimMembers {
     }
 
     fn leave(&self) {}
-}
-
-/// The ledgers of the disks: no disk of the simulation loses writes.
-#[derive(Clone, Copy)]
-struct SimLedgers;
-
-impl FlushLedgers for SimLedgers {
-    fn ledger(&self, disk: DiskId) -> Arc<dyn FlushLedger> {
-        Arc::new(SimLedger(disk))
-    }
-
-    fn trust_disks(&self, at_risk: &mut dyn FnMut() -> Result<BTreeSet<DiskId>>) -> Result<()> {
-        at_risk().map(drop)
-    }
-
-    fn persisted(&self) -> Generation {
-        world(|world| world.shown.1).unwrap_or_default()
-    }
-
-    fn set_persisted(&self, generation: Generation) {
-        world(|world| world.shown.1 = world.shown.1.max(generation));
-    }
-}
-
-struct SimLedger(DiskId);
-
-impl FlushLedger for SimLedger {
-    fn disk(&self) -> DiskId {
-        self.0
-    }
-
-    fn written(&self) {}
-
-    fn flush(&self, flush: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
-        flush()
-    }
-
-    fn flush_here(&self, flush: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
-        flush()
-    }
-
-    fn watch(&self, work: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
-        work()
-    }
-
-    fn note_failure(&self) {}
-
-    fn doubt_others(&self) {}
-
-    fn is_in_doubt(&self) -> bool {
-        false
-    }
-
-    fn is_dirty(&self) -> bool {
-        true
-    }
-
-    fn failures(&self) -> u64 {
-        0
-    }
-
-    fn failures_here(&self) -> u64 {
-        0
-    }
-
-    fn has_lost(&self) -> bool {
-        false
-    }
 }

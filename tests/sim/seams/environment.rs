@@ -3,7 +3,7 @@
 use super::device::SimDevice;
 use super::transport::SimTransport;
 use crate::sim::World;
-use crate::sim::driver::world;
+use crate::sim::thread::world;
 use apparatus::blockdev::label::{COPY, Label, choose};
 use apparatus::blockdev::{Disk, Opening, Pending};
 use apparatus::cluster::FlushLedger;
@@ -70,12 +70,13 @@ fn open(record: &DiskRecord, header: &PoolHeader) -> Result<Disk> {
     if label.sequence < record.label {
         return Err(refused("is an older copy".into()));
     }
-    Ok(Disk::of_device(
-        record,
-        header,
-        label,
-        Box::new(SimDevice::new(index, record)),
-    ))
+    Ok(open_device(record, header, label))
+}
+
+/// The disk with this label, open.
+pub fn open_device(record: &DiskRecord, header: &PoolHeader, label: Label) -> Disk {
+    let device = SimDevice::new(record.id.0 as usize - 1, record);
+    Disk::of_device(record, header, label, Box::new(device))
 }
 
 /// Both copies of the first label of a disk.

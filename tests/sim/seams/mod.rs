@@ -1,13 +1,16 @@
-//! What the production driver is given instead of the machine: a store, a cluster, connections, disks and a clock that belong to the simulation.
+//! What the production driver and the production data path are given instead of the machine: a store, a cluster, connections, disks and a clock
+//! that belong to the simulation.
 //! Each operation takes virtual time, in which anything else may happen, and is a place at which the process may be killed.
 
 mod cluster;
 mod device;
+mod entry;
 mod environment;
+mod ledger;
 mod store;
 mod transport;
 
-use super::driver::world;
+use super::thread::{me, pause, world};
 use super::{Delay, World, driver};
 use apparatus::controller::pool::PoolHandle;
 use apparatus::model::dir::PoolDir;
@@ -18,7 +21,9 @@ use environment::SimEnvironment;
 use std::sync::Arc;
 use store::SimStore;
 
-pub use environment::labelled;
+pub use entry::SimEntry;
+pub use environment::{labelled, open_device};
+pub use ledger::SimLedgers;
 
 /// The pool, as a driver is given it.
 pub fn pool() -> PoolHandle {
@@ -42,10 +47,7 @@ fn ask<T>(job: impl FnOnce(&mut World) -> T) -> Result<T> {
 /// P11: between the request to hold and the release, a driver does only the copy, the commit and what trouble asks for.
 fn not_in_a_hold(what: &str) {
     world(|world| {
-        let held = world
-            .drivers
-            .get(&driver::me())
-            .is_some_and(driver::Driver::holds);
+        let held = world.drivers.get(&me()).is_some_and(driver::Driver::holds);
         world.must(!held, || format!("P11: {what} inside a hold"));
     });
 }
@@ -53,6 +55,6 @@ fn not_in_a_hold(what: &str) {
 /// A step that reads: it mostly takes no time.
 fn glance() {
     if world(|world| world.rng.permille(200)) == Some(true) {
-        driver::pause(Delay::Step);
+        pause(Delay::Step);
     }
 }

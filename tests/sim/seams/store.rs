@@ -1,8 +1,8 @@
 //! The store of a driver: each transaction of the store in memory takes time, and the answer to a commit may be lost.
 
 use super::{ask, glance, not_in_a_hold};
-use crate::sim::driver::{me, pause};
 use crate::sim::fault::Fault;
+use crate::sim::thread::{me, pause};
 use crate::sim::{Delay, World};
 use apparatus::blockdev::label::choose;
 use apparatus::model::audit;
@@ -141,7 +141,12 @@ impl ChangeStore for SimStore {
     fn persist(&mut self, ids: &[ChangeId]) -> Result<()> {
         let store = self.writes("persist");
         let last_only = ask(|world| {
-            world.count("persisted by a controller");
+            let by_controller = world.drivers.contains_key(&me());
+            world.count(if by_controller {
+                "persisted by a controller"
+            } else {
+                "persisted by a flush"
+            });
             world.wrong(Fault::PersistLastOnly)
         })?;
         match ids {

@@ -1,8 +1,9 @@
 //! Connections of a driver: its frames become messages of the simulation, which arrive late, in any order, twice or never.
 
 use super::environment::SimEnvironment;
-use crate::sim::driver::{Driver, listen, me, world};
+use crate::sim::driver::Driver;
 use crate::sim::fault::Fault;
+use crate::sim::thread::{listen, me, world};
 use crate::sim::{LinkId, World};
 use apparatus::controller::environment::Environment;
 use apparatus::model::units::{ChangeId, Slot, Term};
