@@ -2,7 +2,7 @@
 
 use crate::blockdev::Disk;
 use crate::cluster::{self, Claimed, Role, WaitLimit};
-use crate::controller::pool;
+use crate::controller::{Controller, Wait, pool};
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::names::Name;
@@ -142,17 +142,27 @@ fn read_labels(snapshot: &Snapshot) -> (u64, Vec<String>) {
     (highest, unread)
 }
 
-/// Replaces the pool's database by a backup.
+/// Replaces the pool's database by a backup, and has the copies of the metadata on the disks written. Returns why they could not be
+/// written: the pool is restored all the same, and its next change writes them.
 ///
 /// # Errors
 /// Fails when another controller holds the lock, an apparatus runs, or a file cannot be written.
-pub fn restore(pool: &PoolDir, file: &Path, found: &Restored, within: Option<Duration>) -> Result<()> {
+pub fn restore(
+    pool: &PoolDir,
+    file: &Path,
+    found: &Restored,
+    within: Option<Duration>,
+) -> Result<Option<Error>> {
     let cluster = cluster::open(pool)?;
-    let _leadership = cluster.lead(Role::Command, "pool restore", WaitLimit::of(within))?;
+    let leadership = cluster.lead(Role::Command, "pool restore", WaitLimit::of(within))?;
     check_no_job_runs(pool)?;
     check_nobody_lives(pool, "by the table that would be replaced")?;
     store::restore(pool, file)?;
-    pool::open(pool)?.raise_layout_to(found.labels_layout)
+    pool::open(pool)?.raise_layout_to(found.labels_layout)?;
+    drop(leadership);
+    let written = Controller::acquire(pool, "pool restore", Wait::For(within))
+        .and_then(|mut controller| controller.persist());
+    Ok(written.err())
 }
 
 /// Checks that no process works on a job: such a process yields the controller lock in its gaps, and keeps the database open.

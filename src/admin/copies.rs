@@ -106,7 +106,7 @@ fn mismatch(
     let (had, now) = (read.position.layout, persisted.position.layout);
     let reported = copy.position.layout;
     if reported == 0 {
-        // A database that was restored or imported writes it with the next change or flush.
+        // A restore that could not write it leaves that to the next change or flush.
         None
     } else if had < reported {
         Some(format!(

@@ -49,6 +49,29 @@ fn each_change_leaves_a_copy_that_brings_the_pool_back() {
 }
 
 #[test]
+fn the_disks_carry_the_restored_table_at_once() {
+    let pool = Pool::with_volume();
+    pool.run(["pool", "backup", &pool.file("b")]).ok();
+    pool.run(["volume", "create", "w", "1M"]).ok();
+    let words = [
+        "pool",
+        "restore",
+        &pool.file("b"),
+        "--accept-older-layout",
+        "--yes",
+    ];
+    assert_eq!(pool.run(words).ok().err, "");
+    let volumes = pool.json(["volume", "list"]);
+    assert_eq!(volumes["volumes"].as_array().unwrap().len(), 1);
+    // Nothing has changed since: what the disks say is what the restore has written.
+    fs::remove_dir_all(pool.pool_dir()).unwrap();
+    pool.run(["pool", "import", &pool.file("d1.img"), &pool.file("d2.img")])
+        .ok();
+    assert_eq!(pool.json(["volume", "list"]), volumes);
+    pool.run(["pool", "check"]).ok();
+}
+
+#[test]
 fn a_copy_that_is_older_than_the_disks_is_refused_and_a_destroyed_pool_leaves_none() {
     let pool = Pool::with_volume();
     let (_, older) = copies(&pool);

@@ -3,7 +3,7 @@
 use super::archive::BackupVerb;
 use crate::context::Context;
 use crate::exit::Done;
-use crate::output::count;
+use crate::output::{count, note};
 use apparatus::admin;
 use apparatus::admin::backup::Restored;
 use apparatus::controller::Wait;
@@ -115,7 +115,11 @@ impl Restore {
                 Wait::No | Wait::IfFree => Some(Duration::ZERO),
                 Wait::For(within) => within,
             };
-            admin::backup::restore(&context.pool, &file, &found, within)?;
+            if let Some(why) = admin::backup::restore(&context.pool, &file, &found, within)? {
+                note(&format!(
+                    "vctl: the copies of the metadata on the disks are of the former table until the next change: {why}"
+                ));
+            }
         }
         let body = CopyReport {
             restored: &found,
