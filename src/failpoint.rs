@@ -45,6 +45,12 @@ pub enum Point {
     ControllerPersisted,
     /// Old extents have been freed.
     ControllerFreed,
+    /// The database of an imported pool is there; its disks do not name it yet.
+    ImportStored,
+    /// The label of a disk names the imported database, which does not know it yet.
+    ImportLabelled,
+    /// All labels name the imported database; the copies of the metadata are those that it was made from.
+    ImportTookOver,
     /// A hold request has arrived; its disks are not open.
     ApparatusHoldAsked,
     /// The hold is in place; the drain has not been checked.
@@ -91,7 +97,7 @@ pub enum Point {
 
 impl Point {
     /// All points with their names.
-    pub const ALL: [(Self, &'static str); 40] = [
+    pub const ALL: [(Self, &'static str); 43] = [
         (Self::ControllerLocked, "controller.locked"),
         (Self::ControllerTermRaised, "controller.term-raised"),
         (Self::ControllerRecovered, "controller.recovered"),
@@ -111,6 +117,9 @@ impl Point {
         (Self::ControllerRecorded, "controller.recorded"),
         (Self::ControllerPersisted, "controller.persisted"),
         (Self::ControllerFreed, "controller.freed"),
+        (Self::ImportStored, "import.stored"),
+        (Self::ImportLabelled, "import.labelled"),
+        (Self::ImportTookOver, "import.took-over"),
         (Self::ApparatusHoldAsked, "apparatus.hold-asked"),
         (Self::ApparatusHoldPlaced, "apparatus.hold-placed"),
         (Self::ApparatusDrained, "apparatus.drained"),
@@ -241,6 +250,7 @@ mod tests {
             include_str!("controller/pipeline.rs"),
             include_str!("controller/settle.rs"),
             include_str!("controller/persist.rs"),
+            include_str!("admin/import.rs"),
             include_str!("agent/server/core.rs"),
             include_str!("agent/server/core/requests.rs"),
             include_str!("agent/server/helpers.rs"),

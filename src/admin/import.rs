@@ -9,6 +9,7 @@ use crate::blockdev::{Disk, Waived, within};
 use crate::cluster::{self, Role, WaitLimit};
 use crate::controller::pool;
 use crate::controller::{Controller, Wait};
+use crate::failpoint::{Point, hit};
 use crate::metadata::contents::Facts;
 use crate::metadata::copy::Copy;
 use crate::metadata::place::Place;
@@ -279,7 +280,9 @@ pub fn import(
         copies: &plan.copies,
     };
     store::import(pool, &imported)?;
+    hit(Point::ImportStored);
     take_over(pool, &plan, within)?;
+    hit(Point::ImportTookOver);
     let mut controller = Controller::acquire(pool, "pool import", Wait::For(within))?;
     let text = format!(
         "made again from {}, by the copy on disk {} at layout {}",
@@ -313,6 +316,7 @@ fn take_over(pool: &PoolDir, plan: &Plan, patience: Option<Duration>) -> Result<
         let label = within(DISK_TIMEOUT, &what, &record.path, move || {
             Disk::open_waiving(waived, &wanted, &header)?.take_over(wanted.label, &*ledger)
         })?;
+        hit(Point::ImportLabelled);
         store.label_written(record.id, label.sequence)?;
     }
     Ok(())

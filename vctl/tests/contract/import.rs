@@ -176,6 +176,75 @@ fn a_copy_that_was_left_behind_does_not_bring_back_an_older_table() {
     pool.run(["pool", "check"]).ok();
 }
 
+/// A process that imports is killed at each of its steps: the pool is there afterwards, as it was, or it can be imported again.
+#[test]
+fn an_import_that_is_killed_at_any_step_is_ended_by_the_next_command_or_import() {
+    let points = [
+        "import.stored",
+        "import.labelled@1",
+        "import.labelled@2",
+        "import.took-over",
+        "controller.locked",
+        "controller.term-raised",
+        "controller.recovered",
+        "controller.recorded",
+        "controller.persisted",
+    ];
+    let pool = Pool::with_volume();
+    pool.run(["volume", "move", "v", "--to", "d2", "--range", "2M..5M"])
+        .ok();
+    let map = pool.json(["volume", "map", "v"]);
+    for point in points {
+        let (name, time) = point.split_once('@').unwrap_or((point, "1"));
+        lose(&pool);
+        let mut command = pool.command(["pool", "import", &pool.file("d1.img"), &pool.file("d2.img")]);
+        command.env("APPARATUS_FAILPOINT", format!("{name}=kill@{time}"));
+        let killed = command.spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!(killed.status.code(), None, "{point} was not reached: {killed:?}");
+        // The directory may be lost once more, or be gone on with.
+        if time == "1" {
+            pool.run(["volume", "set", "v", "--mode", "600"]).ok();
+            pool.run(["pool", "check", "--repair"]);
+            assert_eq!(pool.json(["volume", "map", "v"]), map, "{point}");
+            pool.run(["pool", "check"]).ok();
+        }
+        lose(&pool);
+        import(&pool, &BOTH, &[]).ok();
+        assert_eq!(pool.json(["volume", "map", "v"]), map, "{point}");
+        pool.run(["pool", "check"]).ok();
+    }
+}
+
+/// The disks fail in the middle of an import, at each of their operations: nothing is lost by that.
+#[test]
+fn an_import_that_a_disk_fails_can_be_done_again() {
+    let pool = Pool::with_volume();
+    let map = pool.json(["volume", "map", "v"]);
+    let faults = pool.path("faults.ron");
+    let mut met = 0;
+    for after in 0..10 {
+        let rule = format!("(on: Any, after: {after}, fault: Error(5))");
+        let text = format!(
+            "{{ {:?}: [{rule}], {:?}: [{rule}] }}",
+            pool.path("d1.img"),
+            pool.path("d2.img")
+        );
+        write(&faults, text.as_bytes());
+        lose(&pool);
+        let mut command = pool.command(["pool", "import", &pool.file("d1.img"), &pool.file("d2.img")]);
+        let ended = finish(command.env("APPARATUS_FAULTS", &faults).spawn().unwrap());
+        // What was begun is ended by a command, or begun again.
+        if !pool.pool_dir().join("pool.db").exists() {
+            import(&pool, &BOTH, &[]).ok();
+        }
+        met += i32::from(ended.status != 0 || pool.run(["pool", "check"]).status != 0);
+        pool.run(["pool", "check", "--repair"]);
+        assert_eq!(pool.json(["volume", "map", "v"]), map, "after {after} operations");
+        pool.run(["pool", "check"]).ok();
+    }
+    assert!(met > 0, "no import has met a fault");
+}
+
 #[test]
 fn a_lost_database_names_the_way_back() {
     let pool = Pool::with_volume();
