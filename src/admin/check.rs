@@ -98,7 +98,13 @@ fn of_copies(store: &mut dyn Store, at_work: bool) -> Result<Vec<Problem>> {
     let found = copies::mismatches(store, at_work)?;
     let problem = |found: copies::Mismatch| {
         let why = format!("its copy of the pool's metadata {}", found.why);
-        Problem::new(format!("disk {}", found.disk.name), why).repairable()
+        let problem = Problem::new(format!("disk {}", found.disk.name), why);
+        match found.is_newer {
+            true => problem.hint(
+                "stop all apparatuses, set the database aside (pool.db and pool.db-wal), and make the pool from its disks: vctl pool import",
+            ),
+            false => problem.repairable(),
+        }
     };
     Ok(found.into_iter().map(problem).collect())
 }

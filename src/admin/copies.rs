@@ -51,6 +51,8 @@ pub(super) struct Mismatch {
     pub(super) disk: DiskRecord,
     /// What is wrong with it.
     pub(super) why: String,
+    /// Whether it is newer than the database, so that writing it again would lose what it has.
+    pub(super) is_newer: bool,
 }
 
 /// Compares the copies with the database. A copy that is being written meanwhile is passed over, and so is one that is behind as long as a controller may be `at_work`
@@ -71,18 +73,42 @@ pub(super) fn mismatches(store: &mut dyn Store, at_work: bool) -> Result<Vec<Mis
     let read = Disk::with_all_within(ANSWER, &records, &header, Disk::read_copy);
     let again = store.persisted()?;
     let unchanged = |copy: &CopyRecord| again.as_ref().is_some_and(|now| now.copies.contains(copy));
+    let same = again
+        .as_ref()
+        .is_some_and(|now| now.position == persisted.position);
     let mut found = Vec::new();
     for ((copy, disk), read) in copies.into_iter().zip(records).zip(read) {
         let why = match read {
             // The check of the disks says why.
             Err(_) => copy.lag.as_ref().map(|lag| format!("is left behind: {lag}")),
+            Ok((_, Some(Ok(read)))) if is_newer(&read, &persisted) && same => {
+                let (had, now) = (read.position.layout, persisted.position.layout);
+                let why = format!(
+                    "covers layout {had}, and the database only layout {now}: the database is an older one"
+                );
+                found.push(Mismatch {
+                    disk,
+                    why,
+                    is_newer: true,
+                });
+                continue;
+            }
             Ok(read) => mismatch(copy, read, &persisted, &table, at_work),
         };
         if let Some(why) = why.filter(|_| unchanged(copy)) {
-            found.push(Mismatch { disk, why });
+            found.push(Mismatch {
+                disk,
+                why,
+                is_newer: false,
+            });
         }
     }
     Ok(found)
+}
+
+/// Returns whether a copy has a later table of the same history than the database.
+fn is_newer(copy: &Copy, persisted: &Persisted) -> bool {
+    copy.header.identity.lineage == persisted.lineage && copy.position.layout > persisted.position.layout
 }
 
 fn mismatch(
@@ -137,8 +163,9 @@ pub(super) fn table_of(contents: Contents) -> Snapshot {
 /// # Errors
 /// Returns the errors of the store.
 pub(super) fn mark(store: &mut dyn Store) -> Result<Vec<Mismatch>> {
-    let found = mismatches(store, false)?;
-    for Mismatch { disk, why } in &found {
+    let mut found = mismatches(store, false)?;
+    found.retain(|each| !each.is_newer);
+    for Mismatch { disk, why, .. } in &found {
         store.copy_lags(disk.id, why)?;
     }
     Ok(found)
@@ -153,7 +180,7 @@ pub(super) fn mended(store: &mut dyn Store, marked: Vec<Mismatch>) -> Result<Vec
     let copies: Vec<CopyRecord> = persisted.map(|persisted| persisted.copies).unwrap_or_default();
     let behind = |id| copies.iter().any(|copy| copy.disk == id && copy.lag.is_some());
     let mended = marked.into_iter().filter(|each| !behind(each.disk.id));
-    let line = |Mismatch { disk, why }: Mismatch| {
+    let line = |Mismatch { disk, why, .. }: Mismatch| {
         let name = disk.name;
         format!("disk {name}: its copy of the pool's metadata was written again, because it {why}")
     };
