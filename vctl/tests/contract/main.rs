@@ -7,6 +7,7 @@
 mod abandoned;
 mod archive;
 mod bad_input;
+mod damage;
 mod describe;
 mod directory;
 mod dry_run;
