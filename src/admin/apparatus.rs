@@ -4,8 +4,8 @@ mod start;
 mod stop;
 mod upgrade;
 
-pub(crate) use start::{FAILED_BECAUSE, FAILED_HINT, WARNING};
-pub use start::{Start, Started, is_memory_limited, start};
+pub(crate) use start::{FAILED_BECAUSE, FAILED_HINT, UNOPENED, WARNING};
+pub use start::{Start, Started, UnopenedDisk, is_memory_limited, start};
 pub use stop::{
     Fenced, check as check_stop, check_fence, fence, kill_supervisor_of, rejoin, stop, stop_unlisted,
 };
@@ -55,6 +55,8 @@ pub struct ApparatusView {
     pub figures: Option<ApparatusMetrics>,
     /// Why it reports none.
     pub fault: Option<String>,
+    /// The process that holds its mount and starts its server again, if there is one.
+    pub supervisor: Option<u32>,
 }
 
 /// Returns all apparatuses that have not left.
@@ -148,6 +150,7 @@ pub fn figures(pool: &PoolDir, uuid: Uuid, name: &Name) -> Result<ApparatusMetri
 }
 
 fn look(pool: &PoolDir, presence: &dyn Presence, uuid: Uuid, member: Member) -> Result<ApparatusView> {
+    let supervisor = supervisor::supervisor_of(pool, &member.name).ok().flatten();
     let ended = match presence.has_ended(&member) {
         Ok(ended) => ended,
         Err(error) => {
@@ -156,11 +159,11 @@ fn look(pool: &PoolDir, presence: &dyn Presence, uuid: Uuid, member: Member) -> 
                 state: State::Silent,
                 figures: None,
                 fault: Some(error.why().to_owned()),
+                supervisor,
             });
         }
     };
     if ended {
-        let supervisor = supervisor::supervisor_of(pool, &member.name).ok().flatten();
         let fault = Some(match supervisor {
             Some(supervisor) => format!(
                 "its server, process {}, has ended; its supervisor, process {supervisor}, holds the mount and starts another: {} says why none comes up",
@@ -177,6 +180,7 @@ fn look(pool: &PoolDir, presence: &dyn Presence, uuid: Uuid, member: Member) -> 
             },
             figures: None,
             fault,
+            supervisor,
         });
     }
     let (figures, fault) = match figures(pool, uuid, &member.name) {
@@ -193,5 +197,6 @@ fn look(pool: &PoolDir, presence: &dyn Presence, uuid: Uuid, member: Member) -> 
         state,
         figures,
         fault,
+        supervisor,
     })
 }

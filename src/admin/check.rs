@@ -1,7 +1,7 @@
 //! Checks a pool for problems, and repairs what can be repaired without losing data.
 
 use super::{apparatus, copies, job};
-use crate::cluster::{self, Presence};
+use crate::cluster::{self, Cluster, Presence};
 use crate::controller::Controller;
 use crate::controller::persist::disks_at_risk;
 use crate::controller::pool;
@@ -85,8 +85,24 @@ pub fn check(pool: &PoolDir) -> Result<Vec<Problem>> {
     problems.extend(of_copies(&mut *store, at_work)?);
     problems.extend(of_jobs(pool, &mut *store)?);
     let (_, members) = store.members()?;
+    problems.extend(of_shared_state(&*cluster, &members)?);
     problems.extend(of_members(pool, &*cluster, &members)?);
     Ok(problems)
+}
+
+/// Checks that the state that living apparatuses share can be found.
+fn of_shared_state(cluster: &dyn Cluster, members: &[Member]) -> Result<Option<Problem>> {
+    let lives = |member: &&Member| cluster.has_ended(member).is_ok_and(|ended| !ended);
+    let living = members.iter().filter(lives);
+    let stop: Vec<String> = living
+        .map(|member| format!("vctl apparatus stop {}", member.name))
+        .collect();
+    let lost = match stop.is_empty() {
+        true => None,
+        false => cluster.lost_state()?,
+    };
+    let hint = format!("{}; then start them again", stop.join("; "));
+    Ok(lost.map(|lost| Problem::from_error(&lost).hint(hint)))
 }
 
 fn of_database(why: String) -> Problem {

@@ -53,6 +53,8 @@ pub(super) struct Mismatch {
     pub(super) why: String,
     /// Whether it is newer than the database, so that writing it again would lose what it has.
     pub(super) is_newer: bool,
+    /// The recorded reason, where it is known to be left behind.
+    lag: Option<String>,
 }
 
 /// Compares the copies with the database. A copy that is being written meanwhile is passed over, and so is one that is behind as long as a controller may be `at_work`
@@ -90,6 +92,7 @@ pub(super) fn mismatches(store: &mut dyn Store, at_work: bool) -> Result<Vec<Mis
                     disk,
                     why,
                     is_newer: true,
+                    lag: None,
                 });
                 continue;
             }
@@ -100,6 +103,7 @@ pub(super) fn mismatches(store: &mut dyn Store, at_work: bool) -> Result<Vec<Mis
                 disk,
                 why,
                 is_newer: false,
+                lag: copy.lag.clone(),
             });
         }
     }
@@ -165,8 +169,8 @@ pub(super) fn table_of(contents: Contents) -> Snapshot {
 pub(super) fn mark(store: &mut dyn Store) -> Result<Vec<Mismatch>> {
     let mut found = mismatches(store, false)?;
     found.retain(|each| !each.is_newer);
-    for Mismatch { disk, why, .. } in &found {
-        store.copy_lags(disk.id, why)?;
+    for Mismatch { disk, why, lag, .. } in &found {
+        store.copy_lags(disk.id, lag.as_ref().unwrap_or(why))?;
     }
     Ok(found)
 }

@@ -207,6 +207,9 @@ pub struct Apparatus {
     /// Whether other users may use the mount.
     #[serde(default)]
     pub allow_other: bool,
+    /// Whether a second process holds the mount and starts the server again when it crashes. If absent, there is none, and one that runs may stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervisor: Option<bool>,
 }
 
 impl Apparatus {
@@ -217,6 +220,7 @@ impl Apparatus {
             mount: view.member.mount.clone(),
             threads: threads.and_then(|threads| u16::try_from(threads).ok()),
             allow_other: allows_others(&view.member.mount).unwrap_or(false),
+            supervisor: view.supervisor.map(|_| true),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Destroys a pool: erases the labels of its disks, and removes its database.
 
 use super::backup::check_nobody_lives;
-use super::disk::wipe;
+use super::disk::{label_left, wipe};
 use crate::controller::Controller;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, Result};
@@ -19,7 +19,7 @@ pub struct FreedDisk {
     pub disk: String,
     /// Its path.
     pub path: PathBuf,
-    /// Why its label could not be erased, if so.
+    /// What became of its label, if it could not be erased.
     pub label_left: Option<String>,
 }
 
@@ -43,7 +43,7 @@ pub fn destroy(mut controller: Controller, pool: &PoolDir) -> Result<Vec<FreedDi
     let free = |record| FreedDisk {
         label_left: wipe(record, snapshot.header.uuid)
             .err()
-            .map(|why| why.why().to_owned()),
+            .map(|why| label_left(&why)),
         disk: record.name.to_string(),
         path: record.path.clone(),
     };

@@ -4,13 +4,15 @@ use super::plan::{self, DiskChange, Planned};
 use super::select;
 use super::send::{Sent, send, write_within};
 use crate::blockdev::{
-    Candidate, Disk, GrownImage, ask_first, create_image, grow_image, preallocate, wipe_label, within,
+    Candidate, Disk, GrownImage, ask_first, create_image, grow_image, is_this_disk, preallocate, wipe_label,
+    within,
 };
 use crate::controller::Controller;
 use crate::model::change::Owner;
 use crate::model::error::{Error, Result};
 use crate::model::names::Name;
 use crate::model::records::{DiskRecord, Edit, PoolHeader, Snapshot};
+use crate::model::size::Exact;
 use crate::model::units::{ByteCount, DiskId, ExtentSize};
 use crate::store::{Store, TableStore};
 use std::collections::BTreeSet;
@@ -305,6 +307,11 @@ pub fn plan_set(store: &mut dyn TableStore, disk: &str, change: &DiskChange) -> 
             path: path.clone(),
             ..old.clone()
         };
+        let (asked, header, known) = (moved.clone(), snapshot.header.clone(), snapshot.disks.clone());
+        // The label is looked at first: a wrong file is refused for what it is, and not for the locks of the right one.
+        within(DISK_TIMEOUT, &describe(&moved), path, move || {
+            is_this_disk(&asked, &header, &known)
+        })?;
         Disk::open_within(DISK_TIMEOUT, &moved, &snapshot.header)?;
     }
     plan::set_disk(&snapshot, disk, change)
@@ -332,11 +339,11 @@ pub fn plan_resize(
     uses.retain(|each| each.owner != Owner::Metadata);
     let needed = uses.last().map_or(2, |last| last.area.end().0);
     if extents < needed {
-        let bytes = |extents: u64| extents.saturating_mul(extent_size.bytes());
+        let size = |extents: u64| Exact(ByteCount(extents.saturating_mul(extent_size.bytes())));
         let why = format!(
-            "{} bytes are in use or required, more than {}",
-            bytes(needed),
-            bytes(extents)
+            "{} are in use or required, more than {}",
+            size(needed),
+            size(extents)
         );
         return Err(
             Error::failed(what, why).hint(format!("move the data at its end: vctl disk evacuate {disk}"))
@@ -464,6 +471,15 @@ pub fn remove(controller: &mut Controller, title: &str, disk: &str) -> Result<(S
     let planned = plan_remove(controller.store(), disk)?;
     let sent = send(controller, title, &planned)?;
     Ok((sent, wipe(record, snapshot.header.uuid).err()))
+}
+
+/// Says what became of the label of a disk that has left the pool and could not be erased.
+#[must_use]
+pub fn label_left(why: &Error) -> String {
+    match why.is_file_missing() {
+        true => "nothing is at its path, so there is no label to erase; if the disk is elsewhere, its label is still there".to_owned(),
+        false => format!("its label is still there: {}", why.why()),
+    }
 }
 
 /// Erases a disk's label. A disk that does not answer keeps its label, and can leave the pool all the same.

@@ -30,6 +30,8 @@ kinds! {
     PoolIsCopy: "pool-is-a-copy",
     /// The file system of the pool's directory accepts no changes.
     DirectoryFault: "pool-directory-fault",
+    /// Apparatuses use a member table that no other process can find.
+    SharedStateLost: "member-table-lost",
     /// A sync of the database's log has failed.
     DatabaseNotDurable: "database-not-durable",
     /// A disk has failed to write what was moved to it.

@@ -16,7 +16,7 @@ use crate::cluster::{self, Cluster};
 use crate::controller::pool;
 use crate::model::change::ChangeState;
 use crate::model::dir::PoolDir;
-use crate::model::error::Result;
+use crate::model::error::{Error, Result};
 use crate::model::event::Severity;
 use crate::model::job::JobRecord;
 use crate::model::options::{Fullness, Thresholds};
@@ -111,6 +111,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &StatusInput) -> Result<S
     findings.extend(copies::findings(store, view)?);
     findings.extend(of_room(view));
     findings.extend(of_directory(pool)?);
+    findings.extend(of_shared_state(&*cluster, apparatuses)?);
     findings.extend(of_log(pool, &*cluster)?);
     findings.extend(of_space(view, store.fullness()?, store.options()?.thresholds));
     findings.extend(of_closed_disks(view, jobs, apparatuses));
@@ -178,6 +179,23 @@ fn of_directory(pool: &PoolDir) -> Result<Option<Finding>> {
             .next(format!("df -h {}", pool.display()))
     };
     Ok(crate::controller::directory::fault(pool)?.map(finding))
+}
+
+/// Reports that living apparatuses share their state in a place that no other process can find.
+fn of_shared_state(
+    cluster: &dyn Cluster,
+    apparatuses: &[apparatus::ApparatusView],
+) -> Result<Option<Finding>> {
+    let living = |each: &&apparatus::ApparatusView| !matches!(each.state, State::Dead | State::Restarting);
+    let Some(first) = apparatuses.iter().find(living) else {
+        return Ok(None);
+    };
+    let finding = |lost: Error| {
+        let kind = FindingKind::SharedStateLost;
+        Finding::new(kind, Severity::Error, lost.what(), lost.why())
+            .next(format!("vctl apparatus stop {}", first.member.name))
+    };
+    Ok(cluster.lost_state()?.map(finding))
 }
 
 /// Reports a copy of a pool's directory, which can neither change nor serve anything.

@@ -3,8 +3,8 @@
 use super::claim::{self, SameFile};
 use super::label::{Label, LabelFault};
 use super::labelled;
-use super::open::{DiskKind, Waived, length};
-use crate::model::error::{Error, Result};
+use super::open::{Disk, DiskKind, Waived, length};
+use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::names::Name;
 use crate::model::records::{DiskRecord, PoolHeader};
 use crate::model::units::ExtentSize;
@@ -37,10 +37,33 @@ pub(super) fn acceptable(
     if !waived.owner {
         claim::belongs(what, label.instance, &header.instance)?;
     }
-    if !waived.age {
-        newest(what, &label, record)?;
+    if !waived.age
+        && let Err(old) = newest(what, &label, record)
+    {
+        let found = file.metadata().map_err(|why| Error::because(what, why))?;
+        return Err(
+            match SameFile::user_of_another(&header.instance, record.id.0, &found)? {
+                Some(by) => newest_in_use(&old, record, &by),
+                None => old,
+            },
+        );
     }
     Ok(label)
+}
+
+/// The refusal of an older copy while the newest one is still open. Accepting the older one would not help: that is refused as long as the other is in
+/// use.
+fn newest_in_use(old: &Error, record: &DiskRecord, by: &str) -> Error {
+    let why = format!(
+        "{}; the newest copy is still open{by}, under another name or deleted",
+        old.why()
+    );
+    Error::new(ErrorKind::Busy, old.what(), why).hint(format!(
+        "put the newest copy back at {}; if it was deleted, copy its volumes from the mount and stop the processes that have it open: \
+         then vctl disk label {} --accept-older-data uses this one",
+        record.path.display(),
+        record.name
+    ))
 }
 
 /// Checks that the file has all the bytes of the disk.
@@ -86,6 +109,33 @@ pub(super) fn long_enough(
 fn not_elsewhere(what: &str, file: &File, record: &DiskRecord, header: &PoolHeader) -> Result<()> {
     let found = file.metadata().map_err(|why| Error::because(what, why))?;
     SameFile::check(what, &header.instance, record.id.0, &found)
+}
+
+/// Checks that the file is the disk of this record by its label alone, and names the disk that it is instead.
+///
+/// # Errors
+/// Fails when the file cannot be read, has no label, or has that of another disk.
+pub fn is_this_disk(record: &DiskRecord, header: &PoolHeader, known: &[DiskRecord]) -> Result<()> {
+    let what = what(record);
+    let label = match Disk::label_at(record, header)? {
+        Ok(label) => label,
+        Err(fault @ LabelFault::Version(_)) => return Err(unreadable(&what, &record.name, fault)),
+        Err(fault) => {
+            let hint = format!("name the file or device that is disk {} now", record.name);
+            return Err(Error::failed(what, format!("{fault}, so it is not this disk")).hint(hint));
+        }
+    };
+    let other = known
+        .iter()
+        .find(|other| (header.uuid, other.uuid) == (label.pool, label.disk));
+    match other.filter(|other| other.id != record.id) {
+        Some(other) => {
+            let why = format!("is disk {} by its label, not {}", other.name, record.name);
+            let hint = format!("name the file or device that is disk {} now", record.name);
+            Err(Error::failed(what, why).hint(hint))
+        }
+        None => fits(&what, &label, record, header.uuid, header.extent_size),
+    }
 }
 
 /// Checks that the label matches the record. When a disk grows, its label is written before its record, and when it shrinks, after it, so the size in

@@ -123,7 +123,7 @@ fn owner_byte(owner: &Instance) -> SharedByte {
 pub(super) fn own(what: &str, file: &File, owner: &Instance) -> Result<()> {
     let given = without_locks(what, owner_byte(owner).share(file), Ok(()))?;
     given.map_err(|byte| {
-        let by = holders(file, byte);
+        let by = named(&holders(file, byte));
         Error::new(
             ErrorKind::Busy,
             what,
@@ -161,7 +161,7 @@ pub(super) fn not_owned(what: &str, file: &File) -> Result<()> {
 }
 
 fn in_use(what: &str, file: &File, byte: u64) -> Error {
-    let why = format!("is in use{}", holders(file, byte));
+    let why = format!("is in use{}", named(&holders(file, byte)));
     Error::new(ErrorKind::Busy, what, why).hint("stop the processes that use it first")
 }
 
@@ -213,6 +213,20 @@ impl SameFile {
         }
     }
 
+    /// Returns the processes that have another file open as this disk, as ` (apparatus, process 123)`, or `None` if none has, or this one alone.
+    ///
+    /// # Errors
+    /// Fails when that cannot be determined.
+    pub(super) fn user_of_another(owner: &Instance, disk: u32, found: &Metadata) -> Result<Option<String>> {
+        let Some((dir, answer)) = Self::question(owner, disk, found)? else {
+            return Ok(None);
+        };
+        let byte = without_locks("the pool's directory", answer.conflict(&dir), None)?;
+        let found = byte.map(|byte| holders(&dir, byte));
+        let others = found.filter(|found| !matches!(found, Holders::OnlyMe));
+        Ok(others.map(|others| named(&others)))
+    }
+
     /// Opens the pool's directory and computes the byte in it that stands for the file; `None` where the pool has no directory.
     fn question(owner: &Instance, disk: u32, found: &Metadata) -> Result<Option<(File, SharedByte)>> {
         if owner.dir.path().as_os_str().is_empty() {
@@ -235,10 +249,19 @@ impl SameFile {
 
 fn another_file(what: &str, dir: &File, byte: u64) -> Error {
     let by = holders(dir, byte);
-    let why = format!("the path leads to another file than the one that is in use as this disk{by}");
-    Error::new(ErrorKind::Busy, what, why).hint(
-        "put the file that is in use back at this path; or stop the processes that use it, and start again with the present file",
-    )
+    let why = format!(
+        "the path leads to another file than the one that is in use as this disk{}",
+        named(&by)
+    );
+    let hint = match &by {
+        Holders::OnlyMe => {
+            "the disk's recorded path leads to the other one: move away the file that is not to be used any more"
+        }
+        Holders::Named(_) | Holders::Unseen => {
+            "put the file that is in use back at this path; or stop the processes that use it, and start again with the present file"
+        }
+    };
+    Error::new(ErrorKind::Busy, what, why).hint(hint)
 }
 
 /// Runs `write` under the lock that lets one process at a time write the label.
@@ -305,30 +328,47 @@ impl Drop for AddLock {
     }
 }
 
-/// Names the processes that have a lock on this byte of the file, as far as they are visible: ` (apparatus, process 123)`.
-fn holders(file: &File, byte: u64) -> String {
+/// The processes that have a lock on a byte, as far as they are visible. The process that asks is no answer to its question.
+enum Holders {
+    /// Others: `apparatus, process 123`.
+    Named(Vec<String>),
+    /// No other is visible, and this process has the lock.
+    OnlyMe,
+    /// None is visible.
+    Unseen,
+}
+
+/// Returns words for a message: ` (apparatus, process 123)`, or nothing.
+fn named(holders: &Holders) -> String {
+    match holders {
+        Holders::Named(names) => format!(" ({})", names.join("; ")),
+        Holders::OnlyMe | Holders::Unseen => String::new(),
+    }
+}
+
+/// Finds the processes that have a lock on this byte of the file.
+fn holders(file: &File, byte: u64) -> Holders {
     let Ok(inode) = file.metadata().map(|found| found.ino()) else {
-        return String::new();
+        return Holders::Unseen;
     };
     let lock = format!(":{inode} {byte} {byte}");
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut names: Vec<String> = processes
-        .filter_map(|process| {
-            let pid: u32 = process.file_name().to_str()?.parse().ok()?;
-            let mut files = fs::read_dir(process.path().join("fdinfo")).ok()?.flatten();
-            let holds = files.any(|file| {
-                fs::read_to_string(file.path())
-                    .is_ok_and(|text| text.lines().any(|line| line.ends_with(&lock)))
-            });
-            let name = || fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            holds.then(|| format!("{}, process {pid}", name().trim()))
-        })
-        .collect();
+    let holding = processes.filter_map(|process| {
+        let pid: u32 = process.file_name().to_str()?.parse().ok()?;
+        let mut files = fs::read_dir(process.path().join("fdinfo")).ok()?.flatten();
+        let holds = files.any(|file| {
+            fs::read_to_string(file.path()).is_ok_and(|text| text.lines().any(|line| line.ends_with(&lock)))
+        });
+        let name = || fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+        holds.then(|| (pid, format!("{}, process {pid}", name().trim())))
+    });
+    let (mine, others): (Vec<_>, Vec<_>) = holding.partition(|(pid, _)| *pid == std::process::id());
+    let mut names: Vec<String> = others.into_iter().map(|(_, name)| name).collect();
     names.sort();
-    if names.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", names.join("; "))
+    match (names.is_empty(), mine.is_empty()) {
+        (false, _) => Holders::Named(names),
+        (true, false) => Holders::OnlyMe,
+        (true, true) => Holders::Unseen,
     }
 }
 

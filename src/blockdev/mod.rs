@@ -28,6 +28,7 @@ mod stack;
 mod unlabelled;
 pub(crate) mod with_timeout;
 
+pub use acceptable::is_this_disk;
 pub use copy::{CopyError, is_zero};
 pub use durable::{GrownImage, grow_image};
 pub use faults::{FaultCounts, Operation};

@@ -5,7 +5,8 @@ use super::claim::{self, SameFile};
 use super::device::{self, BlockDevice};
 use super::faults::{FaultCounts, Faults};
 use super::identity::sys_dir;
-use super::label::Label;
+use super::label::{Label, LabelFault};
+use super::labelled;
 use super::metadata::Known;
 use super::pending::{Opening, Pending};
 use super::stack::refuse_cycle;
@@ -308,6 +309,16 @@ impl Disk {
             age: true,
         };
         acceptable(&what, &file, record, header, waived)
+    }
+
+    /// Reads the label of the file that the record names, whatever file that is.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be opened or read.
+    pub(super) fn label_at(record: &DiskRecord, header: &PoolHeader) -> Result<Result<Label, LabelFault>> {
+        let what = what(record);
+        let (file, _, _) = open_for_use(&record.path, &what, header.uuid)?;
+        labelled::read(&file).map_err(|why| Error::because(what, why))
     }
 
     /// Checks that this database can adopt the disk: the label fits except for the owner, the database is not older than the disk, and no process

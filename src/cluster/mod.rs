@@ -72,6 +72,13 @@ pub trait Cluster: Presence + Claims + Send + Sync {
     /// Fails as [`Cluster::share`] does.
     fn share_existing(&self, pool: Uuid) -> Result<Option<SharedState>>;
 
+    /// Returns what there is to say if processes use a shared state that no other process can find: nothing can be changed until all of them have
+    /// ended.
+    ///
+    /// # Errors
+    /// Fails when that cannot be determined.
+    fn lost_state(&self) -> Result<Option<Error>>;
+
     /// Returns a leadership that is not held yet. Refusals of other controllers name its purpose: `job 7`, `volume create`.
     ///
     /// # Errors

@@ -61,11 +61,12 @@ impl Error {
 
     /// Creates an error of kind [`ErrorKind::NotFound`]: `disk x: no such disk`.
     pub fn not_found(noun: &str, name: &str) -> Self {
-        Self::new(
-            ErrorKind::NotFound,
-            format!("{noun} {name}"),
-            format!("no such {noun}"),
-        )
+        // A name that cannot be seen is quoted.
+        let what = match name.trim().is_empty() {
+            true => format!("{noun} {name:?}"),
+            false => format!("{noun} {name}"),
+        };
+        Self::new(ErrorKind::NotFound, what, format!("no such {noun}"))
     }
 
     /// Creates an error of kind [`ErrorKind::Failed`] that keeps its cause.
@@ -81,6 +82,16 @@ impl Error {
             hint: None,
             source: Some(source),
         }
+    }
+
+    /// Returns whether its cause is a file that does not exist.
+    #[must_use]
+    pub fn is_file_missing(&self) -> bool {
+        let cause = self
+            .source
+            .as_ref()
+            .and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::NotFound)
     }
 
     /// Adds the way out.

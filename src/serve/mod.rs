@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod daemon;
+mod disks;
 mod exporter;
 mod heartbeat;
 mod hosts;
@@ -53,9 +54,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use times::TimePublisher;
-
-/// How long the start waits for disks; one that answers later is opened then.
-const DISK_WAIT: Duration = Duration::from_secs(5);
 
 /// How long the end waits for requests in flight.
 const DRAIN_WAIT: Duration = Duration::from_secs(5);

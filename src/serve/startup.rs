@@ -2,9 +2,9 @@
 
 use super::kept::Kept;
 use super::report::Reporter;
-use super::{DISK_WAIT, Settings};
+use super::{Settings, disks};
 use crate::admin::place;
-use crate::blockdev::{Disk, Disks};
+use crate::blockdev::Disks;
 use crate::cluster::{NameClaim, OwnEntry, SharedState};
 use crate::controller::metadata::is_current;
 use crate::controller::persist::{disks_at_risk, refuse_lost};
@@ -13,7 +13,7 @@ use crate::map::Draft;
 use crate::model::error::{Error, Result};
 use crate::model::event::Severity;
 use crate::model::member::{Joined, Joiner, Member};
-use crate::model::records::{DiskRecord, PoolHeader};
+use crate::model::records::PoolHeader;
 use crate::rpc::Listener;
 use crate::store::{self, Store};
 use crate::supervisor;
@@ -97,7 +97,7 @@ impl Startup {
             .map_err(|error| Error::because(format!("apparatus {name}"), error))?;
         let header = store.header()?;
         let disks = Disks::new();
-        open_disks(&disks, &store.disks()?, &header, &reporter);
+        disks::open(&disks, &store.disks()?, &header, &reporter);
         let shared = pool.cluster.share(header.uuid)?;
         // The table may be large: it is read before the apparatus joins, so that other processes do not wait for the store meanwhile, and controllers
         // do not wait long for an apparatus that has joined and does not answer yet.
@@ -146,7 +146,8 @@ impl Startup {
             ..Joiner::new(&settings.name, std::process::id(), mount)
         };
         let joined = self.store.join(&joiner, &alive)?;
-        open_disks(&self.disks, &joined.snapshot.disks, &self.header, &self.reporter);
+        let unopened = disks::open(&self.disks, &joined.snapshot.disks, &self.header, &self.reporter);
+        disks::warn(&unopened);
         let table = read.joined(&joined.snapshot, joined.since.as_deref())?;
         Ok((joined, table))
     }
@@ -174,23 +175,5 @@ impl Startup {
         let entry = self.shared.members.own(joined.member.slot);
         entry.begin(joined.member.incarnation, joined.snapshot.header.generation);
         entry
-    }
-}
-
-/// Opens the disks that are not open yet. One that cannot be opened, or does not answer in time, is reported, and its volumes answer EIO
-/// until it is open.
-fn open_disks(disks: &Disks, records: &[DiskRecord], header: &PoolHeader, reporter: &Reporter) {
-    let closed = |record: &&DiskRecord| disks.get(record.id).is_none();
-    let closed: Vec<DiskRecord> = records.iter().filter(closed).cloned().collect();
-    let opened = Disk::open_all_within(DISK_WAIT, &closed, header);
-    for (opened, record) in opened.into_iter().zip(&closed) {
-        match opened {
-            Ok(disk) => disks.insert(Arc::new(disk)),
-            Err(error) => reporter.report(
-                Severity::Error,
-                format!("disk {}", record.name),
-                format!("{}; volumes on it answer EIO until it can be opened", error.why()),
-            ),
-        }
     }
 }

@@ -9,6 +9,7 @@ use crate::sys::memory::Cgroup;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::Serialize;
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -26,6 +27,8 @@ pub(crate) const FAILED_BECAUSE: &str = "X_APPARATUS_FAILED";
 pub(crate) const FAILED_HINT: &str = "X_APPARATUS_HINT";
 /// Notification of a process that serves: a warning for its operator.
 pub(crate) const WARNING: &str = "X_APPARATUS_WARNING";
+/// Notification of a process that is about to serve: the name of a disk that it cannot open, a space, and the reason.
+pub(crate) const UNOPENED: &str = "X_APPARATUS_UNOPENED_DISK";
 /// Size in bytes above which a log is renamed before an apparatus starts.
 const LONG_LOG: u64 = 1 << 20;
 /// Longest tail of a log that is searched for its last line, in bytes.
@@ -87,6 +90,17 @@ pub struct Started {
     pub process: Child,
     /// A warning for its operator.
     pub warning: Option<String>,
+    /// The disks that it could not open: volumes on them answer EIO.
+    pub unopened: Vec<UnopenedDisk>,
+}
+
+/// A disk that a starting apparatus could not open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UnopenedDisk {
+    /// Its name.
+    pub disk: String,
+    /// The reason, and what it means for hosts.
+    pub why: String,
 }
 
 /// Returns whether the memory cgroup of this process, and so that of its children, has a limit.
@@ -116,9 +130,10 @@ pub fn start(pool: &PoolDir, start: &Start, within: Duration) -> Result<Started>
     let log_named = || format!("its log: {}", pool.log(&start.name).display());
     let outcome = await_readiness(&ready, &mut child, within).map_err(failed)?;
     match outcome {
-        Readiness::Serves(warning) => Ok(Started {
+        Readiness::Serves(report) => Ok(Started {
             process: child,
-            warning,
+            warning: report.warning,
+            unopened: report.unopened,
         }),
         Readiness::Ended(report) => {
             let why = report.why.or_else(|| last_line(&pool.log(&start.name), from));
@@ -227,6 +242,7 @@ struct StartReport {
     why: Option<String>,
     hint: Option<String>,
     warning: Option<String>,
+    unopened: Vec<UnopenedDisk>,
 }
 
 impl StartReport {
@@ -234,6 +250,13 @@ impl StartReport {
         match line.split_once('=') {
             Some((FAILED_BECAUSE, why)) => self.why = Some(why.to_owned()),
             Some((WARNING, text)) => self.warning = Some(text.to_owned()),
+            Some((UNOPENED, found)) => {
+                self.unopened
+                    .extend(found.split_once(' ').map(|(disk, why)| UnopenedDisk {
+                        disk: disk.to_owned(),
+                        why: why.to_owned(),
+                    }))
+            }
             Some((FAILED_HINT, hint)) if !hint.is_empty() => self.hint = Some(hint.to_owned()),
             _ => {}
         }
@@ -247,7 +270,7 @@ impl Drop for Ready {
 }
 
 enum Readiness {
-    Serves(Option<String>),
+    Serves(StartReport),
     Ended(StartReport),
     Late,
 }
@@ -258,7 +281,7 @@ fn await_readiness(ready: &Ready, child: &mut Child, within: Duration) -> io::Re
     let mut report = StartReport::default();
     loop {
         if ready.receive(&mut report)? {
-            return Ok(Readiness::Serves(report.warning));
+            return Ok(Readiness::Serves(report));
         }
         if child.try_wait()?.is_some() {
             // Its last messages may have arrived since.

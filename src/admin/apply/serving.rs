@@ -42,6 +42,10 @@ fn check(view: &ApparatusView, wanted: &Apparatus) -> Result<()> {
         format!("runs at {}, not at {}", mount.display(), wanted.mount.display())
     } else if others != wanted.allow_other {
         format!("runs with allow_other {others}, not {}", wanted.allow_other)
+    } else if let Some(expected) = wanted.supervisor
+        && expected != view.supervisor.is_some()
+    {
+        format!("runs with supervisor {}, not {expected}", !expected)
     } else if let (Some(is), Some(expected)) = (threads, wanted.threads)
         && is != u64::from(expected)
     {

@@ -4,7 +4,7 @@ use super::job::JobLock;
 use super::leadership::ControllerLock;
 use super::left::LeftWrite;
 use super::lock::{AttachLock, DiscardLock, LifeLock};
-use super::place::link_of;
+use super::place::{link_of, lost_table};
 use super::table::MemberTable;
 use super::times::TimesDirectory;
 use super::{boot, life};
@@ -14,7 +14,7 @@ use crate::cluster::{
 };
 use crate::model::audit::Process;
 use crate::model::dir::PoolDir;
-use crate::model::error::Result;
+use crate::model::error::{Error, Result};
 use crate::model::member::{Member, Origin};
 use crate::model::names::Name;
 use crate::model::records::DiskRecord;
@@ -53,6 +53,10 @@ impl Cluster for LocalCluster {
     fn share_existing(&self, pool: Uuid) -> Result<Option<SharedState>> {
         let exists = link_of(&self.pool).exists();
         exists.then(|| self.share(pool)).transpose()
+    }
+
+    fn lost_state(&self) -> Result<Option<Error>> {
+        lost_table(&self.pool)
     }
 
     fn leadership(&self, role: Role, purpose: &str) -> Result<Box<dyn Leadership>> {

@@ -34,6 +34,8 @@ const LINK: &str = "run/members";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Time for the users of a table to restore its link, or to end.
 const RESTORED: Duration = Duration::from_secs(3);
+/// Time for which a table in use is not found before it counts as lost.
+const LOST: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_millis(20);
 
 /// Byte of the file that all processes lock which have it open, far beyond those of `flushers.rs`.
@@ -83,7 +85,10 @@ impl TablePlace {
                 )),
             );
         };
-        let (file, made) = search.run().map_err(failed)?.ok_or_else(|| out_of_sight(&what))?;
+        let Some((file, made)) = search.run().map_err(failed)? else {
+            let is_lost = is_lost_now(&anchor, &link).map_err(failed)?;
+            return Err(if is_lost { lost(&what) } else { unlinked(&what) });
+        };
         let identity = file.metadata().map(|meta| identity(&meta)).map_err(failed)?;
         anchor.share(byte_of_table(identity)).map_err(failed)?;
         drop(alone);
@@ -186,13 +191,66 @@ fn share(file: &File) -> io::Result<bool> {
     Ok(file.metadata()?.nlink() == 1)
 }
 
-fn out_of_sight(what: &str) -> Error {
+/// The refusal while processes use a table that this one does not find by its link and that is in memory all the same.
+fn unlinked(what: &str) -> Error {
+    let why =
+        format!("is in use by a process of this pool, and its link {LINK} was deleted or leads elsewhere");
+    Error::new(ErrorKind::Busy, what, why)
+        .hint("a running apparatus restores the link within a second; otherwise end the processes that use the pool")
+}
+
+/// The refusal while processes use a table that no other process can find.
+fn lost(what: &str) -> Error {
     let why = format!(
-        "is in use by a process of this pool and cannot be found: {LINK} was deleted, or leads to the {MEMORY} of another container"
+        "is in use by processes of this pool and cannot be found: it was deleted, or is in the {MEMORY} of another container; volumes are served, and nothing can be changed"
     );
     Error::new(ErrorKind::Busy, what, why).hint(format!(
-        "a running apparatus restores it within a second; containers of one pool have to share {MEMORY}; otherwise end the processes that use the pool"
+        "stop all apparatuses of the pool (vctl apparatus stop NAME for each), then start them; containers of one pool have to share {MEMORY}"
     ))
+}
+
+/// Returns what there is to say if processes of the pool use a table that no other process can find: not by its link, and not in memory.
+pub(super) fn lost_table(pool: &PoolDir) -> Result<Option<Error>> {
+    let link = link_of(pool);
+    let what = format!("member table {}", pool.name_of(&link).display());
+    let failed = |why: io::Error| Error::because(what.clone(), why);
+    let Some(anchor) = Anchor::of_existing(pool).map_err(failed)? else {
+        return Ok(None);
+    };
+    let deadline = Instant::now() + LOST;
+    // A process that creates or removes the table locks its byte a moment before or after the file exists.
+    while is_lost_now(&anchor, &link).map_err(failed)? {
+        if Instant::now() >= deadline {
+            return Ok(Some(lost(&what)));
+        }
+        std::thread::park_timeout(RETRY);
+    }
+    Ok(None)
+}
+
+fn is_lost_now(anchor: &Anchor, link: &Path) -> io::Result<bool> {
+    if !anchor.uses_another(None)? {
+        return Ok(false);
+    }
+    let prefix = prefix_of(anchor)?;
+    let in_memory = fs::read_dir(MEMORY).into_iter().flatten().flatten();
+    let in_memory = in_memory.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+    for path in in_memory.map(|entry| entry.path()).chain([link.to_owned()]) {
+        if let Ok(meta) = fs::metadata(&path)
+            && anchor.shared_elsewhere(one(byte_of_table(identity(&meta))))?
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Returns how the names of this pool's tables in memory begin.
+fn prefix_of(anchor: &Anchor) -> io::Result<String> {
+    let (device, inode) = anchor.identity()?;
+    // The inode number may be reused for another directory once this one is deleted.
+    let born = anchor.born();
+    Ok(format!("{PREFIX}{device:x}-{inode:x}-{born:x}-"))
 }
 
 /// Replaces the link by one to this file.
@@ -235,7 +293,7 @@ impl Search<'_> {
     /// Finds a table in memory whose link was removed. No process uses it, and the facts in it still hold. Removes the tables of an earlier pool of this
     /// directory.
     fn stray(&self) -> io::Result<Option<(File, bool)>> {
-        let prefix = self.prefix()?;
+        let prefix = prefix_of(self.anchor)?;
         for entry in fs::read_dir(MEMORY).into_iter().flatten().flatten() {
             if !entry.file_name().to_string_lossy().starts_with(&prefix) {
                 continue;
@@ -249,16 +307,9 @@ impl Search<'_> {
         Ok(None)
     }
 
-    fn prefix(&self) -> io::Result<String> {
-        let (device, inode) = self.anchor.identity()?;
-        // The inode number may be reused for another directory once this one is deleted.
-        let born = self.anchor.born();
-        Ok(format!("{PREFIX}{device:x}-{inode:x}-{born:x}-"))
-    }
-
     fn make(&self) -> io::Result<(File, bool)> {
         sweep(self.header);
-        let path = Path::new(MEMORY).join(format!("{}{}", self.prefix()?, Uuid::new_v4().simple()));
+        let path = Path::new(MEMORY).join(format!("{}{}", prefix_of(self.anchor)?, Uuid::new_v4().simple()));
         match self.make_in_memory(&path) {
             Ok(file) => {
                 relink(self.anchor, &path)?;

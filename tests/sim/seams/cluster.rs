@@ -126,6 +126,10 @@ impl Cluster for SimCluster {
         self.share(pool).map(Some)
     }
 
+    fn lost_state(&self) -> Result<Option<Error>> {
+        Ok(None)
+    }
+
     fn leadership(&self, role: Role, _purpose: &str) -> Result<Box<dyn Leadership>> {
         Ok(Box::new(SimLeadership { me: me(), role }))
     }

@@ -32,6 +32,16 @@ pub fn owner(text: &str) -> Result<Owner> {
     let (user, group) = text
         .split_once(':')
         .map_or((text, None), |(user, group)| (user, Some(group)));
+    let part_missing = |why| {
+        let error = Error::usage(format!("owner {text:?}"), why);
+        Err(error.hint("write USER or USER:GROUP, by names or numbers: root:nogroup"))
+    };
+    if user.is_empty() {
+        return part_missing("names no user");
+    }
+    if group == Some("") {
+        return part_missing("names no group after the colon");
+    }
     let (user, own_group) = find(user, "user", "/etc/passwd")?;
     let group = group
         .map(|group| find(group, "group", "/etc/group"))
@@ -113,6 +123,21 @@ mod tests {
             "0:4294967295",
         ] {
             assert!(owner(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_part_is_named() {
+        for (text, why) in [
+            ("", "names no user"),
+            (":nogroup", "names no user"),
+            ("root:", "names no group"),
+        ] {
+            let error = owner(text).unwrap_err();
+            assert!(
+                error.what() == format!("owner {text:?}") && error.why().contains(why),
+                "{error}"
+            );
         }
     }
 

@@ -5,6 +5,7 @@ mod run;
 mod upgrade;
 
 pub use list::word;
+pub use run::warn;
 
 use crate::context::Context;
 use crate::exit::Done;

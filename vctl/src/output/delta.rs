@@ -1,7 +1,7 @@
 //! Describes the effect of a change in an operator's terms, for `--dry-run`.
 
 use super::Style;
-use super::cell::exact;
+use super::cell::{exact, size};
 use apparatus::model::records::{Area, Delta, DiskRecord, Edit, Segment, Snapshot, VolumeRecord};
 use apparatus::model::units::{ByteCount, DiskId, ExtentSize, VolumeExtent, VolumeId};
 use std::collections::BTreeMap;
@@ -117,7 +117,7 @@ impl PoolPreview {
         let line = format!(
             "remove volume {} and the {} that it holds",
             self.volume(id),
-            self.size(size.0)
+            self.about(size.0)
         );
         self.volumes.remove(&id);
         line
@@ -255,13 +255,27 @@ impl PoolPreview {
         self.size(extents.saturating_mul(self.extent_size.bytes()))
     }
 
+    /// Returns a size without rounding.
     fn size(&self, bytes: u64) -> String {
-        if self.bytes {
-            bytes.to_string()
-        } else {
-            exact(bytes)
+        let exact = exact(bytes);
+        match self.bytes {
+            true => bytes.to_string(),
+            false if has_unit(&exact) || bytes == 0 => exact,
+            false => format!("{bytes} bytes"),
         }
     }
+
+    /// Returns a size of which nothing depends on the last byte: rounded where no unit divides it.
+    fn about(&self, bytes: u64) -> String {
+        match self.bytes || has_unit(&exact(bytes)) || bytes < 1024 {
+            true => self.size(bytes),
+            false => size(bytes),
+        }
+    }
+}
+
+fn has_unit(size: &str) -> bool {
+    size.ends_with(|last: char| !last.is_ascii_digit())
 }
 
 fn tags(disk: &DiskRecord) -> String {
@@ -384,6 +398,30 @@ mod tests {
             [
                 "would remove volume v and the 4M that it holds",
                 "would remove disk d2"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_size_that_no_unit_divides_has_one_all_the_same() {
+        let odd = |bytes| VolumeRecord {
+            size: ByteCount(bytes),
+            ..volume()
+        };
+        let mut outlook = PoolPreview::empty(ExtentSize::DEFAULT, Style::default());
+        let edits = vec![
+            Edit::AddVolume(odd(1_258_291_712)),
+            Edit::SetVolume(odd(512)),
+            Edit::SetVolume(odd(1_258_291_712)),
+            Edit::RemoveVolume(VolumeId(1)),
+        ];
+        assert_eq!(
+            described(&mut outlook, edits),
+            [
+                "would create volume v: 1258291712 bytes, mode 0600, owner 0:0",
+                "would change volume v: size from 1258291712 bytes to 512 bytes",
+                "would change volume v: size from 512 bytes to 1258291712 bytes",
+                "would remove volume v and the 1.2G that it holds"
             ]
         );
     }

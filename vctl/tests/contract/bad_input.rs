@@ -276,6 +276,17 @@ fn new_space_on_a_disk_with_a_fault_is_offered_elsewhere() {
         .ok();
 }
 
+#[test]
+fn names_that_cannot_be_seen_are_quoted_and_missing_users_named() {
+    let pool = Pool::with_volume();
+    pool.run(["volume", "show", ""])
+        .ended(3)
+        .complains(&["volume \"\": no such volume"]);
+    pool.run(["volume", "create", "w", "1M", "--owner", ":nogroup"])
+        .ended(2)
+        .complains(&["names no user", "USER:GROUP"]);
+}
+
 /// A path may hold what a terminal obeys.
 #[test]
 fn control_characters_of_paths_are_shown() {
@@ -286,7 +297,7 @@ fn control_characters_of_paths_are_shown() {
         .ok();
     std::fs::remove_file(&path).unwrap();
     let removed = pool.run(["disk", "remove", "d3"]).ok();
-    assert!(removed.err.contains("its label is still there"), "{removed:?}");
+    assert!(removed.err.contains("no label to erase"), "{removed:?}");
     for text in [&added.out, &removed.err] {
         assert!(text.contains("an\\nother\\u{1b}[31m.img"), "{text}");
         assert!(!text.contains('\u{1b}') && text.lines().count() == 1, "{text}");

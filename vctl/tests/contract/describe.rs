@@ -161,6 +161,40 @@ fn options_placement_and_reserves_are_applied_and_dumped() {
 }
 
 #[test]
+fn a_supervisor_is_shown_dumped_and_started() {
+    let supervised = DESCRIPTION.replace(r#"mount: "mount-a""#, r#"mount: "mount-a", supervisor: true"#);
+    let (pool, file) = described(&supervised);
+    pool.run(["pool", "apply", &file]).ok();
+    let shown = &pool.json(["apparatus", "show", "a"])["apparatus"];
+    assert!(shown["supervisor"].as_u64().is_some_and(|pid| pid > 1), "{shown}");
+    assert_ne!(shown["supervisor"], shown["pid"], "{shown}");
+    let text = pool.run(["apparatus", "show", "a"]).ok().out;
+    let pid = shown["supervisor"].to_string();
+    assert!(
+        text.lines()
+            .any(|line| line.to_lowercase().contains("supervisor") && line.contains(&pid)),
+        "{text}"
+    );
+    let dump = pool.run(["pool", "dump"]).ok().out;
+    assert!(dump.replace(' ', "").contains("supervisor:true"), "{dump}");
+    write(&pool.path("dump.ron"), dump.as_bytes());
+    let again = pool.run(["pool", "apply", &pool.file("dump.ron"), "--prune"]);
+    assert_eq!(again.ok().out, "the pool is as described\n");
+
+    pool.run(["apparatus", "stop", "a"]).ok();
+    pool.start("a");
+    let shown = &pool.json(["apparatus", "show", "a"])["apparatus"];
+    assert!(shown["supervisor"].is_null(), "{shown}");
+    assert!(!pool.run(["pool", "dump"]).ok().out.contains("supervisor"));
+    pool.run(["pool", "apply", &file]).ended(1).complains(&[
+        "apparatus a",
+        "runs with supervisor false, not true",
+        "vctl apparatus stop a",
+    ]);
+    pool.run(["apparatus", "stop", "a"]).ok();
+}
+
+#[test]
 fn an_apparatus_that_deviates_is_named_and_not_stopped() {
     let (pool, _) = described(DESCRIPTION);
     pool.run(["pool", "apply", &pool.file("pool.ron")]).ok();

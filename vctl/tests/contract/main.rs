@@ -10,6 +10,7 @@ mod bad_input;
 mod damage;
 mod describe;
 mod directory;
+mod disk_files;
 mod dry_run;
 mod every_verb;
 mod help;

@@ -48,6 +48,30 @@ fn a_database_that_could_not_be_made_durable_is_reported_with_the_way_out() {
     pool.run(["status"]).ok();
 }
 
+/// The apparatus cannot restore the file itself, only the link to it.
+#[test]
+fn a_deleted_member_table_is_named_with_the_way_out() {
+    let pool = Pool::with_volume();
+    let mount = pool.start("a");
+    pool.run(["status"]).ok();
+    std::fs::remove_file(std::fs::read_link(pool.path("pool/run/members")).unwrap()).unwrap();
+    let output = pool.run(["status"]).ended(7).out;
+    let table = line(&output, "is in use by processes of this pool and cannot be found");
+    assert!(table.starts_with("error"), "{table}");
+    assert!(table.ends_with("next: vctl apparatus stop a"), "{table}");
+    let output = pool.run(["pool", "check"]).ended(7).out;
+    line(&output, "is in use by processes of this pool and cannot be found");
+    let refused = pool.run(["volume", "create", "w", "1M"]).ended(4);
+    refused.complains(&["cannot be found", "stop all apparatuses", "then start them"]);
+
+    pool.run(["apparatus", "stop", "a"]).ok();
+    pool.start("a");
+    pool.run(["volume", "create", "w", "1M"]).ok();
+    pool.run(["status"]).ok();
+    pool.run(["apparatus", "stop", "a"]).ok();
+    unmount(&mount);
+}
+
 #[test]
 fn a_disk_that_takes_nothing_new_is_not_forgotten() {
     let pool = Pool::with_volume();

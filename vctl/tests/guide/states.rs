@@ -20,6 +20,7 @@ macro_rules! states {
 
 states! {
     pool_is_a_copy: "pool-is-a-copy",
+    member_table_lost: "member-table-lost",
     disk_has_lost_data: "disk-has-lost-data",
     disk_unusable: "disk-unusable",
     disk_errors: "disk-errors",

@@ -20,6 +20,8 @@ pub struct Row {
     slot: u32,
     incarnation: u64,
     since: String,
+    /// The process of its supervisor.
+    supervisor: Option<u32>,
     fault: Option<String>,
     figures: Option<ApparatusMetrics>,
     #[serde(skip)]
@@ -48,6 +50,7 @@ impl Row {
             slot: view.member.slot.0,
             incarnation: view.member.incarnation.0,
             since: view.member.since.to_string(),
+            supervisor: view.supervisor,
             fault: view.fault,
             figures: view.figures,
             joined: view.member.since,
@@ -101,6 +104,9 @@ const COLUMNS: &[Column<Row>] = &[
     }),
     Column::hidden("JOBS", |row| {
         row.figure(|figures| Cell::List(figures.jobs.iter().map(ToString::to_string).collect()))
+    }),
+    Column::hidden("SUPERVISOR", |row| {
+        row.supervisor.map_or(Cell::None, |pid| Cell::Number(pid.into()))
     }),
     Column::hidden("FAULT", |row| row.fault.as_ref().map_or(Cell::None, Cell::text)),
 ];

@@ -62,10 +62,21 @@ impl Start {
             return would_run(context, &start.command(&context.pool));
         }
         let started = apparatus::start(&context.pool, &start, self.timeout)?;
-        if let Some(warning) = started.warning {
-            note(&format!("vctl: warning: {warning}"));
-        }
-        print_state(context, self.name.as_str(), "serves")
+        warn(&started);
+        print_state(context, self.name.as_str(), "serves", Some(started.unopened))
+    }
+}
+
+/// Prints the warnings of a started apparatus: one line for each disk that it could not open.
+pub fn warn(started: &apparatus::Started) {
+    if let Some(warning) = &started.warning {
+        note(&format!("vctl: warning: {warning}"));
+    }
+    for apparatus::UnopenedDisk { disk, why } in &started.unopened {
+        note(&format!("vctl: warning: disk {disk}: {why}"));
+    }
+    if !started.unopened.is_empty() {
+        note("hint: vctl status");
     }
 }
 
@@ -90,17 +101,25 @@ fn would_run(context: &mut Context, command: &[std::ffi::OsString]) -> Result<Do
     Ok(Done::Plainly)
 }
 
-/// Prints the new state of an apparatus.
-fn print_state(context: &mut Context, name: &str, done: &str) -> Result<Done> {
+/// Prints the new state of an apparatus, and of one that was started the disks that it could not open.
+fn print_state(
+    context: &mut Context,
+    name: &str,
+    done: &str,
+    unopened: Option<Vec<apparatus::UnopenedDisk>>,
+) -> Result<Done> {
     #[derive(Serialize)]
     struct RunReport {
         apparatus: Row,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        unopened_disks: Option<Vec<apparatus::UnopenedDisk>>,
     }
     let view = apparatus::show(&context.pool, &mut *context.store()?, name)?;
     let mount = view.member.mount.display().to_string();
     context.out.say(
         &RunReport {
             apparatus: Row::new(view),
+            unopened_disks: unopened,
         },
         |out| {
             out.line(&format!("apparatus {name}: {done} at {mount}"));
@@ -276,6 +295,6 @@ impl Rejoin {
             return would(context, &self.name, "wait for");
         }
         apparatus::rejoin(&context.pool, &mut *context.store()?, &self.name, self.timeout)?;
-        print_state(context, &self.name, "serves")
+        print_state(context, &self.name, "serves", None)
     }
 }

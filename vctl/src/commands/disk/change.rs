@@ -194,9 +194,9 @@ impl Remove {
         let (sent, left) = admin::disk::remove(&mut controller, &title, &self.disk)?;
         if let Some(error) = left {
             note(&printable(&format!(
-                "vctl: {}: its label is still there: {}",
+                "vctl: {}: {}",
                 error.what(),
-                error.why()
+                admin::disk::label_left(&error)
             )));
         }
         let change = Effect::of(sent, &controller);

@@ -1,6 +1,7 @@
 //! `vctl pool apply`, `dump`.
 
 use crate::arguments::Owner;
+use crate::commands::apparatus::warn;
 use crate::commands::hidden;
 use crate::context::{Changing, Context, Override, stop_flag};
 use crate::exit::Done;
@@ -245,14 +246,12 @@ fn start_missing(context: &Context, wanted: &Description) -> Result<Vec<Name>> {
             mount: apparatus.mount.clone(),
             threads: apparatus.threads,
             allow_other: apparatus.allow_other,
-            supervisor: false,
+            supervisor: apparatus.supervisor.unwrap_or(false),
             config: None,
             own_cgroup: run::is_memory_limited(),
             program: hidden::apparatus_program()?,
         };
-        if let Some(warning) = run::start(&context.pool, &start, PATIENCE)?.warning {
-            note(&format!("vctl: warning: {warning}"));
-        }
+        warn(&run::start(&context.pool, &start, PATIENCE)?);
         started.push(apparatus.name.clone());
     }
     Ok(started)

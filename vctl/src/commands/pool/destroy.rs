@@ -83,7 +83,7 @@ fn print_outcome(context: &mut Context, body: &DestroyReport) -> Result<Done> {
             let line = match (&disk.label_left, body.dry_run) {
                 (_, true) => format!("would erase the label of disk {} at {path}", disk.disk),
                 (None, false) => format!("disk {}: its label is erased, {path} is free", disk.disk),
-                (Some(why), false) => format!("disk {}: its label is still there, {path} {why}", disk.disk),
+                (Some(why), false) => format!("disk {} ({path}): {why}", disk.disk),
             };
             out.line(&printable(&line));
         }

@@ -46,6 +46,7 @@ fn view(name: &str, figures: Option<ApparatusMetrics>) -> ApparatusView {
         state: State::Serving,
         figures,
         fault: None,
+        supervisor: None,
     }
 }
 

@@ -181,6 +181,7 @@ fn serving(uptime_us: u64, reads: u64) -> ApparatusView {
             ..ApparatusMetrics::default()
         }),
         fault: None,
+        supervisor: None,
     }
 }
 

@@ -156,7 +156,7 @@ impl Operator<'_> {
         let mut controller = self.controller(&title)?;
         let (sent, left) = admin::disk::remove(&mut controller, &title, disk)?;
         let label = left.map_or(String::new(), |error| {
-            format!("; its label is still there: {error}")
+            format!("; {}: {}", error.what(), admin::disk::label_left(&error))
         });
         Ok(with_effect(
             format!("disk {disk} is removed{label}"),
@@ -198,7 +198,13 @@ impl Operator<'_> {
         let started = admin::apparatus::start(self.pool, &start, LONG)?;
         self.background.adopt(started.process);
         let serves = format!("apparatus {} serves at {}", new.name, start.mount.display());
-        let text = with_warning(serves, started.warning);
+        let unopened = started.unopened.iter();
+        let warnings = started
+            .warning
+            .into_iter()
+            .chain(unopened.map(|each| format!("disk {}: {}", each.disk, each.why)));
+        let warnings: Vec<String> = warnings.collect();
+        let text = with_warning(serves, (!warnings.is_empty()).then(|| warnings.join("; ")));
         Ok(Outcome::from(text).making(Tab::Apparatuses, &new.name))
     }
 
