@@ -185,7 +185,7 @@ fn hosts_on_an_ordinary_file_see_a_linearizable_history() {
         writes: 5,
         survive: false,
     });
-    load.wait_for(5000, Duration::from_secs(30));
+    load.wait_for(5000, Duration::from_secs(100));
     let report = load.finish();
     assert_eq!(report.errors, Vec::<String>::new());
     assert_eq!(check(&report.history), Ok(()));

@@ -92,14 +92,13 @@ fn the_holds_of_a_move_wait_for_no_disk_though_its_source_is_cold() {
     let (scene, daemon) = cold_scene();
     // The kernel may take the program's own code out of memory at any time, which no move can prevent. A wait that a move itself
     // causes would occur in each move.
-    let moves = [(0, 1), (1, 0), (0, 1)].map(|(from, to)| {
-        evict(&scene, from);
-        reads_inside_holds_of_a_cold_move(&scene, to)
-    });
-    assert!(
-        moves.contains(&(0, 0)),
-        "bytes and faults of each move: {moves:?}"
-    );
+    let mut moves = Vec::new();
+    while moves.last() != Some(&(0, 0)) {
+        assert!(moves.len() < 20, "bytes and faults of each move: {moves:?}");
+        let to = (moves.len() + 1) % 2;
+        evict(&scene, 1 - to);
+        moves.push(reads_inside_holds_of_a_cold_move(&scene, to));
+    }
     daemon.stop();
 }
 
@@ -133,15 +132,19 @@ fn what_waits_inside_a_hold_of_a_move_is_caught() {
 
     let mut controller = scene.pool.controller();
     let (before, image) = (figures(), File::open(scene.pool.image("a")).unwrap());
-    let mut read_cold = || {
-        let mut buffer = vec![0; 1 << 20];
-        image.read_exact_at(&mut buffer, 8 << 20).unwrap();
-    };
-    hold_and(&scene, &mut controller, job, &mut read_cold).unwrap();
-    let after = figures();
-    assert_eq!(after.holds, before.holds + 1);
+    let mut buffer = vec![0; 4 << 20];
+    // The kernel takes out of memory what it can: what somebody uses at the moment stays, and may be all.
+    for round in 1..=20 {
+        evict(&scene, 0);
+        let mut read_cold = || image.read_exact_at(&mut buffer, 8 << 20).unwrap();
+        hold_and(&scene, &mut controller, job, &mut read_cold).unwrap();
+        assert_eq!(figures().holds, before.holds + round);
+        if figures().read > before.read {
+            break;
+        }
+    }
     match read_so_far() {
-        Some(read) if read > 0 => assert!(after.read > before.read, "{after:?}"),
+        Some(read) if read > 0 => assert!(figures().read > before.read, "{:?}", figures()),
         _ => println!("skipped in part: the kernel does not tell what it reads here"),
     }
 

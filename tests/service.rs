@@ -26,7 +26,7 @@ impl Service {
     fn start(pool: &TestPool, name: &str, watchdog: Duration) -> Self {
         let path = pool.scratch().join("manager");
         let manager = UnixDatagram::bind(&path).unwrap();
-        manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        manager.set_read_timeout(Some(Duration::from_secs(100))).unwrap();
         let child = pool
             .command(name, &pool.mount_point(name))
             .env("NOTIFY_SOCKET", &path)
@@ -70,8 +70,9 @@ fn it_beats_while_its_control_thread_answers_and_says_why_when_it_does_not() {
         ready.contains("READY=1") && ready.contains("STATUS=x serves at"),
         "{ready}"
     );
+    // On a busy machine a beat may be late, which it says in between.
     for _ in 0..3 {
-        assert!(service.hear().contains("WATCHDOG=1"));
+        service.receive_until(|message| message.contains("WATCHDOG=1"));
     }
     // The apparatus could not be controlled or asked for its figures any more.
     let socket = pool.dir.socket(&name_of("x"));

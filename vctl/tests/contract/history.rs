@@ -98,7 +98,7 @@ fn names_what_was_killed_and_what_still_runs() {
 
     rustix::process::kill_process(pool.pid_of("a"), rustix::process::Signal::KILL).unwrap();
     crate::support::unmount(&mount);
-    pool.run(["volume", "rename", "v", "w", "--wait=30s"]).ok();
+    pool.run(["volume", "rename", "v", "w", "--wait=100s"]).ok();
     let all = pool.json(["history"])["history"].clone();
     let all = all.as_array().unwrap();
     let seen = |row: &&Value| {

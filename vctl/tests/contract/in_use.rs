@@ -172,13 +172,13 @@ fn a_job_that_has_not_ended_uses_its_volume() {
         "--to",
         "d2",
         "--rate",
-        "1M",
+        "64K",
         "--background",
     ])
     .ok();
     pool.run(["job", "pause", "1"]).ok();
     // The apparatus releases the controller lock a moment after its job is stopped.
-    let remove = ["volume", "remove", "v", "--yes", "--wait=30s"];
+    let remove = ["volume", "remove", "v", "--yes", "--wait=100s"];
     refused(&pool, &remove, &["job 1 (paused)"]);
     pool.run(["job", "cancel", "1"]).ok();
     pool.run(remove).ok();

@@ -334,7 +334,7 @@ fn jobs_in_the_background_are_waited_for_paused_and_cancelled() {
     pool.run(["job", "wait", "1"])
         .ended(8)
         .complains(&["paused", "resume"]);
-    let mut resumed = pool.command(["job", "resume", "1", "--background", "--wait=20s"]);
+    let mut resumed = pool.command(["job", "resume", "1", "--background", "--wait=100s"]);
     finish(resumed.spawn().unwrap()).ok();
     // A batch begins before the rate is read again, so small volumes may have been moved by now.
     pool.run(["job", "set", "1", "--rate", "none"]);
@@ -353,7 +353,7 @@ fn jobs_in_the_background_are_waited_for_paused_and_cancelled() {
         "d1",
         "--background=a",
         // The process that ended the last job may still be releasing the controller lock.
-        "--wait=20s",
+        "--wait=100s",
         "--rate",
         "512K",
     ])
@@ -405,7 +405,7 @@ fn ctrl_c_pauses_a_move_that_can_be_resumed() {
         "--to",
         "d2",
         "--rate",
-        "1M",
+        "64K",
         "--progress",
         "plain",
         "--json",

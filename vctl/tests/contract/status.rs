@@ -208,7 +208,7 @@ fn a_stale_mount_is_named() {
     crate::support::until("its process has ended", || {
         pool.json(["apparatus", "show", "a"])["apparatus"]["state"] == "dead"
     });
-    pool.run(["volume", "rename", "v", "w", "--wait=30s"]).ok();
+    pool.run(["volume", "rename", "v", "w", "--wait=100s"]).ok();
     let subject = format!("mount point {}", mount.display());
     let next = format!("umount -l {}", mount.display());
     crate::support::until("the mount is named", || {

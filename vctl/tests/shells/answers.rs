@@ -151,5 +151,9 @@ fn a_pool_that_does_not_answer_has_no_names_and_delays_no_shell() {
             .unwrap(),
     );
     assert_eq!((output.status, output.out.as_str()), (0, ""));
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(100),
+        "{:?}",
+        begun.elapsed()
+    );
 }
