@@ -29,13 +29,16 @@ states! {
     apparatus_silent: "apparatus-silent",
     memory_short: "memory-short",
     mount_point_dead: "mount-point-dead",
+    job_failed: "job-failed",
     job_abandoned: "job-abandoned",
     job_paused: "job-paused",
     space_in_quarantine: "space-in-quarantine",
     pool_nearly_full: "pool-nearly-full",
+    images_outgrow_file_system: "images-outgrow-file-system",
     disk_takes_nothing_new: "disk-takes-nothing-new",
     no_disks: "no-disks",
     no_apparatus: "no-apparatus",
+    job_runs: "job-runs",
     when_there_is_no_status: "When there is no status",
 }
 
