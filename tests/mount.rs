@@ -10,14 +10,14 @@
 mod support;
 
 use apparatus::model::records::{Edit, Span, VolumeRecord};
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom, fallocate, flock, seek};
 use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::thread;
 use std::time::Duration;
-use support::{Daemon, Random, TestPool, read_up_to};
+use support::{Daemon, Random, TestPool, name_of, read_up_to};
 
 const EXTENT: u64 = 64 << 10;
 
@@ -296,6 +296,68 @@ fn the_directory_shows_volumes_and_only_vctl_changes_it() {
         .open("first")
         .set_modified(std::time::SystemTime::UNIX_EPOCH)
         .unwrap();
+}
+
+/// The kernel caches what a listing has shown; none of it outlives a change.
+#[test]
+fn a_renamed_volume_shows_at_once_in_every_mount_and_its_hosts_keep_it() {
+    let pool = TestPool::new(EXTENT);
+    let a = pool.add_disk("a", 9).id;
+    let mut volume = pool.add_volume("v0", EXTENT, &[(a, 1, 1)]);
+    let other = pool.add_volume("w", EXTENT, &[(a, 2, 1)]);
+    let daemons = [pool.start("x"), pool.start("y")];
+    let file = daemons[0].open("v0");
+    flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let listed = |daemon: &Daemon| -> Vec<(String, u64, u32)> {
+        let entries = fs::read_dir(daemon.mount()).unwrap().map(Result::unwrap);
+        let mut all: Vec<_> = entries
+            .map(|entry| {
+                (
+                    entry.file_name().into_string().unwrap(),
+                    entry.metadata().unwrap(),
+                )
+            })
+            .map(|(name, meta)| (name, meta.ino(), meta.mode() & 0o7777))
+            .collect();
+        all.sort();
+        all
+    };
+    let inode = file.metadata().unwrap().ino();
+    for round in 1..=20_u16 {
+        let before = volume.name.to_string();
+        // Again and again, because the kernel trusts a listing more when its files were looked at before.
+        daemons.iter().for_each(|daemon| {
+            assert_eq!(listed(daemon), listed(daemon));
+        });
+        volume.name = name_of(&format!("v{round}"));
+        volume.mode = 0o600 + round % 8;
+        pool.change(vec![Edit::SetVolume(volume.clone())], Vec::new());
+        let now = volume.name.to_string();
+        for daemon in &daemons {
+            assert_eq!(errno(fs::metadata(daemon.path(&before))), Some(Errno::NOENT));
+            let meta = fs::metadata(daemon.path(&now)).unwrap();
+            assert_eq!(
+                (meta.ino(), meta.mode() & 0o7777),
+                (inode, u32::from(volume.mode))
+            );
+            let of_other = (other.name.to_string(), other.id.0 + 2, u32::from(other.mode));
+            assert_eq!(
+                listed(daemon),
+                [(now.clone(), inode, meta.mode() & 0o7777), of_other]
+            );
+        }
+        let bytes = [round as u8; 512];
+        file.write_all_at(&bytes, 0).unwrap();
+        let through = daemons[1].open(&now);
+        assert_eq!(read_up_to(&through, 512, 0), bytes);
+        let locked = flock(&through, FlockOperation::NonBlockingLockExclusive);
+        assert_eq!(locked, Err(Errno::WOULDBLOCK), "the lock is kept");
+    }
+    pool.change(vec![Edit::RemoveVolume(other.id)], Vec::new());
+    for daemon in &daemons {
+        assert_eq!(errno(fs::metadata(daemon.path("w"))), Some(Errno::NOENT));
+        assert_eq!(listed(daemon).len(), 1);
+    }
 }
 
 #[test]

@@ -219,6 +219,11 @@ impl Apparatus {
         self.files.set_device(device);
     }
 
+    /// Sets how the kernel is told to forget names; `forget` waits for nothing. Called once, where the kernel can be told.
+    pub fn forget_names_by(&self, forget: Box<dyn Fn() + Send + Sync>) {
+        self.notices.forget_names_by(forget);
+    }
+
     /// Sets the channel for notices to the kernel. Called once; changes before that need no notice.
     pub fn send_notices_to(&self, notices: Sender<KernelNotice>) {
         self.notices.send_to(notices);

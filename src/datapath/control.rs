@@ -105,7 +105,7 @@ impl Runtime for ControlPort {
         self.flush.before_delta(delta);
         let generation = self.table.apply(delta)?;
         self.space.follow(delta);
-        notices.into_iter().for_each(|notice| self.notices.send(notice));
+        self.notices.send_all(notices);
         Ok(generation)
     }
 
@@ -130,7 +130,7 @@ impl Runtime for ControlPort {
         self.table.replace(table)?;
         self.flush.after_reload(&before);
         self.space.reload(disks);
-        self.notices.send(KernelNotice::Everything);
+        self.notices.send_all(vec![KernelNotice::Everything]);
         Ok(())
     }
 
@@ -201,11 +201,19 @@ impl ControlPort {
         let mut notices = Vec::new();
         for edit in &delta.edits {
             match edit {
-                Edit::SetVolume(new) => match self.lookup.volume(new.id) {
-                    Some(old) if old == *new => (),
-                    Some(old) if new.name.is_hidden() => notices.push(KernelNotice::Gone(old.id, old.name)),
-                    _ => notices.push(KernelNotice::Attributes(new.id)),
-                },
+                Edit::SetVolume(new) => {
+                    self.occupied.outdate(new.id);
+                    match self.lookup.volume(new.id) {
+                        Some(old) if old == *new => (),
+                        Some(old) if new.name.is_hidden() => {
+                            notices.push(KernelNotice::Gone(old.id, old.name));
+                        }
+                        Some(old) if old.name != new.name => {
+                            notices.push(KernelNotice::Renamed(old.id, old.name));
+                        }
+                        _ => notices.push(KernelNotice::Attributes(new.id)),
+                    }
+                }
                 Edit::RemoveVolume(id) => {
                     let old = self.lookup.volume(*id);
                     notices.extend(old.map(|old| KernelNotice::Gone(old.id, old.name)));

@@ -11,17 +11,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub enum KernelNotice {
     /// Size, mode, owner or time of the volume has changed.
     Attributes(VolumeId),
+    /// The volume does not have this name any more.
+    Renamed(VolumeId, Name),
     /// The volume that had this name no longer exists.
     Gone(VolumeId, Name),
     /// Any name or attribute may have changed.
     Everything,
 }
 
+/// Has the kernel look up again every name that it has cached. Waits for nothing.
+pub(super) type ForgetNames = Box<dyn Fn() + Send + Sync>;
+
 /// Channel for notices.
 #[derive(Default)]
 pub(super) struct Notices {
     channel: OnceLock<Sender<KernelNotice>>,
     missed: AtomicBool,
+    forget_names: OnceLock<ForgetNames>,
 }
 
 impl Notices {
@@ -29,6 +35,20 @@ impl Notices {
     pub(super) fn send_to(&self, channel: Sender<KernelNotice>) {
         // There is one mount, so a second channel is ignored.
         let _ = self.channel.set(channel);
+    }
+
+    /// Sets how the kernel is told to forget names. Called once, where the kernel can be told.
+    pub(super) fn forget_names_by(&self, forget: ForgetNames) {
+        // There is one mount, so a second way is ignored.
+        let _ = self.forget_names.set(forget);
+    }
+
+    /// Sends the notices of a new version of the table. When this returns, the kernel trusts no name, and no attributes, that it had cached before.
+    pub(super) fn send_all(&self, notices: Vec<KernelNotice>) {
+        if let (false, Some(forget)) = (notices.is_empty(), self.forget_names.get()) {
+            forget();
+        }
+        notices.into_iter().for_each(|notice| self.send(notice));
     }
 
     /// Sends a notice, or notes that it was dropped because the channel is full.

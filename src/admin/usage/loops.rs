@@ -42,7 +42,9 @@ fn look(dir: &Path, silent: &[&Path], until: Instant) -> Option<Loop> {
     let file = fs::read_to_string(dir.join("loop/backing_file")).ok()?;
     let path = Path::new("/dev").join(dir.file_name()?);
     let is_set = |file: &str| fs::read_to_string(dir.join(file)).is_ok_and(|text| text.trim() == "1");
-    let file = PathBuf::from(file.trim_end_matches('\n'));
+    let file = file.trim_end_matches('\n');
+    // So the kernel shows a name that it has looked up again since.
+    let file = PathBuf::from(file.strip_suffix(" (deleted)").unwrap_or(file));
     let answers = !silent.iter().any(|place| file.starts_with(place));
     Some(Loop {
         below: if answers { below(&path, until) } else { None },

@@ -2,7 +2,7 @@
 
 use super::device::Device;
 use super::errno;
-use super::wire::{AnswerHeader, DirectoryEntry};
+use super::wire::{AnswerHeader, DirectoryEntry, Entry};
 use rustix::io::Errno;
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -96,22 +96,24 @@ impl Entries {
         }
     }
 
-    /// Adds an entry, and returns true. Returns false when there is no room for it.
-    pub(super) fn add(&mut self, inode: u64, next: u64, kind: u32, name: &str) -> bool {
+    /// Returns how many entries can have room at most, `with` a structure before each.
+    pub(super) fn most(&self, with: usize) -> usize {
+        self.room / (with + size_of::<DirectoryEntry>() + 1).next_multiple_of(align_of::<u64>())
+    }
+
+    /// Adds an entry, after the answer to a lookup of it if there is one, and returns true. Returns false when there is no room for it.
+    pub(super) fn add(&mut self, found: Option<&Entry>, entry: DirectoryEntry, name: &str) -> bool {
         let Ok(name_len) = u32::try_from(name.len()) else {
             return false;
         };
-        let end = self.bytes.len() + size_of::<DirectoryEntry>() + name.len();
+        let found = found.map_or(&[][..], IntoBytes::as_bytes);
+        let end = self.bytes.len() + found.len() + size_of::<DirectoryEntry>() + name.len();
         let end = end.next_multiple_of(align_of::<u64>());
         if end > self.room {
             return false;
         }
-        let entry = DirectoryEntry {
-            inode,
-            next,
-            name_len,
-            kind,
-        };
+        let entry = DirectoryEntry { name_len, ..entry };
+        self.bytes.extend_from_slice(found);
         self.bytes.extend_from_slice(entry.as_bytes());
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.resize(end, 0);
@@ -131,14 +133,35 @@ mod tests {
 
     #[test]
     fn entries_are_aligned_and_stay_within_their_room() {
+        let entry = |inode| DirectoryEntry {
+            inode,
+            next: inode + 1,
+            name_len: 0,
+            kind: 8,
+        };
         let mut entries = Entries::new(63);
-        assert!(entries.add(5, 1, 8, "v"));
+        assert_eq!(entries.most(0), 1);
+        assert!(entries.add(None, entry(5), "v"));
         assert_eq!(entries.as_bytes().len(), 32);
-        assert_eq!(entries.as_bytes()[24], b'v');
-        assert!(!entries.add(6, 2, 8, "w"), "no room");
+        assert_eq!(entries.as_bytes()[16..25], [1, 0, 0, 0, 8, 0, 0, 0, b'v']);
+        assert!(!entries.add(None, entry(6), "w"), "no room");
         assert_eq!(entries.as_bytes().len(), 32);
-        assert!(!Entries::new(31).add(5, 1, 8, "v"));
-        assert!(Entries::new(32).add(5, 1, 8, "v"));
+        assert!(!Entries::new(31).add(None, entry(5), "v"));
+        assert!(Entries::new(32).add(None, entry(5), "v"));
+
+        let found = Entry {
+            inode: 5,
+            ..Entry::default()
+        };
+        let mut entries = Entries::new(320);
+        assert_eq!(entries.most(size_of::<Entry>()), 2);
+        assert!(entries.add(Some(&found), entry(5), "v") && entries.add(Some(&found), entry(5), "w"));
+        assert!(!entries.add(Some(&found), entry(5), "x"), "no room");
+        assert_eq!((entries.as_bytes()[0], entries.as_bytes()[160]), (5, 5));
+        assert_eq!(
+            (entries.as_bytes()[128 + 24], entries.as_bytes()[160 + 128 + 24]),
+            (b'v', b'w')
+        );
     }
 
     #[test]

@@ -5,20 +5,17 @@ use super::errno;
 use super::filesystem::{Reader, Volumes, inode};
 use super::incoming::Call;
 use super::reply::{ResizeReply, TruncateReply};
-use super::wire::{self, Attributes, AttributesAnswer, ROOT, valid};
+use super::wire::{self, Attributes, AttributesAnswer, DirectoryEntry, Entry, ROOT, valid};
 use crate::datapath::{Operation, Target};
 use crate::model::records::{SECTOR, VolumeRecord};
 use crate::model::units::{VolumeId, VolumeOffset};
 use std::time::{Duration, SystemTime};
 
-/// The kernel does not cache names: opening a volume is rare, and a renamed or removed one shows at once. So `readdir` returns names without
-/// attributes, which the kernel would ask for again together with the names.
-const NAME_TTL: Duration = Duration::ZERO;
 /// Longest time for which the kernel caches attributes of a volume whose data has not been counted yet. It is not zero, because the kernel would
 /// then ask twice for each file of a long listing.
 const UNCOUNTED_TTL: Duration = Duration::from_millis(100);
-/// Maximum number of volumes that one `readdir` returns; the kernel takes about as many at once.
-const ENTRIES: usize = 128;
+/// Maximum number of volumes that one `readdir` returns, whatever room the kernel has.
+const ENTRIES: usize = 1024;
 /// Preferred size of reads and writes (`st_blksize`); docs/PERFORMANCE.md has the measurement.
 const BLOCK_SIZE: u32 = 256 << 10;
 /// Permissions of the directory.
@@ -32,6 +29,8 @@ struct Listed {
     inode: u64,
     /// The type of file, as in a mode.
     kind: u32,
+    /// The volume, except for the directory itself.
+    volume: Option<VolumeRecord>,
 }
 
 impl Volumes {
@@ -49,7 +48,7 @@ impl Volumes {
                 flags: 0,
                 backing: 0,
             }),
-            Call::ReadDirectory(read) => self.read_directory(reader, inode, read, answer),
+            Call::ReadDirectory { read, plus } => self.read_directory(reader, inode, read, plus, answer),
             Call::ReleaseDirectory | Call::FlushDirectory => answer.done(),
             Call::Statistics => self.statistics(reader, answer),
             _ => answer.error(errno::MISFIT),
@@ -67,16 +66,21 @@ impl Volumes {
                 .map(|volume| self.attributes(&volume)),
         };
         match found {
-            Some((attributes, ttl)) => answer.structure(&wire::Entry {
-                inode: attributes.inode,
-                generation: self.generation(attributes.inode),
-                name_seconds: NAME_TTL.as_secs(),
-                seconds: ttl.as_secs(),
-                name_nanoseconds: NAME_TTL.subsec_nanos(),
-                nanoseconds: ttl.subsec_nanos(),
-                attributes,
-            }),
+            Some((attributes, ttl)) => answer.structure(&self.entry(attributes, ttl)),
             None => answer.error(errno::NO_SUCH_FILE),
+        }
+    }
+
+    /// Returns the answer to a lookup that has found a file with these attributes, which the kernel may cache for `ttl`.
+    fn entry(&self, attributes: Attributes, ttl: Duration) -> Entry {
+        Entry {
+            inode: attributes.inode,
+            generation: self.generation(attributes.inode),
+            name_seconds: self.names_ttl.as_secs(),
+            seconds: ttl.as_secs(),
+            name_nanoseconds: self.names_ttl.subsec_nanos(),
+            nanoseconds: ttl.subsec_nanos(),
+            attributes,
         }
     }
 
@@ -186,14 +190,22 @@ impl Volumes {
         }
     }
 
-    fn read_directory(&self, reader: &mut Reader, inode: u64, read: wire::Read, answer: Answer) {
+    fn read_directory(&self, reader: &mut Reader, inode: u64, read: wire::Read, plus: bool, answer: Answer) {
         if inode != ROOT {
             return answer.error(errno::NOT_A_DIRECTORY);
         }
         let mut entries = Entries::new(read.size);
-        for entry in self.listed(reader, read.offset) {
-            // The kernel wants the type without the bits of the permissions.
-            if !entries.add(entry.inode, entry.next, entry.kind >> 12, &entry.name) {
+        let most = entries.most(if plus { size_of::<Entry>() } else { 0 });
+        for listed in self.listed(reader, read.offset, most.clamp(1, ENTRIES)) {
+            let entry = DirectoryEntry {
+                inode: listed.inode,
+                next: listed.next,
+                name_len: 0,
+                // The kernel wants the type without the bits of the permissions.
+                kind: listed.kind >> 12,
+            };
+            let found = plus.then(|| self.found(listed.volume.as_ref()));
+            if !entries.add(found.as_ref(), entry, &listed.name) {
                 break;
             }
         }
@@ -201,21 +213,33 @@ impl Volumes {
         answer.data(entries.as_bytes()).ok();
     }
 
-    /// Returns the directory's entries after `offset`. Returns at most [`ENTRIES`] volumes; the kernel asks until none is left.
-    fn listed(&self, reader: &mut Reader, offset: u64) -> impl Iterator<Item = Listed> {
+    /// Returns what a lookup of a listed volume finds. Where the kernel may not cache names it would look the volume up again, so it gets
+    /// nothing then.
+    fn found(&self, volume: Option<&VolumeRecord>) -> Entry {
+        let volume = volume.filter(|_| !self.names_ttl.is_zero());
+        volume.map_or_else(Entry::default, |volume| {
+            let (attributes, ttl) = self.attributes(volume);
+            self.entry(attributes, ttl)
+        })
+    }
+
+    /// Returns the directory's entries after `offset`. Returns at most `most` volumes; the kernel asks until none is left.
+    fn listed(&self, reader: &mut Reader, offset: u64, most: usize) -> impl Iterator<Item = Listed> {
         let dots = [(1, "."), (2, "..")].map(|(next, name)| Listed {
             next,
             name: name.to_owned(),
             inode: ROOT,
             kind: libc::S_IFDIR,
+            volume: None,
         });
         let next = VolumeId(offset.saturating_sub(2));
-        let volumes = self.with_context(reader, |apparatus, io| apparatus.volumes_from(io, next, ENTRIES));
+        let volumes = self.with_context(reader, |apparatus, io| apparatus.volumes_from(io, next, most));
         let volumes = volumes.unwrap_or_default().into_iter().map(|volume| Listed {
             next: volume.id.0 + 3,
             name: volume.name.to_string(),
             inode: inode(volume.id),
             kind: libc::S_IFREG,
+            volume: Some(volume),
         });
         dots.into_iter()
             .chain(volumes)

@@ -14,6 +14,7 @@ use crate::model::records::VolumeRecord;
 use crate::model::units::{VolumeId, VolumeOffset};
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bytes of the largest request, for reads and writes.
 pub(super) const LARGEST: u32 = 1 << 20;
@@ -24,6 +25,8 @@ pub(super) struct Volumes {
     pub(super) options: Options,
     /// User and group that mounted.
     pub(super) owner: (u32, u32),
+    /// How long the kernel caches names; zero where it cannot be told at once that one has changed.
+    pub(super) names_ttl: Duration,
     readers: ReaderScheduler,
 }
 
@@ -46,7 +49,7 @@ pub(super) fn volume_id(inode: u64) -> Option<VolumeId> {
 }
 
 impl Volumes {
-    pub(super) fn new(apparatus: Arc<Apparatus>, options: Options) -> Self {
+    pub(super) fn new(apparatus: Arc<Apparatus>, options: Options, names_ttl: Duration) -> Self {
         let owner = (
             rustix::process::geteuid().as_raw(),
             rustix::process::getegid().as_raw(),
@@ -56,6 +59,7 @@ impl Volumes {
             apparatus,
             options,
             owner,
+            names_ttl,
             readers,
         }
     }

@@ -36,7 +36,11 @@ pub(super) enum Call<'a> {
     Allocate(wire::Allocate),
     Seek(wire::Seek),
     OpenDirectory,
-    ReadDirectory(wire::Read),
+    /// The entries are wanted, and with `plus` their attributes too.
+    ReadDirectory {
+        read: wire::Read,
+        plus: bool,
+    },
     FlushDirectory,
     ReleaseDirectory,
     Statistics,
@@ -103,6 +107,7 @@ impl<'a> Incoming<'a> {
             opcode::READ
                 | opcode::WRITE
                 | opcode::READDIR
+                | opcode::READDIRPLUS
                 | opcode::FSYNC
                 | opcode::FSYNCDIR
                 | opcode::RELEASE
@@ -134,7 +139,10 @@ impl<'a> Incoming<'a> {
             opcode::FALLOCATE => allocate(exactly(body)?)?,
             opcode::LSEEK => Call::Seek(exactly(body)?),
             opcode::OPENDIR => Call::OpenDirectory,
-            opcode::READDIR => Call::ReadDirectory(exactly(body)?),
+            opcode::READDIR | opcode::READDIRPLUS => Call::ReadDirectory {
+                read: exactly(body)?,
+                plus: self.header.opcode == opcode::READDIRPLUS,
+            },
             opcode::FSYNCDIR => Call::FlushDirectory,
             opcode::RELEASEDIR => Call::ReleaseDirectory,
             opcode::STATFS => Call::Statistics,
@@ -286,6 +294,7 @@ mod tests {
             (opcode::RELEASE, size_of::<wire::Release>()),
             (opcode::READ, size_of::<wire::Read>()),
             (opcode::READDIR, size_of::<wire::Read>()),
+            (opcode::READDIRPLUS, size_of::<wire::Read>()),
             (opcode::GETLK, size_of::<wire::Lock>()),
             (opcode::SETLK, size_of::<wire::Lock>()),
             (opcode::SETLKW, size_of::<wire::Lock>()),

@@ -188,9 +188,11 @@ fn serve(
     let first = devices.first().cloned();
     let first = first.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
     let (notices, no_more_notices) = bounded(0);
+    // Before any request is served, so that no name is cached yet which would have to be forgotten.
+    let names_ttl = notices::keep_names(apparatus, &first);
     notices::start(apparatus, first, was_served, no_more_notices)?;
     let threads = options.threads + SPARE;
-    let volumes = Volumes::new(apparatus.clone(), options);
+    let volumes = Volumes::new(apparatus.clone(), options, names_ttl);
     let pause = Arc::default();
     let ended = session::start(volumes, &devices, threads, was_served, &pause)?;
     Ok(Mount {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Capabilities of the kernel that the mount uses, each where the kernel has it.
-const CAPABILITIES: [InitFlags; 6] = [
+const CAPABILITIES: [InitFlags; 8] = [
     // The kernel finds the files of NFS handles again after eviction or a restart, by a `lookup` of "." in them.
     InitFlags::FUSE_EXPORT_SUPPORT,
     InitFlags::FUSE_POSIX_LOCKS,
@@ -17,6 +17,9 @@ const CAPABILITIES: [InitFlags; 6] = [
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
     InitFlags::FUSE_PARALLEL_DIROPS,
+    // A program that looks at the files of a listing gets them with the listing.
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
 ];
 
 /// Answers the first request of the kernel. `device` is another descriptor of the mount's device, which is closed at the end. Returns whether the

@@ -1,9 +1,14 @@
 //! Invalidates names and attributes in the kernel's cache. A thread of its own does it: the kernel may delay a notice until requests in flight
 //! have ended, which only the reader threads can end.
+//!
+//! One notice waits for nothing: the kernel looks every name up again that it has cached (from Linux 6.16 on). The thread that changes the table
+//! sends it, before the change is reported as applied. Without that notice the kernel caches no names. The kernel takes the entries of a listing as
+//! they are when the listing arrives, so one that a change has overtaken may bring an old name back; the notice of that name, which waits for
+//! listings, removes it.
 
 use super::device::Device;
 use super::filesystem::inode;
-use super::wire::{self, AnswerHeader, Deleted, InvalidInode, notice};
+use super::wire::{self, AnswerHeader, Deleted, InvalidEntry, InvalidInode, notice};
 use crate::datapath::{Apparatus, KernelNotice, Role};
 use crate::model::units::VolumeId;
 use crossbeam_channel::{Receiver, bounded};
@@ -11,10 +16,31 @@ use rustix::io::Errno;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 use zerocopy::IntoBytes;
 
 /// Maximum number of queued notices; more are replaced by one that covers everything.
 const MOST: usize = 256;
+/// How long the kernel caches names, and so the longest time for which an overtaken listing can show an old one.
+const NAMES_TTL: Duration = Duration::from_secs(1);
+
+/// Has the kernel forget the names that it has cached, then and at each change that a host can see. Returns how long it may cache names.
+pub(super) fn keep_names(apparatus: &Apparatus, device: &Arc<Device>) -> Duration {
+    if let Err(error) = forget_names(device) {
+        log::debug!("the kernel cannot be told to forget names ({error}), so it caches none");
+        return Duration::ZERO;
+    }
+    // The mount ends with its last descriptor, which is not to be this one.
+    let device = Arc::downgrade(device);
+    apparatus.forget_names_by(Box::new(move || {
+        if let Some(device) = device.upgrade()
+            && let Err(error) = forget_names(&device)
+        {
+            log::debug!("the kernel was not told to forget names: {error}");
+        }
+    }));
+    NAMES_TTL
+}
 
 /// Starts the thread. It ends when `ended` is disconnected. Where another server has served the mount before, anything may have changed
 /// since.
@@ -63,7 +89,12 @@ fn send(apparatus: &Apparatus, device: &Device, notice: &KernelNotice) -> io::Re
             delete(device, *id, name.as_str())?;
             invalidate(device, *id)
         }
+        KernelNotice::Renamed(id, name) => {
+            invalidate_name(device, name.as_str())?;
+            invalidate(device, *id)
+        }
         KernelNotice::Everything => {
+            let _ = forget_names(device);
             let volumes = apparatus
                 .io_context(Role::Reader)
                 .map(|mut io| apparatus.volumes(&mut io));
@@ -84,6 +115,25 @@ fn invalidate(device: &Device, id: VolumeId) -> io::Result<()> {
         len: 0,
     };
     write(device, notice::INVALIDATE_INODE, &[invalid.as_bytes()])
+}
+
+/// Has the kernel look all names up again. Waits for nothing.
+fn forget_names(device: &Device) -> io::Result<()> {
+    write(device, notice::INCREASE_EPOCH, &[])
+}
+
+/// Invalidates a name.
+fn invalidate_name(device: &Device, name: &str) -> io::Result<()> {
+    let invalid = InvalidEntry {
+        parent: wire::ROOT,
+        name_len: u32::try_from(name.len()).map_err(io::Error::other)?,
+        flags: 0,
+    };
+    write(
+        device,
+        notice::INVALIDATE_ENTRY,
+        &[invalid.as_bytes(), name.as_bytes(), &[0]],
+    )
 }
 
 /// Removes the name of a volume's file.

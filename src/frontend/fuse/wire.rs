@@ -39,6 +39,7 @@ pub(super) mod opcode {
     pub(in super::super) const IOCTL: u32 = 39;
     pub(in super::super) const BATCH_FORGET: u32 = 42;
     pub(in super::super) const FALLOCATE: u32 = 43;
+    pub(in super::super) const READDIRPLUS: u32 = 44;
     pub(in super::super) const RENAME2: u32 = 45;
     pub(in super::super) const LSEEK: u32 = 46;
 }
@@ -46,8 +47,10 @@ pub(super) mod opcode {
 /// Numbers of the notices, in the place of the error of an answer.
 pub(super) mod notice {
     pub(in super::super) const INVALIDATE_INODE: i32 = 2;
+    pub(in super::super) const INVALIDATE_ENTRY: i32 = 3;
     pub(in super::super) const DELETE: i32 = 6;
     pub(in super::super) const RESEND: i32 = 7;
+    pub(in super::super) const INCREASE_EPOCH: i32 = 8;
 }
 
 /// Bits of [`SetAttributes::valid`].
@@ -211,7 +214,7 @@ pub(super) struct AnswerHeader {
 }
 
 /// Attributes of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoBytes, Immutable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct Attributes {
     pub(super) inode: u64,
@@ -240,8 +243,8 @@ pub(super) struct AttributesAnswer {
     pub(super) attributes: Attributes,
 }
 
-/// Answer to a lookup.
-#[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
+/// Answer to a lookup. In a listing it stands before each entry; one with inode 0 says nothing.
+#[derive(Clone, Copy, Debug, Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct Entry {
     pub(super) inode: u64,
@@ -306,6 +309,15 @@ pub(super) struct InvalidInode {
     pub(super) len: i64,
 }
 
+/// Notice that a name may not be valid any more; the name follows, with a zero at its end.
+#[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
+#[repr(C)]
+pub(super) struct InvalidEntry {
+    pub(super) parent: u64,
+    pub(super) name_len: u32,
+    pub(super) flags: u32,
+}
+
 /// Notice that a name has been removed; the name follows, with a zero at its end.
 #[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
 #[repr(C)]
@@ -361,6 +373,7 @@ mod tests {
         assert_eq!((size_of::<Opened>(), size_of::<Written>()), (16, 8));
         assert_eq!((size_of::<Statistics>(), size_of::<DirectoryEntry>()), (80, 24));
         assert_eq!((size_of::<InvalidInode>(), size_of::<Deleted>()), (24, 24));
+        assert_eq!(size_of::<InvalidEntry>(), 16);
     }
 
     #[test]

@@ -169,7 +169,10 @@ fn loop_devices() -> impl Iterator<Item = (String, std::path::PathBuf)> {
     blocks.filter_map(|block| {
         let file = fs::read_to_string(block.path().join("loop/backing_file")).ok()?;
         let device = format!("/dev/{}", block.file_name().to_str()?);
-        Some((device, file.trim_end_matches('\n').into()))
+        let file = file.trim_end_matches('\n');
+        // So the kernel shows a name that it has looked up again since.
+        let file = file.strip_suffix(" (deleted)").unwrap_or(file);
+        Some((device, file.into()))
     })
 }
 
