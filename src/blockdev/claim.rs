@@ -160,6 +160,27 @@ pub(super) fn not_owned(what: &str, file: &File) -> Result<()> {
     }
 }
 
+/// Checks that neither qemu nor another foreign program has a lock on the file.
+///
+/// # Errors
+/// Fails with `ErrorKind::Busy` when one does.
+pub(super) fn not_locked(what: &str, file: &File) -> Result<()> {
+    match without_locks(what, sys::locked_within(file.as_fd(), 0, BASE), None)? {
+        None => Ok(()),
+        Some(byte) => {
+            let why = format!("is locked by another program{}", named(&holders(file, byte)));
+            Err(Error::new(ErrorKind::Busy, what, why).hint(
+                "end that program first, or take a copy of the file: a disk of a pool has no other users",
+            ))
+        }
+    }
+}
+
+/// Returns whether `vctl` or an apparatus has a lock on the file.
+pub(super) fn has_our_locks(file: &File) -> bool {
+    sys::locked_within(file.as_fd(), BASE, 2 * REGION).is_ok_and(|found| found.is_some())
+}
+
 fn in_use(what: &str, file: &File, byte: u64) -> Error {
     let why = format!("is in use{}", named(&holders(file, byte)));
     Error::new(ErrorKind::Busy, what, why).hint("stop the processes that use it first")
@@ -346,18 +367,18 @@ fn named(holders: &Holders) -> String {
     }
 }
 
-/// Finds the processes that have a lock on this byte of the file.
+/// Finds the processes that have a lock on the file that begins at this byte.
 fn holders(file: &File, byte: u64) -> Holders {
     let Ok(inode) = file.metadata().map(|found| found.ino()) else {
         return Holders::Unseen;
     };
-    let lock = format!(":{inode} {byte} {byte}");
+    let lock = format!(":{inode} {byte} ");
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let holding = processes.filter_map(|process| {
         let pid: u32 = process.file_name().to_str()?.parse().ok()?;
         let mut files = fs::read_dir(process.path().join("fdinfo")).ok()?.flatten();
         let holds = files.any(|file| {
-            fs::read_to_string(file.path()).is_ok_and(|text| text.lines().any(|line| line.ends_with(&lock)))
+            fs::read_to_string(file.path()).is_ok_and(|text| text.lines().any(|line| line.contains(&lock)))
         });
         let name = || fs::read_to_string(process.path().join("comm")).unwrap_or_default();
         holds.then(|| (pid, format!("{}, process {pid}", name().trim())))

@@ -27,6 +27,7 @@ mod signature;
 mod stack;
 mod unlabelled;
 pub(crate) mod with_timeout;
+mod writers;
 
 pub use acceptable::is_this_disk;
 pub use copy::{CopyError, is_zero};

@@ -1,12 +1,12 @@
 //! Checks whether a path can become a disk of the pool, and writes and wipes labels, for `disk add` and `disk remove`.
 
-use super::claim::{AddLock, not_owned_by_others};
+use super::claim::{AddLock, not_locked, not_owned_by_others};
 use super::identity::{Identity, Store, loops_over, sys_dir};
 use super::label::{Label, LabelFault};
 use super::open::{DiskKind, length, open_file};
 use super::pending::ask_first;
 use super::stack::refuse_cycle;
-use super::{content, labelled, with_timeout};
+use super::{content, labelled, with_timeout, writers};
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::records::{DiskRecord, PoolHeader};
 use crate::model::units::{ByteCount, ExtentSize};
@@ -37,8 +37,8 @@ impl Candidate {
     /// Inspects a path. `known` are the pool's disks.
     ///
     /// # Errors
-    /// Fails when the path cannot be a disk of this pool: it is missing, neither a file nor a block device, too small, in use, another pool's, or in
-    /// this pool already, perhaps by another name, through a loop device or as a partition. The error names the path, the reason and the way out.
+    /// Fails when the path cannot be a disk of this pool: it is missing, neither a file nor a block device, too small, in use or written by another program, another
+    /// pool's, or in this pool already, perhaps by another name, through a loop device or as a partition. The error names the path, the reason and the way out.
     pub fn inspect(path: &Path, header: &PoolHeader, known: &[DiskRecord]) -> Result<Self> {
         let extent_size = header.extent_size;
         let what = path.display().to_string();
@@ -51,6 +51,11 @@ impl Candidate {
         let (own, identity) = recognise(&path, &what)?;
         refuse_known(&identity, &what, known)?;
         refuse_stacked(&what, own)?;
+        let writer = match own {
+            Store::File(..) => writers::refusal(&path, &what),
+            // Opening a device exclusively refuses the others.
+            Store::Device(_) => None,
+        };
         let file = claim(&path, &what, own)?;
         let failed = |why: io::Error| Error::because(what.clone(), why);
         let kind = DiskKind::of(&file.metadata().map_err(failed)?)
@@ -68,6 +73,8 @@ impl Candidate {
         let found = labelled::read(&file).map_err(failed)?;
         let judged = judge(found, &what, header, known)?;
         not_owned_by_others(&what, &file, &header.instance)?;
+        not_locked(&what, &file)?;
+        writer.map_or(Ok(()), Err)?;
         let content = match judged {
             Finding::Content(content) => Some(content),
             Finding::Unused => None,

@@ -1,4 +1,4 @@
-//! Requests on files and devices: write-back of a range, shared extents, discards.
+//! Requests on files and devices: write-back of a range, shared extents, discards, leases.
 #![allow(unsafe_code)]
 
 use super::{done, signed};
@@ -68,6 +68,28 @@ pub fn clone_fuse_device(device: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io::R
     let other = other.as_raw_fd();
     // SAFETY: the request reads one 32-bit integer, which the pointer refers to.
     done(unsafe { libc::ioctl(device.as_raw_fd(), FUSE_DEVICE_CLONE, &raw const other) })
+}
+
+/// Command that sets the signal of a lease; Linux numbers it the same on every machine.
+const F_SETSIG: libc::c_int = 10;
+
+/// Returns whether somebody has the file open for writing. `file` itself is open for reading only.
+///
+/// # Errors
+/// Fails where the file system has no leases, or the file belongs to another user.
+pub fn is_open_for_writing(file: &File) -> io::Result<bool> {
+    let command = |command, argument: libc::c_int| {
+        // SAFETY: both commands take a descriptor that `file` keeps open, and an integer.
+        done(unsafe { libc::fcntl(file.as_raw_fd(), command, argument) })
+    };
+    // Whoever opens the file for writing during the lease causes this signal, which is ignored by default; the one that is sent otherwise ends
+    // the process.
+    command(F_SETSIG, libc::SIGURG)?;
+    match command(libc::F_SETLEASE, libc::F_RDLCK) {
+        Ok(()) => command(libc::F_SETLEASE, libc::F_UNLCK).map(|()| false),
+        Err(why) if why.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(why) => Err(why),
+    }
 }
 
 #[cfg(test)]

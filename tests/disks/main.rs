@@ -14,6 +14,7 @@ mod faulty;
 mod metadata;
 mod owning;
 mod taking;
+mod using;
 
 use apparatus::blockdev::label::Label;
 use apparatus::blockdev::{

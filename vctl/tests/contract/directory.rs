@@ -131,7 +131,7 @@ fn a_full_pool_directory_is_named_and_a_flush_that_needs_it_waits_for_room() {
     all.sync_all().unwrap();
     drop(all);
     let mut mover = pool
-        .command(["volume", "move", "v", "--to", "d2", "--rate", "1M"])
+        .command(["volume", "move", "v", "--to", "d2", "--rate", "256K"])
         .spawn()
         .unwrap();
     let end = Instant::now() + PATIENCE;
