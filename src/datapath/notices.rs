@@ -43,9 +43,11 @@ impl Notices {
         let _ = self.forget_names.set(forget);
     }
 
-    /// Sends the notices of a new version of the table. When this returns, the kernel trusts no name, and no attributes, that it had cached before.
+    /// Sends the notices of a new version of the table. When this returns and a volume has lost its name, the kernel trusts no name that it had cached
+    /// before. Other changes leave the names alone: the path of an open file whose name is looked up anew shows as deleted.
     pub(super) fn send_all(&self, notices: Vec<KernelNotice>) {
-        if let (false, Some(forget)) = (notices.is_empty(), self.forget_names.get()) {
+        let concerns_names = |notice: &KernelNotice| !matches!(notice, KernelNotice::Attributes(_));
+        if let (true, Some(forget)) = (notices.iter().any(concerns_names), self.forget_names.get()) {
             forget();
         }
         notices.into_iter().for_each(|notice| self.send(notice));

@@ -24,7 +24,7 @@ const MOST: usize = 256;
 /// How long the kernel caches names, and so the longest time for which an overtaken listing can show an old one.
 const NAMES_TTL: Duration = Duration::from_secs(1);
 
-/// Has the kernel forget the names that it has cached, then and at each change that a host can see. Returns how long it may cache names.
+/// Has the kernel forget the names that it has cached, then and at each change of names. Returns how long it may cache names.
 pub(super) fn keep_names(apparatus: &Apparatus, device: &Arc<Device>) -> Duration {
     if let Err(error) = forget_names(device) {
         log::debug!("the kernel cannot be told to forget names ({error}), so it caches none");
