@@ -466,6 +466,7 @@ fn a_destination_without_room_fails_the_job_which_goes_on_when_there_is_room() {
     let image = place.at.path().join("b.img");
     let created = File::create(&image).unwrap();
     created.set_len((EXTENTS + 8) * EXTENT).unwrap();
+    drop(created);
     let scene = Scene::with_second_disk_at(&image, EXTENT, EXTENTS);
     let daemon = scene.pool.start("x");
     let file = daemon.open("v");

@@ -33,7 +33,7 @@ fn a_file_that_somebody_writes_does_not_become_a_disk() {
             exclusive: Some(false),
         };
         set_range_lock(reader.as_fd(), shared).unwrap();
-        busy(&path, &["is locked by another program", &me, "end that program"]);
+        busy(&path, &["is locked by another program", "end that program"]);
         drop(reader);
         inspect(&path, &[]).unwrap();
     }

@@ -261,19 +261,24 @@ impl Daemon {
     }
 
     fn await_ready(&self, ready: &UnixDatagram) {
-        let mut fds = [
-            PollFd::new(ready, PollFlags::IN),
-            PollFd::new(&*self.handle, PollFlags::IN),
-        ];
-        poll(&mut fds, Some(&timespec(PATIENCE))).unwrap();
-        assert!(
-            fds[0].revents().contains(PollFlags::IN),
-            "not ready:\n{}",
-            self.log_text()
-        );
-        let mut message = [0; 64];
-        let len = ready.recv(&mut message).unwrap();
-        assert!(message[..len].starts_with(b"READY=1"));
+        let mut message = [0; 4096];
+        loop {
+            let mut fds = [
+                PollFd::new(ready, PollFlags::IN),
+                PollFd::new(&*self.handle, PollFlags::IN),
+            ];
+            poll(&mut fds, Some(&timespec(PATIENCE))).unwrap();
+            assert!(
+                fds[0].revents().contains(PollFlags::IN),
+                "not ready:\n{}",
+                self.log_text()
+            );
+            // Warnings come first.
+            let len = ready.recv(&mut message).unwrap();
+            if message[..len].starts_with(b"READY=1") {
+                return;
+            }
+        }
     }
 
     /// Returns the path of a volume's file.
