@@ -160,7 +160,10 @@ fn another_file_is_not_taken_for_a_disk_that_is_open() {
         assert_eq!(error.kind(), ErrorKind::Busy);
         let (why, hint) = refused::<Disk>(Err(error));
         assert!(why.contains("another file than the one that is in use"), "{why}");
-        assert!(hint.contains("move away the file that is not to be used"), "{hint}");
+        assert!(
+            hint.contains("move away the file that is not to be used"),
+            "{hint}"
+        );
         drop(held);
         Disk::open(&disk, &mine).unwrap();
     }
