@@ -2,7 +2,7 @@
 
 use crate::support::Pool;
 use crate::terminal::Terminal;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -244,6 +244,8 @@ fn a_disk_with_something_on_it_is_taken_in_only_by_a_typed_yes() {
     file.set_len(64 << 20).unwrap();
     // This is the magic number of XFS.
     file.write_all_at(b"XFSB", 0).unwrap();
+    drop(file);
+    let file = File::open(&path).unwrap();
     let screen = Terminal::open(&pool.pool_dir(), 80, 24, &[]);
     screen.keys_show("4n", &["add a disk"]);
     fill(&screen, &[path.to_str().unwrap()]);
