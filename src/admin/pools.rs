@@ -44,20 +44,14 @@ fn exists(dir: &Path) -> impl FnOnce() -> bool + Send + 'static {
 }
 
 fn look(path: PathBuf) -> KnownPool {
-    let dir = PoolDir::new(&path);
-    let asked = with_timeout::ask(&path, PATIENCE, move || read(&dir));
-    let fault = match asked {
-        Ok(Ok(found)) => return found,
-        Ok(Err(error)) => error.why().to_owned(),
-        Err(why) => why.to_string(),
-    };
-    KnownPool {
+    // The opening does not wait for a file system that does not answer.
+    read(&PoolDir::new(&path)).unwrap_or_else(|error| KnownPool {
         path,
         apparatuses: Vec::new(),
         disks: 0,
         volumes: 0,
-        fault: Some(fault),
-    }
+        fault: Some(error.why().to_owned()),
+    })
 }
 
 fn read(dir: &PoolDir) -> Result<KnownPool> {

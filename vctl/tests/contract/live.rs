@@ -109,7 +109,7 @@ fn new_space_reads_as_zeroes() {
         bytes
     };
     write("v", 8 << 20);
-    pool.run(["volume", "remove", "v", "--yes"]).ok();
+    pool.run(["volume", "remove", "v", "--yes", "--discard"]).ok();
     pool.run(["volume", "create", "w", "8M", "--on", "d1"]).ok();
     let map = pool.json(["volume", "map", "w"]);
     assert_eq!(

@@ -64,8 +64,8 @@ fn policies_choose_where_a_volume_moves() {
     for (name, size) in [("x", "7M"), ("y", "1M"), ("z", "7M")] {
         create(&pool, name, size, &["--on", "c"]);
     }
-    pool.run(["volume", "remove", "x", "--yes"]).ok();
-    pool.run(["volume", "remove", "z", "--yes"]).ok();
+    pool.run(["volume", "remove", "x", "--yes", "--discard"]).ok();
+    pool.run(["volume", "remove", "z", "--yes", "--discard"]).ok();
     create(&pool, "u", "8M", &["--on", "a"]);
     pool.run(["volume", "move", "u", "--to", "c", "--policy", "contiguous"])
         .ended(1)
@@ -79,7 +79,7 @@ fn policies_choose_where_a_volume_moves() {
 fn contiguous_is_one_piece_or_a_reason() {
     let pool = three();
     assert_eq!(create(&pool, "big", "20M", &[]).len(), 2);
-    pool.run(["volume", "remove", "big", "--yes"]).ok();
+    pool.run(["volume", "remove", "big", "--yes", "--discard"]).ok();
     pool.run(["volume", "create", "big", "20M", "--policy", "contiguous"])
         .ended(1)
         .complains(&["volume big", "a: 15 extents free", "c: 15 extents free"]);
@@ -87,8 +87,8 @@ fn contiguous_is_one_piece_or_a_reason() {
     create(&pool, "v2", "7M", &["--on", "b"]);
     create(&pool, "v3", "1M", &["--on", "b"]);
     create(&pool, "v4", "7M", &["--on", "b"]);
-    pool.run(["volume", "remove", "v2", "--yes"]).ok();
-    pool.run(["volume", "remove", "v4", "--yes"]).ok();
+    pool.run(["volume", "remove", "v2", "--yes", "--discard"]).ok();
+    pool.run(["volume", "remove", "v4", "--yes", "--discard"]).ok();
     pool.run([
         "volume",
         "create",
@@ -189,7 +189,7 @@ fn a_full_pool_is_reported_once() {
     assert_eq!((output(&pool).len(), space(&pool)), (2, "error".into()));
     pool.run(["pool", "set", "--full", "100%"]).ok();
     assert_eq!((output(&pool).len(), space(&pool)), (3, "warning".into()));
-    pool.run(["volume", "remove", "v", "--yes"]).ok();
+    pool.run(["volume", "remove", "v", "--yes", "--discard"]).ok();
     assert_eq!(output(&pool), ["warning", "error", "warning", "info"]);
     assert_eq!(space(&pool), Value::Null);
     pool.run(["pool", "set", "--nearfull", "99", "--full", "98"])

@@ -120,7 +120,7 @@ fn extents_of_removed_volumes_are_given_last_and_what_is_not_whole_is_refused() 
     assert_eq!(removed(&pool), [("v".to_owned(), 1, 3 << 20)]);
     pool.run(["volume", "undelete", "v"])
         .ended(1)
-        .complains(&["3M of its 8M", "--forget"]);
+        .complains(&["3MiB of its 8MiB", "--forget"]);
     let big = fs::read(mount.join("big")).unwrap();
     assert!(
         big.iter().all(|byte| *byte == 0),

@@ -138,10 +138,12 @@ procedures! {
     upgrade: "Upgrade",
     when_an_apparatus_is_fenced: "When an apparatus is fenced",
     when_an_apparatus_crashes: "When an apparatus crashes",
+    upgrading_a_running_apparatus: "Upgrading a running apparatus",
     when_a_disk_dies: "When a disk dies",
     when_a_disk_loses_what_was_moved_to_it: "When a disk loses what was moved to it",
     when_a_disk_is_refused: "When a disk is refused",
     when_the_pools_directory_is_lost: "When the pool's directory is lost",
+    a_volume_that_was_removed_by_mistake: "A volume that was removed by mistake",
     when_the_pool_fills: "When the pool fills",
 }
 
