@@ -107,6 +107,8 @@ const DAMAGES: &[Damage] = &[
     Damage {
         name: "a job is abandoned by its process",
         make: |pool| {
+            // Holes are moved at once, whatever the rate.
+            overwrite(&pool.path("d1.img"), 1 << 20, &vec![0x5a; 8 << 20]);
             let mut command = pool.command(["volume", "move", "w", "--to", "d2", "--rate", "64K"]);
             let mut child = command.spawn().unwrap();
             crate::support::until("a job is there", || {
