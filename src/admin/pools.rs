@@ -10,7 +10,7 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long a pool may take to be read.
+/// How long the directory of the named pool may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A pool of this machine.
