@@ -17,7 +17,7 @@
 
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::records::Instance;
-use crate::sys;
+use crate::sys::{self, proc};
 use rustix::io::Errno;
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -373,18 +373,10 @@ fn holders(file: &File, byte: u64) -> Holders {
         return Holders::Unseen;
     };
     let lock = format!(":{inode} {byte} ");
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let holding = processes.filter_map(|process| {
-        let pid: u32 = process.file_name().to_str()?.parse().ok()?;
-        let mut files = fs::read_dir(process.path().join("fdinfo")).ok()?.flatten();
-        let holds = files.any(|file| {
-            fs::read_to_string(file.path()).is_ok_and(|text| text.lines().any(|line| line.contains(&lock)))
-        });
-        let name = || fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-        holds.then(|| (pid, format!("{}, process {pid}", name().trim())))
-    });
-    let (mine, others): (Vec<_>, Vec<_>) = holding.partition(|(pid, _)| *pid == std::process::id());
-    let mut names: Vec<String> = others.into_iter().map(|(_, name)| name).collect();
+    let has_lock = |open: proc::Descriptor| open.info().is_ok_and(|lines| lines.contains(&lock));
+    let holding = proc::processes().filter(|&pid| proc::descriptors(pid).any(has_lock));
+    let (mine, others): (Vec<_>, Vec<_>) = holding.partition(|&pid| pid == std::process::id());
+    let mut names: Vec<String> = others.into_iter().map(proc::described).collect();
     names.sort();
     match (names.is_empty(), mine.is_empty()) {
         (false, _) => Holders::Named(names),

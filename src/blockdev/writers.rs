@@ -7,8 +7,8 @@
 
 use super::claim::has_our_locks;
 use crate::model::error::{Error, ErrorKind};
-use crate::sys;
-use std::fs::{self, File};
+use crate::sys::{self, proc, proc::Lines};
+use std::fs::File;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -44,31 +44,22 @@ fn is_written(file: &File, path: &Path) -> bool {
 
 /// Returns the visible processes that have the file open for writing, as `qemu-system-x86, process 123`.
 fn writers(path: &Path) -> Vec<String> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten().take(MOST);
-    let mut names: Vec<String> = processes
-        .filter_map(|process| {
-            let pid: u32 = process.file_name().to_str()?.parse().ok()?;
-            let descriptors = fs::read_dir(process.path().join("fd")).ok()?.flatten();
-            // The link is read and not followed: following it would wait for whatever the file lies on.
-            let mut open = descriptors
-                .take(MOST)
-                .filter(|descriptor| fs::read_link(descriptor.path()).is_ok_and(|target| target == path));
-            let writes = open.any(|descriptor| {
-                let info = process.path().join("fdinfo").join(descriptor.file_name());
-                fs::read_to_string(info).is_ok_and(|text| is_for_writing(&text))
-            });
-            let name = || fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            writes.then(|| format!("{}, process {pid}", name().trim()))
-        })
-        .collect();
+    let writes = |open: proc::Descriptor| {
+        // The link is read and not followed: following it would wait for whatever the file lies on.
+        open.target().is_some_and(|target| target == path)
+            && open.info().is_ok_and(|lines| is_for_writing(&lines))
+    };
+    let processes = proc::processes().take(MOST);
+    let writers = processes.filter(|&pid| proc::descriptors(pid).take(MOST).any(writes));
+    let mut names: Vec<String> = writers.map(proc::described).collect();
     names.sort();
     names
 }
 
 /// Returns whether a descriptor is open for writing, by its entry of `fdinfo`.
-fn is_for_writing(info: &str) -> bool {
-    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
-    let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+fn is_for_writing(info: &Lines) -> bool {
+    let flags = info.value("flags");
+    let flags = flags.and_then(|flags| i32::from_str_radix(flags, 8).ok());
     flags.is_some_and(|flags| flags & libc::O_PATH == 0 && flags & libc::O_ACCMODE != libc::O_RDONLY)
 }
 
@@ -85,8 +76,10 @@ mod tests {
 
     #[test]
     fn the_mode_of_a_descriptor_is_parsed() {
-        let is = |flags: &str| is_for_writing(&format!("pos:\t0\nflags:\t{flags}\nmnt_id:\t9\n"));
+        let is = |flags: &str| is_for_writing(&format!("pos:\t0\nflags:\t{flags}\nmnt_id:\t9\n").into());
         assert!(is("0100002") && is("02100001"));
-        assert!(!is("0100000") && !is("012000002") && !is("x") && !is_for_writing("pos:\t1\n"));
+        assert!(
+            !is("0100000") && !is("012000002") && !is("x") && !is_for_writing(&"pos:\t1\n".to_owned().into())
+        );
     }
 }

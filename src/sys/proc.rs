@@ -125,9 +125,67 @@ pub(crate) fn stat_in(text: &str) -> Option<Stat> {
     })
 }
 
+/// Returns the processes that can be seen, this one included.
+pub fn processes() -> impl Iterator<Item = u32> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Returns the name of a process, without its arguments; `None` if it has ended.
+#[must_use]
+pub fn name(pid: u32) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end().to_owned())
+}
+
+/// Returns a process for a message: `qemu-system-x86, process 123`.
+#[must_use]
+pub fn described(pid: u32) -> String {
+    format!("{}, process {pid}", name(pid).unwrap_or_default())
+}
+
+/// An open descriptor of a process. Its file is never accessed, so a disk or a mount that does not answer delays no one.
+#[derive(Clone, Debug)]
+pub struct Descriptor {
+    link: PathBuf,
+    info: PathBuf,
+}
+
+impl Descriptor {
+    /// Returns the path of the open file as the kernel words it, for example with ` (deleted)` behind it; `None` if it has been closed.
+    #[must_use]
+    pub fn target(&self) -> Option<PathBuf> {
+        fs::read_link(&self.link).ok()
+    }
+
+    /// Reads the lines about the descriptor: position, flags, mount, inode and locks.
+    ///
+    /// # Errors
+    /// Fails as [`Lines::read`] does.
+    pub fn info(&self) -> io::Result<Lines> {
+        Lines::read(&self.info)
+    }
+}
+
+/// Returns the open descriptors of a process; none if it has ended or belongs to another user.
+pub fn descriptors(pid: u32) -> impl Iterator<Item = Descriptor> {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let open = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    open.map(move |entry| Descriptor {
+        link: entry.path(),
+        info: process.join("fdinfo").join(entry.file_name()),
+    })
+}
+
 /// A file of lines `name: value`, such as `/proc/THREAD/status` and `fdinfo`.
 #[derive(Clone, Debug)]
 pub struct Lines(String);
+
+impl From<String> for Lines {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
 
 impl Lines {
     /// Reads a file.
@@ -136,6 +194,12 @@ impl Lines {
     /// Fails if it cannot be read: the process, thread or descriptor is gone, or belongs to another user.
     pub fn read(file: &Path) -> io::Result<Self> {
         fs::read_to_string(file).map(Self)
+    }
+
+    /// Returns whether a line contains this text.
+    #[must_use]
+    pub fn contains(&self, text: &str) -> bool {
+        self.0.lines().any(|line| line.contains(text))
     }
 
     /// Returns the value behind this name.
@@ -209,6 +273,31 @@ mod tests {
                 .is_some_and(|stat| stat.started > 0)
         );
         assert_eq!(stat(u32::MAX).unwrap(), None);
+    }
+
+    #[test]
+    fn this_process_is_found_with_its_name_and_its_descriptors() {
+        let me = std::process::id();
+        assert!(processes().any(|pid| pid == me));
+        assert_eq!(name(me), Some(name_of_this_program()));
+        assert_eq!(name(u32::MAX), None);
+        let file = fs::File::open("/proc/version").unwrap();
+        let open = descriptors(me).find(|open| open.target().as_deref() == Some(Path::new("/proc/version")));
+        assert!(open.unwrap().info().unwrap().value("flags").is_some());
+        drop(file);
+        assert_eq!(descriptors(u32::MAX).count(), 0);
+    }
+
+    /// The kernel keeps the first 15 bytes of a name.
+    fn name_of_this_program() -> String {
+        let program = std::env::current_exe().unwrap();
+        program
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .chars()
+            .take(15)
+            .collect()
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Finds the processes that have files of our mounts open, and the mounts of block devices, in all mount namespaces that
 //! can be seen. Only `/proc` is read, and links are read, never followed: a mount that does not answer is not touched.
 
-use crate::sys::proc::{self, Lines, Mounted};
+use crate::sys::proc::{self, Descriptor, Mounted};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fmt;
@@ -28,9 +28,7 @@ impl fmt::Display for Process {
 pub(in crate::admin) fn has_deleted_file(pid: u32, path: &Path) -> bool {
     let mut deleted = path.as_os_str().to_owned();
     deleted.push(" (deleted)");
-    let open = fs::read_dir(format!("/proc/{pid}/fd"));
-    let mut links = open.into_iter().flatten().flatten();
-    links.any(|link| fs::read_link(link.path()).is_ok_and(|file| file.as_os_str() == deleted))
+    proc::descriptors(pid).any(|open| open.target().is_some_and(|file| file.as_os_str() == deleted))
 }
 
 /// The open files and mounts found in `/proc`.
@@ -60,11 +58,8 @@ impl ProcessHolders {
             ..Self::default()
         };
         let me = std::process::id();
-        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-        for pid in all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
-            if pid != me {
-                holders.scan_process(pid, wanted);
-            }
+        for pid in proc::processes().filter(|pid| *pid != me) {
+            holders.scan_process(pid, wanted);
         }
         holders
     }
@@ -72,16 +67,15 @@ impl ProcessHolders {
     fn scan_process(&mut self, pid: u32, wanted: &BTreeSet<(u32, u32)>) {
         let space = space_of(&pid.to_string());
         let space = self.spaces.entry(space).or_insert_with(|| Space::of(pid, wanted));
-        let dir = PathBuf::from(format!("/proc/{pid}"));
-        for entry in fs::read_dir(dir.join("fd")).into_iter().flatten().flatten() {
-            let Ok(target) = fs::read_link(entry.path()) else {
+        for open in proc::descriptors(pid) {
+            let Some(target) = open.target() else {
                 continue;
             };
             if target.to_string_lossy().starts_with("/dev/loop") {
                 self.devices.entry(target).or_default().insert(pid);
             } else if !space.wanted.is_empty()
                 && target.is_absolute()
-                && let Some((mount, inode)) = mount_and_inode(&dir.join("fdinfo").join(entry.file_name()))
+                && let Some((mount, inode)) = mount_and_inode(&open)
                 && let Some(device) = space.wanted.get(&mount)
             {
                 self.files.entry((*device, inode)).or_default().insert(pid);
@@ -140,8 +134,8 @@ fn space_of(process: &str) -> OsString {
         .into_os_string()
 }
 
-fn mount_and_inode(fdinfo: &Path) -> Option<(u32, u64)> {
-    let lines = Lines::read(fdinfo).ok()?;
+fn mount_and_inode(open: &Descriptor) -> Option<(u32, u64)> {
+    let lines = open.info().ok()?;
     Some((
         lines.value("mnt_id")?.parse().ok()?,
         lines.value("ino")?.parse().ok()?,
@@ -156,8 +150,7 @@ fn named(pids: Option<&BTreeSet<u32>>) -> impl Iterator<Item = Process> {
 }
 
 fn name_of(pid: u32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm"))
-        .map_or_else(|_| ENDED.into(), |name| name.trim_end().to_owned())
+    proc::name(pid).unwrap_or_else(|| ENDED.into())
 }
 
 /// Returns the process of a thread; the thread itself where its process cannot be seen any more.
@@ -174,14 +167,18 @@ pub(super) fn of_thread(thread: u32) -> Process {
 mod tests {
     use super::*;
     use std::fs::File;
-    use std::os::fd::AsRawFd;
     use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn finds_the_mount_and_inode_of_a_descriptor_without_asking_the_file() {
         let file = File::open("/proc/self/exe").unwrap();
-        let found = mount_and_inode(Path::new(&format!("/proc/self/fdinfo/{}", file.as_raw_fd())));
-        assert_eq!(found.unwrap().1, file.metadata().unwrap().ino());
+        let program = std::env::current_exe().unwrap();
+        let mut open = proc::descriptors(std::process::id());
+        let open = open.find(|open| open.target().is_some_and(|target| target == program));
+        assert_eq!(
+            mount_and_inode(&open.unwrap()).unwrap().1,
+            file.metadata().unwrap().ino()
+        );
     }
 
     #[test]

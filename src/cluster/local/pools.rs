@@ -2,8 +2,8 @@
 
 use super::place::{MEMORY, PREFIX};
 use crate::model::dir::DATABASE;
+use crate::sys::proc;
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Returns the directories of the pools that other processes use, as far as this user may see them. Links are read, and never followed: a
@@ -11,18 +11,15 @@ use std::path::{Path, PathBuf};
 #[must_use]
 pub fn pools_in_use() -> BTreeSet<PathBuf> {
     let me = std::process::id();
-    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| *pid != me).flat_map(opened_by).collect()
+    proc::processes()
+        .filter(|pid| *pid != me)
+        .flat_map(opened_by)
+        .collect()
 }
 
 /// Returns the pool's directory that a process has open, if it is a process of a pool.
 fn opened_by(pid: u32) -> BTreeSet<PathBuf> {
-    let links = fs::read_dir(format!("/proc/{pid}/fd"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let open: BTreeSet<PathBuf> = links.filter_map(|link| fs::read_link(link.path()).ok()).collect();
+    let open: BTreeSet<PathBuf> = proc::descriptors(pid).filter_map(|open| open.target()).collect();
     if !open.iter().any(|file| is_table(file)) {
         return BTreeSet::new();
     }

@@ -16,7 +16,7 @@ use crate::sys;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::park_timeout;
 use std::time::{Duration, Instant};
 
@@ -87,14 +87,9 @@ fn is_stopped(process: Pid) -> bool {
 
 /// Returns whether the process has this very file open: inode numbers are unique only within a file system.
 fn has_open(process: Pid, file: &Path) -> bool {
-    let links = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten();
     let file = fs::canonicalize(file).ok();
-    let open = |link: PathBuf| fs::read_link(link).ok();
-    file.is_some_and(|file| {
-        links
-            .flatten()
-            .any(|link| open(link.path()).as_ref() == Some(&file))
-    })
+    let pid = process.as_raw_nonzero().get().unsigned_abs();
+    file.is_some_and(|file| sys::proc::descriptors(pid).any(|open| open.target().as_ref() == Some(&file)))
 }
 
 #[cfg(test)]
