@@ -1,5 +1,6 @@
 //! The findings of `vctl status`. Each kind has a section with its code as the title in `docs/STATES.md`, which a test checks.
 
+use crate::model::error::without_numbers;
 use crate::model::event::Severity;
 
 macro_rules! kinds {
@@ -34,6 +35,8 @@ kinds! {
     SharedStateLost: "member-table-lost",
     /// A sync of the database's log has failed.
     DatabaseNotDurable: "database-not-durable",
+    /// The etcd cluster that has the pool's metadata does not answer.
+    StoreAway: "store-unreachable",
     /// A disk has failed to write what was moved to it.
     DiskLost: "disk-has-lost-data",
     /// A disk's copy of the pool's metadata is left behind.
@@ -110,7 +113,7 @@ impl Finding {
             kind,
             severity,
             subject: subject.into(),
-            text: text.into(),
+            text: without_numbers(text.into()),
             next: None,
         }
     }

@@ -153,7 +153,7 @@ impl std::error::Error for Error {
 }
 
 /// Removes the error numbers that the standard library adds to the text of system errors: `(os error 13)`.
-fn without_numbers(mut text: String) -> String {
+pub(crate) fn without_numbers(mut text: String) -> String {
     const BEFORE: &str = " (os error ";
     while let Some(at) = text.find(BEFORE) {
         let rest = &text[at + BEFORE.len()..];

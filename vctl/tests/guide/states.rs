@@ -20,10 +20,12 @@ macro_rules! states {
 
 states! {
     pool_is_a_copy: "pool-is-a-copy",
+    pool_directory_fault: "pool-directory-fault",
     member_table_lost: "member-table-lost",
     disk_has_lost_data: "disk-has-lost-data",
     disk_unusable: "disk-unusable",
     disk_errors: "disk-errors",
+    hosts_wait_for_disk: "hosts-wait-for-disk",
     apparatus_ended: "apparatus-ended",
     apparatus_fenced: "apparatus-fenced",
     apparatus_silent: "apparatus-silent",
