@@ -5,7 +5,7 @@ use super::{State, member, show};
 use crate::admin::usage;
 use crate::admin::watch::Watch;
 use crate::cluster;
-use crate::controller::{Controller, Wait};
+use crate::controller::{Controller, Wait, directory};
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::member::{Member, MemberState};
@@ -147,7 +147,7 @@ fn give_up_mount(pool: &PoolDir, name: &Name, overridden: bool, within: Duration
     }
     match supervisor::stop_supervisor(pool, name, Signal::TERM, within).map_err(failed)? {
         true => Ok(true),
-        false => Err(has_not_ended(name.as_str(), within)),
+        false => Err(has_not_ended(pool, name.as_str(), within)),
     }
 }
 
@@ -178,7 +178,9 @@ pub fn kill_supervisor_of(pool: &PoolDir, name: &str, within: Duration) -> Resul
         return Ok(false);
     }
     let killed = end_supervisor(pool, &Name::new("apparatus", name)?, within)?;
-    killed.then_some(true).ok_or_else(|| has_not_ended(name, within))
+    killed
+        .then_some(true)
+        .ok_or_else(|| has_not_ended(pool, name, within))
 }
 
 fn what(name: &str) -> String {
@@ -191,14 +193,22 @@ fn await_end(pool: &PoolDir, name: &Name, within: Duration) -> Result<()> {
     let failed = |error| Error::because(what(name.as_str()), error);
     match has_ended && supervisor::await_end(pool, name, within).map_err(failed)? {
         true => Ok(()),
-        false => Err(has_not_ended(name.as_str(), within)),
+        false => Err(has_not_ended(pool, name.as_str(), within)),
     }
 }
 
-fn has_not_ended(name: &str, within: Duration) -> Error {
-    let why = format!("has not ended after {} s", within.as_secs());
-    Error::new(ErrorKind::TimedOut, what(name), why)
-        .hint(format!("end it by force: vctl apparatus fence {name}"))
+/// Returns why an apparatus has not ended: it leaves the pool's database, so it waits for a directory that does not answer.
+fn has_not_ended(pool: &PoolDir, name: &str, within: Duration) -> Error {
+    let waited = format!("has not ended after {} s", within.as_secs());
+    match directory::fault(pool) {
+        Err(why) => {
+            let waits = format!("{waited}, and ends when it can write to the database: {why}");
+            let error = Error::new(ErrorKind::TimedOut, what(name), waits);
+            why.way_out().into_iter().fold(error, Error::hint)
+        }
+        Ok(_) => Error::new(ErrorKind::TimedOut, what(name), waited)
+            .hint(format!("end it by force: vctl apparatus fence {name}")),
+    }
 }
 
 /// What became of an apparatus that was fenced by force.
