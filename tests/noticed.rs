@@ -237,7 +237,7 @@ fn a_database_that_is_deleted_under_an_apparatus_is_restored_from_it() {
     for end in ["", "-wal", "-shm"] {
         fs::remove_file(pool.dir.path().join(format!("pool.db{end}"))).unwrap();
     }
-    let refused = admin::pool::create(&pool.dir, pool.extent_size).unwrap_err();
+    let refused = admin::pool::create(&pool.dir, pool.extent_size, None).unwrap_err();
     assert!(
         refused.kind() == ErrorKind::Busy && refused.why().contains("deleted"),
         "{refused}"

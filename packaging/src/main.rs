@@ -89,9 +89,15 @@ fn deb(wanted: &Wanted) -> Result<PathBuf> {
 fn build() -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command
-        .current_dir(root())
-        .args(["build", "--profile", "dist", "--locked", "--bins"]);
+    command.current_dir(root()).args([
+        "build",
+        "--profile",
+        "dist",
+        "--locked",
+        "--bins",
+        "--features",
+        "etcd",
+    ]);
     let built = command.args(["-p", "apparatus", "-p", "vctl"]).status()?;
     if !built.success() {
         return Err("the programs could not be built".into());

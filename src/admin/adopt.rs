@@ -8,7 +8,7 @@ use crate::controller::pool;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::records::{DiskRecord, Snapshot};
-use crate::store::TableStore;
+use crate::store::{Place, TableStore};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -72,6 +72,7 @@ fn explained(why: Error, record: &DiskRecord) -> Error {
 /// Returns the errors of [`inspect`] and of a disk, and fails when another controller holds the lock. An interrupted adoption is
 /// completed by adopting again.
 pub fn adopt(pool: &PoolDir, accepted: bool, within: Option<Duration>) -> Result<Adoption> {
+    Place::refuse(pool, "an adoption")?;
     // Where there is no pool, this fails before anything is created.
     drop(pool::open(pool)?);
     let cluster = cluster::open(pool)?;

@@ -131,7 +131,7 @@ pub fn inspect(pool: &PoolDir, file: &Path, accept_older: bool) -> Result<Restor
 }
 
 /// Returns the highest layout number of the labels, and the disks whose labels could not be read.
-fn read_labels(snapshot: &Snapshot) -> (u64, Vec<String>) {
+pub(super) fn read_labels(snapshot: &Snapshot) -> (u64, Vec<String>) {
     let (mut highest, mut unread) = (0, Vec::new());
     for read in Disk::with_all_within(ANSWER, &snapshot.disks, &snapshot.header, Disk::read_layout) {
         match read {

@@ -49,7 +49,7 @@ pub fn destroy(mut controller: Controller, pool: &PoolDir) -> Result<Vec<FreedDi
     };
     let freed = snapshot.disks.iter().map(free).collect();
     let failed = |why: io::Error| Error::because(format!("pool {}", pool.path().display()), why);
-    store::destroy(pool).map_err(failed)?;
+    store::destroy(pool)?;
     drop(controller);
     for dir in [pool.archive(), pool.times(), pool.run()] {
         gone(fs::remove_dir_all(dir)).map_err(failed)?;

@@ -28,6 +28,7 @@ pub mod place;
 pub mod plan;
 pub mod pool;
 pub mod pools;
+pub mod rescue;
 pub mod revert;
 pub mod room;
 pub mod select;

@@ -1,5 +1,6 @@
 //! Creates a pool and sets its options.
 
+use crate::cluster;
 use crate::controller::Controller;
 use crate::controller::pool::refuse_file;
 use crate::controller::space;
@@ -8,15 +9,18 @@ use crate::model::dir::PoolDir;
 use crate::model::error::{Error, Result};
 use crate::model::options::{Options, Thresholds};
 use crate::model::units::ExtentSize;
-use crate::store;
+use crate::store::{self, EtcdPlace};
 
-/// Creates a pool.
+/// Creates a pool, with its metadata in its directory alone or in etcd too.
 ///
 /// # Errors
-/// Fails when there is one already, or the directory cannot be created.
-pub fn create(pool: &PoolDir, extent_size: ExtentSize) -> Result<()> {
+/// Fails when there is one already, the directory cannot be created, or etcd does not answer.
+pub fn create(pool: &PoolDir, extent_size: ExtentSize, etcd: Option<EtcdPlace>) -> Result<()> {
     check_absent(pool)?;
-    store::create(pool, extent_size)
+    match etcd {
+        None => store::create(pool, extent_size),
+        Some(etcd) => store::create_in_etcd(pool, cluster::open(pool)?.epoch()?, extent_size, etcd),
+    }
 }
 
 /// Checks that there is no pool yet.

@@ -113,6 +113,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &StatusInput) -> Result<S
     findings.extend(of_directory(pool)?);
     findings.extend(of_shared_state(&*cluster, apparatuses)?);
     findings.extend(of_log(pool, &*cluster)?);
+    findings.extend(of_store(pool)?);
     findings.extend(of_space(view, store.fullness()?, store.options()?.thresholds));
     findings.extend(of_closed_disks(view, jobs, apparatuses));
     findings.extend(of_quarantine(view, apparatuses));
@@ -218,6 +219,19 @@ fn of_log(pool: &PoolDir, cluster: &dyn Cluster) -> Result<Option<Finding>> {
             .next("vctl pool backup FILE")
     };
     Ok(store::sync_failed(pool, cluster.epoch()?)?.map(finding))
+}
+
+/// Reports an etcd cluster that does not answer. Volumes are served meanwhile.
+fn of_store(pool: &PoolDir) -> Result<Option<Finding>> {
+    let finding = |why: Error| {
+        let text = format!(
+            "{}, so nothing in the pool can be changed; volumes are served",
+            why.why()
+        );
+        Finding::new(FindingKind::StoreAway, Severity::Error, why.what(), text)
+            .next("etcdctl endpoint status")
+    };
+    Ok(store::unreachable(pool)?.map(finding))
 }
 
 /// Reports a pool that is nearly full, with the same hysteresis as the events, so that the two never contradict each other.

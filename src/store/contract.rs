@@ -16,7 +16,12 @@ macro_rules! contract {
             use super::*;
             $(#[test]
             fn $test() {
-                $crate::store::contract::$area::$test($crate::store::contract::world::World::new($fixture));
+                match $fixture {
+                    Some(fixture) => {
+                        $crate::store::contract::$area::$test($crate::store::contract::world::World::new(Box::new(fixture)));
+                    }
+                    None => eprintln!("skipped: needs etcd"),
+                }
             })*
         })*
     };
@@ -80,10 +85,27 @@ pub(crate) use contract;
 
 mod sqlite {
     use super::world::Sqlite;
-    contract!(Box::new(Sqlite::new()));
+    contract!(Some(Sqlite::new()));
 }
 
 mod memory {
     use super::world::Memory;
-    contract!(Box::new(Memory::new()));
+    contract!(Some(Memory::new()));
+}
+
+mod mirrored {
+    use super::world::Mirrored;
+    contract!(Some(Mirrored::in_memory()));
+}
+
+#[cfg(feature = "etcd")]
+mod etcd_of_one {
+    use super::world::Mirrored;
+    contract!(Mirrored::in_etcd(1));
+}
+
+#[cfg(feature = "etcd")]
+mod etcd_of_three {
+    use super::world::Mirrored;
+    contract!(Mirrored::in_etcd(3));
 }

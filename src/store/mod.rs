@@ -20,11 +20,15 @@
 mod changes;
 #[cfg(test)]
 mod contract;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod events;
 mod jobs;
+pub mod journal;
 mod members;
 pub mod memory;
 pub mod metadata;
+mod place;
 mod removed;
 pub mod sqlite;
 mod table;
@@ -35,6 +39,7 @@ pub use events::EventStore;
 pub use jobs::JobStore;
 pub use members::MemberStore;
 pub use metadata::MetadataStore;
+pub use place::{EtcdPlace, Place};
 pub use removed::RemovedStore;
 pub use sqlite::{DATABASE_GONE, Imported, NO_POOL, NOT_A_POOLS, Named, NamedJob, Names, names};
 pub use table::TableStore;
@@ -48,9 +53,10 @@ pub mod roles {
 }
 
 use crate::model::dir::PoolDir;
-use crate::model::error::Result;
+use crate::model::error::{Error, Result};
 use crate::model::job::{DISK_REMOVED, VOLUME_REMOVED};
 use crate::model::units::{CacheEpoch, ExtentSize};
+use journal::Journal;
 use sqlite::SqliteStore;
 use std::path::Path;
 use std::sync::Arc;
@@ -81,7 +87,24 @@ impl<T> Store for T where
 /// # Errors
 /// Fails with `NotFound` if there is none, and for a damaged, foreign or newer store; each error names the way out.
 pub fn open(dir: &PoolDir, epoch: CacheEpoch) -> Result<Box<dyn Store>> {
-    Ok(Box::new(SqliteStore::open(dir, epoch)?))
+    Ok(Box::new(match Place::read(dir)? {
+        None => SqliteStore::open(dir, epoch)?,
+        Some(place) => SqliteStore::open_mirror(dir, epoch, journal_of(&place)?)?,
+    }))
+}
+
+/// Returns the log of a pool. It connects with the first request.
+#[cfg(feature = "etcd")]
+fn journal_of(place: &Place) -> Result<Box<dyn Journal>> {
+    Ok(Box::new(etcd::EtcdJournal::new(place)?))
+}
+
+#[cfg(not(feature = "etcd"))]
+fn journal_of(_: &Place) -> Result<Box<dyn Journal>> {
+    Err(
+        Error::failed("store", "is in etcd, and this program was built without that")
+            .hint("install the released package, or build with --features etcd"),
+    )
 }
 
 /// Creates the directory and the store of a new pool. They are durable when this returns.
@@ -92,12 +115,73 @@ pub fn create(dir: &PoolDir, extent_size: ExtentSize) -> Result<()> {
     SqliteStore::create(dir, extent_size)
 }
 
+/// Creates the directory of a new pool whose log is in etcd. Both are durable when this returns; nothing is left if it fails.
+///
+/// # Errors
+/// Fails if a pool exists already, a file cannot be made, or etcd does not answer.
+pub fn create_in_etcd(
+    dir: &PoolDir,
+    epoch: CacheEpoch,
+    extent_size: ExtentSize,
+    etcd: EtcdPlace,
+) -> Result<()> {
+    SqliteStore::create(dir, extent_size)?;
+    begin_log(dir, epoch, etcd).inspect_err(|_| {
+        // The error tells why; the next attempt says so if a file could not be removed.
+        let _ = Place::remove(dir).and_then(|()| SqliteStore::destroy(dir));
+    })
+}
+
+fn begin_log(dir: &PoolDir, epoch: CacheEpoch, etcd: EtcdPlace) -> Result<()> {
+    let pool = SqliteStore::open(dir, epoch)?.header()?.uuid;
+    let place = Place { pool, etcd };
+    SqliteStore::open_mirror(dir, epoch, journal_of(&place)?)?.begin_log()?;
+    place.write(dir)
+}
+
+/// Opens the metadata that is in the pool's directory, whether it is the newest or not.
+///
+/// # Errors
+/// As for [`open`].
+pub fn open_copy(dir: &PoolDir, epoch: CacheEpoch) -> Result<Box<dyn Store>> {
+    Ok(Box::new(SqliteStore::open(dir, epoch)?))
+}
+
+/// Returns why the log of the pool cannot be reached now, if it has one outside its directory.
+///
+/// # Errors
+/// Fails if the place of the log cannot be read.
+pub fn unreachable(dir: &PoolDir) -> Result<Option<Error>> {
+    match Place::read(dir)? {
+        None => Ok(None),
+        Some(place) => Ok(journal_of(&place)?.head().err()),
+    }
+}
+
+/// Makes a pool whose log is in etcd one of this machine alone, with the metadata that this machine has. The caller holds the controller
+/// lock, and no apparatus runs. It is durable when this returns. Returns why the newest metadata could not be had from etcd, if so.
+///
+/// # Errors
+/// Fails if the pool is one of this machine alone already, or a file cannot be written.
+pub fn rescue(dir: &PoolDir, epoch: CacheEpoch) -> Result<Option<Error>> {
+    let what = || format!("pool {}", dir.display());
+    let Some(place) = Place::read(dir)? else {
+        return Err(Error::failed(what(), "has its metadata in its directory alone"));
+    };
+    let newest =
+        journal_of(&place).and_then(|journal| SqliteStore::open_mirror(dir, epoch, journal)?.catch_up());
+    SqliteStore::open(dir, epoch)?.leave_log()?;
+    Place::remove(dir).map_err(|error| Error::because(what(), error))?;
+    Ok(newest.err())
+}
+
 /// Creates the store of a pool from a table that was found on its disks. It is durable when this returns. The caller has made
 /// sure that no process uses the pool.
 ///
 /// # Errors
 /// Fails if a pool exists already, or a file cannot be made.
 pub fn import(dir: &PoolDir, imported: &Imported<'_>) -> Result<()> {
+    Place::refuse(dir, "an import")?;
     SqliteStore::import(dir, imported)
 }
 
@@ -107,15 +191,21 @@ pub fn import(dir: &PoolDir, imported: &Imported<'_>) -> Result<()> {
 /// # Errors
 /// Fails if the file is not a backup, or is damaged; the pool is unchanged then.
 pub fn restore(dir: &PoolDir, backup: &Path) -> Result<()> {
+    Place::refuse(dir, "a restore")?;
     SqliteStore::restore(dir, backup)
 }
 
 /// Removes the pool's store permanently. The caller holds the controller lock, and no apparatus runs.
 ///
 /// # Errors
-/// Fails if it cannot be removed.
-pub fn destroy(dir: &PoolDir) -> std::io::Result<()> {
-    SqliteStore::destroy(dir)
+/// Fails if it cannot be removed, or etcd does not answer.
+pub fn destroy(dir: &PoolDir) -> Result<()> {
+    if let Some(place) = Place::read(dir)? {
+        journal_of(&place)?.destroy()?;
+    }
+    let failed = |error| Error::because(format!("pool {}", dir.display()), error);
+    SqliteStore::destroy(dir).map_err(failed)?;
+    Place::remove(dir).map_err(failed)
 }
 
 /// Returns whether the database of a pool has the format that this program writes. Opening one of an earlier format converts it.

@@ -7,6 +7,7 @@
 //! counts the change as persisted.
 
 mod audit;
+mod capture;
 mod change;
 mod check;
 mod convert;
@@ -20,6 +21,7 @@ mod job;
 mod log;
 mod members;
 mod metadata;
+mod mirror;
 mod names;
 mod options;
 mod recover;
@@ -38,8 +40,10 @@ pub use import::Imported;
 use crate::model::dir::PoolDir;
 use crate::model::error::Result;
 use crate::model::units::{CacheEpoch, ExtentSize};
+use crate::store::journal::Journal;
 use crate::sys::hold;
 use log::{FailedSync, Log};
+use mirror::Mirror;
 use rusqlite::ffi::SQLITE_IOERR_FSYNC;
 use rusqlite::{Connection, TransactionBehavior};
 use std::io;
@@ -51,6 +55,8 @@ pub struct SqliteStore {
     dir: PoolDir,
     epoch: CacheEpoch,
     log: Log,
+    /// Where other machines have the pool's metadata too.
+    mirror: Option<Mirror>,
 }
 
 impl SqliteStore {
@@ -85,7 +91,62 @@ impl SqliteStore {
             dir,
             epoch,
             log,
+            mirror: None,
         })
+    }
+
+    /// Opens an existing pool, in this epoch, as a mirror of this log.
+    ///
+    /// # Errors
+    /// As for [`Self::open`], and if the database is not a prefix of the log.
+    pub fn open_mirror(dir: &PoolDir, epoch: CacheEpoch, journal: Box<dyn Journal>) -> Result<Self> {
+        let mut store = Self::open(dir, epoch)?;
+        store.mirror = Some(Mirror::of(&mut store.connection, journal)?);
+        Ok(store)
+    }
+
+    /// Makes this database the beginning of a log that has no entry yet.
+    ///
+    /// # Errors
+    /// Fails if the log has entries, or cannot be reached.
+    pub fn begin_log(&mut self) -> Result<()> {
+        let Self {
+            mirror, connection, ..
+        } = self;
+        mirror.as_mut().map_or(Ok(()), |mirror| mirror.found(connection))
+    }
+
+    /// Brings this database up to the end of its log.
+    ///
+    /// # Errors
+    /// Fails if the log cannot be reached, or does not continue this database.
+    pub fn catch_up(&mut self) -> Result<()> {
+        let Self {
+            mirror, connection, ..
+        } = self;
+        mirror
+            .as_mut()
+            .map_or(Ok(()), |mirror| mirror.catch_up(connection))
+    }
+
+    /// Makes this database one that mirrors no log, with a history of its own. It is durable when this returns.
+    ///
+    /// # Errors
+    /// Fails if it cannot be written.
+    pub fn leave_log(&mut self) -> Result<()> {
+        self.write(|db| {
+            mirror::forget_position(db)?;
+            metadata::begin_lineage(db)
+        })?;
+        self.log.sync()
+    }
+
+    /// Creates the pool's directory on another machine, and its database from a log. It is durable when this returns.
+    ///
+    /// # Errors
+    /// Fails if a pool exists already, the log cannot be reached or has no entry, or a file cannot be made.
+    pub fn join(dir: &PoolDir, journal: Box<dyn Journal>) -> Result<()> {
+        files::join(dir, journal)
     }
 
     /// Returns whether the database of an existing pool has the format that this program writes.
@@ -122,8 +183,17 @@ impl SqliteStore {
         FailedSync::of(dir, epoch).why()
     }
 
+    /// Returns the connection, for one statement that only reads. The database is as new as its log, if it has one that can be reached.
+    fn current(&mut self) -> Result<&Connection> {
+        if let Some(mirror) = &mut self.mirror {
+            mirror.before_reading(&mut self.connection)?;
+        }
+        Ok(&self.connection)
+    }
+
     /// Runs one transaction that only reads.
     fn read<T>(&mut self, work: impl FnOnce(&Connection, table::OpenedIn<'_>) -> Result<T>) -> Result<T> {
+        self.current()?;
         let tx = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Deferred)?;
@@ -132,8 +202,11 @@ impl SqliteStore {
         Ok(answer)
     }
 
-    /// Runs one transaction that writes: it is visible when this returns, and rolled back if `work` fails.
-    fn write<T>(&mut self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    /// Runs one transaction that writes: it is visible when this returns, and rolled back if `work` fails. `work` may run more than once.
+    fn write<T>(&mut self, mut work: impl FnMut(&Connection) -> Result<T>) -> Result<T> {
+        if let Some(mirror) = &mut self.mirror {
+            return mirror.write(&mut self.connection, &mut work);
+        }
         let tx = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;

@@ -13,9 +13,14 @@ use crate::model::units::{
     CacheEpoch, ChangeId, DiskId, ExtentSize, Generation, JobId, MembershipVersion, Term, VolumeExtent,
     VolumeId,
 };
-use crate::store::Store;
+#[cfg(feature = "etcd")]
+use crate::store::etcd::testing::EtcdCluster;
+use crate::store::journal::Journal;
+use crate::store::journal::shared::SharedLog;
 use crate::store::memory::MemoryStore;
 use crate::store::sqlite::SqliteStore;
+use crate::store::{Store, TableStore};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -61,6 +66,68 @@ impl Sqlite {
 impl Fixture for Sqlite {
     fn open(&self) -> Box<dyn Store> {
         Box::new(SqliteStore::open(&self.dir, self.boot).unwrap())
+    }
+
+    fn reboot(&mut self, boot: CacheEpoch) {
+        self.boot = boot;
+    }
+}
+
+/// Returns a handle on the log of a pool.
+pub(super) type OpenLog = Box<dyn Fn(Uuid) -> Box<dyn Journal>>;
+
+/// A fixture with two machines that mirror one log; each handle is on the other machine than the one before.
+pub(super) struct Mirrored {
+    _scratch: TempDir,
+    dirs: [PoolDir; 2],
+    pool: Uuid,
+    log: OpenLog,
+    boot: CacheEpoch,
+    opened: Cell<usize>,
+}
+
+impl Mirrored {
+    pub(super) fn new(log: OpenLog) -> Self {
+        let scratch = tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .unwrap();
+        let dirs = ["here", "there"].map(|name| PoolDir::new(scratch.path().join(name)));
+        SqliteStore::create(&dirs[0], UNIT).unwrap();
+        let pool = SqliteStore::open(&dirs[0], boot(1))
+            .unwrap()
+            .header()
+            .unwrap()
+            .uuid;
+        let mut first = SqliteStore::open_mirror(&dirs[0], boot(1), log(pool)).unwrap();
+        first.begin_log().unwrap();
+        SqliteStore::join(&dirs[1], log(pool)).unwrap();
+        Self {
+            _scratch: scratch,
+            dirs,
+            pool,
+            log,
+            boot: boot(1),
+            opened: Cell::new(0),
+        }
+    }
+
+    pub(super) fn in_memory() -> Self {
+        let log = SharedLog::default();
+        Self::new(Box::new(move |_| Box::new(log.clone())))
+    }
+
+    /// Uses a real etcd with this number of members, which all tests share. `None` where there is none.
+    #[cfg(feature = "etcd")]
+    pub(super) fn in_etcd(members: usize) -> Option<Self> {
+        let cluster = EtcdCluster::shared(members)?;
+        Some(Self::new(Box::new(|pool| Box::new(cluster.log(pool)))))
+    }
+}
+
+impl Fixture for Mirrored {
+    fn open(&self) -> Box<dyn Store> {
+        let dir = &self.dirs[self.opened.replace(self.opened.get() + 1) % 2];
+        Box::new(SqliteStore::open_mirror(dir, self.boot, (self.log)(self.pool)).unwrap())
     }
 
     fn reboot(&mut self, boot: CacheEpoch) {

@@ -8,11 +8,13 @@ use super::convert::{DATABASE, Word};
 use super::directory::{Directory, settle};
 use super::import::{Imported, fill};
 use super::metadata::begin_lineage;
+use super::mirror::Mirror;
 use super::schema::{APPLICATION_ID, MIGRATIONS, is_migrated, migrate};
 use super::stalled_writer::resume_if_stopped;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::units::ExtentSize;
+use crate::store::journal::Journal;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -187,6 +189,15 @@ pub(super) fn is_a_pools(connection: &Connection) -> Result<()> {
 
 /// Creates a pool's directories and database. It is durable when this returns; an existing pool is refused.
 pub(super) fn create(dir: &PoolDir, extent_size: ExtentSize) -> Result<()> {
+    publish_new(dir, Some(Uuid::new_v4()), |db| first_row(db, extent_size))
+}
+
+/// Creates a pool's directories and a database with this content and this instance. A log that stands there without its database is set aside.
+fn publish_new(
+    dir: &PoolDir,
+    instance: Option<Uuid>,
+    fill: impl FnOnce(&mut Connection) -> Result<()>,
+) -> Result<()> {
     let failed = |error: io::Error| Error::because(name(dir), error);
     private_dir(dir.path()).map_err(failed)?;
     private_dir(&dir.run()).map_err(failed)?;
@@ -195,13 +206,19 @@ pub(super) fn create(dir: &PoolDir, extent_size: ExtentSize) -> Result<()> {
         return Err(exists_already(dir));
     }
     let draft = side(&file, &format!("{}.new", Uuid::new_v4()));
-    let made = new_database(&draft, &Directory::of(dir)?, |db| first_row(db, extent_size));
-    let made = made.and_then(|()| publish(dir, &draft));
+    let made = new_database(&draft, &Directory::of(dir)?, instance, fill)
+        .and_then(|()| rename_to_old(&file).map_err(failed))
+        .and_then(|()| publish(dir, &draft));
     // The content, if there was any, is linked under its final name by now.
     let tidied = fs::remove_file(&draft);
     made?;
     tidied.map_err(failed)?;
     sync_dirs(dir.path()).map_err(failed)
+}
+
+/// Creates a pool's directories on another machine, and its database from a log.
+pub(super) fn join(dir: &PoolDir, journal: Box<dyn Journal>) -> Result<()> {
+    publish_new(dir, None, |db| Mirror::of(db, journal)?.fill(db))
 }
 
 fn exists_already(dir: &PoolDir) -> Error {
@@ -212,23 +229,9 @@ fn private_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// Makes a pool's database from a table that was found elsewhere. A log that stands there without its database is set aside.
+/// Makes a pool's database from a table that was found elsewhere.
 pub(super) fn import(dir: &PoolDir, imported: &Imported<'_>) -> Result<()> {
-    let failed = |error: io::Error| Error::because(name(dir), error);
-    private_dir(dir.path()).map_err(failed)?;
-    private_dir(&dir.run()).map_err(failed)?;
-    let file = dir.database();
-    if file.try_exists().map_err(failed)? {
-        return Err(exists_already(dir));
-    }
-    let draft = side(&file, &format!("{}.new", Uuid::new_v4()));
-    let made = new_database(&draft, &Directory::of(dir)?, |db| fill(db, imported))
-        .and_then(|()| rename_to_old(&file).map_err(failed))
-        .and_then(|()| publish(dir, &draft));
-    let tidied = fs::remove_file(&draft);
-    made?;
-    tidied.map_err(failed)?;
-    sync_dirs(dir.path()).map_err(failed)
+    publish_new(dir, Some(Uuid::new_v4()), |db| fill(db, imported))
 }
 
 fn first_row(db: &Connection, extent_size: ExtentSize) -> Result<()> {
@@ -244,6 +247,7 @@ fn first_row(db: &Connection, extent_size: ExtentSize) -> Result<()> {
 fn new_database(
     file: &Path,
     here: &Directory,
+    instance: Option<Uuid>,
     fill: impl FnOnce(&mut Connection) -> Result<()>,
 ) -> Result<()> {
     empty_file(file)?;
@@ -251,7 +255,7 @@ fn new_database(
     connection.pragma_update(None, "application_id", APPLICATION_ID)?;
     migrate(&mut connection, MIGRATIONS)?;
     fill(&mut connection)?;
-    settle(&connection, here, Some(Uuid::new_v4()))?;
+    settle(&connection, here, instance)?;
     connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
     connection.close().map_err(|(_, error)| error)?;
     sync_file(file)

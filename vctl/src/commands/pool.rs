@@ -9,6 +9,7 @@ mod describe;
 mod destroy;
 mod import;
 pub mod list;
+mod rescue;
 mod set;
 
 use crate::context::Context;
@@ -37,6 +38,8 @@ pub enum Verb {
     Import(import::Import),
     /// Make this copy of a pool the owner of its disks
     Adopt(adopt::Adopt),
+    /// Make a pool whose metadata is in etcd one of this machine alone
+    Rescue(rescue::Rescue),
     /// Bring the pool to the state that a description names
     Apply(describe::Apply),
     /// Write a description of the pool
@@ -58,6 +61,7 @@ impl Verb {
             Self::Restore(verb) => verb.run(context),
             Self::Import(verb) => verb.run(context),
             Self::Adopt(verb) => verb.run(context),
+            Self::Rescue(verb) => verb.run(context),
             Self::Apply(verb) => verb.run(context),
             Self::Dump(verb) => verb.run(context),
             Self::Destroy(verb) => verb.run(context),

@@ -34,6 +34,7 @@ const VERBS: &[(&str, Kind, i32)] = &[
     ("pool restore FILE.backup --yes", Changes, 0),
     ("pool import NEW", Changes, 1),
     ("pool adopt", Changes, 0),
+    ("pool rescue", Changes, 1),
     ("pool apply FILE.ron", Changes, 0),
     ("pool dump", Shows, 0),
     ("pool destroy", Changes, 0),

@@ -12,6 +12,8 @@ mod describe;
 mod directory;
 mod disk_files;
 mod dry_run;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod every_verb;
 mod help;
 mod history;

@@ -33,7 +33,7 @@ impl ChangeStore for SqliteStore {
     }
 
     fn unfinished(&mut self) -> Result<Vec<ChangeRecord>> {
-        change::unfinished(&self.connection)
+        change::unfinished(self.current()?)
     }
 
     fn persist(&mut self, ids: &[ChangeId]) -> Result<()> {

@@ -9,7 +9,7 @@ use crate::store::sqlite::{SqliteStore, audit, events, options};
 
 impl EventStore for SqliteStore {
     fn options(&mut self) -> Result<Options> {
-        options::read(&self.connection)
+        options::read(self.current()?)
     }
 
     fn set_options(&mut self, options: &Options) -> Result<()> {
@@ -18,7 +18,7 @@ impl EventStore for SqliteStore {
     }
 
     fn fullness(&mut self) -> Result<Fullness> {
-        options::fullness(&self.connection)
+        options::fullness(self.current()?)
     }
 
     fn set_fullness(&mut self, fullness: Fullness) -> Result<()> {
@@ -30,7 +30,7 @@ impl EventStore for SqliteStore {
     }
 
     fn events(&mut self, after: u64, most: usize) -> Result<Vec<Event>> {
-        events::events(&self.connection, after, most)
+        events::events(self.current()?, after, most)
     }
 
     fn record(&mut self, entry: &Entry) -> Result<()> {
@@ -38,6 +38,6 @@ impl EventStore for SqliteStore {
     }
 
     fn recorded(&mut self, after: u64, most: usize) -> Result<Vec<Recorded>> {
-        audit::recorded(&self.connection, after, most)
+        audit::recorded(self.current()?, after, most)
     }
 }

@@ -24,15 +24,15 @@ impl JobStore for SqliteStore {
     }
 
     fn jobs(&mut self) -> Result<Vec<JobRecord>> {
-        job::all(&self.connection)
+        job::all(self.current()?)
     }
 
     fn job(&mut self, id: JobId) -> Result<Option<JobRecord>> {
-        job::one(&self.connection, id)
+        job::one(self.current()?, id)
     }
 
     fn steps(&mut self, id: JobId) -> Result<Vec<Step>> {
-        job::steps(&self.connection, id)
+        job::steps(self.current()?, id)
     }
 
     fn replace_steps(&mut self, term: Term, id: JobId, steps: &[Step], back: bool) -> Result<()> {

@@ -17,7 +17,7 @@ impl TableStore for SqliteStore {
     }
 
     fn disks(&mut self) -> Result<Vec<DiskRecord>> {
-        table::disks(&self.connection)
+        table::disks(self.current()?)
     }
 
     fn label_written(&mut self, disk: DiskId, sequence: u64) -> Result<()> {
@@ -25,7 +25,7 @@ impl TableStore for SqliteStore {
     }
 
     fn volumes(&mut self) -> Result<Vec<VolumeRecord>> {
-        table::volumes(&self.connection)
+        table::volumes(self.current()?)
     }
 
     fn segments(&mut self, volume: VolumeId, start: VolumeExtent, end: VolumeExtent) -> Result<Vec<Segment>> {
@@ -38,11 +38,11 @@ impl TableStore for SqliteStore {
 
     fn next_disk_id(&mut self) -> Result<DiskId> {
         let sql = "SELECT disk + 1 FROM pool";
-        Ok(DiskId(self.connection.query_row(sql, [], |row| row.get(0))?))
+        Ok(DiskId(self.current()?.query_row(sql, [], |row| row.get(0))?))
     }
 
     fn next_volume_id(&mut self) -> Result<VolumeId> {
         let sql = "SELECT volume + 1 FROM pool";
-        Ok(VolumeId(self.connection.query_row(sql, [], |row| row.get(0))?))
+        Ok(VolumeId(self.current()?.query_row(sql, [], |row| row.get(0))?))
     }
 }

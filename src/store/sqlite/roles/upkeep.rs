@@ -66,7 +66,7 @@ impl UpkeepStore for SqliteStore {
     }
 
     fn back_up(&mut self, file: &Path) -> Result<()> {
-        files::backup(&self.connection, file)
+        files::backup(self.current()?, file)
     }
 
     fn checkpoint(&mut self) -> Result<()> {
@@ -86,7 +86,11 @@ impl UpkeepStore for SqliteStore {
         self.write(|db| {
             db.execute("UPDATE pool SET checkpoints = checkpoints + 1", [])?;
             Ok(())
-        })
+        })?;
+        let Self {
+            mirror, connection, ..
+        } = self;
+        mirror.as_mut().map_or(Ok(()), |mirror| mirror.trim(connection))
     }
 }
 

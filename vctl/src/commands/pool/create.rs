@@ -10,8 +10,10 @@ use apparatus::model::alloc;
 use apparatus::model::error::Result;
 use apparatus::model::records::Delta;
 use apparatus::model::units::{ByteCount, ExtentSize, Generation, Term};
+use apparatus::store::{EtcdPlace, Place};
 use clap::Args;
 use serde::Serialize;
+use std::path::PathBuf;
 use uuid::Uuid;
 
 /// `vctl pool create`
@@ -20,6 +22,12 @@ pub struct Create {
     /// Unit of allocation: a power of two from 64K to 64M
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = arguments::extent_size)]
     extent_size: ExtentSize,
+    /// Keep the metadata in an etcd cluster too: etcd://HOST:PORT[,HOST:PORT...]
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+    /// Directory with ca.pem, cert.pem and key.pem, for an etcd that requires TLS
+    #[arg(long, value_name = "DIR", requires = "store")]
+    store_tls: Option<PathBuf>,
     /// Say what would be created, and create nothing
     #[arg(long)]
     dry_run: bool,
@@ -32,10 +40,11 @@ impl Create {
         struct Made {
             pool: Row,
         }
+        let etcd = self.etcd()?;
         if self.dry_run {
             return self.would_make(context);
         }
-        admin::pool::create(&context.pool, self.extent_size)?;
+        admin::pool::create(&context.pool, self.extent_size, etcd)?;
         let body = Made {
             pool: Row::load(context)?,
         };
@@ -45,6 +54,18 @@ impl Create {
             Ok(())
         })?;
         Ok(Done::Plainly)
+    }
+
+    fn etcd(&self) -> Result<Option<EtcdPlace>> {
+        let tls = self
+            .store_tls
+            .as_deref()
+            .map(admin::place::absolute)
+            .transpose()?;
+        self.store
+            .as_deref()
+            .map(|store| EtcdPlace::parse(store, tls))
+            .transpose()
     }
 
     fn would_make(&self, context: &mut Context) -> Result<Done> {
@@ -80,6 +101,9 @@ impl Create {
 pub struct Row {
     path: String,
     uuid: Uuid,
+    /// The members of the etcd cluster that has the pool's metadata, if one has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etcd: Option<Vec<String>>,
     extent_size: u64,
     generation: Generation,
     layout: u64,
@@ -110,6 +134,7 @@ impl Row {
         Ok(Self {
             path: context.pool.path().to_string_lossy().into_owned(),
             uuid: view.header.uuid,
+            etcd: Place::read(&context.pool)?.map(|place| place.etcd.endpoints),
             extent_size: view.header.extent_size.bytes(),
             generation: view.header.generation,
             layout: view.header.layout,
@@ -133,6 +158,11 @@ impl Row {
 const COLUMNS: &[Column<Row>] = &[
     Column::shown("PATH", |row| Cell::text(&row.path)),
     Column::shown("UUID", |row| Cell::text(row.uuid.to_string())),
+    Column::shown("ETCD", |row| {
+        row.etcd
+            .as_ref()
+            .map_or(Cell::None, |etcd| Cell::text(etcd.join(", ")))
+    }),
     Column::shown("EXTENT-SIZE", |row| Cell::Size(row.extent_size)),
     Column::shown("GENERATION", |row| Cell::Number(row.generation.0)),
     Column::shown("LAYOUT", |row| Cell::Number(row.layout)),

@@ -84,7 +84,7 @@ impl Apply {
         self.confirm(context, &wanted, request)?;
         let created = !context.pool.database().exists();
         if created {
-            admin::pool::create(&context.pool, wanted.extent_size()?)?;
+            admin::pool::create(&context.pool, wanted.extent_size()?, None)?;
             say_done(context, &["pool create".to_owned()]);
         }
         let mut applied = Applied {
