@@ -99,6 +99,7 @@ fn kept() -> Vec<Kept> {
     [
         ("home", "src/store/sqlite/", "", column),
         ("homes", "src/store/sqlite/", "", column),
+        ("home", "tests/power_cuts/", "home_device", column),
         ("home", "docs/FORMATS.md", "`home", column),
         ("homes", "docs/FORMATS.md", "`homes (disk, home)`", column),
         ("home", "", "rename = \"home\"", field),
