@@ -7,7 +7,7 @@
 //!
 //! The place of a copy is what the store says, and the label has to name the same one: under the lock, so that a copy that moves is written to at its former place by
 //! nobody who has not seen the move. A record that somebody else has written, and that the store does not know, may not be durable: it is written again before
-//! this process builds on it. A checkpoint that the store does not know is replaced.
+//! this process builds on it. So is the header of a checkpoint that the store does not know.
 
 use super::Disk;
 use super::claim::with_metadata_lock;
@@ -235,16 +235,17 @@ impl Disk {
         {
             return Ok(Some(known));
         }
-        // A checkpoint that the store does not know need not be durable.
-        let can_go_on = |header: &Header| {
-            self.is_ours(header, update) && header.position.layout <= reported.position.layout
-        };
-        let Some((slot, header)) = newest.filter(|(_, header)| can_go_on(header)) else {
+        let Some((slot, header)) = newest.filter(|(_, header)| self.is_ours(header, update)) else {
             return Ok(None);
         };
         let start = place.slots()[slot].start;
         let body = usize::try_from(header.body.min(place.slot)).unwrap_or(usize::MAX);
         let sound = crc32c::crc32c(&self.bytes(start + BLOCK as u64, body)?) == header.checksum;
+        if sound && header.position.layout > reported.position.layout {
+            // The store did not know this checkpoint when it was asked, so its header need not be durable; its body is, because that comes first. It is not
+            // replaced: another process may have gone on behind it meanwhile, further than this one is to go.
+            self.write_metadata(&header.encode(), start)?;
+        }
         Ok(Tail::behind(&header).filter(|_| sound).map(|tail| Known {
             place,
             slot,

@@ -293,6 +293,39 @@ impl Cuts<'_> {
 }
 
 #[test]
+fn a_copy_that_another_process_has_brought_further_is_not_taken_back() {
+    let dir = TempDir::new().unwrap();
+    let record = image(dir.path(), 1, SIZE / MIB);
+    let history = History::of(12);
+    let [late, quick] = [(); 2].map(|()| Disk::open(&record, &header()).unwrap());
+    let place = Place {
+        at: 8192,
+        slot: 64 << 10,
+    };
+    let first = history.update(0, 1, false);
+    quick
+        .place_copy(place, &first, &history.body(1), &*ledger(&quick))
+        .unwrap();
+    // It writes a checkpoint, because it does not know all steps, and goes on behind that.
+    let checkpoint = history.update(8, 9, true);
+    quick.update_copy(reported(place, 1), &checkpoint).unwrap();
+    let further = history.update(9, 11, false);
+    assert_eq!(
+        quick.update_copy(reported(place, 9), &further).unwrap(),
+        Updated::Current
+    );
+    // The other one has asked the store before all that.
+    let old = history.update(1, 2, true);
+    assert_eq!(
+        late.update_copy(reported(place, 1), &old).unwrap(),
+        Updated::Current
+    );
+    let image = fs::read(&record.path).unwrap();
+    let (layout, table) = read_image(&image).unwrap();
+    assert!(layout == 11 && history.is_of(table, 11), "{layout}");
+}
+
+#[test]
 fn every_cut_of_a_write_leads_to_the_last_table_or_the_one_before() {
     let dir = TempDir::new().unwrap();
     let disk = image(dir.path(), 1, SIZE / MIB);
