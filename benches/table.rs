@@ -57,6 +57,7 @@ fn scattered(n: u64) -> Snapshot {
     let header = PoolHeader {
         uuid: uuid::Uuid::nil(),
         extent_size: UNIT,
+        access: apparatus::model::records::DiskAccess::Cached,
         generation: Generation(0),
         layout: 0,
         membership: MembershipVersion(0),

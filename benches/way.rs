@@ -7,8 +7,8 @@
 use apparatus::blockdev::{Candidate, Disk, Disks, create_image};
 use apparatus::cluster;
 use apparatus::datapath::{
-    Apparatus, Delivery, IoContext, Limits, Operation, Parts, Persist, Reply, Report, Request, Response,
-    Role, SystemThreads, Waker,
+    Apparatus, Data, Delivery, IoContext, Limits, Operation, Parts, Persist, Reply, Report, Request,
+    Response, Role, SystemThreads, Waker,
 };
 use apparatus::map::Table;
 use apparatus::model::error::Result;
@@ -19,7 +19,6 @@ use apparatus::model::units::{
     VolumeOffset,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::path::Path;
@@ -136,6 +135,7 @@ fn apparatus(dir: &Path) -> Arc<Apparatus> {
         copied_reads: 0,
     };
     Apparatus::start(Parts {
+        access: snapshot.header.access,
         name: name("apparatus", "bench"),
         table: Table::new(&snapshot).unwrap(),
         disks,
@@ -172,7 +172,7 @@ fn requests(c: &mut Criterion) {
     let write = |context: &mut IoContext, at| {
         let operation = Operation::Write {
             at,
-            data: Cow::Borrowed(&data),
+            data: Data::Borrowed(&data),
             durable: false,
         };
         apparatus.serve(context, Request::new(VOLUME, operation, Nobody));

@@ -20,7 +20,7 @@ use apparatus::blockdev::device::{Fault, Faults, Faulty, On, Rule};
 use apparatus::blockdev::{Disk, Disks};
 use apparatus::cluster::{self, OwnEntry, SharedState};
 use apparatus::datapath::{
-    Apparatus, Delivery, Failure, IoContext, Limits, Operation, Parts, Persist, Reply, Report, Request,
+    Apparatus, Data, Delivery, Failure, IoContext, Limits, Operation, Parts, Persist, Reply, Report, Request,
     Response, Role, Runtime, SystemThreads, Waker,
 };
 use apparatus::map::{Draft, Table};
@@ -31,7 +31,6 @@ use apparatus::model::units::{
     ChangeId, DiskId, DiskOffset, Generation, Incarnation, Slot, VolumeId, VolumeOffset,
 };
 use apparatus::rpc::message::{ApparatusMetrics, IoFigures};
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -180,6 +179,7 @@ impl Rig {
         shared.ledgers.set_persisted(snapshot.header.generation);
         let persisting = Arc::new(Persisting::default());
         let apparatus = Apparatus::start(Parts {
+            access: snapshot.header.access,
             name: support::name_of("x"),
             table: Table::new(&snapshot).unwrap(),
             disks: open,
@@ -310,7 +310,7 @@ impl Drop for Rig {
 fn write(at: u64, bytes: &[u8]) -> Operation<'_> {
     Operation::Write {
         at: VolumeOffset(at),
-        data: Cow::Borrowed(bytes),
+        data: Data::Borrowed(bytes),
         durable: false,
     }
 }

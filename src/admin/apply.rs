@@ -23,7 +23,7 @@ use crate::model::job::{JobLimits, JobState};
 use crate::model::names::Name;
 use crate::model::options::Options;
 use crate::model::records::{Delta, Edit, Segment, Snapshot, VolumeRecord};
-use crate::model::size::{Exact, HumanSize};
+use crate::model::size::Exact;
 use crate::model::units::{ByteCount, Term, VolumeId};
 use crate::model::words::count;
 use crate::store::Store;
@@ -130,7 +130,7 @@ fn due(
     wanted: &Description,
     request: ApplyRequest,
 ) -> Result<Vec<Action>> {
-    check_extent_size(snapshot, wanted)?;
+    wanted.check_fixed(&snapshot.header)?;
     if let Some(action) = for_pool(options, wanted)? {
         return Ok(vec![action]);
     }
@@ -147,20 +147,6 @@ fn due(
         return Ok(volumes);
     }
     Ok(to_prune(snapshot, wanted))
-}
-
-/// Refuses another extent size than that with which the pool was created.
-fn check_extent_size(snapshot: &Snapshot, wanted: &Description) -> Result<()> {
-    let (is, described) = (snapshot.header.extent_size, wanted.extent_size);
-    match described.filter(|size| size.0.0 != is.bytes()) {
-        None => Ok(()),
-        Some(size) => {
-            let (is, size) = (HumanSize(ByteCount(is.bytes())), HumanSize(size.0));
-            let why =
-                format!("is described as {size}, and this pool has extents of {is}: that cannot be changed");
-            Err(Error::usage("extent_size", why).hint(format!("describe it as {is}, or leave it out")))
-        }
-    }
 }
 
 fn for_pool(options: Options, wanted: &Description) -> Result<Option<Action>> {
@@ -417,7 +403,7 @@ pub fn rehearse(
             let faults = health::faults(pool, &mut *open(pool)?, &[])?;
             (backup::Copy::of_pool(pool)?, faults)
         }
-        false => (backup::Copy::of_nothing(wanted.extent_size()?)?, Faults::new()),
+        false => (backup::Copy::of_nothing(wanted.new_pool()?)?, Faults::new()),
     };
     let mut store = copy.into_store()?;
     let term = store.raise_term()?;

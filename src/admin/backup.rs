@@ -6,8 +6,7 @@ use crate::controller::{Controller, Wait, pool};
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::names::Name;
-use crate::model::records::{PoolHeader, Snapshot};
-use crate::model::units::ExtentSize;
+use crate::model::records::{NewPool, PoolHeader, Snapshot};
 use crate::rpc::client;
 use crate::rpc::message::{Answer, Request};
 use crate::store::{self, Store};
@@ -248,9 +247,9 @@ impl Copy {
     }
 
     /// Creates a new pool.
-    pub(super) fn of_nothing(extent_size: ExtentSize) -> Result<Self> {
+    pub(super) fn of_nothing(new: NewPool) -> Result<Self> {
         let copy = Self::empty()?;
-        store::create(&copy.pool(), extent_size)?;
+        store::create(&copy.pool(), new)?;
         Ok(copy)
     }
 

@@ -25,7 +25,8 @@ use crate::model::alloc::Policy;
 use crate::model::error::{Error, Result};
 use crate::model::names::Name;
 use crate::model::options::Options;
-use crate::model::size::{self, Exact};
+use crate::model::records::{DiskAccess, NewPool, PoolHeader};
+use crate::model::size::{self, Exact, HumanSize};
 use crate::model::units::{ByteCount, ExtentSize};
 use ron::extensions::Extensions;
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,9 @@ pub struct Description {
     /// Unit of allocation of a pool that is to be created. If absent, it is 1 MiB, or stays as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extent_size: Option<Size>,
+    /// How the disks of a pool that is to be created are read and written. If absent, through the page cache, or it stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<DiskAccess>,
     /// The default order in which disks are filled; unchanged if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
@@ -289,6 +293,42 @@ impl Description {
         ExtentSize::try_from(bytes.0).map_err(|why| Error::usage(format!("extent_size {bytes}"), why))
     }
 
+    /// Returns what is fixed when the pool is created.
+    ///
+    /// # Errors
+    /// Fails when a value is not valid.
+    pub fn new_pool(&self) -> Result<NewPool> {
+        Ok(NewPool {
+            extent_size: self.extent_size()?,
+            access: self.access.unwrap_or_default(),
+        })
+    }
+
+    /// Refuses another extent size or access than that with which the pool was created.
+    ///
+    /// # Errors
+    /// Fails with `Usage` and both values.
+    pub fn check_fixed(&self, header: &PoolHeader) -> Result<()> {
+        let is = header.extent_size.bytes();
+        if let Some(size) = self.extent_size.filter(|size| size.0.0 != is) {
+            let (is, size) = (HumanSize(ByteCount(is)), HumanSize(size.0));
+            let why =
+                format!("is described as {size}, and this pool has extents of {is}: that cannot be changed");
+            return Err(
+                Error::usage("extent_size", why).hint(format!("describe it as {is}, or leave it out"))
+            );
+        }
+        let is = header.access;
+        match self.access.filter(|access| *access != is) {
+            None => Ok(()),
+            Some(access) => {
+                let (is, access) = (is.word(), access.word());
+                let why = format!("is described as {access}, and this pool is {is}: that cannot be changed");
+                Err(Error::usage("access", why).hint(format!("describe it as {is}, or leave it out")))
+            }
+        }
+    }
+
     /// Describes an existing pool. A missing image is to be created again; a device cannot be.
     #[must_use]
     pub fn of(view: &PoolView, options: Options, serving: &[ApparatusView]) -> Self {
@@ -317,6 +357,7 @@ impl Description {
         };
         Self {
             extent_size: Some(Size(ByteCount(view.header.extent_size.bytes()))),
+            access: (!view.header.access.is_cached()).then_some(view.header.access),
             policy: Some(options.policy),
             nearfull: Some(options.thresholds.nearfull()),
             full: Some(options.thresholds.full()),

@@ -11,7 +11,7 @@ use crate::controller::Controller;
 use crate::model::change::Owner;
 use crate::model::error::{Error, Result};
 use crate::model::names::Name;
-use crate::model::records::{DiskRecord, Edit, PoolHeader, Snapshot};
+use crate::model::records::{DiskRecord, Edit, NewPool, PoolHeader, Snapshot};
 use crate::model::size::Exact;
 use crate::model::units::{ByteCount, DiskId, ExtentSize};
 use crate::store::{Store, TableStore};
@@ -160,10 +160,10 @@ pub fn content(store: &mut dyn TableStore, new: &NewDisk) -> Result<Option<&'sta
 ///
 /// # Errors
 /// Fails when it cannot be added at all.
-pub fn content_before(extent_size: ExtentSize, new: &NewDisk) -> Result<Option<&'static str>> {
+pub fn content_before(pool: NewPool, new: &NewDisk) -> Result<Option<&'static str>> {
     match new.create {
         Some(_) => Ok(None),
-        None => Ok(candidate(&new.path, &PoolHeader::before(extent_size), &[])?.content()),
+        None => Ok(candidate(&new.path, &PoolHeader::before(pool), &[])?.content()),
     }
 }
 

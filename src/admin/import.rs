@@ -182,6 +182,7 @@ fn header(chosen: &Found, copy: &Copy, layout: u64) -> PoolHeader {
     PoolHeader {
         uuid: chosen.label.pool,
         extent_size: chosen.label.extent_size,
+        access: copy.contents.facts.access,
         generation: copy.position.generation,
         layout,
         membership: MembershipVersion(0),

@@ -8,18 +8,18 @@ use crate::model::alloc::Policy;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, Result};
 use crate::model::options::{Options, Thresholds};
-use crate::model::units::ExtentSize;
+use crate::model::records::NewPool;
 use crate::store::{self, EtcdPlace};
 
 /// Creates a pool, with its metadata in its directory alone or in etcd too.
 ///
 /// # Errors
 /// Fails when there is one already, the directory cannot be created, or etcd does not answer.
-pub fn create(pool: &PoolDir, extent_size: ExtentSize, etcd: Option<EtcdPlace>) -> Result<()> {
+pub fn create(pool: &PoolDir, new: impl Into<NewPool>, etcd: Option<EtcdPlace>) -> Result<()> {
     check_absent(pool)?;
     match etcd {
-        None => store::create(pool, extent_size),
-        Some(etcd) => store::create_in_etcd(pool, cluster::open(pool)?.epoch()?, extent_size, etcd),
+        None => store::create(pool, new),
+        Some(etcd) => store::create_in_etcd(pool, cluster::open(pool)?.epoch()?, new, etcd),
     }
 }
 

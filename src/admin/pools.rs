@@ -6,6 +6,7 @@ use crate::cluster;
 use crate::controller::pool;
 use crate::model::dir::{DATABASE, PoolDir};
 use crate::model::error::Result;
+use crate::model::records::DiskAccess;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub struct KnownPool {
     pub apparatuses: Vec<String>,
     /// Number of disks.
     pub disks: usize,
+    /// How its disks are read and written.
+    pub access: DiskAccess,
     /// Number of volumes.
     pub volumes: usize,
     /// Why it cannot be read, if so.
@@ -49,6 +52,7 @@ fn look(path: PathBuf) -> KnownPool {
         path,
         apparatuses: Vec::new(),
         disks: 0,
+        access: DiskAccess::default(),
         volumes: 0,
         fault: Some(error.why().to_owned()),
     })
@@ -62,6 +66,7 @@ fn read(dir: &PoolDir) -> Result<KnownPool> {
     Ok(KnownPool {
         path: dir.path().to_owned(),
         apparatuses: alive.map(|name| name.to_string()).collect(),
+        access: store.header()?.access,
         disks: store.disks()?.len(),
         volumes: store
             .volumes()?

@@ -20,6 +20,7 @@ use crate::model::error::{Error, Result};
 use crate::model::event::Severity;
 use crate::model::job::JobRecord;
 use crate::model::options::{Fullness, Thresholds};
+use crate::model::records::DiskAccess;
 use crate::model::words;
 use crate::store::{self, ChangeStore, Store, TableStore};
 use disks::{of_closed_disks, of_disks, of_errors, of_quarantine, of_room};
@@ -32,6 +33,8 @@ use std::path::PathBuf;
 pub struct Status {
     /// The findings, gravest first.
     pub findings: Vec<Finding>,
+    /// How the disks are read and written.
+    pub access: DiskAccess,
     /// The use of all disks together.
     pub usage: Usage,
     /// Number of disks.
@@ -136,15 +139,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &StatusInput) -> Result<S
     findings.extend(apparatuses.iter().filter_map(of_apparatus));
     findings.extend(apparatuses.iter().flat_map(super::memory::of));
     findings.extend(of_mounts(pool, view, apparatuses)?);
-    if apparatuses.is_empty() && !view.volumes.is_empty() {
-        let finding = Finding::new(
-            FindingKind::NoApparatus,
-            Severity::Info,
-            "apparatuses",
-            "none runs, so no volume is served",
-        );
-        findings.push(finding.next("vctl apparatus start NAME MOUNTPOINT"));
-    }
+    findings.extend(of_nobody(view, apparatuses));
     let records: Vec<JobRecord> = jobs.iter().map(|each| each.record.clone()).collect();
     let workers = Workers::new(pool, &records, controller.clone(), apparatuses)?;
     findings.extend(jobs.iter().filter_map(|each| of_job(&workers, each, seen)));
@@ -159,6 +154,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &StatusInput) -> Result<S
         .count();
     Ok(Status {
         findings,
+        access: view.header.access,
         usage: view.usage(),
         disks: view.disks.len(),
         volumes: view.volumes.len(),
@@ -169,6 +165,18 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &StatusInput) -> Result<S
             .count(),
         controller,
     })
+}
+
+/// Reports volumes that no apparatus serves.
+fn of_nobody(view: &PoolView, apparatuses: &[apparatus::ApparatusView]) -> Option<Finding> {
+    let unserved = apparatuses.is_empty() && !view.volumes.is_empty();
+    let finding = Finding::new(
+        FindingKind::NoApparatus,
+        Severity::Info,
+        "apparatuses",
+        "none runs, so no volume is served",
+    );
+    unserved.then(|| finding.next("vctl apparatus start NAME MOUNTPOINT"))
 }
 
 /// Checks the file system of the pool's directory, without which nothing can be changed, though volumes are served.

@@ -52,6 +52,7 @@ pub(super) fn pool(volumes: &[VolumeRecord]) -> Snapshot {
         header: PoolHeader {
             uuid: Uuid::nil(),
             extent_size: ExtentSize::DEFAULT,
+            access: crate::model::records::DiskAccess::Cached,
             generation: Generation(5),
             layout: 0,
             membership: MembershipVersion(0),

@@ -1,11 +1,16 @@
 //! Copies between disks without a byte being read in user space, where that is possible.
 
-use super::Disk;
 use super::device::FileDevice;
 use super::faults::Operation;
+use super::{AlignedBytes, Disk};
 use crate::model::units::DiskOffset;
 use std::io;
 use std::ops::Range;
+
+/// Bytes that a copy reads and writes at once where disks are used directly.
+const DIRECT_PIECE: usize = 1 << 20;
+/// Bytes of such a piece where a mapping cannot be read.
+const PIECE: usize = 64 << 10;
 
 /// Error of a copy, by side.
 #[derive(Debug)]
@@ -50,7 +55,8 @@ impl Disk {
     }
 
     /// Copies `len` bytes to another disk (or elsewhere on this one), by the storage's own copy where it has one (reflink, a server's
-    /// `copy_file_range`), and otherwise by writing from the mapping. Missing pages of the source are read into the cache.
+    /// `copy_file_range`), and otherwise by writing from the mapping. Missing pages of the source are read into the cache. A disk that is used directly
+    /// is read into memory.
     ///
     /// # Errors
     /// Fails with the error of the side that failed.
@@ -110,7 +116,8 @@ impl Disk {
         to_at: DiskOffset,
         len: usize,
     ) -> Result<u64, CopyError> {
-        let mut scratch = vec![0; len.min(64 << 10)];
+        let most = if self.is_direct() { DIRECT_PIECE } else { PIECE };
+        let mut scratch = AlignedBytes::zeroed(len.min(most));
         self.read_at(&mut scratch, at).map_err(CopyError::Read)?;
         to.write_at(&scratch, to_at).map_err(CopyError::Write)?;
         Ok(scratch.len() as u64)

@@ -1,10 +1,10 @@
 //! What disks say of their pool: the copies of its metadata, read without changing anything.
 
-use super::Disk;
 use super::acceptable::what;
 use super::label::Label;
 use super::labelled;
-use super::open::{DiskKind, length};
+use super::open::{DiskKind, length, open_for_use};
+use super::{AlignedBytes, Disk};
 use crate::metadata::copy::{Copy, Unread, read_with};
 use crate::metadata::header::{Header, Identity};
 use crate::metadata::place::Place;
@@ -40,9 +40,11 @@ impl Disk {
         let label = Self::read_label(record, header)?;
         let copy = label
             .copy
-            .map(|place| read_copy(&File::open(&record.path)?, place))
-            .transpose()
-            .map_err(|why| Error::because(what(record), why))?;
+            .map(|place| {
+                let (file, ..) = open_for_use(&record.path, &what(record), header)?;
+                read_copy(&file, place).map_err(|why| Error::because(what(record), why))
+            })
+            .transpose()?;
         Ok((
             label,
             copy.map(|copy| copy.and_then(|copy| belongs(copy, &label))),
@@ -135,9 +137,9 @@ fn read_copy(file: &File, place: Place) -> io::Result<Outcome<Copy, Fault>> {
     }
 }
 
-/// Reads so many bytes, or as many as the file has.
+/// Reads so many bytes from a multiple of 4096 on, or as many as the file has. It reads whole blocks, because the file may be open for direct reads.
 fn up_to(file: &File, at: u64, len: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; len];
+    let mut bytes = AlignedBytes::zeroed(len.next_multiple_of(BLOCK));
     let mut done = 0;
     while done < len {
         match file.read_at(&mut bytes[done..], at + done as u64) {
@@ -147,6 +149,5 @@ fn up_to(file: &File, at: u64, len: usize) -> io::Result<Vec<u8>> {
             Err(why) => return Err(why),
         }
     }
-    bytes.truncate(done);
-    Ok(bytes)
+    Ok(bytes[..done.min(len)].to_vec())
 }

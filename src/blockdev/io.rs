@@ -1,9 +1,9 @@
 //! I/O on an open disk.
 
-use super::Disk;
 use super::device::{LARGE_PIECE, Mapped, Zeroing, read_exact_at, write_all_at};
 use super::faults::Operation;
 use super::open::DiskKind;
+use super::{AlignedBytes, Disk};
 use crate::held::may_wait;
 use crate::model::error::{Error, Result};
 use crate::model::units::{ByteCount, DiskOffset};
@@ -17,10 +17,11 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Zeroes that are written where a disk cannot zero a range itself.
-static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROES: Zeroes = Zeroes([0; 64 << 10]);
 
-/// Alignment of reads that bypass the page cache.
-const DIRECT: usize = 4096;
+/// Zeroes in memory that is aligned for direct writes.
+#[repr(align(4096))]
+struct Zeroes([u8; 64 << 10]);
 
 impl Disk {
     /// Returns the mapping's bytes at `[at, at + len)`, which only system calls may read, or `None` outside the disk and where the device has no
@@ -115,8 +116,9 @@ impl Disk {
     fn write_zeroes(&self, range: Range<u64>) -> io::Result<()> {
         let mut at = range.start;
         while at < range.end {
-            let part = usize::try_from(range.end - at).map_or(ZEROES.len(), |rest| rest.min(ZEROES.len()));
-            write_all_at(&*self.device, &ZEROES[..part], at)?;
+            let part =
+                usize::try_from(range.end - at).map_or(ZEROES.0.len(), |rest| rest.min(ZEROES.0.len()));
+            write_all_at(&*self.device, &ZEROES.0[..part], at)?;
             at += part as u64;
         }
         Ok(())
@@ -164,11 +166,22 @@ impl Disk {
         self.device.prefetch(at.0..at.0 + len);
     }
 
-    /// Reads the range into the page cache and this process's page tables, and waits for it.
+    /// Reads the range into the page cache and this process's page tables, and waits for it. Does nothing for a disk that is used directly.
     ///
     /// # Errors
     /// Fails with the disk's error.
     pub fn populate(&self, at: DiskOffset, len: u64) -> io::Result<()> {
+        if self.is_direct() {
+            return self.inside(at, len).map(drop);
+        }
+        self.check_readable(at, len)
+    }
+
+    /// Reads the range, into the page cache where the disk is used through it.
+    ///
+    /// # Errors
+    /// Fails with the disk's error.
+    pub fn check_readable(&self, at: DiskOffset, len: u64) -> io::Result<()> {
         may_wait("reading ahead");
         self.prefetch(at, len);
         let length = self.inside(at, len)?;
@@ -180,7 +193,7 @@ impl Disk {
 
     /// Reads the range into a scratch buffer: either this returns the error behind an EFAULT, or the pages are in the cache afterwards.
     fn read_through(&self, at: DiskOffset, len: u64) -> io::Result<()> {
-        let mut scratch = vec![0; ZEROES.len()];
+        let mut scratch = AlignedBytes::zeroed(ZEROES.0.len());
         let mut done = 0;
         while done < len {
             let part = usize::try_from(len - done).map_or(scratch.len(), |rest| rest.min(scratch.len()));
@@ -264,12 +277,8 @@ impl Disk {
         let Ok(file) = OpenOptions::new().read(true).custom_flags(flags).open(&self.path) else {
             return Ok(());
         };
-        let mut room = vec![0; 2 * DIRECT];
-        let start = room.as_ptr().align_offset(DIRECT);
-        let Some(aligned) = room.get_mut(start..start + DIRECT) else {
-            return Ok(());
-        };
-        match file.read_exact_at(aligned, 0) {
+        let mut block = AlignedBytes::zeroed(4096);
+        match file.read_exact_at(&mut block, 0) {
             Err(why) if why.raw_os_error() == Some(libc::EIO) => {
                 Err(Error::because(format!("{}: reading its label", self.what()), why))
             }

@@ -1,5 +1,6 @@
 //! Reads and writes labels on files and devices. Both copies are read together, and written so that one of them is always intact.
 
+use super::aligned::AlignedBytes;
 use super::device::{BlockDevice, read_exact_at};
 use super::label::{COPIES, COPY, Label, LabelFault, choose};
 use rustix::fs::{FallocateFlags, fallocate};
@@ -13,10 +14,15 @@ pub(super) const BOTH: u64 = 2 * COPY as u64;
 /// Reads both copies, as zeroes where the file ends before them.
 fn read_copies(read: impl Fn(&mut [u8], u64) -> io::Result<()>) -> io::Result<[[u8; COPY]; 2]> {
     let mut copies = [[0; COPY]; 2];
+    // The file may be open for direct reads.
+    let mut memory = AlignedBytes::zeroed(COPY);
     for (copy, at) in copies.iter_mut().zip(COPIES) {
-        match read(copy, at) {
-            Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => copy.fill(0),
-            other => other?,
+        match read(&mut memory, at) {
+            Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => {}
+            other => {
+                other?;
+                copy.copy_from_slice(&memory);
+            }
         }
     }
     Ok(copies)
@@ -94,7 +100,7 @@ impl NextLabel {
     /// # Errors
     /// Fails with the device's error, which may be that of an earlier write-back; the kernel reports that to no later call.
     pub(super) fn write(self, device: &dyn BlockDevice) -> io::Result<Label> {
-        device.write_durably(&self.label.encode(), self.at)?;
+        device.write_durably(&AlignedBytes::copy_of(&self.label.encode()), self.at)?;
         Ok(self.label)
     }
 }

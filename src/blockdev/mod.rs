@@ -1,11 +1,12 @@
 //! Disks: labels, opening and checking, and I/O. All access goes through the page cache: reads from a shared mapping (which only the kernel reads)
-//! or by `pread`, writes by `pwrite`.
+//! or by `pread`, writes by `pwrite`. In a direct pool all access goes past it, by `pread` and `pwrite` with `O_DIRECT`.
 //!
 //! A failing disk causes an error and nothing worse: a system call that gets [`Disk::mapped`] bytes fails with EFAULT where a page cannot be read, and
 //! [`Disk::read_at`] returns the reason then. An image that has become shorter has lost the bytes beyond its end. They stay lost for this opening
 //! even if the file grows again, so that the new zeroes are not taken for data.
 
 mod acceptable;
+mod aligned;
 mod claim;
 mod content;
 mod copy;
@@ -30,6 +31,7 @@ pub(crate) mod with_timeout;
 mod writers;
 
 pub use acceptable::is_this_disk;
+pub use aligned::AlignedBytes;
 pub use copy::{CopyError, is_zero};
 pub use durable::{GrownImage, grow_image};
 pub use faults::{FaultCounts, Operation};

@@ -2,7 +2,7 @@
 
 use super::acceptable::{acceptable, long_enough, not_newer, what};
 use super::claim::{self, SameFile};
-use super::device::{self, BlockDevice};
+use super::device::{self, BlockDevice, bypass_cache};
 use super::faults::{FaultCounts, Faults};
 use super::identity::sys_dir;
 use super::label::{Label, LabelFault};
@@ -12,7 +12,7 @@ use super::pending::{Opening, Pending};
 use super::stack::refuse_cycle;
 use crate::model::error::{Error, Result};
 use crate::model::names::Name;
-use crate::model::records::{DiskRecord, PoolHeader};
+use crate::model::records::{DiskAccess, DiskRecord, PoolHeader};
 use crate::model::units::{DiskId, ExtentSize};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -110,8 +110,8 @@ pub(super) fn open_file(path: &Path, what: &str) -> Result<(File, DiskKind)> {
 
 /// Opens a disk of the pool. One that has become read-only is opened for reading, so that the data on it can be read and moved elsewhere. Returns
 /// the file, its kind, and whether it is read-only.
-fn open_for_use(path: &Path, what: &str, pool: Uuid) -> Result<(File, DiskKind, bool)> {
-    refuse_cycle(what, path, pool)?;
+pub(super) fn open_for_use(path: &Path, what: &str, header: &PoolHeader) -> Result<(File, DiskKind, bool)> {
+    refuse_cycle(what, path, header.uuid)?;
     let mut read_only = is_read_only_device(path);
     let (file, kind) = recognised(path, what, |path| match open_quietly(path, !read_only) {
         Err(why) if is_write_protected(&why) => {
@@ -120,6 +120,9 @@ fn open_for_use(path: &Path, what: &str, pool: Uuid) -> Result<(File, DiskKind, 
         }
         other => other,
     })?;
+    if header.access == DiskAccess::Direct {
+        bypass_cache(what, &file, kind)?;
+    }
     Ok((file, kind, read_only))
 }
 
@@ -220,7 +223,7 @@ impl Disk {
     ) -> Result<Self> {
         let extent_size = header.extent_size;
         let what = what(record);
-        let (file, kind, read_only) = open_for_use(&record.path, &what, header.uuid)?;
+        let (file, kind, read_only) = open_for_use(&record.path, &what, header)?;
         let failed = |why: io::Error| Error::because(what.clone(), why);
         let size = record
             .extents
@@ -237,8 +240,8 @@ impl Disk {
         )?;
         claim::own(&what, &file, &header.instance)?;
         let label = acceptable(&what, &file, record, header, waived)?;
-        let device = device::of_file(file, kind, size, &record.path)
-            .map_err(|why| Error::because(format!("{what}: mapping it into memory"), why))?;
+        let device = device::of_file(file, kind, size, &record.path, header.access)
+            .map_err(|why| Error::because(format!("{what}: preparing it for reads and writes"), why))?;
         Ok(Self {
             id: record.id,
             name: record.name.clone(),
@@ -303,7 +306,7 @@ impl Disk {
     /// Fails as [`Disk::open`] does, but never with `ErrorKind::Busy`.
     pub fn read_label(record: &DiskRecord, header: &PoolHeader) -> Result<Label> {
         let what = what(record);
-        let (file, _, _) = open_for_use(&record.path, &what, header.uuid)?;
+        let (file, _, _) = open_for_use(&record.path, &what, header)?;
         let waived = Waived {
             owner: true,
             age: true,
@@ -317,7 +320,7 @@ impl Disk {
     /// Fails when the file cannot be opened or read.
     pub(super) fn label_at(record: &DiskRecord, header: &PoolHeader) -> Result<Result<Label, LabelFault>> {
         let what = what(record);
-        let (file, _, _) = open_for_use(&record.path, &what, header.uuid)?;
+        let (file, _, _) = open_for_use(&record.path, &what, header)?;
         labelled::read(&file).map_err(|why| Error::because(what, why))
     }
 
@@ -328,7 +331,7 @@ impl Disk {
     /// Fails as [`Disk::open`] does, and with `ErrorKind::Busy` when any process has the disk open.
     pub fn check_adoptable(record: &DiskRecord, header: &PoolHeader) -> Result<()> {
         let what = what(record);
-        let (file, _, _) = open_for_use(&record.path, &what, header.uuid)?;
+        let (file, _, _) = open_for_use(&record.path, &what, header)?;
         let waived = Waived {
             owner: true,
             ..Waived::default()
@@ -425,6 +428,12 @@ impl Disk {
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// Returns whether it is used past the page cache: each read and write waits for it.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.device.is_direct()
     }
 
     /// Returns whether it is a block device, not an image file.

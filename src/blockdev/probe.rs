@@ -1,6 +1,7 @@
 //! Checks whether a path can become a disk of the pool, and writes and wipes labels, for `disk add` and `disk remove`.
 
 use super::claim::{AddLock, not_locked, not_owned_by_others};
+use super::device::check_direct;
 use super::identity::{Identity, Store, loops_over, sys_dir};
 use super::label::{Label, LabelFault};
 use super::open::{DiskKind, length, open_file};
@@ -8,7 +9,7 @@ use super::pending::ask_first;
 use super::stack::refuse_cycle;
 use super::{content, labelled, with_timeout, writers};
 use crate::model::error::{Error, ErrorKind, Result};
-use crate::model::records::{DiskRecord, PoolHeader};
+use crate::model::records::{DiskAccess, DiskRecord, PoolHeader};
 use crate::model::units::{ByteCount, ExtentSize};
 use crate::sys::proc::{Mounted, mounts};
 use rustix::fs::OFlags;
@@ -60,6 +61,9 @@ impl Candidate {
         let failed = |why: io::Error| Error::because(what.clone(), why);
         let kind = DiskKind::of(&file.metadata().map_err(failed)?)
             .ok_or_else(|| Error::failed(&what, "changed while it was inspected"))?;
+        if header.access == DiskAccess::Direct {
+            check_direct(&what, &file, kind)?;
+        }
         let size = ByteCount(length(&file, kind).map_err(failed)?);
         if size.0 / extent_size.bytes() < 2 {
             let why = format!(

@@ -80,7 +80,7 @@ impl Apparatus {
         let notices = Arc::<Notices>::default();
 
         let park_timeouts = Arc::new(ParkTimeouts::new(waker.clone(), limits.fenced));
-        let workers = Workers::new(&limits, parts.threads.clone());
+        let workers = Workers::new(&limits, parts.access, parts.threads.clone());
         let parking = Parking::new(bounds(&limits), park_timeouts.clone(), workers.clone(), waker);
         let parking = Arc::new(parking);
 
@@ -102,7 +102,7 @@ impl Apparatus {
         let occupied = Occupancies::new(workers.clone(), times.clone(), notices.clone());
 
         let io = DiskIo::new(table.clone(), disks.clone(), readers.clone(), report, start);
-        let io = io.copying(limits.copied_reads);
+        let io = io.copying(limits.copied_reads).accessing(parts.access);
         let submitter = Submitter::new(
             (table.clone(), disks.clone(), io),
             (parking.clone(), workers.clone()),

@@ -3,7 +3,7 @@
 use super::cold::AHEAD;
 use super::context::Scratch;
 use super::metrics::RequestKind;
-use super::readers::Readers;
+use super::readers::{BlockedReader, Readers};
 use super::request::{Progress, Summary};
 use super::start_time::StartTime;
 use super::submit::{Completion, Outcome};
@@ -12,6 +12,7 @@ use crate::blockdev::device::Mapped;
 use crate::blockdev::{Disk, Disks, OpenDisks};
 use crate::gate::Access;
 use crate::map::{Missing, Piece, Table};
+use crate::model::records::DiskAccess;
 use crate::model::units::{DiskId, Generation, VolumeId, VolumeOffset};
 use std::io;
 use std::sync::Arc;
@@ -29,6 +30,15 @@ pub(super) struct DiskIo {
     start: StartTime,
     /// Reads of up to this many bytes are copied.
     copied: usize,
+    access: DiskAccess,
+}
+
+/// Where a request waits for its disks.
+enum Place<'d> {
+    /// In this thread, which counts as blocked meanwhile.
+    Here(Option<BlockedReader<'d>>),
+    /// In a worker.
+    Elsewhere,
 }
 
 impl DiskIo {
@@ -47,12 +57,18 @@ impl DiskIo {
             report,
             start,
             copied: 0,
+            access: DiskAccess::Cached,
         }
     }
 
     /// Has reads of up to this many bytes copied, and not answered from a mapping.
     pub(super) fn copying(self, copied: usize) -> Self {
         Self { copied, ..self }
+    }
+
+    /// Has disks used in this way.
+    pub(super) fn accessing(self, access: DiskAccess) -> Self {
+        Self { access, ..self }
     }
 
     /// Returns up to which length reads are copied and not answered from a mapping.
@@ -73,15 +89,8 @@ impl DiskIo {
         if self.locate(scratch, Access::Read, volume, at, len)?.is_none() {
             return Ok(Outcome::Completion(Completion::Mapped(Mapped::default(), None)));
         }
-        let waiting = match role {
-            Role::Worker => None,
-            Role::Spare if is_resident(scratch, disks) => None,
-            Role::Spare => return Ok(Outcome::Waits),
-            Role::Reader if !is_cold(scratch, disks) => None,
-            Role::Reader => match self.readers.permit_to_wait() {
-                None => return Ok(Outcome::Waits),
-                waiting => waiting,
-            },
+        let Place::Here(waiting) = self.place_of_read(scratch, disks, role) else {
+            return Ok(Outcome::Waits);
         };
         if let [piece] = scratch.pieces[..]
             && to_usize(piece.len) > self.copied
@@ -92,6 +101,36 @@ impl DiskIo {
         }
         let gathered = self.gather(scratch, disks)?;
         Ok(Outcome::Completion(Completion::Gathered(gathered)))
+    }
+
+    fn place_of_read(&self, scratch: &mut Scratch, disks: &OpenDisks, role: Role) -> Place<'_> {
+        if self.access == DiskAccess::Direct {
+            return self.place_of_direct(role);
+        }
+        match role {
+            Role::Worker => Place::Here(None),
+            Role::Spare if is_resident(scratch, disks) => Place::Here(None),
+            Role::Spare => Place::Elsewhere,
+            Role::Reader if !is_cold(scratch, disks) => Place::Here(None),
+            Role::Reader => Place::with(self.readers.permit_to_wait()),
+        }
+    }
+
+    fn place_of_write(&self, role: Role) -> Place<'_> {
+        match (self.access, role) {
+            (DiskAccess::Direct, role) => self.place_of_direct(role),
+            (DiskAccess::Cached, Role::Spare) => Place::Elsewhere,
+            (DiskAccess::Cached, Role::Worker | Role::Reader) => Place::Here(None),
+        }
+    }
+
+    /// Every request waits for disks that are used directly.
+    fn place_of_direct(&self, role: Role) -> Place<'_> {
+        match role {
+            Role::Worker => Place::Here(None),
+            Role::Spare => Place::Elsewhere,
+            Role::Reader => Place::with(self.readers.permit_to_wait_always()),
+        }
     }
 
     /// Reads all pieces into the buffer, and returns their length in bytes.
@@ -118,7 +157,7 @@ impl DiskIo {
         role: Role,
         request: &mut Request<'_, R>,
     ) -> Result<Outcome<'d>, Failure> {
-        if role == Role::Spare {
+        let Place::Here(_waiting) = self.place_of_write(role) else {
             let span = request.span();
             self.locate(
                 scratch,
@@ -128,7 +167,7 @@ impl DiskIo {
                 span.end.0 - span.start.0,
             )?;
             return Ok(Outcome::Waits);
-        }
+        };
         let bytes = match request.progress {
             Progress::Reached { generation, bytes } if self.is_unmoved(request, generation, bytes) => {
                 scratch.pieces.clear();
@@ -298,6 +337,12 @@ impl DiskIo {
                 scratch.thread_metrics.disk(piece.disk).failed();
             }
         }
+    }
+}
+
+impl<'d> Place<'d> {
+    fn with(permit: Option<BlockedReader<'d>>) -> Self {
+        permit.map_or(Self::Elsewhere, |waiting| Self::Here(Some(waiting)))
     }
 }
 

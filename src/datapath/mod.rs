@@ -74,7 +74,7 @@ pub use control::ControlPort;
 pub use handles::{NotOpened, OpenRecords, OpenReply, Opening};
 pub use notices::KernelNotice;
 pub use occupied::Occupancy;
-pub use request::{BoxedReply, Delivery, Failure, Operation, Owned, Reply, Request, Response, Target};
+pub use request::{BoxedReply, Data, Delivery, Failure, Operation, Owned, Reply, Request, Response, Target};
 pub use runtime::Runtime;
 pub use space::Space;
 pub use threads::{SystemThreads, Threads};
@@ -85,7 +85,7 @@ use crate::cluster::{FlushLedgers, OwnEntry};
 use crate::map::Table;
 use crate::model::error::Result;
 use crate::model::names::Name;
-use crate::model::records::DiskRecord;
+use crate::model::records::{DiskAccess, DiskRecord};
 use crate::model::units::{DiskId, Generation, VolumeId};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -179,6 +179,8 @@ pub struct Parts {
     pub persist: Arc<dyn Persist>,
     /// Reports failures to the operator.
     pub report: Arc<dyn Report>,
+    /// How the disks are read and written.
+    pub access: DiskAccess,
     /// Bounds of threads, queues and waits.
     pub limits: Limits,
     /// Asks the process to stop; [`crate::datapath::Runtime::stop`] calls it.

@@ -1,12 +1,13 @@
 //! Memory of one thread for reads that are not answered from a mapping.
 
+use crate::blockdev::AlignedBytes;
 use memmap2::{MmapMut, MmapOptions};
 
 /// Bytes of reads. A small read has memory that is present from the beginning and locked where that is allowed, so that the kernel finds all of
-/// its answer; a larger one has ordinary memory, which grows with its length.
+/// its answer; a larger one has ordinary memory, which grows with its length. All of it is aligned for direct reads.
 pub(super) struct ReadBuffer {
     small: Option<MmapMut>,
-    large: Vec<u8>,
+    large: AlignedBytes,
 }
 
 impl ReadBuffer {
@@ -20,7 +21,7 @@ impl ReadBuffer {
         };
         Self {
             small: (small > 0).then(allocate).flatten(),
-            large: Vec::new(),
+            large: AlignedBytes::zeroed(0),
         }
     }
 
@@ -30,7 +31,7 @@ impl ReadBuffer {
             return small;
         }
         if self.large.len() < len {
-            self.large.resize(len, 0);
+            self.large = AlignedBytes::zeroed(len);
         }
         &mut self.large[..len]
     }

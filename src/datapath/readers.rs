@@ -7,6 +7,8 @@ use std::sync::atomic::Ordering::Relaxed;
 #[derive(Default)]
 pub(super) struct Readers {
     active: AtomicUsize,
+    /// The most that have taken requests at once.
+    most: AtomicUsize,
     waiting: AtomicUsize,
 }
 
@@ -14,6 +16,7 @@ impl Readers {
     /// Sets how many threads take requests.
     pub(super) fn set(&self, active: usize) {
         self.active.store(active, Relaxed);
+        self.most.fetch_max(active, Relaxed);
     }
 
     /// Returns how many threads take requests.
@@ -24,9 +27,20 @@ impl Readers {
     /// Returns a permit for the calling reader thread to wait for a disk itself, which is quicker than handing the request to a worker.
     /// There is a permit as long as another reader thread is free for hosts.
     pub(super) fn permit_to_wait(&self) -> Option<BlockedReader<'_>> {
+        self.permit_among(self.active.load(Relaxed))
+    }
+
+    /// Returns a permit as [`Readers::permit_to_wait`] does, where every request waits for a disk: also for the only thread that takes requests, if there
+    /// is another one, which begins to take them when this one makes no progress.
+    pub(super) fn permit_to_wait_always(&self) -> Option<BlockedReader<'_>> {
+        let least = self.most.load(Relaxed).min(2);
+        self.permit_among(self.active.load(Relaxed).max(least))
+    }
+
+    fn permit_among(&self, readers: usize) -> Option<BlockedReader<'_>> {
         let waiting = BlockedReader(&self.waiting);
         let others = self.waiting.fetch_add(1, Relaxed);
-        (others + 1 < self.active.load(Relaxed)).then_some(waiting)
+        (others + 1 < readers).then_some(waiting)
     }
 }
 
@@ -52,5 +66,22 @@ mod tests {
         assert!(readers.permit_to_wait().is_none(), "it would be the last one");
         drop(waits);
         assert!(readers.permit_to_wait().is_some());
+    }
+
+    #[test]
+    fn the_only_active_reader_waits_itself_where_every_request_does_if_there_is_another() {
+        let readers = Readers::default();
+        readers.set(2);
+        readers.set(1);
+        assert!(readers.permit_to_wait().is_none());
+        let waits = readers.permit_to_wait_always();
+        assert!(waits.is_some());
+        assert!(
+            readers.permit_to_wait_always().is_none(),
+            "the other one stays free"
+        );
+        let single = Readers::default();
+        single.set(1);
+        assert!(single.permit_to_wait_always().is_none());
     }
 }

@@ -2,11 +2,12 @@
 
 use super::counting::Count;
 use super::metrics::RequestKind;
+use crate::blockdev::AlignedBytes;
 use crate::gate::{Access, Parkable};
 use crate::model::records::Span;
 use crate::model::units::{DiskId, Generation, VolumeId, VolumeOffset};
 use quanta::Instant;
-use std::borrow::Cow;
+use std::ops::Deref;
 
 /// Operation that a host requests. `'a` is the lifetime of a write's borrowed data.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ pub enum Operation<'a> {
         /// First byte.
         at: VolumeOffset,
         /// The bytes.
-        data: Cow<'a, [u8]>,
+        data: Data<'a>,
         /// Whether the write is to be durable before it is acknowledged (`O_DSYNC`, `O_SYNC`).
         durable: bool,
     },
@@ -58,6 +59,35 @@ pub enum Operation<'a> {
         /// Whether data or a hole is sought.
         to: Target,
     },
+}
+
+/// Bytes of a write.
+#[derive(Debug)]
+pub enum Data<'a> {
+    /// Bytes of the thread that has read the request.
+    Borrowed(&'a [u8]),
+    /// A copy, in memory that is aligned for direct writes.
+    Owned(AlignedBytes),
+}
+
+impl Data<'_> {
+    fn own(self) -> Data<'static> {
+        Data::Owned(match self {
+            Self::Borrowed(bytes) => AlignedBytes::copy_of(bytes),
+            Self::Owned(bytes) => bytes,
+        })
+    }
+}
+
+impl Deref for Data<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
+        }
+    }
 }
 
 /// Target of a seek.
@@ -210,7 +240,7 @@ impl<'a, R: Reply> Request<'a, R> {
             Operation::Read { at, len } => Operation::Read { at, len },
             Operation::Write { at, data, durable } => Operation::Write {
                 at,
-                data: Cow::Owned(data.into_owned()),
+                data: data.own(),
                 durable,
             },
             Operation::Zero { at, len, punch, clip } => Operation::Zero { at, len, punch, clip },

@@ -1,10 +1,12 @@
 //! Schedules requests that wait for disks on worker threads, with one run queue for each disk or volume. Pure: jobs go in; jobs, and the need
 //! of threads, come out.
 
+use crate::model::records::DiskAccess;
 use crate::model::units::{DiskId, VolumeId};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Number of requests of one disk that share a thread: the disk works on all prefetched reads, however many threads wait for it.
+/// Number of requests of one disk that share a thread: the disk works on all prefetched reads, however many threads wait for it. Where disks are used
+/// directly, each request has a thread of its own, because the disk works only on those that a thread waits for.
 const SHARE: usize = 4;
 
 /// What a job may have to wait for; each value has a run queue.
@@ -14,17 +16,8 @@ pub(super) enum Awaits {
     Anything,
     /// The disks of this volume: each job has a thread of its own.
     Volume(VolumeId),
-    /// This disk, which is prefetching the bytes in most cases.
+    /// This disk, which is prefetching the bytes in most cases where it is used through the page cache.
     Disk(DiskId),
-}
-
-impl Awaits {
-    fn share(self) -> usize {
-        match self {
-            Self::Anything | Self::Volume(_) => 1,
-            Self::Disk(_) => SHARE,
-        }
-    }
 }
 
 /// The run queues and the number of threads. No job waits behind one of another disk: each disk has its own queue, which never gets more
@@ -35,6 +28,8 @@ pub(super) struct State<J> {
     pub(super) queued: usize,
     pub(super) bytes: u64,
     most_threads: usize,
+    /// Number of requests of one disk that share a thread.
+    share: usize,
     pub(super) threads: usize,
     /// Idle threads that have not been woken.
     pub(super) idle: usize,
@@ -74,12 +69,13 @@ impl<J> Queue<J> {
 }
 
 impl<J> State<J> {
-    pub(super) fn new(most_threads: usize) -> Self {
+    pub(super) fn new(most_threads: usize, access: DiskAccess) -> Self {
         Self {
             queues: BTreeMap::new(),
             queued: 0,
             bytes: 0,
             most_threads: most_threads.max(1),
+            share: if access.is_cached() { SHARE } else { 1 },
             threads: 0,
             idle: 0,
             woken: 0,
@@ -98,7 +94,11 @@ impl<J> State<J> {
     }
 
     fn missing(&self, awaits: Awaits, queue: &Queue<J>, working: usize) -> usize {
-        queue.missing(awaits.share(), self.most_of(queue, working))
+        let share = match awaits {
+            Awaits::Anything | Awaits::Volume(_) => 1,
+            Awaits::Disk(_) => self.share,
+        };
+        queue.missing(share, self.most_of(queue, working))
     }
 
     pub(super) fn push(&mut self, awaits: Awaits, job: J) -> Need {
@@ -169,7 +169,7 @@ mod tests {
 
     impl World {
         fn new(most_threads: usize) -> Self {
-            let state = State::new(most_threads);
+            let state = State::new(most_threads, DiskAccess::Cached);
             Self { state, taken: vec![] }
         }
 

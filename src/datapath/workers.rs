@@ -8,6 +8,7 @@ use super::run_queues::{Awaits, Need, State};
 use super::submit::Submitter;
 use super::{Failure, IoContext, Limits, Operation, Owned, Reply, Response, Role, Threads, lock};
 use crate::gate::Parkable;
+use crate::model::records::DiskAccess;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -70,11 +71,11 @@ fn bytes(chain: &Chain) -> u64 {
 
 impl Workers {
     /// Makes it without a thread.
-    pub(super) fn new(limits: &Limits, threads: Arc<dyn Threads>) -> Arc<Self> {
+    pub(super) fn new(limits: &Limits, access: DiskAccess, threads: Arc<dyn Threads>) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             submitter: OnceLock::new(),
-            state: Mutex::new(State::new(limits.workers)),
+            state: Mutex::new(State::new(limits.workers, access)),
             wake: Condvar::new(),
             left: Condvar::new(),
             most_queued: limits.parked,
@@ -290,9 +291,9 @@ fn chains(requests: Vec<Owned>) -> Vec<Chain> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::{BoxedReply, Delivery, Request};
+    use crate::blockdev::AlignedBytes;
+    use crate::datapath::{BoxedReply, Data, Delivery, Request};
     use crate::model::units::{VolumeId, VolumeOffset};
-    use std::borrow::Cow;
 
     /// Writes `len` bytes; the first two of them are the number of the request.
     fn write(number: u16, at: u64, len: usize) -> Owned {
@@ -300,7 +301,7 @@ mod tests {
         data[..2].copy_from_slice(&number.to_le_bytes());
         let operation = Operation::Write {
             at: VolumeOffset(at),
-            data: Cow::Owned(data),
+            data: Data::Owned(AlignedBytes::copy_of(&data)),
             durable: false,
         };
         Request::new(VolumeId(1), operation, BoxedReply::new(|_| Delivery::Taken))

@@ -148,6 +148,7 @@ mod tests {
         let header = PoolHeader {
             uuid: Uuid::nil(),
             extent_size: ExtentSize::MIN,
+            access: crate::model::records::DiskAccess::Cached,
             generation: Generation(0),
             layout: 0,
             membership: MembershipVersion(0),

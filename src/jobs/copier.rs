@@ -136,11 +136,12 @@ pub(super) fn stage(route: &Route, known: &mut LastRun, gate: &WriteGate) -> Res
     let target = route.target.id();
     let may_share = !data.is_empty() && route.source.shares_with(&route.target);
     let shared = may_share && gate.write(target, || shares(route))?;
-    let zeroes = if shared {
+    let zeroes = if shared || route.source.is_direct() {
         // A copy that shares storage first writes back the source's dirty pages; that is done here, not under the hold.
         let ledger = gate.ledger(route.source.id());
         let settled = route.source.settle(route.at, route.len, &*ledger);
         settled.map_err(CopyFault::Source)?;
+        // Zeroes are not looked for on a disk that is used directly: looking costs as much as copying.
         Vec::new()
     } else {
         zeroes(route, &data).map_err(CopyFault::Source)?

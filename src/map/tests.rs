@@ -32,6 +32,7 @@ fn snapshot(
     let header = PoolHeader {
         uuid: Uuid::nil(),
         extent_size: UNIT,
+        access: crate::model::records::DiskAccess::Cached,
         generation: Generation(generation),
         layout: 0,
         membership: MembershipVersion(0),

@@ -2,7 +2,7 @@
 
 use super::Fault;
 use super::codec::{Reader, Writer};
-use crate::model::records::{DiskRecord, Edit, PoolHeader, Segment, Snapshot, VolumeRecord};
+use crate::model::records::{DiskAccess, DiskRecord, Edit, PoolHeader, Segment, Snapshot, VolumeRecord};
 use crate::model::units::{DiskId, VolumeExtent, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,9 @@ pub struct Facts {
     pub nearfull: u8,
     /// In per cent.
     pub full: u8,
+    /// How the disks are read and written.
+    #[serde(default, skip_serializing_if = "DiskAccess::is_cached")]
+    pub access: DiskAccess,
     /// The last sequence number that the label of each disk is known to have.
     #[serde(default)]
     pub labels: BTreeMap<DiskId, u64>,

@@ -5,7 +5,9 @@ use super::copy::{Copy, Tail, checkpoint, read};
 use super::header::{Header, Identity, Position};
 use super::{BLOCK, Fault, log};
 use crate::model::names::Name;
-use crate::model::records::{Area, DiskRecord, Edit, PoolHeader, SECTOR, Segment, Snapshot, VolumeRecord};
+use crate::model::records::{
+    Area, DiskAccess, DiskRecord, Edit, PoolHeader, SECTOR, Segment, Snapshot, VolumeRecord,
+};
 use crate::model::units::{ByteCount, DiskExtent, DiskId, ExtentSize, Generation, VolumeExtent, VolumeId};
 use crate::store::memory::Placements;
 use proptest::prelude::*;
@@ -38,6 +40,7 @@ fn facts(last_volume: u64) -> Facts {
         policy: "order".into(),
         nearfull: 85,
         full: 95,
+        access: DiskAccess::Direct,
         labels: [(DiskId(1), 4), (DiskId(2), 9)].into(),
         carriers: [DiskId(1)].into(),
     }

@@ -21,6 +21,9 @@ pub struct PoolHeader {
     pub uuid: Uuid,
     /// Unit of allocation; it is fixed when the pool is created.
     pub extent_size: ExtentSize,
+    /// How its disks are read and written; it is fixed when the pool is created.
+    #[serde(default, skip_serializing_if = "DiskAccess::is_cached")]
+    pub access: DiskAccess,
     /// Number of the current table.
     pub generation: Generation,
     /// Number of the persisted layout. Every persisted change of the layout raises it and writes it to the labels, which shows
@@ -37,16 +40,65 @@ pub struct PoolHeader {
 impl PoolHeader {
     /// Returns the header of a pool that does not exist yet.
     #[must_use]
-    pub fn before(extent_size: ExtentSize) -> Self {
+    pub fn before(new: impl Into<NewPool>) -> Self {
+        let NewPool { extent_size, access } = new.into();
         Self {
             uuid: Uuid::nil(),
             extent_size,
+            access,
             generation: Generation(0),
             layout: 0,
             membership: MembershipVersion(0),
             term: Term(0),
             instance: Instance::default(),
         }
+    }
+}
+
+/// What is fixed when a pool is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewPool {
+    /// Unit of allocation.
+    pub extent_size: ExtentSize,
+    /// How its disks are read and written.
+    pub access: DiskAccess,
+}
+
+impl From<ExtentSize> for NewPool {
+    fn from(extent_size: ExtentSize) -> Self {
+        Self {
+            extent_size,
+            access: DiskAccess::Cached,
+        }
+    }
+}
+
+/// How the processes of a pool read and write its disks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskAccess {
+    /// Through the page cache.
+    #[default]
+    Cached,
+    /// Past the page cache, with `O_DIRECT`.
+    Direct,
+}
+
+impl DiskAccess {
+    /// Returns its name in tables and descriptions.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Cached => "cached",
+            Self::Direct => "direct",
+        }
+    }
+
+    /// Returns whether it goes through the page cache. Serde passes the field by reference.
+    #[must_use]
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    pub fn is_cached(&self) -> bool {
+        *self == Self::Cached
     }
 }
 

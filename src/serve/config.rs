@@ -9,6 +9,7 @@
 
 use crate::datapath::{Limits, SMALL_READ};
 use crate::model::error::{Error, Result};
+use crate::model::records::DiskAccess;
 use crate::sys::text::read_text;
 use ron::extensions::Extensions;
 use serde::Deserialize;
@@ -30,6 +31,8 @@ const BASE: u64 = 20 << 20;
 const READER: u64 = 5 << 19;
 /// Memory of a thread that waits for disks: its stack and the kernel's. Reads in several pieces need more for a short time.
 const WORKER: u64 = 64 << 10;
+/// Memory of the largest read of such a thread in a direct pool.
+const DIRECT_READ: u64 = 1 << 20;
 
 /// The configuration; [`Config::default`] applies without a file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -192,6 +195,16 @@ impl Config {
     pub fn memory_needed(&self, memory: u64) -> u64 {
         let threads = (self.threads + OTHER_THREADS) as u64;
         BASE + threads * READER + self.workers as u64 * WORKER + 2 * self.parked_bytes(memory)
+    }
+
+    /// Returns how many bytes more the workers need where disks are used in this way: each may keep the bytes of a large read.
+    #[must_use]
+    pub fn memory_of_access(&self, access: DiskAccess) -> u64 {
+        if access.is_cached() {
+            0
+        } else {
+            self.workers as u64 * DIRECT_READ
+        }
     }
 
     /// Returns the limits of the data path, where `memory` bytes are available.

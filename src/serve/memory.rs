@@ -8,7 +8,7 @@
 use super::Settings;
 use super::process::notify;
 use crate::admin::apparatus::WARNING;
-use crate::model::names::Name;
+use crate::model::member::Joined;
 use crate::model::size::HumanSize;
 use crate::model::units::ByteCount;
 use crate::rpc::message;
@@ -61,15 +61,31 @@ impl Memory {
         self.fixed.most
     }
 
+    /// Returns the figures for the pool that this process has joined.
+    fn in_pool(&self, settings: &Settings, joined: &Joined) -> message::Memory {
+        let more = settings.config.memory_of_access(joined.snapshot.header.access);
+        message::Memory {
+            needs: self.fixed.needs.saturating_add(more),
+            ..self.fixed
+        }
+    }
+
     /// Returns a function that reports the memory figures, for the control socket.
-    pub(super) fn reporter(&self) -> Arc<dyn Fn() -> message::Memory + Send + Sync> {
-        let (fixed, limit) = (self.fixed, self.limit.clone());
+    pub(super) fn reporter(
+        &self,
+        settings: &Settings,
+        joined: &Joined,
+    ) -> Arc<dyn Fn() -> message::Memory + Send + Sync> {
+        let (fixed, limit) = (self.in_pool(settings, joined), self.limit.clone());
         Arc::new(move || now(fixed, limit.as_ref()))
     }
 
     /// Warns the operator, in the log and in the notification to the process that started this one.
-    pub(super) fn warn(&self, name: &Name) {
-        let figures = now(self.fixed, self.limit.as_ref());
+    pub(super) fn warn(&self, settings: &Settings, joined: &Joined) {
+        let (name, figures) = (
+            &settings.name,
+            now(self.in_pool(settings, joined), self.limit.as_ref()),
+        );
         let most = HumanSize(ByteCount(figures.most));
         if let Some(why) = &self.waits {
             let whose = match (figures.is_limited, figures.is_alone) {

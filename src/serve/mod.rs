@@ -207,6 +207,7 @@ impl Core<'_> {
         let reporter = self.reporter.clone();
         let persister = Persister::new(self.pool.open_store.clone(), self.shared.ledgers.clone());
         let apparatus = Apparatus::start(Parts {
+            access: joined.snapshot.header.access,
             name: settings.name.clone(),
             table: Table::of(table),
             disks,
@@ -225,7 +226,7 @@ impl Core<'_> {
         let (ledgers, stores) = (self.shared.ledgers.clone(), self.pool.open_store.clone());
         let (ours, inside) = ((self.shared, self.entry), (runtime, waker));
         let mut setup = Setup::new(&self.pool, joined, endpoints, ours, inside);
-        setup.memory = self.memory.reporter();
+        setup.memory = self.memory.reporter(settings, joined);
         setup.left_jobs = self.kept.as_mut().map(Kept::keep_jobs).transpose()?;
         let ended = Server::start(setup).and_then(|server| {
             let exporting = self.exporter.map(|exporter| exporter.start(who.clone()));
@@ -240,9 +241,8 @@ impl Core<'_> {
             log::info!("{serves}");
             let renewals =
                 labels::Renewals::start(apparatus.control().clone(), ledgers.clone(), stores.clone());
-            self.memory.warn(&settings.name);
+            self.memory.warn(settings, joined);
             process::notify(&[NotifyState::Ready, NotifyState::Status(&serves)]);
-            let heartbeat = Heartbeat::new(who, reporter);
             let serving = Serving {
                 settings,
                 apparatus: &apparatus,
@@ -250,7 +250,7 @@ impl Core<'_> {
                 kept: self.kept.as_ref(),
                 server: &server,
             };
-            let ended = serving.watch(asked, heartbeat)?;
+            let ended = serving.watch(asked, Heartbeat::new(who, reporter))?;
             if ended == ServeEnd::Replaced {
                 // The next server has the claim only when this process has ended, which follows at once.
                 std::mem::forget((times, renewals, server, mount));

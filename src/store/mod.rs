@@ -55,7 +55,8 @@ pub mod roles {
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, Result};
 use crate::model::job::{DISK_REMOVED, VOLUME_REMOVED};
-use crate::model::units::{CacheEpoch, ExtentSize};
+use crate::model::records::NewPool;
+use crate::model::units::CacheEpoch;
 use journal::Journal;
 use sqlite::SqliteStore;
 use std::path::Path;
@@ -111,8 +112,8 @@ fn journal_of(_: &Place) -> Result<Box<dyn Journal>> {
 ///
 /// # Errors
 /// Fails if a pool exists already, or a file cannot be made.
-pub fn create(dir: &PoolDir, extent_size: ExtentSize) -> Result<()> {
-    SqliteStore::create(dir, extent_size)
+pub fn create(dir: &PoolDir, new: impl Into<NewPool>) -> Result<()> {
+    SqliteStore::create(dir, new)
 }
 
 /// Creates the directory of a new pool whose log is in etcd. Both are durable when this returns; nothing is left if it fails.
@@ -122,10 +123,10 @@ pub fn create(dir: &PoolDir, extent_size: ExtentSize) -> Result<()> {
 pub fn create_in_etcd(
     dir: &PoolDir,
     epoch: CacheEpoch,
-    extent_size: ExtentSize,
+    new: impl Into<NewPool>,
     etcd: EtcdPlace,
 ) -> Result<()> {
-    SqliteStore::create(dir, extent_size)?;
+    SqliteStore::create(dir, new)?;
     begin_log(dir, epoch, etcd).inspect_err(|_| {
         // The error tells why; the next attempt says so if a file could not be removed.
         let _ = Place::remove(dir).and_then(|()| SqliteStore::destroy(dir));

@@ -39,7 +39,8 @@ pub use import::Imported;
 
 use crate::model::dir::PoolDir;
 use crate::model::error::Result;
-use crate::model::units::{CacheEpoch, ExtentSize};
+use crate::model::records::NewPool;
+use crate::model::units::CacheEpoch;
 use crate::store::journal::Journal;
 use crate::sys::hold;
 use log::{FailedSync, Log};
@@ -65,8 +66,8 @@ impl SqliteStore {
     ///
     /// # Errors
     /// Fails if a pool exists already, or a file cannot be made.
-    pub fn create(dir: &PoolDir, extent_size: ExtentSize) -> Result<()> {
-        files::create(dir, extent_size)
+    pub fn create(dir: &PoolDir, new: impl Into<NewPool>) -> Result<()> {
+        files::create(dir, new.into())
     }
 
     /// Creates a pool's database from a table that was found elsewhere, with a new instance; the header names the instance to which the disks belonged

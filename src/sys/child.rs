@@ -6,14 +6,20 @@
 //! because locks of a file description last as long as a mapping of it.
 #![allow(unsafe_code)]
 
+use super::file::cached_pages;
+use rustix::fs::{Advice, fadvise};
 use rustix::process::{Pid, WaitOptions, waitpid};
 use std::ffi::CString;
 use std::io;
+use std::num::NonZeroU64;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Alignment of reads that bypass the page cache.
 const ALIGNMENT: usize = 4096;
+/// Bytes that hold what the kernel reads ahead of a small read at the start of a file, on all usual disks.
+const READ_AHEAD: u64 = 1 << 20;
 
 /// Waits until the file or device at this path has completed the operations that an opening, a read from memory, a read from
 /// the medium and a write need. The write has no bytes: it waits if the file system is frozen, and changes nothing. The real
@@ -38,6 +44,18 @@ pub fn ask(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Runs `read`, which reads the first bytes of the file through the page cache. Where the cache had nothing of them before, it has nothing of them afterwards.
+fn read_leaving_cache(file: libc::c_int, read: impl FnOnce() -> libc::ssize_t) {
+    // SAFETY: the descriptor is open, or the calls fail.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(file.max(0)) };
+    let was_empty = cached_pages(borrowed, 0, READ_AHEAD).is_ok_and(|pages| pages == 0);
+    read();
+    if was_empty {
+        // A failure leaves some pages.
+        let _ = fadvise(borrowed, 0, NonZeroU64::new(READ_AHEAD), Advice::DontNeed);
+    }
+}
+
 fn ask_and_end(path: &CString, head: &mut [u8]) -> ! {
     let open = |flags: libc::c_int| {
         // SAFETY: the path ends in a zero byte and outlives the call.
@@ -59,7 +77,7 @@ fn ask_and_end(path: &CString, head: &mut [u8]) -> ! {
     } else {
         file = open(libc::O_RDONLY);
     }
-    read(file, head);
+    read_leaving_cache(file, || read(file, head));
     read(open(libc::O_RDONLY | libc::O_DIRECT | libc::O_NOATIME), head);
     // SAFETY: the call ends this process at once.
     unsafe { libc::_exit(0) }

@@ -4,7 +4,7 @@
 use super::{done, signed};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// Starts writeback of the dirty pages of a range; with `wait` it also waits for it. This is not a flush: it writes neither
 /// metadata nor the device's cache. With `wait` it consumes the pending write error of the file descriptor.
@@ -43,6 +43,38 @@ pub fn clone_range(from: &File, from_at: u64, to: &File, to_at: u64, len: u64) -
     };
     // SAFETY: the request reads one `struct file_clone_range`, whose layout `CloneRange` has; both descriptors are open.
     done(unsafe { libc::ioctl(to.as_raw_fd(), FICLONERANGE, &raw const range) })
+}
+
+/// The kernel's `struct cachestat_range`.
+#[repr(C)]
+struct CacheStatRange {
+    at: u64,
+    len: u64,
+}
+
+/// `cachestat` has this number on all machines.
+const CACHESTAT: libc::c_long = 451;
+
+/// Returns how many pages of the range are in the page cache.
+///
+/// # Errors
+/// Fails with ENOSYS before Linux 6.5, or with another error of the kernel.
+pub fn cached_pages(file: impl AsFd, at: u64, len: u64) -> io::Result<u64> {
+    let range = CacheStatRange { at, len };
+    let mut found = [0_u64; 5];
+    // SAFETY: the call reads one `struct cachestat_range`, whose layout `CacheStatRange` has, and writes one `struct cachestat`, which is five 64-bit
+    // numbers; both outlive the call.
+    done(unsafe {
+        let result = libc::syscall(
+            CACHESTAT,
+            file.as_fd().as_raw_fd(),
+            &raw const range,
+            found.as_mut_ptr(),
+            0_u32,
+        );
+        i32::try_from(result).unwrap_or(-1)
+    })?;
+    Ok(found[0])
 }
 
 const BLKDISCARD: libc::Ioctl = 0x1277;

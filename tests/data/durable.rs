@@ -48,7 +48,7 @@ fn a_durable_write_is_acknowledged_when_every_disk_of_it_was_flushed() {
     rig.map(8, rig.disks[1], 5, 8);
     let durable = Operation::Write {
         at: VolumeOffset(8 * EXTENT - 2),
-        data: Cow::Borrowed(b"abcd"),
+        data: Data::Borrowed(b"abcd"),
         durable: true,
     };
     rig.ask(1, durable);

@@ -51,7 +51,7 @@ fn a_controller_that_stops_in_the_middle_of_a_transaction_holds_no_host_for_ever
     let mut controller = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
-            "stopped::a_controller_that_stops_while_it_writes",
+            &moving::beside("stopped::a_controller_that_stops_while_it_writes"),
             "--nocapture",
         ])
         .env(STOPPED_POOL, scene.pool.dir.path())

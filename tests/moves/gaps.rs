@@ -1,8 +1,8 @@
 //! Jobs that run at the same time, and commands beside them: they hold the lock in each other's gaps, and hosts notice nothing.
 
+use super::moving::{PATIENCE, Scene, assert_sound};
+use super::support;
 use super::{EXTENT, limits};
-use crate::moving::{PATIENCE, Scene, assert_sound};
-use crate::support;
 use apparatus::jobs::{self, Request};
 use apparatus::model::job::{JobLimits, JobState};
 use apparatus::model::records::{Edit, Span};

@@ -14,9 +14,9 @@
 
 pub mod devices;
 
-use crate::history::load::{BLOCK_BYTES, Load, Plan, Report};
-use crate::history::{Op, check};
-use crate::support::{Daemon, TestPool};
+use super::history::load::{BLOCK_BYTES, Load, Plan, Report};
+use super::history::{Op, check};
+use super::support::{Daemon, TestPool};
 use apparatus::controller::{Controller, PATIENCE as PATIENT, Wait};
 use apparatus::jobs::{self, Observer, Request};
 use apparatus::model::alloc::Faults;
@@ -44,6 +44,18 @@ impl Observer for Quiet {
     fn progress(&mut self, _: &JobRecord, _: u64, _: u64) -> bool {
         true
     }
+}
+
+/// Returns the full name of a test of the file that has this module, which may be a module of `direct.rs`.
+pub fn beside(test: &str) -> String {
+    let path: Vec<&str> = module_path!().split("::").collect();
+    let modules = &path[1..path.len() - 1];
+    modules
+        .iter()
+        .chain([&test])
+        .copied()
+        .collect::<Vec<_>>()
+        .join("::")
 }
 
 /// A volume on the first of two disks.
@@ -268,7 +280,7 @@ impl Worker {
         command
             .args([
                 "--exact",
-                "a_process_that_works_on_a_job",
+                &beside("a_process_that_works_on_a_job"),
                 "--nocapture",
                 "--test-threads",
                 "1",

@@ -11,11 +11,12 @@ use super::seams::{SimEntry, SimLedgers, open_device, pool};
 use super::thread::{Body, ThreadId, pause, suspend, this, world};
 use super::{Delay, ProcId, ReqId, Task, World};
 use apparatus::agent::Persister;
+use apparatus::blockdev::AlignedBytes;
 use apparatus::blockdev::Disks;
 use apparatus::blockdev::label::choose;
 use apparatus::datapath::{
-    Apparatus, Limits, Operation, Parts, Persist, PersistState, Report, Request, Role, Runtime, Threads,
-    Waker,
+    Apparatus, Data, Limits, Operation, Parts, Persist, PersistState, Report, Request, Role, Runtime,
+    Threads, Waker,
 };
 use apparatus::map::{Draft, Table};
 use apparatus::model::error::Result;
@@ -158,6 +159,7 @@ impl Served {
             disks.insert(Arc::new(open_device(record, &snapshot.header, label)));
         }
         let apparatus = Apparatus::start(Parts {
+            access: snapshot.header.access,
             name: name.clone(),
             table: Table::new(snapshot)?,
             disks,
@@ -357,7 +359,7 @@ impl World {
             },
             What::Write => Operation::Write {
                 at,
-                data: request::data(id, blocks).into(),
+                data: Data::Owned(AlignedBytes::copy_of(&request::data(id, blocks))),
                 durable,
             },
             What::Flush => Operation::Flush,

@@ -252,6 +252,7 @@ impl World {
         let header = PoolHeader {
             uuid: Uuid::from_u128(7),
             extent_size: ExtentSize::MIN,
+            access: apparatus::model::records::DiskAccess::Cached,
             generation: Generation(0),
             layout: 0,
             membership: MembershipVersion(0),

@@ -17,7 +17,9 @@ use apparatus::controller::{Controller, Wait};
 use apparatus::model::change::{HoldMode, NewChange};
 use apparatus::model::dir::PoolDir;
 use apparatus::model::names::Name;
-use apparatus::model::records::{Area, Delta, DiskRecord, Edit, Segment, Span, VolumeRecord};
+use apparatus::model::records::{
+    Area, Delta, DiskAccess, DiskRecord, Edit, NewPool, Segment, Span, VolumeRecord,
+};
 use apparatus::model::units::{ByteCount, DiskExtent, DiskId, ExtentSize, VolumeExtent};
 use apparatus::protocol::controller::Outcome;
 use apparatus::store::{self, Store};
@@ -42,6 +44,14 @@ const WATCHDOG: Duration = Duration::from_secs(240);
 /// How long an apparatus may take to serve, or to end.
 const PATIENCE: Duration = Duration::from_secs(100);
 
+/// Returns how the disks of the tests' pools are used: directly in `direct.rs`, which runs the tests of other files once more.
+pub fn access() -> DiskAccess {
+    match env!("CARGO_CRATE_NAME") {
+        "direct" => DiskAccess::Direct,
+        _ => DiskAccess::Cached,
+    }
+}
+
 /// A pool of image disks.
 pub struct TestPool {
     pub dir: PoolDir,
@@ -59,7 +69,8 @@ impl TestPool {
     pub fn in_dir(scratch: TempDir, extent_size: u64) -> Self {
         let extent_size = ExtentSize::new(extent_size).unwrap();
         let dir = PoolDir::new(scratch.path().join("pool"));
-        store::create(&dir, extent_size).unwrap();
+        let access = access();
+        store::create(&dir, NewPool { extent_size, access }).unwrap();
         Self {
             dir,
             extent_size,

@@ -4,15 +4,13 @@
 //! goes through could take an error of that data, and its own error would be taken for a loss of data. A direct write returns its own error, and
 //! leaves none for others; an error of hosts' data that it receives besides, the data's descriptor receives as well.
 
+use crate::blockdev::aligned::AlignedBytes;
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Alignment of direct writes in memory and in the file.
-const DIRECT: usize = 4096;
 
 /// Second descriptor of a file, opened when it is first needed.
 #[derive(Default)]
@@ -21,19 +19,16 @@ pub(super) struct Apart {
 }
 
 impl Apart {
-    /// Writes all of `buf` durably. Its offset and length are multiples of [`DIRECT`].
+    /// Writes all of `buf` durably. Its offset and length are multiples of 4096.
     ///
     /// # Errors
     /// Fails with the device's error.
     pub(super) fn write(&self, of: &File, buf: &[u8], at: u64) -> io::Result<()> {
-        let mut room = vec![0; buf.len() + DIRECT];
-        let start = room.as_ptr().align_offset(DIRECT).min(DIRECT);
-        let aligned = &mut room[start..start + buf.len()];
-        aligned.copy_from_slice(buf);
-        match self.opened(of)?.write_all_at(aligned, at) {
+        let aligned = AlignedBytes::copy_of(buf);
+        match self.opened(of)?.write_all_at(&aligned, at) {
             // Its blocks are larger, or it refuses direct writes only now.
             Err(why) if why.kind() == io::ErrorKind::InvalidInput => {
-                self.put(open(of, OFlags::DSYNC)?).write_all_at(aligned, at)
+                self.put(open(of, OFlags::DSYNC)?).write_all_at(&aligned, at)
             }
             written => written,
         }

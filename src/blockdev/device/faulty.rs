@@ -261,6 +261,10 @@ impl BlockDevice for Faulty {
         self.inner.handle()
     }
 
+    fn is_direct(&self) -> bool {
+        self.inner.is_direct()
+    }
+
     fn length(&self) -> io::Result<u64> {
         self.inner.length()
     }

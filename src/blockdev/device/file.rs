@@ -1,4 +1,5 @@
-//! An image file or block device, used through the page cache: reads from a shared mapping or by `pread`, writes by `pwrite`.
+//! An image file or block device, used through the page cache: reads from a shared mapping or by `pread`, writes by `pwrite`. Without a mapping it is the
+//! file of a [`DirectDevice`](super::direct::DirectDevice).
 
 use super::apart::Apart;
 use super::mapping::{Mapping, redirty};
@@ -27,11 +28,11 @@ const DEVICE_ALIGNMENT: u64 = 4096;
 /// writing from the mapping.
 const COPYING_FILE_SYSTEMS: [u32; 4] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400];
 
-/// Open image file or block device, with its first bytes mapped.
+/// Open image file or block device, with its first bytes mapped where it is used through the page cache.
 pub struct FileDevice {
     file: File,
     kind: DiskKind,
-    map: Mapping,
+    map: Option<Mapping>,
     unsupported: Unsupported,
     piece: usize,
     apart: Apart,
@@ -71,17 +72,26 @@ impl FileDevice {
             let _ = map.disable_read_around();
         }
         Ok(Self {
+            map: Some(map),
+            piece: if small { SMALL_PIECE } else { LARGE_PIECE },
+            ..Self::unmapped(file, kind)
+        })
+    }
+
+    /// Makes a device without a mapping.
+    pub(super) fn unmapped(file: File, kind: DiskKind) -> Self {
+        Self {
             kind,
-            map,
+            map: None,
             // No holes are punched where the image is to keep its space.
             unsupported: Unsupported {
                 punch: AtomicBool::new(keeps_space(&file)),
                 ..Unsupported::default()
             },
-            piece: if small { SMALL_PIECE } else { LARGE_PIECE },
+            piece: LARGE_PIECE,
             apart: Apart::default(),
             file,
-        })
+        }
     }
 
     /// Returns whether copies to `to` share storage: both are images on one file system that has not refused it yet.
@@ -275,7 +285,7 @@ impl BlockDevice for FileDevice {
     }
 
     fn memory(&self) -> Option<&Mapping> {
-        Some(&self.map)
+        self.map.as_ref()
     }
 
     fn as_file(&self) -> Option<&FileDevice> {

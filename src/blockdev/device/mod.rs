@@ -1,25 +1,29 @@
 //! The interface of a disk: reads, writes, flushes, and optional capabilities.
 //!
-//! [`FileDevice`] is an image file or a block device of the kernel, used through the page cache. Offsets and lengths are in bytes. This folder does
+//! [`FileDevice`] is an image file or a block device of the kernel, used through the page cache, and `DirectDevice` one that is used past it. Offsets and lengths are in bytes. This folder does
 //! not know labels, pools or ledgers: [`Disk`](super::Disk) does, and checks ranges before it calls.
 
 mod apart;
+mod direct;
 mod faulty;
 mod file;
 mod mapping;
+mod range_locks;
 
+pub(super) use direct::{bypass_cache, check as check_direct};
 pub use faulty::{Fault, Faults, Faulty, On, Rule};
 pub use file::FileDevice;
 pub(super) use file::LARGE_PIECE;
 pub use mapping::Mapped;
 
 use super::open::DiskKind;
+use crate::model::records::DiskAccess;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-/// Makes a device of an open file whose first `size` bytes are the disk at `path`.
+/// Makes a device of an open file whose first `size` bytes are the disk at `path`. For direct access, [`bypass_cache`] has prepared the file.
 ///
 /// # Errors
 /// Fails when they cannot be mapped.
@@ -28,8 +32,12 @@ pub(super) fn of_file(
     kind: DiskKind,
     size: u64,
     path: &Path,
+    access: DiskAccess,
 ) -> io::Result<Box<dyn BlockDevice>> {
-    let device = Box::new(FileDevice::new(file, kind, size)?);
+    let device: Box<dyn BlockDevice> = match access {
+        DiskAccess::Cached => Box::new(FileDevice::new(file, kind, size)?),
+        DiskAccess::Direct => Box::new(direct::DirectDevice::new(file, kind)?),
+    };
     #[cfg(debug_assertions)]
     return Ok(faulty::wrap(device, path));
     #[cfg(not(debug_assertions))]
@@ -55,6 +63,10 @@ pub enum Zeroing {
 pub trait BlockDevice: Send + Sync {
     /// Returns the open file that carries the locks and identifies the disk.
     fn handle(&self) -> &File;
+    /// Returns whether it is used past the page cache: each read and write waits for it.
+    fn is_direct(&self) -> bool {
+        false
+    }
     /// Returns its present length in bytes.
     ///
     /// # Errors

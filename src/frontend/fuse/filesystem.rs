@@ -7,12 +7,11 @@ use super::reply::{DoneReply, ReadReply, SeekReply, WriteReply};
 use super::wire::{self, Header};
 use super::{Options, errno};
 use crate::datapath::{
-    Apparatus, Failure, IoContext, Opening, Operation, Reply, Request, Role, SMALL_READ, Target,
+    Apparatus, Data, Failure, IoContext, Opening, Operation, Reply, Request, Role, SMALL_READ, Target,
 };
 use crate::frontend::scheduler::readers::{ReaderContext, ReaderScheduler};
 use crate::model::records::VolumeRecord;
 use crate::model::units::{VolumeId, VolumeOffset};
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,7 +159,7 @@ impl Volumes {
     fn write(&self, reader: &mut Reader, inode: u64, write: wire::Write, data: &[u8], answer: Answer) {
         let operation = Operation::Write {
             at: VolumeOffset(write.offset),
-            data: Cow::Borrowed(data),
+            data: Data::Borrowed(data),
             durable: write.flags & libc::O_DSYNC != 0,
         };
         self.run(reader, inode, operation, WriteReply(answer));

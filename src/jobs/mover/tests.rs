@@ -66,6 +66,7 @@ impl Bench {
         let header = PoolHeader {
             uuid: Uuid::nil(),
             extent_size: ExtentSize::DEFAULT,
+            access: crate::model::records::DiskAccess::Cached,
             generation: Generation(0),
             layout: 0,
             membership: MembershipVersion(0),

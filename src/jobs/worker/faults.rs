@@ -179,7 +179,7 @@ impl Worker<'_> {
         let bad = |index: u64| {
             let placement = chunk.part(index, 1)?.from.placement;
             let at = self.size.disk_offset(placement.start)?;
-            disk.populate(at, self.size.bytes()).is_err().then_some(())
+            disk.check_readable(at, self.size.bytes()).is_err().then_some(())
         };
         let first = (0..chunk.len()).find(|index| bad(*index).is_some())?;
         let len = (first..chunk.len())

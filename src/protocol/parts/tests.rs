@@ -30,6 +30,7 @@ fn table(volume: Option<(VolumeRecord, Vec<Segment>)>) -> Table {
     let header = PoolHeader {
         uuid: Uuid::nil(),
         extent_size: UNIT,
+        access: crate::model::records::DiskAccess::Cached,
         generation: Generation(0),
         layout: 0,
         membership: MembershipVersion(0),

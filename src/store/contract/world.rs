@@ -147,6 +147,7 @@ impl Memory {
         let header = PoolHeader {
             uuid,
             extent_size: UNIT,
+            access: crate::model::records::DiskAccess::Cached,
             generation: Generation(0),
             layout: 0,
             membership: MembershipVersion(0),

@@ -16,6 +16,7 @@ fn pool() -> MemoryStore {
     let header = PoolHeader {
         uuid: Uuid::from_u128(1),
         extent_size: ExtentSize::MIN,
+        access: crate::model::records::DiskAccess::Cached,
         generation: Generation(0),
         layout: 0,
         membership: MembershipVersion(0),

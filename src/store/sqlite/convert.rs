@@ -8,6 +8,7 @@ use crate::model::job::JobState;
 use crate::model::member::MemberState;
 use crate::model::names::Name;
 use crate::model::options::Fullness;
+use crate::model::records::DiskAccess;
 use crate::model::units::CacheEpoch;
 use rusqlite::ErrorCode;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
@@ -119,6 +120,10 @@ words!(Policy {
     Policy::Spread = "spread",
     Policy::Pack = "pack",
     Policy::Contiguous = "contiguous",
+});
+words!(DiskAccess {
+    DiskAccess::Cached = "cached",
+    DiskAccess::Direct = "direct",
 });
 words!(Fullness {
     Fullness::Room = "room",

@@ -13,7 +13,7 @@ use super::schema::{APPLICATION_ID, MIGRATIONS, is_migrated, migrate};
 use super::stalled_writer::resume_if_stopped;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
-use crate::model::units::ExtentSize;
+use crate::model::records::NewPool;
 use crate::store::journal::Journal;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
@@ -188,8 +188,8 @@ pub(super) fn is_a_pools(connection: &Connection) -> Result<()> {
 }
 
 /// Creates a pool's directories and database. It is durable when this returns; an existing pool is refused.
-pub(super) fn create(dir: &PoolDir, extent_size: ExtentSize) -> Result<()> {
-    publish_new(dir, Some(Uuid::new_v4()), |db| first_row(db, extent_size))
+pub(super) fn create(dir: &PoolDir, new: NewPool) -> Result<()> {
+    publish_new(dir, Some(Uuid::new_v4()), |db| first_row(db, new))
 }
 
 /// Creates a pool's directories and a database with this content and this instance. A log that stands there without its database is set aside.
@@ -234,11 +234,11 @@ pub(super) fn import(dir: &PoolDir, imported: &Imported<'_>) -> Result<()> {
     publish_new(dir, Some(Uuid::new_v4()), |db| fill(db, imported))
 }
 
-fn first_row(db: &Connection, extent_size: ExtentSize) -> Result<()> {
+fn first_row(db: &Connection, new: NewPool) -> Result<()> {
     db.execute(
         "INSERT INTO pool (one, uuid, extent_size, generation, layout, membership, term, incarnation, disk, volume,
-         checkpoints) VALUES (1, ?1, ?2, 0, 0, 0, 0, 0, 0, 0, 0)",
-        params![Word(Uuid::new_v4()), extent_size.bytes()],
+         checkpoints, access) VALUES (1, ?1, ?2, 0, 0, 0, 0, 0, 0, 0, 0, ?3)",
+        params![Word(Uuid::new_v4()), new.extent_size.bytes(), Word(new.access)],
     )?;
     Ok(())
 }

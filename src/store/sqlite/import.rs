@@ -52,7 +52,8 @@ fn pool(db: &Connection, imported: &Imported<'_>) -> Result<()> {
     let policy = policies.into_iter().find(|policy| policy.word() == facts.policy);
     db.execute(
         "INSERT INTO pool (one, uuid, extent_size, generation, layout, membership, term, incarnation, disk, volume,
-         checkpoints, policy, nearfull, full, instance) VALUES (1, ?1, ?2, ?3, ?4, 0, 0, 0, ?5, ?6, 0, ?7, ?8, ?9, ?10)",
+         checkpoints, policy, nearfull, full, instance, access)
+         VALUES (1, ?1, ?2, ?3, ?4, 0, 0, 0, ?5, ?6, 0, ?7, ?8, ?9, ?10, ?11)",
         params![
             Word(header.uuid),
             header.extent_size.bytes(),
@@ -64,6 +65,7 @@ fn pool(db: &Connection, imported: &Imported<'_>) -> Result<()> {
             facts.nearfull,
             facts.full,
             Word(header.instance.id),
+            Word(header.access),
         ],
     )?;
     Ok(())

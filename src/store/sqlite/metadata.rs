@@ -28,7 +28,7 @@ pub(super) fn read(db: &Connection) -> Result<Persisted> {
     // What is committed, and not yet persisted or on its way to be, is no part of it.
     let sql = "SELECT uuid, lineage, layout,
                ifnull((SELECT min(generation) FROM changes WHERE state IN ('committed', 'hardening')) - 1, generation),
-               home, disk, volume FROM pool";
+               home, disk, volume, access FROM pool";
     let mut query = db.prepare_cached(sql)?;
     Ok(query.query_row([], |row| {
         Ok(Persisted {
@@ -45,6 +45,7 @@ pub(super) fn read(db: &Connection) -> Result<Persisted> {
                 policy: chosen.policy.word().to_owned(),
                 nearfull: chosen.thresholds.nearfull(),
                 full: chosen.thresholds.full(),
+                access: row.get::<_, Word<_>>(7)?.0,
                 labels: BTreeMap::new(),
                 carriers: BTreeSet::new(),
             },

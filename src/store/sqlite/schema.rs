@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 pub(super) const APPLICATION_ID: i32 = 0x5661_7070;
 
 /// Migration `n` leads from version `n` to `n + 1`. A released migration is never changed; new ones are added.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8, V9];
 
 /// Ranges are in extents. `changes` has only the unfinished ones, so that it stays small whatever the pool's age.
 const V1: &str = "
@@ -241,6 +241,11 @@ CREATE TABLE removed_segments (
 CREATE INDEX removed_extents ON removed_segments (disk, extent);
 ";
 
+/// Adds how the disks are read and written: older programs, which know one way, refuse the pool.
+const V9: &str = "
+ALTER TABLE pool ADD COLUMN access TEXT NOT NULL DEFAULT 'cached' CHECK (access IN ('cached', 'direct'));
+";
+
 /// Migrates the database to the last of `migrations`, in one transaction.
 pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<()> {
     if is_migrated(connection, migrations)? {
@@ -319,12 +324,12 @@ mod tests {
         migrate(&mut connection, MIGRATIONS).unwrap();
         let row: (i64, String, i64, i64, String) = connection
             .query_row(
-                "SELECT reserve, policy, nearfull, full, fullness FROM pool, disks",
+                "SELECT reserve, policy, nearfull, full, fullness || access FROM pool, disks",
                 [],
                 |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
             )
             .unwrap();
-        assert_eq!(row, (0, "order".into(), 85, 95, "room".into()));
+        assert_eq!(row, (0, "order".into(), 85, 95, "roomcached".into()));
     }
 
     #[test]

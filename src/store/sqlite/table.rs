@@ -18,11 +18,12 @@ pub(super) type OpenedIn<'a> = (CacheEpoch, &'a PoolDir);
 /// persisted.
 pub(super) fn header(db: &Connection, (epoch, dir): OpenedIn<'_>) -> Result<PoolHeader> {
     let sql = "SELECT uuid, extent_size, generation, membership, term,
-               layout + (SELECT count(*) FROM changes WHERE state = 'hardening' AND boot <> ?1), instance, former FROM pool";
+               layout + (SELECT count(*) FROM changes WHERE state = 'hardening' AND boot <> ?1), instance, former, access FROM pool";
     let (size, mut header) = db.prepare_cached(sql)?.query_row([Word(epoch)], |row| {
         let header = PoolHeader {
             uuid: row.get::<_, Word<_>>(0)?.0,
             extent_size: ExtentSize::DEFAULT,
+            access: row.get::<_, Word<_>>(8)?.0,
             generation: Generation(row.get(2)?),
             membership: MembershipVersion(row.get(3)?),
             term: Term(row.get(4)?),

@@ -7,6 +7,7 @@ use crate::model::change::{ChangeState, Commit, HoldMode, NewChange};
 use crate::model::event::Severity;
 use crate::model::job::Step;
 use crate::model::records::{Delta, Edit, VolumeRecord};
+use crate::model::units::ExtentSize;
 use crate::model::units::{
     ChangeId, DiskId, Generation, MembershipVersion, Term, Timestamp, VolumeExtent, VolumeId,
 };

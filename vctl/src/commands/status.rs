@@ -6,6 +6,7 @@ use crate::output::{Cell, Output, Tone, count, printable, size};
 use apparatus::admin::status::{self, Finding};
 use apparatus::model::error::Result;
 use apparatus::model::event::Severity;
+use apparatus::model::records::DiskAccess;
 use apparatus::model::units::ByteCount;
 use clap::Args;
 use serde::Serialize;
@@ -22,6 +23,7 @@ struct StatusReport {
     healthy: bool,
     pool: String,
     findings: Vec<Row>,
+    access: DiskAccess,
     disks: usize,
     volumes: usize,
     apparatuses: usize,
@@ -70,6 +72,7 @@ impl Status {
             healthy: found.healthy(),
             pool: context.pool.path().to_string_lossy().into_owned(),
             findings: found.findings.iter().map(Row::new).collect(),
+            access: found.access,
             disks: found.disks,
             volumes: found.volumes,
             apparatuses: found.serving.1,
@@ -104,7 +107,14 @@ fn print_text(out: &mut Output, body: &StatusReport, found: &status::Status) {
     };
     out.line(&format!(
         "{before}{head}{after}: {} with {} free of {}, {}, {} of {} {}, {}",
-        count(body.disks, "disk"),
+        count(
+            body.disks,
+            if body.access.is_cached() {
+                "disk"
+            } else {
+                "direct disk"
+            },
+        ),
         bytes(body.free.0),
         bytes(body.size.0),
         count(body.volumes, "volume"),

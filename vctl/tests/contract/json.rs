@@ -32,7 +32,7 @@ const JOB: &str = "id:i title:s subject:s state:s why:s back:b done:i total:i co
 fn of_the_pool() {
     let pool = Pool::absent();
     let made = pool.json(["pool", "create", "--extent-size", "64K"]);
-    let fields = "path:s uuid:s extent_size:i generation:i layout:i membership:i term:i disks:i volumes:i \
+    let fields = "path:s uuid:s extent_size:i access:s generation:i layout:i membership:i term:i disks:i volumes:i \
                   apparatuses:i size:i used:i reserved:i quarantined:i free:i policy:s nearfull:i full:i";
     has(&made["pool"], fields);
     assert_eq!(made["pool"]["extent_size"], 65536);
@@ -172,7 +172,7 @@ fn of_jobs_events_and_status() {
     }
     has(
         &pool.json(["status"]),
-        "healthy:b pool:s findings:a disks:i volumes:i apparatuses:i serving:i jobs:i size:i free:i controller:?",
+        "healthy:b pool:s findings:a access:s disks:i volumes:i apparatuses:i serving:i jobs:i size:i free:i controller:?",
     );
     has(&pool.json(["metrics"]), "metrics:s");
 }

@@ -9,6 +9,7 @@ mod archive;
 mod bad_input;
 mod damage;
 mod describe;
+mod direct;
 mod directory;
 mod disk_files;
 mod dry_run;

@@ -8,7 +8,7 @@ use apparatus::admin;
 use apparatus::admin::view::PoolView;
 use apparatus::model::alloc;
 use apparatus::model::error::Result;
-use apparatus::model::records::Delta;
+use apparatus::model::records::{Delta, DiskAccess, NewPool};
 use apparatus::model::units::{ByteCount, ExtentSize, Generation, Term};
 use apparatus::store::{EtcdPlace, Place};
 use clap::Args;
@@ -22,6 +22,9 @@ pub struct Create {
     /// Unit of allocation: a power of two from 64K to 64M
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = arguments::extent_size)]
     extent_size: ExtentSize,
+    /// Read and write the disks past the page cache (O_DIRECT)
+    #[arg(long)]
+    direct: bool,
     /// Keep the metadata in an etcd cluster too: etcd://HOST:PORT[,HOST:PORT...]
     #[arg(long, value_name = "URL")]
     store: Option<String>,
@@ -44,13 +47,17 @@ impl Create {
         if self.dry_run {
             return self.would_make(context);
         }
-        admin::pool::create(&context.pool, self.extent_size, etcd)?;
+        admin::pool::create(&context.pool, self.new_pool(), etcd)?;
         let body = Made {
             pool: Row::load(context)?,
         };
         context.out.say(&body, |out| {
             let size = Cell::Size(self.extent_size.bytes()).plain(out.style());
-            out.line(&format!("pool {}: created, extents of {size}", body.pool.path));
+            let direct = direct(body.pool.access);
+            out.line(&format!(
+                "pool {}: created, extents of {size}{direct}",
+                body.pool.path
+            ));
             Ok(())
         })?;
         Ok(Done::Plainly)
@@ -68,12 +75,25 @@ impl Create {
             .transpose()
     }
 
+    fn new_pool(&self) -> NewPool {
+        let access = if self.direct {
+            DiskAccess::Direct
+        } else {
+            DiskAccess::Cached
+        };
+        NewPool {
+            extent_size: self.extent_size,
+            access,
+        }
+    }
+
     fn would_make(&self, context: &mut Context) -> Result<Done> {
         #[derive(Serialize)]
         struct WouldMake {
             dry_run: bool,
             path: String,
             extent_size: u64,
+            access: DiskAccess,
             #[serde(rename = "difference")]
             delta: Delta,
         }
@@ -82,6 +102,7 @@ impl Create {
             dry_run: true,
             path: context.pool.path().to_string_lossy().into_owned(),
             extent_size: self.extent_size.bytes(),
+            access: self.new_pool().access,
             delta: Delta {
                 from: Generation(0),
                 edits: Vec::new(),
@@ -89,10 +110,23 @@ impl Create {
         };
         context.out.say(&body, |out| {
             let size = Cell::Exact(body.extent_size).plain(out.style());
-            out.line(&format!("would create pool {}: extents of {size}", body.path));
+            let direct = direct(body.access);
+            out.line(&format!(
+                "would create pool {}: extents of {size}{direct}",
+                body.path
+            ));
             Ok(())
         })?;
         Ok(Done::Plainly)
+    }
+}
+
+/// Returns what a sentence on a new pool says of its access.
+fn direct(access: DiskAccess) -> &'static str {
+    if access.is_cached() {
+        ""
+    } else {
+        ", disks past the page cache"
     }
 }
 
@@ -105,6 +139,7 @@ pub struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     etcd: Option<Vec<String>>,
     extent_size: u64,
+    access: DiskAccess,
     generation: Generation,
     layout: u64,
     membership: u64,
@@ -136,6 +171,7 @@ impl Row {
             uuid: view.header.uuid,
             etcd: Place::read(&context.pool)?.map(|place| place.etcd.endpoints),
             extent_size: view.header.extent_size.bytes(),
+            access: view.header.access,
             generation: view.header.generation,
             layout: view.header.layout,
             membership: view.header.membership.0,
@@ -164,6 +200,7 @@ const COLUMNS: &[Column<Row>] = &[
             .map_or(Cell::None, |etcd| Cell::text(etcd.join(", ")))
     }),
     Column::shown("EXTENT-SIZE", |row| Cell::Size(row.extent_size)),
+    Column::shown("ACCESS", |row| Cell::text(row.access.word())),
     Column::shown("GENERATION", |row| Cell::Number(row.generation.0)),
     Column::shown("LAYOUT", |row| Cell::Number(row.layout)),
     Column::shown("TERM", |row| Cell::Number(row.term.0)),

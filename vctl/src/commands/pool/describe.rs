@@ -84,7 +84,7 @@ impl Apply {
         self.confirm(context, &wanted, request)?;
         let created = !context.pool.database().exists();
         if created {
-            admin::pool::create(&context.pool, wanted.extent_size()?, None)?;
+            admin::pool::create(&context.pool, wanted.new_pool()?, None)?;
             say_done(context, &["pool create".to_owned()]);
         }
         let mut applied = Applied {
@@ -180,7 +180,7 @@ fn content(context: &Context, wanted: &Description, action: &apply::Action) -> R
     let found = if context.pool.database().exists() {
         admin::disk::content(&mut *context.store()?, new)?
     } else {
-        admin::disk::content_before(wanted.extent_size()?, new)?
+        admin::disk::content_before(wanted.new_pool()?, new)?
     };
     Ok(found.map(|found| format!("holds {found}, which will be lost")))
 }

@@ -13,6 +13,7 @@ const COLUMNS: &[Column<KnownPool>] = &[
     Column::shown("APPARATUSES", |pool| Cell::List(pool.apparatuses.clone())),
     Column::shown("DISKS", |pool| number(pool, pool.disks)),
     Column::shown("VOLUMES", |pool| number(pool, pool.volumes)),
+    Column::shown("ACCESS", access),
     Column::shown("FAULT", |pool| pool.fault.as_ref().map_or(Cell::None, Cell::text)),
 ];
 
@@ -20,6 +21,13 @@ fn number(pool: &KnownPool, number: usize) -> Cell {
     match pool.fault {
         Some(_) => Cell::None,
         None => Cell::Number(number as u64),
+    }
+}
+
+fn access(pool: &KnownPool) -> Cell {
+    match pool.fault {
+        Some(_) => Cell::None,
+        None => Cell::text(pool.access.word()),
     }
 }
 

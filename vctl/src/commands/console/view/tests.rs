@@ -126,6 +126,7 @@ fn look(at_us: u64) -> PoolLook {
             header: PoolHeader {
                 uuid: Uuid::nil(),
                 extent_size: ExtentSize::DEFAULT,
+                access: apparatus::model::records::DiskAccess::Cached,
                 generation: Generation(41),
                 layout: 0,
                 membership: MembershipVersion(0),
@@ -189,6 +190,7 @@ fn pulse(uptime_us: u64, reads: u64) -> Poll {
     Poll {
         apparatuses: vec![serving(uptime_us, reads)],
         status: Status {
+            access: apparatus::model::records::DiskAccess::Cached,
             findings: vec![Finding {
                 kind: FindingKind::DiskFault,
                 severity: Severity::Error,
