@@ -48,6 +48,8 @@ pub(crate) const CELLS: &[Cell] = &[
     hot("4K rw QD32x4", "randwrite", "4k", 32, 4),
     hot("64K rr QD8", "randread", "64k", 8, 1),
     hot("64K rw QD8", "randwrite", "64k", 8, 1),
+    hot("1M r QD1", "read", "1m", 1, 1),
+    hot("1M w QD1", "write", "1m", 1, 1),
     hot("1M r QD4", "read", "1m", 4, 1),
     hot("1M w QD4", "write", "1m", 4, 1),
     Cell {

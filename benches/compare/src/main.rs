@@ -80,6 +80,9 @@ struct Compare {
     /// Only targets whose name contains one of these; all when not given.
     #[arg(long)]
     target: Vec<String>,
+    /// A direct pool, and direct reads and writes of the bare program, without the other programs.
+    #[arg(long)]
+    direct: bool,
     /// Only the files, without a loop device on each.
     #[arg(long)]
     no_loop: bool,
@@ -104,11 +107,13 @@ impl Compare {
         self
     }
 
-    /// Returns the requested cells that make sense: a file system in memory has no cold cache.
+    /// Returns the requested cells that make sense.
     fn cells(&self, file_system: &str) -> Vec<&'static Cell> {
         CELLS
             .iter()
-            .filter(|cell| wanted(&self.cell, cell.name) && !(cell.cold && file_system == "tmpfs"))
+            .filter(|cell| wanted(&self.cell, cell.name))
+            // A file system in memory has no cold cache, and a direct pool no cache.
+            .filter(|cell| !cell.cold || file_system != "tmpfs" && !self.direct)
             .collect()
     }
 }
@@ -223,7 +228,7 @@ fn compare(args: &Compare, dir: &Path, programs: &Path, interrupt: &Interrupt) -
     let scratch = tempfile::Builder::new().prefix("compare-").tempdir_in(dir)?;
     let dir = scratch.path().canonicalize()?;
     let ground = Ground { dir: &dir, programs };
-    let images = Images::make(&ground, args.size << 20)?;
+    let images = Images::make(&ground, args.size << 20, args.direct)?;
     let cells = args.cells(&file_system(&dir)?);
     let (makers, mut skipped) = makers(args, &ground, &images);
     let mut rows = Rows::new();
@@ -283,6 +288,9 @@ fn makers<'a>(
         } else {
             makers.push((name.into(), Box::new(|| ground.qsd(images))));
         }
+    }
+    if args.direct {
+        makers.retain(|(name, _)| !name.contains("nbd") && !name.contains("qemu"));
     }
     makers.retain(|(name, _)| wanted(&args.target, name));
     (makers, skipped)

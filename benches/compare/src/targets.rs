@@ -124,6 +124,8 @@ pub(crate) struct Images {
     pub(crate) bytes: u64,
     /// An image of the same size for direct I/O.
     plain: PathBuf,
+    /// Whether the pool is a direct one, and the bare program reads and writes directly.
+    is_direct: bool,
 }
 
 impl Images {
@@ -131,10 +133,11 @@ impl Images {
     ///
     /// # Errors
     /// Fails when `vctl` or the file system fails.
-    pub(crate) fn make(ground: &Ground<'_>, bytes: u64) -> Outcome<Self> {
+    pub(crate) fn make(ground: &Ground<'_>, bytes: u64, is_direct: bool) -> Outcome<Self> {
         let (pool, shared) = (ground.dir.join("pool"), ground.dir.join("shared.img"));
         let vctl = |args: &[&str]| ground.vctl(&pool, args);
-        vctl(&["pool", "create"])?;
+        let create: &[&str] = if is_direct { &["--direct"] } else { &[] };
+        vctl(&[&["pool", "create"], create].concat())?;
         let size = (bytes + (2 << 20)).to_string();
         vctl(&["disk", "add", &shared.display().to_string(), "--create", &size])?;
         vctl(&["volume", "create", "image", &bytes.to_string()])?;
@@ -151,6 +154,7 @@ impl Images {
             offset,
             bytes,
             plain,
+            is_direct,
         })
     }
 }
@@ -221,6 +225,9 @@ impl Ground<'_> {
         let mut command = Command::new(self.programs.join("bare"));
         command.arg(&images.shared).arg(&mount);
         command.args([threads.into(), images.offset, images.bytes].map(|number: u64| number.to_string()));
+        if images.is_direct {
+            command.arg("direct");
+        }
         let name = format!("bare fuser, {threads} threads");
         self.served(&name, command, (&mount, mount.join("image")), images)
     }
