@@ -25,7 +25,7 @@ use apparatus::model::change::{HoldMode, NewChange};
 use apparatus::model::dir::PoolDir;
 use apparatus::model::job::{JobLimits, JobState};
 use apparatus::model::member::MemberState;
-use apparatus::model::records::{Delta, Span};
+use apparatus::model::records::{Delta, DiskAccess, Span};
 use apparatus::model::units::{ByteCount, JobId};
 use apparatus::protocol::controller::Patience;
 use history::load::{Load, Report};
@@ -93,8 +93,13 @@ fn armed(point: Point, name: &str, action: &str) -> String {
 }
 
 fn points(of: &'static str) -> impl Iterator<Item = (Point, &'static str)> {
-    let wanted =
-        move |(point, name): &(Point, &str)| name.starts_with(of) && occasion(*point) != Occasion::SlowDisk;
+    // In a direct pool a hold lasts as long as the disks take for its copy. Where they are busy, the other apparatus has gone on before it is stopped.
+    let left_out = match support::access() {
+        DiskAccess::Cached => Occasion::SlowDisk,
+        DiskAccess::Direct => Occasion::DeadControllerAndSilence,
+    };
+    let is_wanted = move |point| ![Occasion::SlowDisk, left_out].contains(&occasion(point));
+    let wanted = move |(point, name): &(Point, &str)| name.starts_with(of) && is_wanted(*point);
     Point::ALL.into_iter().filter(wanted)
 }
 
