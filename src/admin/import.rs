@@ -100,9 +100,10 @@ pub struct Plan {
 /// enough and not `accepted`.
 pub fn inspect(pool: &PoolDir, paths: &[PathBuf], accepted: Accepted) -> Result<Plan> {
     check_absent(pool)?;
-    let found: Vec<Found> = paths.iter().map(|path| look(path)).collect::<Result<_>>()?;
+    let mut found = look_at_all(paths)?;
     let uuid = one_pool(&found)?;
-    let (chosen, copy, passed_over) = newest(&found)?;
+    let (index, passed_over) = newest(&found)?;
+    let copy = take_copy(&mut found, index)?;
     refuse_living(&copy.contents.facts.directory, uuid)?;
     let layout = copy.position.layout;
     let seen = found.iter().max_by_key(|disk| disk.label.layout);
@@ -111,8 +112,9 @@ pub fn inspect(pool: &PoolDir, paths: &[PathBuf], accepted: Accepted) -> Result<
         refuse_older(layout, seen, &found, &passed_over)?;
     }
     let facts = copy.contents.facts.clone();
-    let header = header(chosen, copy, layout.max(labels_layout));
-    let mut snapshot = copy.contents.clone().into_snapshot(header);
+    let chosen = &found[index];
+    let header = header(chosen, &copy, layout.max(labels_layout));
+    let mut snapshot = copy.contents.into_snapshot(header);
     let there = place(&mut snapshot, &facts, &found, accepted)?;
     check(&snapshot)?;
     let name_of = |found: &Found| {
@@ -153,20 +155,51 @@ pub fn inspect(pool: &PoolDir, paths: &[PathBuf], accepted: Accepted) -> Result<
     if !absent.is_empty() && !accepted.missing {
         return Err(incomplete(&report));
     }
-    let copies = found.iter().filter_map(|disk| {
-        let record = snapshot
-            .disks
-            .iter()
-            .find(|record| record.uuid == disk.label.disk)?;
-        Some((record.id, disk.label.copy?))
-    });
-    let copies = copies.collect();
+    let copies = copies_on(&found, &snapshot);
     Ok(Plan {
         report,
         snapshot,
         facts,
         found: there,
         copies,
+    })
+}
+
+/// Returns where the labels say that copies lie.
+fn copies_on(found: &[Found], snapshot: &Snapshot) -> Vec<(DiskId, Place)> {
+    let copy = |disk: &Found| {
+        let mut records = snapshot.disks.iter();
+        let record = records.find(|record| record.uuid == disk.label.disk)?;
+        Some((record.id, disk.label.copy?))
+    };
+    found.iter().filter_map(copy).collect()
+}
+
+/// Looks at all of them at once: reading the copy of a large table takes a while.
+fn look_at_all(paths: &[PathBuf]) -> Result<Vec<Found>> {
+    std::thread::scope(|scope| {
+        let looks: Vec<_> = paths.iter().map(|path| scope.spawn(|| look(path))).collect();
+        let ended = |path: &PathBuf| Error::failed(path.display().to_string(), "cannot be looked at");
+        let found = |(look, path): (std::thread::ScopedJoinHandle<'_, Result<Found>>, &PathBuf)| {
+            look.join().map_err(|_| ended(path))?
+        };
+        looks.into_iter().zip(paths).map(found).collect()
+    })
+}
+
+/// Takes the copy of one of the disks; those of the others are not needed any more.
+fn take_copy(found: &mut [Found], index: usize) -> Result<Copy> {
+    let whole = |disk: &mut Found| match &disk.copy {
+        Some(Ok(_)) => disk.copy.take(),
+        _ => None,
+    };
+    let mut taken: Vec<_> = found.iter_mut().map(whole).collect();
+    let chosen = taken.get_mut(index).and_then(Option::take).and_then(Result::ok);
+    chosen.ok_or_else(|| {
+        Error::failed(
+            "pool import",
+            "none of these disks carries a copy of the pool's metadata",
+        )
     })
 }
 
@@ -301,14 +334,10 @@ fn take_over(pool: &PoolDir, plan: &Plan, patience: Option<Duration>) -> Result<
     let cluster = cluster::open(pool)?;
     let _leadership = cluster.lead(Role::Command, "pool import", WaitLimit::of(patience))?;
     let mut store = pool::open(pool)?;
-    let snapshot = store.snapshot()?;
-    let ledgers = cluster.share(snapshot.header.uuid)?.ledgers;
-    for record in snapshot
-        .disks
-        .iter()
-        .filter(|record| plan.found.contains(&record.id))
-    {
-        let (wanted, header, ledger) = (record.clone(), snapshot.header.clone(), ledgers.ledger(record.id));
+    let (pools, records) = (store.header()?, store.disks()?);
+    let ledgers = cluster.share(pools.uuid)?.ledgers;
+    for record in records.iter().filter(|record| plan.found.contains(&record.id)) {
+        let (wanted, header, ledger) = (record.clone(), pools.clone(), ledgers.ledger(record.id));
         let waived = Waived {
             owner: true,
             age: true,

@@ -77,20 +77,11 @@ impl Contents {
     /// # Errors
     /// When a record cannot be written.
     pub fn body(&self) -> Result<Vec<u8>, Fault> {
-        let mut out = Writer::default();
-        out.record(&self.facts)?;
-        out.number(self.disks.len() as u64);
-        for disk in self.disks.values() {
-            out.record(disk)?;
-        }
-        out.number(self.volumes.len() as u64);
-        for (id, volume) in &self.volumes {
-            out.record(volume)?;
-            let none = BTreeMap::new();
-            let segments = self.segments.get(id).unwrap_or(&none);
-            out.segments(segments.len(), segments.values().copied());
-        }
-        Ok(out.bytes)
+        let none = BTreeMap::new();
+        let of = |id: &VolumeId| self.segments.get(id).unwrap_or(&none);
+        let volumes = self.volumes.iter().map(|(id, volume)| (volume, of(id)));
+        let volumes = volumes.map(|(volume, of)| (volume, of.len(), of.values().copied()));
+        encode(&self.facts, &self.disks.values().collect::<Vec<_>>(), volumes)
     }
 
     /// Decodes a body.
@@ -193,4 +184,46 @@ impl Contents {
             segments,
         }
     }
+}
+
+/// Encodes the body of a checkpoint of a table as it is: its segments are by volume and start, as a store returns them.
+///
+/// # Errors
+/// When a record cannot be written.
+pub fn body_of(facts: &Facts, table: &Snapshot) -> Result<Vec<u8>, Fault> {
+    let of_volumes = table.segments.chunk_by(|(a, _), (b, _)| a == b);
+    let by_volume: BTreeMap<VolumeId, &[(VolumeId, Segment)]> = of_volumes
+        .filter_map(|of_volume| Some((of_volume.first()?.0, of_volume)))
+        .collect();
+    let disks: BTreeMap<DiskId, &DiskRecord> = table.disks.iter().map(|disk| (disk.id, disk)).collect();
+    let volumes: BTreeMap<VolumeId, &VolumeRecord> =
+        table.volumes.iter().map(|volume| (volume.id, volume)).collect();
+    let volumes = volumes.into_iter().map(|(id, volume)| {
+        let of_volume = by_volume.get(&id).copied().unwrap_or_default();
+        (
+            volume,
+            of_volume.len(),
+            of_volume.iter().map(|(_, segment)| *segment),
+        )
+    });
+    encode(facts, &disks.into_values().collect::<Vec<_>>(), volumes)
+}
+
+fn encode<'a, S: Iterator<Item = Segment>>(
+    facts: &Facts,
+    disks: &[&DiskRecord],
+    volumes: impl ExactSizeIterator<Item = (&'a VolumeRecord, usize, S)>,
+) -> Result<Vec<u8>, Fault> {
+    let mut out = Writer::default();
+    out.record(facts)?;
+    out.number(disks.len() as u64);
+    for disk in disks {
+        out.record(disk)?;
+    }
+    out.number(volumes.len() as u64);
+    for (volume, count, segments) in volumes {
+        out.record(volume)?;
+        out.segments(count, segments);
+    }
+    Ok(out.bytes)
 }

@@ -1,6 +1,6 @@
 //! Round trips; every cut and every flipped byte leads to an earlier sound state or is refused; against the slow table of the store in memory.
 
-use super::contents::{Contents, Facts};
+use super::contents::{Contents, Facts, body_of};
 use super::copy::{Copy, Tail, checkpoint, read};
 use super::header::{Header, Identity, Position};
 use super::{BLOCK, Fault, log};
@@ -91,7 +91,9 @@ fn map(id: u64, segments: Vec<Segment>) -> Edit {
 }
 
 fn body(facts: &Facts, snapshot: &Snapshot) -> Result<Vec<u8>, Fault> {
-    Contents::of(facts.clone(), snapshot.clone()).body()
+    let body = Contents::of(facts.clone(), snapshot.clone()).body();
+    assert_eq!(body, body_of(facts, snapshot), "both ways lead to the same bytes");
+    body
 }
 
 fn empty() -> Snapshot {

@@ -42,13 +42,13 @@ pub(super) fn one_pool(found: &[Found]) -> Result<Uuid> {
     Ok(first.label.pool)
 }
 
-/// Returns the copy that covers the latest layout, and lines about those that could not be used or are behind.
-pub(super) fn newest(found: &[Found]) -> Result<(&Found, &Copy, Vec<String>)> {
+/// Returns which disk has the copy that covers the latest layout, and lines about copies that could not be used or are behind.
+pub(super) fn newest(found: &[Found]) -> Result<(usize, Vec<String>)> {
     let mut passed_over = Vec::new();
-    let mut whole: Vec<(&Found, &Copy)> = Vec::new();
-    for disk in found {
+    let mut whole: Vec<(usize, &Found, &Copy)> = Vec::new();
+    for (index, disk) in found.iter().enumerate() {
         match &disk.copy {
-            Some(Ok(copy)) => whole.push((disk, copy)),
+            Some(Ok(copy)) => whole.push((index, disk, copy)),
             Some(Err(fault)) => passed_over.push(format!(
                 "{}: its copy cannot be used: {fault}",
                 disk.path.display()
@@ -56,7 +56,11 @@ pub(super) fn newest(found: &[Found]) -> Result<(&Found, &Copy, Vec<String>)> {
             None => {}
         }
     }
-    let Some((disk, best)) = whole.iter().copied().max_by_key(|(_, copy)| copy.position.layout) else {
+    let latest = whole
+        .iter()
+        .copied()
+        .max_by_key(|(.., copy)| copy.position.layout);
+    let Some((index, disk, best)) = latest else {
         let why = if passed_over.is_empty() {
             "none of these disks carries a copy of the pool's metadata".to_owned()
         } else {
@@ -65,7 +69,7 @@ pub(super) fn newest(found: &[Found]) -> Result<(&Found, &Copy, Vec<String>)> {
         return Err(Error::failed("pool import", why)
             .hint("name more of the pool's disks; or restore a backup: vctl pool restore FILE"));
     };
-    for (other, copy) in &whole {
+    for (_, other, copy) in &whole {
         if copy.position.layout < best.position.layout {
             let layout = copy.position.layout;
             passed_over.push(format!(
@@ -84,7 +88,7 @@ pub(super) fn newest(found: &[Found]) -> Result<(&Found, &Copy, Vec<String>)> {
                 .hint("leave out the disk that was away when the database was put back"));
         }
     }
-    Ok((disk, best, passed_over))
+    Ok((index, passed_over))
 }
 
 /// Refuses a pool whose database is still in the directory that it was last used in.

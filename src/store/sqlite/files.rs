@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SUSPICIOUS: Duration = Duration::from_millis(100);
 /// Size in bytes to which a log is cut when it restarts.
 const LOG: u64 = 8 << 20;
+/// Cache of a connection that fills a draft; SQLite takes a negative number for KiB. An index of a million segments is sorted in it.
+const DRAFT_CACHE_KIB: i32 = -(64 << 10);
 /// Number of prepared statements that are kept: more than there are statements.
 const STATEMENTS: usize = 256;
 
@@ -252,6 +254,7 @@ fn new_database(
 ) -> Result<()> {
     empty_file(file)?;
     let mut connection = connect(file)?;
+    draft_settings(&connection)?;
     connection.pragma_update(None, "application_id", APPLICATION_ID)?;
     migrate(&mut connection, MIGRATIONS)?;
     fill(&mut connection)?;
@@ -259,6 +262,15 @@ fn new_database(
     connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
     connection.close().map_err(|(_, error)| error)?;
     sync_file(file)
+}
+
+/// Sets the options of a connection that fills a draft, which nobody else uses and which is removed if it is not completed: it is synced once, at the end.
+fn draft_settings(connection: &Connection) -> Result<()> {
+    connection.pragma_update_and_check(None, "journal_mode", "off", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "off")?;
+    connection.pragma_update(None, "temp_store", "memory")?;
+    connection.pragma_update(None, "cache_size", DRAFT_CACHE_KIB)?;
+    Ok(())
 }
 
 fn empty_file(file: &Path) -> Result<()> {

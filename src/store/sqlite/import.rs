@@ -33,9 +33,7 @@ pub(super) fn fill(db: &mut Connection, imported: &Imported<'_>) -> Result<()> {
     for record in &imported.snapshot.volumes {
         volume(&tx, record)?;
     }
-    for (volume, segment) in &imported.snapshot.segments {
-        segment_of(&tx, *volume, *segment)?;
-    }
+    segments(&tx, &imported.snapshot.segments)?;
     tx.execute_batch("CREATE UNIQUE INDEX homes ON segments (disk, home)")?;
     for (id, place) in imported.copies {
         copy(&tx, *id, *place, imported.snapshot.header.extent_size)?;
@@ -123,14 +121,18 @@ fn volume(db: &Connection, record: &VolumeRecord) -> Result<()> {
     Ok(())
 }
 
-fn segment_of(db: &Connection, volume: VolumeId, segment: Segment) -> Result<()> {
-    let sql = "INSERT INTO segments (volume, start, disk, home, len) VALUES (?1, ?2, ?3, ?4, ?5)";
-    db.prepare_cached(sql)?.execute(params![
-        volume.0,
-        segment.start.0,
-        segment.placement.disk.0,
-        segment.placement.start.0,
-        segment.placement.len,
-    ])?;
+fn segments(db: &Connection, all: &[(VolumeId, Segment)]) -> Result<()> {
+    // Prepared once: there may be millions of rows.
+    let mut insert =
+        db.prepare("INSERT INTO segments (volume, start, disk, home, len) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    for (volume, segment) in all {
+        insert.execute(params![
+            volume.0,
+            segment.start.0,
+            segment.placement.disk.0,
+            segment.placement.start.0,
+            segment.placement.len,
+        ])?;
+    }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use super::change::{Stored, all_live};
 use super::convert::{Ron, StoredState, Word, damaged};
 use super::{options, space};
-use crate::metadata::contents::{Contents, Facts};
+use crate::metadata::contents::{Contents, Facts, body_of};
 use crate::metadata::header::Position;
 use crate::metadata::place::Place;
 use crate::model::error::{Error, Result};
@@ -140,6 +140,9 @@ pub(super) fn unpersisted(db: &Connection) -> Result<Vec<Delta>> {
 
 pub(super) fn body(facts: &Facts, snapshot: Snapshot, unpersisted: Vec<Delta>) -> Result<Vec<u8>> {
     let failed = |fault: crate::metadata::Fault| Error::failed("pool metadata", fault.to_string());
+    if unpersisted.is_empty() {
+        return body_of(facts, &snapshot).map_err(failed);
+    }
     let mut contents = Contents::of(facts.clone(), snapshot);
     for edit in unpersisted.into_iter().flat_map(|undo| undo.edits) {
         contents.edit(edit).map_err(failed)?;
