@@ -392,3 +392,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_fence_ends_all_holds() {
+    let mut machine = held();
+    assert_eq!(machine.holds(), 1);
+    machine.on(Event::Fenced(LIFE));
+    assert_eq!(machine.holds(), 0);
+}
