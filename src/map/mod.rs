@@ -101,13 +101,22 @@ impl Draft {
     /// # Errors
     /// Fails if a delta does not start where the one before leads to, or does not fit the table.
     pub fn after(mut self, deltas: &[Delta]) -> Result<Self> {
+        self.bring_forward(deltas)?;
+        Ok(self)
+    }
+
+    /// Applies these deltas as [`Draft::after`] does, to this table.
+    ///
+    /// # Errors
+    /// Fails as [`Draft::after`] does; the table is then as it was before the delta that does not fit.
+    pub fn bring_forward(&mut self, deltas: &[Delta]) -> Result<()> {
         for delta in deltas {
             if delta.from != self.0.generation {
                 return Err(stale_delta(delta, self.0.generation));
             }
             self.0 = self.0.patched(delta)?;
         }
-        Ok(self)
+        Ok(())
     }
 
     /// Returns the table that a join (`Store::join`) answered with, where this is the table that was read before it.

@@ -2,8 +2,8 @@
 
 use crate::model::change::UsedArea;
 use crate::model::error::Result;
-use crate::model::records::{DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
-use crate::model::units::{DiskId, VolumeExtent, VolumeId};
+use crate::model::records::{Delta, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
+use crate::model::units::{DiskId, Generation, VolumeExtent, VolumeId};
 
 /// Reads the table. [`ChangeStore`](super::ChangeStore) changes it.
 pub trait TableStore: Send {
@@ -11,6 +11,9 @@ pub trait TableStore: Send {
     fn header(&mut self) -> Result<PoolHeader>;
     /// Returns the whole table, from one transaction.
     fn snapshot(&mut self) -> Result<Snapshot>;
+    /// Returns the deltas that lead from the table of generation `known` to the current one, in order. `None` if one of them is not
+    /// kept any more, or was taken back.
+    fn deltas_since(&mut self, known: Generation) -> Result<Option<Vec<Delta>>>;
     /// Returns the disks, by id.
     fn disks(&mut self) -> Result<Vec<DiskRecord>>;
     /// Records that a disk's label has been written with this sequence number, durably. The record keeps the highest.

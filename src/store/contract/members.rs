@@ -242,6 +242,10 @@ pub(super) fn joining_after_reading_gives_what_has_changed_since(world: World) {
     };
     let joined = join(&mut world, "a", known);
     assert_eq!(joined.since.as_ref().map(Vec::len), Some(2));
+    assert_eq!(
+        joined.since,
+        world.store.deltas_since(read.header.generation).unwrap()
+    );
     assert_eq!(joined.snapshot.segments, []);
     let now = world.store.snapshot().unwrap();
     assert_eq!(joined.snapshot.volumes, now.volumes);
@@ -262,6 +266,7 @@ pub(super) fn joining_after_reading_gives_what_has_changed_since(world: World) {
 
     // A known table that does not exist yet, or that a power loss took back, leads to the whole table.
     let later = Generation(now.header.generation.0 + 1);
+    assert_eq!(world.store.deltas_since(later).unwrap(), None);
     assert_eq!(
         join(&mut world, "c", Some(later)).snapshot,
         world.store.snapshot().unwrap()

@@ -88,7 +88,7 @@ impl State {
     }
 
     /// Returns `None` if one of the deltas was taken back.
-    fn deltas_since(&self, known: Generation) -> Option<Vec<Delta>> {
+    pub(super) fn deltas_since(&self, known: Generation) -> Option<Vec<Delta>> {
         let stands = |stored: &&Arc<Stored>| {
             let state = stored.record.state;
             matches!(state, ChangeState::Committed | ChangeState::Persisted)

@@ -13,7 +13,7 @@ use apparatus::model::holds::Holds;
 use apparatus::model::job::{JobLimits, JobRecord, JobState, Step};
 use apparatus::model::member::{Joined, Joiner, Member, MemberState};
 use apparatus::model::options::{Fullness, Options};
-use apparatus::model::records::{Area, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
+use apparatus::model::records::{Area, Delta, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
 use apparatus::model::units::{
     ByteCount, CacheEpoch, ChangeId, DiskId, Generation, Incarnation, JobId, MembershipVersion, Slot, Term,
     VolumeExtent, VolumeId,
@@ -59,6 +59,10 @@ impl TableStore for SimStore {
 
     fn snapshot(&mut self) -> Result<Snapshot> {
         self.reads("snapshot").snapshot()
+    }
+
+    fn deltas_since(&mut self, known: Generation) -> Result<Option<Vec<Delta>>> {
+        self.reads("deltas_since").deltas_since(known)
     }
 
     fn disks(&mut self) -> Result<Vec<DiskRecord>> {

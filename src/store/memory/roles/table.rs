@@ -2,8 +2,8 @@
 
 use crate::model::change::UsedArea;
 use crate::model::error::Result;
-use crate::model::records::{DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
-use crate::model::units::{DiskId, VolumeExtent, VolumeId};
+use crate::model::records::{Delta, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
+use crate::model::units::{DiskId, Generation, VolumeExtent, VolumeId};
 use crate::store::TableStore;
 use crate::store::memory::MemoryStore;
 use std::sync::Arc;
@@ -15,6 +15,10 @@ impl TableStore for MemoryStore {
 
     fn snapshot(&mut self) -> Result<Snapshot> {
         Ok(self.read().snapshot())
+    }
+
+    fn deltas_since(&mut self, known: Generation) -> Result<Option<Vec<Delta>>> {
+        Ok(self.read().deltas_since(known))
     }
 
     fn disks(&mut self) -> Result<Vec<DiskRecord>> {

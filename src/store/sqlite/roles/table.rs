@@ -2,10 +2,10 @@
 
 use crate::model::change::UsedArea;
 use crate::model::error::Result;
-use crate::model::records::{DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
-use crate::model::units::{DiskId, VolumeExtent, VolumeId};
+use crate::model::records::{Delta, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
+use crate::model::units::{DiskId, Generation, VolumeExtent, VolumeId};
 use crate::store::TableStore;
-use crate::store::sqlite::{SqliteStore, space, table};
+use crate::store::sqlite::{SqliteStore, change, space, table};
 
 impl TableStore for SqliteStore {
     fn header(&mut self) -> Result<PoolHeader> {
@@ -14,6 +14,10 @@ impl TableStore for SqliteStore {
 
     fn snapshot(&mut self) -> Result<Snapshot> {
         self.read(table::snapshot)
+    }
+
+    fn deltas_since(&mut self, known: Generation) -> Result<Option<Vec<Delta>>> {
+        self.read(|db, _| change::deltas_since(db, known))
     }
 
     fn disks(&mut self) -> Result<Vec<DiskRecord>> {
