@@ -14,7 +14,10 @@ pub use daemon::{
     Prepared, allow_many_files, become_storage_daemon, make_present, prefer_latency, reclaim_without_io,
 };
 pub use dir::hold;
-pub use file::{cached_pages, clone_fuse_device, clone_range, discard, is_open_for_writing, sync_file_range};
+pub use file::{
+    cached_pages, clone_fuse_device, clone_range, descriptors_from_manager, discard, is_open_for_writing,
+    sync_file_range,
+};
 pub use locks::{
     RangeLock, bytes_locked_elsewhere, locked_elsewhere, locked_from, locked_within, range_lock_conflict,
     set_range_lock, share_byte, try_lock, try_lock_at, try_lock_byte, try_lock_from, try_share_byte, unlock,

@@ -23,7 +23,7 @@ use std::thread;
 use supervised::{
     PATIENCE, kill_server, own_program, pool, replace_by_script, server_of, soon, start, start_from,
 };
-use support::{Daemon, TestPool};
+use support::{Daemon, TestPool, is_mount_point};
 
 /// Makes the server of a new apparatus crash again and again, and has a controller remove its record.
 fn crash_for_good(pool: &TestPool) -> Daemon {
@@ -140,4 +140,26 @@ fn a_server_that_does_not_come_up_leaves_the_mount_and_hosts_go_on_once_it_does(
     });
     drop((file, store));
     daemon.stop();
+}
+
+#[test]
+fn a_server_that_crashes_while_it_stops_is_not_started_again() {
+    let pool = pool();
+    let config = pool.scratch().join("a1.ron");
+    fs::write(&config, "(stop_grace_s: 1000)").unwrap();
+    let mut daemon = pool.start_with("a1", &["--supervisor", "--config", config.to_str().unwrap()]);
+    let file = daemon.open("v");
+    let (dir, mut store) = (PoolDir::new(pool.dir.path()), pool.store());
+    let stopped = thread::scope(|scope| {
+        let stopping = scope.spawn(|| stop(&dir, &mut *store, "a1", true, PATIENCE));
+        soon("the wait for open files", || {
+            daemon.log_text().contains("are waited for").then_some(())
+        });
+        kill_server(&pool);
+        stopping.join().unwrap()
+    });
+    assert!(stopped.unwrap());
+    assert!(daemon.wait().success());
+    assert!(!is_mount_point(daemon.mount()));
+    drop(file);
 }

@@ -6,14 +6,22 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod manager;
+mod supervised;
 mod support;
 
+use manager::Manager;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::thread;
 use std::time::Duration;
+use supervised::{kill_server, server_of, soon};
 use support::{TestPool, is_mount_point, name_of};
 
 /// An apparatus whose service manager is this test.
@@ -177,4 +185,125 @@ fn what_is_mounted_from_volumes_is_unmounted_before_the_apparatus_stops() {
         !has("Before", "local-fs.target"),
         "pools are on local file systems"
     );
+}
+
+/// An apparatus with a supervisor, whose service manager stores descriptors.
+struct Stored {
+    pool: TestPool,
+    manager: Manager,
+    main: Child,
+}
+
+impl Stored {
+    fn new() -> Self {
+        let pool = supervised::pool();
+        let manager = Manager::new(pool.scratch());
+        let main = begin(&pool, &manager);
+        let stored = Self { pool, manager, main };
+        stored.await_ready(1);
+        stored
+    }
+
+    fn await_ready(&self, times: u64) {
+        soon("readiness", || (self.manager.ready() >= times).then_some(()));
+    }
+
+    fn open(&self) -> File {
+        let path = self.pool.mount_point("a1").join("v");
+        OpenOptions::new().read(true).write(true).open(path).unwrap()
+    }
+
+    /// Kills the supervisor, and waits for the end of both processes.
+    fn kill(&mut self) {
+        let server = server_of(&self.pool);
+        self.main.kill().unwrap();
+        self.main.wait().unwrap();
+        soon("the end of the server", || {
+            rustix::process::test_kill_process(server).is_err().then_some(())
+        });
+    }
+
+    fn start_again(&mut self) {
+        self.main = begin(&self.pool, &self.manager);
+    }
+
+    fn stop(mut self) {
+        kill_process(Pid::from_child(&self.main), Signal::TERM).unwrap();
+        assert!(self.main.wait().unwrap().success());
+        assert!(!is_mount_point(&self.pool.mount_point("a1")));
+        soon("an empty store", || {
+            (self.manager.stored() == ["state"]).then_some(())
+        });
+    }
+}
+
+fn begin(pool: &TestPool, manager: &Manager) -> Child {
+    let mut service = pool.command("a1", &pool.mount_point("a1"));
+    service.arg("--supervisor");
+    manager.start(&service, &pool.scratch().join("a1.log"))
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        let _ = self.main.kill();
+        let _ = self.main.wait();
+    }
+}
+
+#[test]
+fn a_supervisor_that_is_killed_is_a_pause_for_hosts_where_the_manager_stores_descriptors() {
+    let mut service = Stored::new();
+    let other = service.pool.start("a2");
+    let (file, theirs) = (service.open(), other.open("v"));
+    flock(&file, FlockOperation::LockExclusive).unwrap();
+    let is_refused = || flock(&theirs, FlockOperation::NonBlockingLockExclusive) == Err(Errno::AGAIN);
+    for round in 1..4_u64 {
+        file.write_all_at(&round.to_ne_bytes(), 4096 * round).unwrap();
+        service.kill();
+        assert!(is_refused(), "nobody serves, and the lock is held");
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let mut bytes = [0; 8];
+                file.read_exact_at(&mut bytes, 4096 * round).map(|()| bytes)
+            });
+            service.start_again();
+            assert_eq!(waiting.join().unwrap().unwrap(), round.to_ne_bytes());
+        });
+        service.await_ready(2 * round);
+        // Its servers are started again as before, and their handles are none of earlier ones.
+        kill_server(&service.pool);
+        service.await_ready(2 * round + 1);
+        drop(service.open());
+        assert!(is_refused());
+    }
+    drop(file);
+    soon("the end of the file's lock", || (!is_refused()).then_some(()));
+    drop(theirs);
+    other.stop();
+    service.stop();
+}
+
+#[test]
+fn a_supervisor_that_is_started_after_the_end_of_its_mount_mounts_anew() {
+    let mut service = Stored::new();
+    assert!(
+        service.manager.stored().len() > 4,
+        "{:?}",
+        service.manager.stored()
+    );
+    service.kill();
+    rustix::mount::unmount(
+        service.pool.mount_point("a1"),
+        rustix::mount::UnmountFlags::DETACH,
+    )
+    .unwrap();
+    service.start_again();
+    service.await_ready(2);
+    service.open().write_all_at(b"anew", 0).unwrap();
+    kill_server(&service.pool);
+    service.await_ready(3);
+    let mut bytes = [0; 4];
+    service.open().read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(&bytes, b"anew");
+    service.stop();
 }

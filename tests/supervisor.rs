@@ -22,8 +22,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::thread;
-use supervised::{PATIENCE, crash, member, pool, quantile, restarts, soon, start, under_load};
-use support::{Random, is_mount_point, name_of};
+use supervised::{
+    EXTENT, EXTENTS, PATIENCE, crash, member, pool, quantile, restarts, soon, start, under_load,
+};
+use support::{Daemon, Random, is_mount_point, name_of};
 
 /// Kills of a run, unless the environment says how many (`KILLS`).
 const KILLS: u64 = 25;
@@ -206,4 +208,53 @@ fn a_file_system_on_a_loop_device_survives_crashes() {
     run("losetup", &["--detach", &device]);
     assert!(is_mount_point(daemon.mount()));
     daemon.stop();
+}
+
+/// Returns the child processes of the supervisor, the oldest first.
+fn children(daemon: &Daemon) -> Vec<u32> {
+    let supervisor = daemon.pid();
+    let list = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).unwrap();
+    list.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// Waits until another server stands by, and returns its process.
+fn standby(daemon: &Daemon) -> u32 {
+    soon("a server that stands by", || children(daemon).get(1).copied())
+}
+
+#[test]
+fn the_server_that_stands_by_takes_over_with_a_table_that_has_changed_since() {
+    let pool = pool();
+    let daemon = start(&pool);
+    for name in ["w", "x"] {
+        let next = standby(&daemon);
+        let disk = pool.store().disks().unwrap().remove(0);
+        let free = EXTENTS + 1 + u64::from(name == "x");
+        pool.add_volume(name, EXTENT, &[(disk.id, free, 1)]);
+        crash(&pool, &daemon, Signal::KILL);
+        assert_eq!(member(&pool).pid, next);
+        daemon.open(name).write_all_at(b"new", 0).unwrap();
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_server_that_stands_by_can_end_without_harm() {
+    let pool = pool();
+    let daemon = start(&pool);
+    let next = standby(&daemon);
+    let server = member(&pool).pid;
+    let process = |pid: u32| Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    kill_process(process(next), Signal::KILL).unwrap();
+    crash(&pool, &daemon, Signal::KILL);
+    assert!(![server, next].contains(&member(&pool).pid));
+    // It ends with the others.
+    let next = standby(&daemon);
+    let next = pidfd_open(process(next), PidfdFlags::empty()).unwrap();
+    daemon.stop();
+    let mut ended = [PollFd::new(&next, PollFlags::IN)];
+    assert_eq!(
+        poll(&mut ended, Some(&Timespec::try_from(PATIENCE).unwrap())),
+        Ok(1)
+    );
 }

@@ -59,8 +59,7 @@ impl Apparatus {
     /// # Errors
     /// Fails when a thread cannot be started.
     pub fn start(parts: Parts) -> Result<Arc<Self>> {
-        // The first use of this clock takes a millisecond to calibrate it, and hosts are not to wait for that.
-        quanta::Instant::now();
+        calibrate();
         let apparatus = Arc::new(Self::assemble(parts));
         if let Err(error) = apparatus.start_threads() {
             apparatus.end();
@@ -309,6 +308,11 @@ impl Apparatus {
         self.park_timeouts.end();
         self.workers.end();
     }
+}
+
+/// Calibrates the clock of request times, which takes a millisecond the first time: hosts are not to wait for that.
+pub fn calibrate() {
+    quanta::Instant::now();
 }
 
 fn bounds(limits: &Limits) -> Bounds {

@@ -68,7 +68,7 @@ mod waiting_flushes;
 mod waker;
 mod workers;
 
-pub use apparatus::Apparatus;
+pub use apparatus::{Apparatus, calibrate};
 pub use context::{IoContext, Role};
 pub use control::ControlPort;
 pub use handles::{NotOpened, OpenRecords, OpenReply, Opening};

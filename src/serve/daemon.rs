@@ -172,7 +172,8 @@ fn supervise(settings: &Settings) -> Result<u8> {
     };
     let give_up = || {
         if let Err(error) = fuse::detach(&settings.mount) {
-            log::error!("{error}");
+            // A server that stops may have detached it before its end.
+            log::warn!("{error}");
         }
     };
     supervisor::supervise(program, &server, requests, give_up).map_err(|error| Error::because(what(), error))

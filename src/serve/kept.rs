@@ -47,6 +47,20 @@ impl Kept {
         self.inherited.is_successor
     }
 
+    /// Returns whether this server stands by: the one before it serves on until it ends for another reason.
+    pub(super) const fn stands_by(&self) -> bool {
+        self.inherited.stands_by
+    }
+
+    /// Waits for the turn of this server, which stands by, no longer than `within`. Returns whether it has come.
+    ///
+    /// # Errors
+    /// Fails when the supervisor has ended.
+    pub(super) fn await_turn(&mut self, within: Duration) -> Result<bool> {
+        let turn = self.link.await_turn(&mut self.inherited, within);
+        turn.map_err(|error| Error::because("the supervisor", error))
+    }
+
     /// Tells the supervisor that everything is prepared, and waits until the server before this one has ended.
     ///
     /// # Errors
@@ -91,6 +105,13 @@ impl Kept {
     /// Tells the supervisor that this server ends, and since when (microseconds of the monotonic clock) it has taken no request.
     pub(super) fn retired(&self, since_us: u64) {
         if let Err(error) = self.link.retired(since_us) {
+            log::error!("the supervisor: {error}");
+        }
+    }
+
+    /// Tells the supervisor that this server was asked to stop: if it crashes meanwhile, no other one is to go on with what hosts still have open.
+    pub(super) fn stops(&self) {
+        if let Err(error) = self.link.stops() {
             log::error!("the supervisor: {error}");
         }
     }

@@ -9,6 +9,7 @@ pub mod daemon;
 mod disks;
 mod exporter;
 mod heartbeat;
+mod history;
 mod hosts;
 mod kept;
 mod labels;
@@ -18,6 +19,7 @@ mod mount_helper;
 mod process;
 mod report;
 mod retire;
+mod standby;
 mod startup;
 mod times;
 
@@ -25,7 +27,6 @@ use crate::agent::persister::Persister;
 use crate::agent::server::{Server, Setup};
 use crate::blockdev::Disks;
 use crate::cluster::{NameClaim, OwnEntry, SharedState};
-use crate::controller::history::Operation;
 use crate::controller::pool::PoolHandle;
 use crate::datapath::{Apparatus, Parts, Runtime, SystemThreads, Waker};
 use crate::frontend::fuse::{self, Mount};
@@ -83,21 +84,29 @@ pub struct Settings {
 /// Fails when it cannot start: the error names the thing, the reason and the way out.
 pub fn run(settings: &Settings) -> Result<()> {
     let mut kept = settings.is_kept.then(Kept::take_over).transpose()?;
+    process::step("taken over");
     let memory = Memory::prepare(settings);
+    process::step("memory");
     if let Err(why) = sys::allow_many_files() {
         log::debug!("open files: {why}");
     }
     let (ask, asked) = bounded(1);
-    process::forward_signals(ask.clone())?;
+    // A signal ends a server that stands by, which has nothing to complete.
+    let stands_by = kept.as_ref().is_some_and(Kept::stands_by);
+    if !stands_by {
+        process::forward_signals(ask.clone())?;
+    }
     let (mut startup, read, endpoint) = Startup::new(settings, kept.as_mut())?;
+    if stands_by {
+        process::forward_signals(ask.clone())?;
+    }
+    process::step("startup");
     let exporter = settings.config.metrics.map(Exporter::bind).transpose()?;
     let (joined, table) = startup.join(settings, read)?;
+    process::step("joined");
     let (entry, shared) = (startup.entry(&joined), startup.shared.clone());
-    let operation = Operation::begin(
-        &startup.pool.dir,
-        &format!("apparatus {}", settings.name),
-        command_line(),
-    );
+    let goes_on = kept.as_ref().is_some_and(|kept| kept.previous().is_some());
+    let operation = history::Entry::begin(&startup.pool.dir, settings, goes_on);
     let mut membership = Membership {
         store: startup.store,
         slot: joined.member.slot,
@@ -134,10 +143,6 @@ pub fn run(settings: &Settings) -> Result<()> {
     reporter.end();
     drop(claim);
     served.map(drop)
-}
-
-fn command_line() -> impl Iterator<Item = String> {
-    std::env::args_os().map(|word| word.to_string_lossy().into_owned())
 }
 
 /// The membership of this apparatus in the control range.
@@ -221,6 +226,7 @@ impl Core<'_> {
             limits: settings.config.limits(self.memory.most()),
             stop: self.stop,
         })?;
+        process::step("apparatus");
         let runtime: Arc<dyn Runtime> = apparatus.control().clone();
         persister.serve(&runtime);
         let (ledgers, stores) = (self.shared.ledgers.clone(), self.pool.open_store.clone());
@@ -229,11 +235,16 @@ impl Core<'_> {
         setup.memory = self.memory.reporter(settings, joined);
         setup.left_jobs = self.kept.as_mut().map(Kept::keep_jobs).transpose()?;
         let ended = Server::start(setup).and_then(|server| {
+            process::step("control");
             let exporting = self.exporter.map(|exporter| exporter.start(who.clone()));
             exporting.transpose()?;
-            let times = TimePublisher::start(&apparatus, self.pool.cluster.times(&settings.name, who.uuid))
+            let goes_on = self.kept.as_ref().is_some_and(|kept| kept.previous().is_some());
+            let shared = self.pool.cluster.times(&settings.name, who.uuid);
+            let times = TimePublisher::start(&apparatus, shared, goes_on)
                 .map_err(|error| Error::because("times of modification", error))?;
+            process::step("times");
             let mount = mount(settings, &self.pool.dir, joined, &apparatus, self.kept.as_mut())?;
+            process::step("mount");
             if let Some(kept) = &self.kept {
                 hand_over(kept, &mount, &settings.name, &reporter)?;
             }
@@ -297,6 +308,7 @@ impl Serving<'_> {
                 },
                 recv(asked) -> _ => {
                     process::notify(&[NotifyState::Stopping]);
+                    self.kept.iter().for_each(|kept| kept.stops());
                     unmount(self.settings, self.apparatus, self.mount, asked);
                     break;
                 }

@@ -5,6 +5,7 @@ use crate::model::dir::PoolDir;
 use crate::model::error::{Error, Result};
 use crate::model::names::Name;
 use crate::rpc::message::ApparatusMetrics;
+use crate::sys;
 use crossbeam_channel::Sender;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -41,6 +42,11 @@ pub(super) fn forward_signals(to: Sender<i32>) -> Result<()> {
     };
     let thread = thread::Builder::new().name("signals".into()).spawn(forward);
     thread.map(drop).map_err(failed)
+}
+
+/// Logs when a step of the start was done, by the clock that all processes of the machine share.
+pub(super) fn step(done: &str) {
+    log::debug!("start: {done} at {} us", sys::monotonic_us());
 }
 
 /// Notifies the service manager, if there is one.

@@ -2,7 +2,7 @@
 
 use super::kept::Kept;
 use super::report::Reporter;
-use super::{Settings, disks};
+use super::{Settings, disks, process, standby};
 use crate::admin::place;
 use crate::blockdev::Disks;
 use crate::cluster::{NameClaim, OwnEntry, SharedState};
@@ -18,6 +18,10 @@ use crate::rpc::Listener;
 use crate::store::{self, Store};
 use crate::supervisor;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the server before this one may take to end once its supervisor has.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// Name of an apparatus in its pool, which no other process has as long as this lives, and its control socket.
 pub(super) struct Endpoint {
@@ -26,7 +30,8 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    fn claim(settings: &Settings, pool: &PoolHandle) -> Result<Self> {
+    /// Claims the name. `goes_on` says that there was a server before this one.
+    fn claim(settings: &Settings, pool: &PoolHandle, goes_on: bool) -> Result<Self> {
         let name = &settings.name;
         let runs_already = || {
             Error::failed(format!("apparatus {name}"), "runs already")
@@ -34,7 +39,13 @@ impl Endpoint {
         };
         let is_anothers = !settings.is_kept
             && supervisor::supervisor_of(&pool.dir, name).is_ok_and(|supervisor| supervisor.is_some());
-        let claim = pool.cluster.claim(name.as_str())?;
+        let claim = match pool.cluster.claim(name.as_str())? {
+            // The server before this one may still be ending, if its supervisor was killed.
+            None if goes_on && pool.cluster.await_end(name.as_str(), ENDING)? => {
+                pool.cluster.claim(name.as_str())?
+            }
+            other => other,
+        };
         let claim = claim.filter(|_| !is_anothers).ok_or_else(runs_already)?;
         let listener = Listener::bind(&pool.dir, name, &*claim)?;
         Ok(Self { claim, listener })
@@ -59,26 +70,39 @@ impl Startup {
     /// Fails when the pool cannot be used, or another process has the name.
     pub(super) fn new(settings: &Settings, kept: Option<&mut Kept>) -> Result<(Self, Draft, Endpoint)> {
         let pool = PoolHandle::of(&place::pool_dir(settings.pool.as_deref())?)?;
-        match kept.filter(|kept| kept.is_successor()) {
-            None => {
-                let mut store = (pool.open_store)()?;
-                store.own()?;
-                let endpoint = Endpoint::claim(settings, &pool)?;
-                let (prepared, table) = Self::prepare(settings, pool, store)?;
+        match kept {
+            Some(kept) if kept.stands_by() => {
+                let (mut store, mut table) = Self::read_beside(&pool)?;
+                standby::await_turn(&pool, &mut *store, &mut table, kept)?;
+                process::step("turn");
+                let endpoint = Endpoint::claim(settings, &pool, true)?;
+                process::step("claimed");
+                let (prepared, table) = Self::prepare(settings, pool, store, Some(table))?;
                 Ok((prepared, table, endpoint))
             }
-            Some(kept) => {
-                let prepared = Self::prepare_beside(settings, pool);
+            Some(kept) if kept.is_successor() => {
+                let read = Self::read_beside(&pool);
+                let prepared =
+                    read.and_then(|(store, table)| Self::prepare(settings, pool, store, Some(table)));
                 let (prepared, table) = prepared.inspect_err(|error| kept.failed(error))?;
                 kept.succeed()?;
-                let endpoint = Endpoint::claim(settings, &prepared.pool)?;
+                let endpoint = Endpoint::claim(settings, &prepared.pool, true)?;
+                Ok((prepared, table, endpoint))
+            }
+            kept => {
+                let goes_on = kept.is_some_and(|kept| kept.previous().is_some());
+                let mut store = (pool.open_store)()?;
+                store.own()?;
+                let endpoint = Endpoint::claim(settings, &pool, goes_on)?;
+                process::step("claimed");
+                let (prepared, table) = Self::prepare(settings, pool, store, None)?;
                 Ok((prepared, table, endpoint))
             }
         }
     }
 
-    /// Prepares beside the living server. A database of another format is refused: to convert it would be no matter of this apparatus alone.
-    fn prepare_beside(settings: &Settings, pool: PoolHandle) -> Result<(Self, Draft)> {
+    /// Opens the database and reads the table beside the living server. A database of another format is refused: to convert it would be no matter of this apparatus alone.
+    fn read_beside(pool: &PoolHandle) -> Result<(Box<dyn Store>, Draft)> {
         if !store::has_present_format(&pool.dir)? {
             return Err(Error::failed(
                 "pool database",
@@ -88,20 +112,32 @@ impl Startup {
         }
         let mut store = (pool.open_store)()?;
         store.own()?;
-        Self::prepare(settings, pool, store)
+        let table = Draft::new(&store.snapshot()?)?;
+        Ok((store, table))
     }
 
-    fn prepare(settings: &Settings, pool: PoolHandle, mut store: Box<dyn Store>) -> Result<(Self, Draft)> {
+    /// Opens everything but the database. `table` is one that was read before; it is read otherwise.
+    fn prepare(
+        settings: &Settings,
+        pool: PoolHandle,
+        mut store: Box<dyn Store>,
+        table: Option<Draft>,
+    ) -> Result<(Self, Draft)> {
         let name = &settings.name;
         let reporter = Reporter::start(pool.open_store.clone())
             .map_err(|error| Error::because(format!("apparatus {name}"), error))?;
         let header = store.header()?;
         let disks = Disks::new();
         disks::open(&disks, &store.disks()?, &header, &reporter);
+        process::step("disks");
         let shared = pool.cluster.share(header.uuid)?;
         // The table may be large: it is read before the apparatus joins, so that other processes do not wait for the store meanwhile, and controllers
         // do not wait long for an apparatus that has joined and does not answer yet.
-        let table = Draft::new(&store.snapshot()?)?;
+        process::step("shared");
+        let table = match table {
+            Some(table) => table,
+            None => Draft::new(&store.snapshot()?)?,
+        };
         let mut startup = Self {
             pool,
             store,
@@ -146,6 +182,7 @@ impl Startup {
             ..Joiner::new(&settings.name, std::process::id(), mount)
         };
         let joined = self.store.join(&joiner, &alive)?;
+        process::step("join");
         let unopened = disks::open(&self.disks, &joined.snapshot.disks, &self.header, &self.reporter);
         disks::warn(&unopened);
         let table = read.joined(&joined.snapshot, joined.since.as_deref())?;

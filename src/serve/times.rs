@@ -23,11 +23,16 @@ pub(super) struct TimePublisher {
 }
 
 impl TimePublisher {
-    /// Reads the published times, and starts the thread. A failure to read them is logged: times then begin now.
+    /// Reads the published times, and starts the thread. A failure to read them is logged: times then begin now. Where hosts wait for this start, it does not wait
+    /// for the times; until they are read, all that the server before it served counts as written now, as after any crash.
     ///
     /// # Errors
     /// Fails when the thread cannot be started.
-    pub(super) fn start(apparatus: &Arc<Apparatus>, shared: Box<dyn SharedTimes>) -> io::Result<Self> {
+    pub(super) fn start(
+        apparatus: &Arc<Apparatus>,
+        shared: Box<dyn SharedTimes>,
+        hosts_wait: bool,
+    ) -> io::Result<Self> {
         let (end, asked) = bounded(0);
         let (stopping, ended) = bounded(1);
         let (started, begun) = bounded::<()>(1);
@@ -56,7 +61,7 @@ impl TimePublisher {
             }
         };
         thread::Builder::new().name("times".into()).spawn(run)?;
-        if begun.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+        if !hosts_wait && begun.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
             log::warn!("the pool's directory does not answer: the times of earlier writes are not known yet");
         }
         Ok(Self { end, ended })

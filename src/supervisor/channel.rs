@@ -56,6 +56,8 @@ pub(super) enum Message {
     Begin { before: u64, ended_us: u64, how: String },
     /// To a new server, before everything else: prepare while the server before it serves on.
     Prepare { version: u64 },
+    /// To a new server, before everything else: prepare what does not concern the server before it, and wait for its turn.
+    StandBy,
     /// From a new server: it is prepared.
     Prepared,
     /// From a new server: it cannot take over, and why.
@@ -66,6 +68,8 @@ pub(super) enum Message {
     Stays(String),
     /// From a server that retires: since when hosts wait, in microseconds of the monotonic clock.
     Retired { since_us: u64 },
+    /// From a server: it was asked to stop, and no other one is to follow.
+    Stops,
     /// From a command: replace the server, by this program unless the text is empty, if it is prepared within this time.
     Upgrade { program: String, within_us: u64 },
     /// To that command: the server was replaced, and how long hosts waited.
@@ -96,6 +100,8 @@ const RETIRED: u32 = 10;
 const UPGRADE: u32 = 11;
 const UPGRADED: u32 = 12;
 const REFUSED: u32 = 13;
+const STAND_BY: u32 = 14;
+const STOPS: u32 = 15;
 
 const KINDS: [Kind; 5] = [Kind::Device, Kind::Opens, Kind::Owners, Kind::Lock, Kind::Jobs];
 
@@ -155,6 +161,8 @@ pub(super) fn send_plain(to: &OwnedFd, message: &Message, flags: SendFlags) -> i
             how,
         } => (head(BEGIN, 0, [*before, *ended_us]), how.as_str()),
         Message::Prepare { version } => (head(PREPARE, 0, [*version, 0]), ""),
+        Message::Stops => (head(STOPS, 0, [0; 2]), ""),
+        Message::StandBy => (head(STAND_BY, 0, [0; 2]), ""),
         Message::Prepared => (head(PREPARED, 0, [0; 2]), ""),
         Message::Failed(why) => (head(FAILED, 0, [0; 2]), why.as_str()),
         Message::Retire => (head(RETIRE, 0, [0; 2]), ""),
@@ -236,6 +244,8 @@ pub(super) fn parse(bytes: &[u8], descriptor: Option<OwnedFd>) -> Option<Message
             how: text()?,
         },
         (PREPARE, None) => Message::Prepare { version: key[0] },
+        (STOPS, None) => Message::Stops,
+        (STAND_BY, None) => Message::StandBy,
         (PREPARED, None) => Message::Prepared,
         (FAILED, None) => Message::Failed(text()?),
         (RETIRE, None) => Message::Retire,
@@ -297,6 +307,8 @@ mod tests {
         );
         for (message, shown) in [
             (Message::Prepare { version: 3 }, "Prepare { version: 3 }"),
+            (Message::StandBy, "StandBy"),
+            (Message::Stops, "Stops"),
             (Message::Prepared, "Prepared"),
             (Message::Failed("why".into()), "Failed(\"why\")"),
             (Message::Retire, "Retire"),
@@ -321,7 +333,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_message_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..100), verb in 0_u32..15) {
+        fn any_bytes_are_a_message_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..100), verb in 0_u32..17) {
             let _ = parse(&bytes, None);
             let _ = parse(&[&verb.to_ne_bytes()[..], &[0; 4], &bytes].concat(), None);
         }

@@ -2,9 +2,11 @@
 
 use super::channel::{self, Item, Kind, Message};
 use super::link::REPLACED;
+use super::manager::{Kept, Left, ManagerStore};
 use super::requests::Requests;
 use super::restarts::Restarts;
-use super::server::{Server, describe};
+use super::server::{FAILED, Server, describe, exit_status};
+use super::standby::Standby;
 use super::upgrade::{Stage, Upgrade, answer};
 use crate::sys;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,7 +14,6 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use rustix::process::Signal;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -22,11 +23,6 @@ use std::time::{Duration, Instant};
 
 /// Maximum number of descriptors that are kept: locks of hosts above all.
 const MOST: usize = 8192;
-/// Exit status of a supervisor that had to give its mount up.
-const FAILED: u8 = 1;
-
-/// Descriptors that are kept, by what they are.
-type Kept = BTreeMap<(Kind, [u64; 2]), OwnedFd>;
 
 /// One life of a server.
 struct Life {
@@ -55,11 +51,14 @@ enum Source {
     Successor,
     /// The end of that server.
     SuccessorEnd,
+    /// The end of the server that stands by.
+    StandbyEnd,
 }
 
 /// Supervisor of one apparatus.
 struct Supervisor<'a> {
     kept: Kept,
+    manager: ManagerStore,
     /// Whether a server has said that `kept` is all that a successor needs.
     is_complete: bool,
     stop: UnixStream,
@@ -71,6 +70,7 @@ struct Supervisor<'a> {
     /// A command that has connected and not sent its request yet.
     command: Option<OwnedFd>,
     upgrade: Option<Upgrade>,
+    standby: Standby,
 }
 
 /// Starts servers until one ends in order, the mount has ended, or this process is asked to stop. `server` returns the command of a server of this
@@ -87,8 +87,10 @@ pub fn supervise(
     if let Err(why) = sys::allow_many_files() {
         log::debug!("open files: {why}");
     }
+    let (manager, left) = ManagerStore::open()?;
     let mut supervisor = Supervisor {
         kept: Kept::new(),
+        manager,
         is_complete: false,
         stop: on_signals()?,
         is_stopping: false,
@@ -97,10 +99,15 @@ pub fn supervise(
         requests,
         command: None,
         upgrade: None,
+        standby: Standby::default(),
     };
-    let mut restarts = Restarts::default();
-    let (mut ended_us, mut how) = (0, String::new());
+    let (mut restarts, mut ended_us, mut how) = (Restarts::default(), 0, String::new());
+    if let Some(ended) = supervisor.go_on(left) {
+        (restarts.ended, ended_us, how) =
+            (ended, sys::monotonic_us(), "ended with its supervisor".to_owned());
+    }
     loop {
+        supervisor.manager.ended(restarts.ended);
         let begin = Message::Begin {
             before: restarts.ended,
             ended_us,
@@ -108,8 +115,7 @@ pub fn supervise(
         };
         let wait = match supervisor.live(&begin) {
             Ok(life) if supervisor.is_stopping || life.status.success() || !supervisor.has_mount() => {
-                supervisor.refuse("the apparatus has ended");
-                return Ok(exit_status(life.status));
+                return Ok(supervisor.end(life.status, give_up));
             }
             Ok(Life {
                 retired_us: Some(since_us),
@@ -132,8 +138,7 @@ pub fn supervise(
         report(&how, restarts, wait);
         supervisor.fall_back(&how);
         if supervisor.wait(wait)? {
-            supervisor.refuse("the apparatus has ended");
-            give_up();
+            supervisor.give_up(Some(give_up));
             return Ok(FAILED);
         }
     }
@@ -162,11 +167,6 @@ fn on_signals() -> io::Result<UnixStream> {
     Ok(stop)
 }
 
-fn exit_status(status: ExitStatus) -> u8 {
-    let code = status.code().and_then(|code| u8::try_from(code).ok());
-    code.unwrap_or(FAILED)
-}
-
 /// Waits until one of the descriptors is ready, no longer than `within`. Returns the sources that are.
 fn await_any(sources: &[(Source, BorrowedFd<'_>)], within: Option<Duration>) -> io::Result<Vec<Source>> {
     let mut polled: Vec<PollFd<'_>> = sources
@@ -187,9 +187,48 @@ fn await_any(sources: &[(Source, BorrowedFd<'_>)], within: Option<Duration>) -> 
 }
 
 impl Supervisor<'_> {
+    /// Goes on where an earlier supervisor was, and returns the number of servers that have ended, if there is anything to go on with.
+    fn go_on(&mut self, left: Left) -> Option<u64> {
+        (self.kept, self.is_complete) = (left.kept, left.is_complete);
+        if self.has_mount() {
+            log::warn!("another supervisor has ended: this one goes on with its mount");
+            return Some(left.ended + 1);
+        }
+        self.manager.clear(&self.kept);
+        self.kept.clear();
+        self.is_complete = false;
+        None
+    }
+
+    /// Ends with the server, and returns the exit status. A server that crashed while it stopped has not detached the mount, or hosts still have files open
+    /// there; what was asked for is done all the same.
+    fn end(&mut self, status: ExitStatus, detach: impl FnOnce()) -> u8 {
+        let has_crashed = !status.success() && self.has_mount();
+        if has_crashed {
+            log::error!(
+                "the server {} while it stopped: its hosts are cut off",
+                describe(status)
+            );
+        }
+        self.give_up(has_crashed.then_some(detach));
+        if has_crashed { 0 } else { exit_status(status) }
+    }
+
+    /// Ends what belongs to the mount, which has ended or is detached by `detach`.
+    fn give_up(&mut self, detach: Option<impl FnOnce()>) {
+        self.refuse("the apparatus has ended");
+        if let Some(detach) = detach {
+            detach();
+        }
+        self.manager.clear(&self.kept);
+    }
+
     /// Starts a server, or takes the one that is prepared, passes on what is kept, and waits for its end.
     fn live(&mut self, begin: &Message) -> io::Result<Life> {
-        let prepared = self.upgrade.as_mut().and_then(Upgrade::take_over);
+        let prepared = match &mut self.upgrade {
+            Some(upgrade) => upgrade.take_over(),
+            None => self.standby.take(&self.program),
+        };
         let mut server = match prepared {
             Some(server) => server,
             None => Server::start((self.server)(&self.program))?,
@@ -232,9 +271,11 @@ impl Supervisor<'_> {
                     Source::Connection => self.command = self.requests.as_ref().and_then(Requests::accept),
                     Source::Command => self.begin_upgrade(),
                     Source::Successor => self.successor_speaks(server),
+                    Source::StandbyEnd => self.standby.ended(),
                     Source::SuccessorEnd => {
                         if let Some(upgrade) = self.upgrade.take() {
                             upgrade.ended();
+                            self.standby.wanted();
                         }
                     }
                 }
@@ -244,6 +285,9 @@ impl Supervisor<'_> {
                 return Ok(serves_since);
             }
             self.end_late_upgrade(server);
+            if self.upgrade.is_none() && !self.is_stopping {
+                self.standby.start(&self.program, self.server);
+            }
         }
     }
 
@@ -253,7 +297,12 @@ impl Supervisor<'_> {
         sources.extend(server.channel().map(|channel| (Source::Server, channel)));
         let Some(upgrade) = &self.upgrade else {
             self.add_requests(&mut sources);
-            return await_any(&sources, None);
+            sources.extend(
+                self.standby
+                    .process()
+                    .map(|process| (Source::StandbyEnd, process)),
+            );
+            return await_any(&sources, self.standby.left());
         };
         if let Some(successor) = upgrade.successor() {
             sources.extend(successor.channel().map(|channel| (Source::Successor, channel)));
@@ -278,6 +327,7 @@ impl Supervisor<'_> {
 
     fn pass_signal_on(&mut self, server: &Server) {
         if self.was_asked() {
+            self.standby.stop();
             server.signal(Signal::TERM);
         }
     }
@@ -290,13 +340,23 @@ impl Supervisor<'_> {
                 key,
                 descriptor,
             })) if self.kept.len() < MOST => {
+                self.manager.keep(kind, key, descriptor.as_fd());
                 self.kept.insert((kind, key), descriptor);
             }
-            Some(Message::Release(kind, key)) => drop(self.kept.remove(&(kind, key))),
+            Some(Message::Release(kind, key)) => {
+                self.manager.release(kind, key);
+                self.kept.remove(&(kind, key));
+            }
             Some(Message::Serves) => {
                 self.is_complete = true;
+                self.manager.complete();
                 *serves_since = Some(Instant::now());
                 self.end_upgrade();
+                self.standby.wanted();
+            }
+            Some(Message::Stops) => {
+                self.is_stopping = true;
+                self.standby.stop();
             }
             // It was prepared before it became the server.
             Some(Message::Prepared) => (),
@@ -334,6 +394,7 @@ impl Supervisor<'_> {
             false => PathBuf::from(program),
         };
         log::info!("the server is to be replaced by {}", program.display());
+        self.standby.stop();
         let server = (self.server)(&program);
         match Upgrade::begin(command, program, server, Duration::from_micros(within_us)) {
             Ok(upgrade) => self.upgrade = Some(upgrade),
@@ -394,6 +455,7 @@ impl Supervisor<'_> {
     fn refuse(&mut self, why: &str) {
         if let Some(upgrade) = self.upgrade.take() {
             upgrade.refuse(why);
+            self.standby.wanted();
         }
     }
 

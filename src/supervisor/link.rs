@@ -1,11 +1,15 @@
 //! The server's side: what its supervisor holds for a successor, and what it has from its predecessor.
 
 use super::channel::{self, Item, Kind, Message};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The supervisor of this process. A message to it does not wait for it.
 #[derive(Clone, Debug)]
@@ -41,6 +45,8 @@ pub struct Inherited {
     pub previous: Option<Previous>,
     /// Whether that server serves on until this one is prepared.
     pub is_successor: bool,
+    /// Whether that server serves on until it ends for another reason: this one stands by.
+    pub stands_by: bool,
 }
 
 impl Link {
@@ -55,9 +61,9 @@ impl Link {
         let mut inherited = Inherited::default();
         inherited.receive(&channel)?;
         // The supervisor may have ended before its end was asked to be this one's.
-        match getppid() {
-            Some(_) => Ok((Self(Arc::new(channel)), inherited)),
-            None => Err(io::Error::other("the supervisor has ended")),
+        match getppid() == Some(socket_peercred(&channel)?.pid) {
+            true => Ok((Self(Arc::new(channel)), inherited)),
+            false => Err(io::Error::other("the supervisor has ended")),
         }
     }
 
@@ -68,6 +74,20 @@ impl Link {
     pub fn succeed(&self, inherited: &mut Inherited) -> io::Result<()> {
         channel::send_plain(&self.0, &Message::Prepared, SendFlags::empty())?;
         inherited.receive(&self.0)
+    }
+
+    /// Waits for the turn of a server that stands by, no longer than `within`. Returns whether it has come; then what the server before it has left was
+    /// received.
+    ///
+    /// # Errors
+    /// Fails when the supervisor has ended.
+    pub fn await_turn(&self, inherited: &mut Inherited, within: Duration) -> io::Result<bool> {
+        let timeout = Timespec::try_from(within).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) | Err(Errno::INTR) => Ok(false),
+            Ok(_) => inherited.receive(&self.0).map(|()| true),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Tells the supervisor why this process cannot replace the server before it.
@@ -101,6 +121,14 @@ impl Link {
         channel::send_plain(&self.0, &Message::Retired { since_us }, SendFlags::empty())
     }
 
+    /// Tells the supervisor that this server was asked to stop.
+    ///
+    /// # Errors
+    /// Fails when the supervisor has ended.
+    pub fn stops(&self) -> io::Result<()> {
+        channel::send_plain(&self.0, &Message::Stops, SendFlags::empty())
+    }
+
     /// Has the supervisor hold a descriptor.
     ///
     /// # Errors
@@ -127,7 +155,7 @@ impl Link {
 }
 
 impl Inherited {
-    /// Receives what the supervisor has, up to the word to begin, or to prepare.
+    /// Receives what the supervisor has, up to the word to begin, to prepare, or to stand by.
     fn receive(&mut self, channel: &OwnedFd) -> io::Result<()> {
         loop {
             match channel::receive(channel, RecvFlags::empty())? {
@@ -142,6 +170,10 @@ impl Inherited {
                         ended_us,
                         how,
                     });
+                    return Ok(());
+                }
+                Some(Message::StandBy) => {
+                    self.stands_by = true;
                     return Ok(());
                 }
                 Some(Message::Prepare {

@@ -1,12 +1,16 @@
 //! A server process, as its supervisor sees it.
 
 use super::channel::{self, Kind, Message};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
+
+/// Exit status of a supervisor that had to give its mount up.
+pub(super) const FAILED: u8 = 1;
 
 /// A server process with the channel to it.
 pub(super) struct Server {
@@ -70,6 +74,20 @@ impl Server {
         message
     }
 
+    /// Returns whether the process has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        let ready = poll(
+            &mut [PollFd::new(&self.process, PollFlags::IN)],
+            Some(&Timespec::default()),
+        );
+        ready.is_ok_and(|ready| ready > 0)
+    }
+
+    /// Returns whether the process has ended and was waited for, without waiting.
+    pub(super) fn is_reaped(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
     /// Sends a signal. The process has ended if that fails.
     pub(super) fn signal(&self, signal: Signal) {
         let _ = pidfd_send_signal(&self.process, signal);
@@ -93,6 +111,12 @@ pub(super) fn describe(status: ExitStatus) -> String {
         (Some(signal), _) => format!("was killed by signal {signal}"),
         (None, code) => format!("ended with status {}", code.unwrap_or(-1)),
     }
+}
+
+/// Returns the exit status of a supervisor that ends with its server.
+pub(super) fn exit_status(status: ExitStatus) -> u8 {
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    code.unwrap_or(FAILED)
 }
 
 fn end(child: &mut Child) {

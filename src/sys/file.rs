@@ -1,10 +1,11 @@
-//! Requests on files and devices: write-back of a range, shared extents, discards, leases.
+//! Requests on files and devices: write-back of a range, shared extents, discards, leases; descriptors of the service manager.
 #![allow(unsafe_code)]
 
 use super::{done, signed};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Starts writeback of the dirty pages of a range; with `wait` it also waits for it. This is not a flush: it writes neither
 /// metadata nor the device's cache. With `wait` it consumes the pending write error of the file descriptor.
@@ -100,6 +101,22 @@ pub fn clone_fuse_device(device: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io::R
     let other = other.as_raw_fd();
     // SAFETY: the request reads one 32-bit integer, which the pointer refers to.
     done(unsafe { libc::ioctl(device.as_raw_fd(), FUSE_DEVICE_CLONE, &raw const other) })
+}
+
+/// Takes over the descriptors that the service manager has passed to this process (`LISTEN_FDS`), with their names. A later call returns none.
+///
+/// # Errors
+/// Fails if the environment that announces them makes no sense.
+pub fn descriptors_from_manager() -> io::Result<Vec<(String, OwnedFd)>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Ok(Vec::new());
+    }
+    let passed = sd_notify::listen_fds_with_names()?;
+    // SAFETY: the manager has opened these descriptors for this process, and nothing else refers to them: they are taken over once.
+    Ok(passed
+        .map(|(descriptor, name)| (name, unsafe { OwnedFd::from_raw_fd(descriptor) }))
+        .collect())
 }
 
 /// Command that sets the signal of a lease; Linux numbers it the same on every machine.

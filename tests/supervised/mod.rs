@@ -31,7 +31,7 @@ const WRITERS: usize = 16;
 
 pub fn pool() -> TestPool {
     let pool = TestPool::new(EXTENT);
-    let disk = pool.add_disk("d", EXTENTS + 2);
+    let disk = pool.add_disk("d", EXTENTS + 4);
     pool.add_volume("v", EXTENTS * EXTENT, &[(disk.id, 1, EXTENTS)]);
     pool
 }

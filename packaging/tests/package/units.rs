@@ -57,6 +57,35 @@ printf 'MOUNT=/mnt/a b/c\nOPTIONS=--allow-other --metrics 127.0.0.1:0\n' > /etc/
 systemctl start apparatus@c.service
 test -e '/mnt/a b/c/v'
 systemctl stop apparatus@c.service
+printf 'OPTIONS=--supervisor\n' > /etc/apparatus/s.env
+unit=apparatus@s.service
+systemctl start $unit
+exec 3<> /run/apparatus/s/v
+test "$(head -c 4 <&3)" = data
+server() { vctl apparatus list -o pid,name --no-headings | awk '$2 == "s" { print $1 }'; }
+main=$(show MainPID)
+old=$(server)
+kill -KILL $old
+head -c 4096 <&3 > /dev/null
+systemctl reload $unit
+head -c 4096 <&3 > /dev/null
+test "$(server)" != $old
+test "$(show MainPID) $(show NRestarts)" = "$main 0"
+test "$(show NFileDescriptorStore)" -gt 3
+kill -KILL $main
+head -c 4096 <&3 > /dev/null
+has_started_again 1
+kill -KILL $(server)
+head -c 4096 <&3 > /dev/null
+kill -STOP $(show MainPID)
+kill -STOP $(server)
+head -c 4096 <&3 > /dev/null
+has_started_again 2
+exec 3<&-
+vctl status
+systemctl stop $unit
+if grep ' /run/apparatus/s ' /proc/1/mountinfo; then exit 1; fi
+unit=apparatus@a1.service
 printf 'VCTL_POOL=/nowhere\n' > /etc/apparatus/a1.env
 if systemctl start $unit; then exit 1; fi
 test "$(show ExecMainStatus) $(show NRestarts)" = '3 0'
