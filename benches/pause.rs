@@ -2,7 +2,7 @@
 //! `cargo bench --bench pause [-- TIMES] [kill] [spaced] [upgrade] [1000] [1000000]`.
 //!
 //! Hosts read and write 4 KiB at random places, one or sixteen at a time, and compare each block with what they have written. A pause is the longest
-//! time that one of their requests took around a kill or an upgrade. `kill` kills as soon as each host goes on, `spaced` a second later (with a million
+//! time that one of their requests took around a kill or an upgrade. `kill` kills 150 ms after each host goes on, `spaced` after a second (with a million
 //! segments five seconds). The images are in `$TMPDIR`. `KEEP_LOG=FILE` keeps the log of the last apparatus, with the times of the steps of each start.
 
 #![allow(
@@ -61,7 +61,9 @@ impl Act {
         match (self, segments) {
             (Self::Spaced, 0..100_000) => Duration::from_secs(1),
             (Self::Spaced, _) => Duration::from_secs(5),
-            _ => Duration::ZERO,
+            // A server that served no longer than a moment has not recovered, and the next one is started later and later.
+            (Self::Kill, _) => Duration::from_millis(150),
+            (Self::Upgrade, _) => Duration::ZERO,
         }
     }
 }

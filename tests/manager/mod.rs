@@ -99,10 +99,12 @@ impl Manager {
             .args(service.get_args())
             .env("NOTIFY_SOCKET", &self.socket)
             .env("FDSTORE", "1000")
-            .env("LISTEN_FDS", numbers.len().to_string())
-            .env("LISTEN_FDNAMES", names.join(":"))
             .stdin(Stdio::null())
             .stderr(log);
+        if !numbers.is_empty() {
+            command.env("LISTEN_FDS", numbers.len().to_string());
+            command.env("LISTEN_FDNAMES", names.join(":"));
+        }
         pass(&mut command, numbers);
         command.spawn().unwrap()
     }
