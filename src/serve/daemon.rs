@@ -11,6 +11,7 @@ use crate::model::names::Name;
 use crate::serve::config::{Config, LogLevel};
 use crate::serve::{self, Settings};
 use crate::supervisor::{self, Guard, Requests};
+use crate::sys;
 use clap::{CommandFactory, Parser};
 use sd_notify::NotifyState;
 use simplelog::{ConfigBuilder, LevelFilter, ThreadLogMode, WriteLogger};
@@ -125,8 +126,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
     let pool = admin::place::pool_dir(arguments.pool.as_deref());
     let served = arguments.settings().and_then(|settings| {
+        let supervises = settings.config.supervisor && !settings.is_kept;
+        if !supervises {
+            // Before the log has a thread.
+            sys::register_barriers();
+        }
         start_logging(settings.config.log_level.into())?;
-        match settings.config.supervisor && !settings.is_kept {
+        match supervises {
             true => supervise(&settings),
             false => serve::run(&settings).map(|()| 0),
         }

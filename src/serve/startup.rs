@@ -9,6 +9,7 @@ use crate::cluster::{NameClaim, OwnEntry, SharedState};
 use crate::controller::metadata::is_current;
 use crate::controller::persist::{disks_at_risk, refuse_lost};
 use crate::controller::pool::PoolHandle;
+use crate::datapath::calibrate;
 use crate::map::Draft;
 use crate::model::error::{Error, Result};
 use crate::model::event::Severity;
@@ -85,6 +86,7 @@ impl Startup {
                 let prepared =
                     read.and_then(|(store, table)| Self::prepare(settings, pool, store, Some(table)));
                 let (prepared, table) = prepared.inspect_err(|error| kept.failed(error))?;
+                calibrate();
                 kept.succeed()?;
                 let endpoint = Endpoint::claim(settings, &prepared.pool, true)?;
                 Ok((prepared, table, endpoint))

@@ -3,6 +3,7 @@
 
 use super::done;
 use rustix::mm::MlockAllFlags;
+use rustix::thread::{MembarrierCommand, membarrier};
 use std::io;
 
 /// Result of [`become_storage_daemon`].
@@ -53,6 +54,18 @@ fn trim_allocator() {
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+    }
+}
+
+/// Registers this process for the barriers that the gate and the fences use. In a process with several threads the kernel takes some twenty milliseconds for that,
+/// so a process that is to serve calls this while it has one. Whoever uses a barrier registers again, which costs nothing then.
+pub fn register_barriers() {
+    for kind in [
+        MembarrierCommand::RegisterPrivateExpedited,
+        MembarrierCommand::RegisterGlobalExpedited,
+    ] {
+        // Who needs it finds out, and has another way.
+        let _ = membarrier(kind);
     }
 }
 
