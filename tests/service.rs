@@ -257,6 +257,11 @@ fn a_supervisor_that_is_killed_is_a_pause_for_hosts_where_the_manager_stores_des
     let (file, theirs) = (service.open(), other.open("v"));
     flock(&file, FlockOperation::LockExclusive).unwrap();
     let is_refused = || flock(&theirs, FlockOperation::NonBlockingLockExclusive) == Err(Errno::AGAIN);
+    // A lock that was granted a moment before the supervisor is killed may not be stored yet.
+    soon("a stored lock", || {
+        let stored = service.manager.stored();
+        stored.iter().any(|name| name.starts_with("lock-")).then_some(())
+    });
     for round in 1..4_u64 {
         file.write_all_at(&round.to_ne_bytes(), 4096 * round).unwrap();
         service.kill();
