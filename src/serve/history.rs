@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 
 /// The entry, which was made or is being made.
 pub(super) enum Entry {
-    Made(Operation),
+    Made(Box<Operation>),
     BeingMade(JoinHandle<Operation>),
     Missing,
 }
@@ -18,7 +18,7 @@ impl Entry {
         let (pool, by) = (pool.clone(), format!("apparatus {}", settings.name));
         let begin = move || Operation::begin(&pool, &by, command_line());
         if !hosts_wait {
-            return Self::Made(begin());
+            return Self::Made(Box::new(begin()));
         }
         match thread::Builder::new().name("history".into()).spawn(begin) {
             Ok(thread) => Self::BeingMade(thread),
@@ -32,7 +32,7 @@ impl Entry {
     /// Records the end, with this exit status; `why` is empty when nothing failed.
     pub(super) fn end(self, status: u8, why: &str) {
         let operation = match self {
-            Self::Made(operation) => Some(operation),
+            Self::Made(operation) => Some(*operation),
             // It takes no longer than recording may take.
             Self::BeingMade(thread) => thread.join().ok(),
             Self::Missing => None,

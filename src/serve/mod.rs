@@ -235,16 +235,10 @@ impl Core<'_> {
         setup.memory = self.memory.reporter(settings, joined);
         setup.left_jobs = self.kept.as_mut().map(Kept::keep_jobs).transpose()?;
         let ended = Server::start(setup).and_then(|server| {
-            process::step("control");
             let exporting = self.exporter.map(|exporter| exporter.start(who.clone()));
             exporting.transpose()?;
-            let goes_on = self.kept.as_ref().is_some_and(|kept| kept.previous().is_some());
-            let shared = self.pool.cluster.times(&settings.name, who.uuid);
-            let times = TimePublisher::start(&apparatus, shared, goes_on)
-                .map_err(|error| Error::because("times of modification", error))?;
-            process::step("times");
+            let times = publish_times(&self.pool, &who, &apparatus, self.kept.as_ref())?;
             let mount = mount(settings, &self.pool.dir, joined, &apparatus, self.kept.as_mut())?;
-            process::step("mount");
             if let Some(kept) = &self.kept {
                 hand_over(kept, &mount, &settings.name, &reporter)?;
             }
@@ -281,6 +275,18 @@ impl Core<'_> {
         }
         ended
     }
+}
+
+/// Starts to exchange times of modification. A server that goes on with a mount does not wait for them.
+fn publish_times(
+    pool: &PoolHandle,
+    who: &Identity,
+    apparatus: &Arc<Apparatus>,
+    kept: Option<&Kept>,
+) -> Result<TimePublisher> {
+    let goes_on = kept.is_some_and(|kept| kept.previous().is_some());
+    let times = TimePublisher::start(apparatus, pool.cluster.times(&who.name, who.uuid), goes_on);
+    times.map_err(|error| Error::because("times of modification", error))
 }
 
 /// What serves, as the main thread watches it.
