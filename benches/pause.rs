@@ -131,7 +131,7 @@ fn segment(at: u64, disks: [DiskId; 2]) -> Segment {
     Segment {
         start: VolumeExtent(at),
         placement: Area {
-            disk: disks[usize::from(at % 2 == 0)],
+            disk: disks[usize::from(at.is_multiple_of(2))],
             start: DiskExtent(1 + at / 2),
             len: 1,
         },
