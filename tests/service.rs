@@ -204,6 +204,14 @@ impl Stored {
         stored
     }
 
+    /// Waits until a descriptor of this kind is stored: the service may be ready a moment before.
+    fn await_stored(&self, kind: &str) {
+        soon("a stored descriptor", || {
+            let stored = self.manager.stored();
+            stored.iter().any(|name| name.starts_with(kind)).then_some(())
+        });
+    }
+
     fn await_ready(&self, times: u64) {
         soon("readiness", || (self.manager.ready() >= times).then_some(()));
     }
@@ -258,10 +266,7 @@ fn a_supervisor_that_is_killed_is_a_pause_for_hosts_where_the_manager_stores_des
     flock(&file, FlockOperation::LockExclusive).unwrap();
     let is_refused = || flock(&theirs, FlockOperation::NonBlockingLockExclusive) == Err(Errno::AGAIN);
     // A lock that was granted a moment before the supervisor is killed may not be stored yet.
-    soon("a stored lock", || {
-        let stored = service.manager.stored();
-        stored.iter().any(|name| name.starts_with("lock-")).then_some(())
-    });
+    service.await_stored("lock-");
     for round in 1..4_u64 {
         file.write_all_at(&round.to_ne_bytes(), 4096 * round).unwrap();
         service.kill();
@@ -291,11 +296,7 @@ fn a_supervisor_that_is_killed_is_a_pause_for_hosts_where_the_manager_stores_des
 #[test]
 fn a_supervisor_that_is_started_after_the_end_of_its_mount_mounts_anew() {
     let mut service = Stored::new();
-    assert!(
-        service.manager.stored().len() > 4,
-        "{:?}",
-        service.manager.stored()
-    );
+    service.await_stored("device-");
     service.kill();
     rustix::mount::unmount(
         service.pool.mount_point("a1"),
