@@ -312,7 +312,7 @@ mod tests {
         let mut found = BTreeSet::new();
         free(&crate::cli::Cli::command(), &mut Vec::new(), &mut found);
         let known = [
-            "A..B", "MODE", "N", "NAME", "NEW", "PERCENT", "SEQ", "SIZE", "TIME",
+            "A..B", "MODE", "N", "NAME", "NEW", "PERCENT", "SEQ", "SIZE", "TIME", "URL",
         ];
         let found: Vec<&str> = found.iter().map(String::as_str).collect();
         assert_eq!(found, known);
