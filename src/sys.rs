@@ -11,8 +11,8 @@ pub mod proc;
 pub(crate) mod text;
 
 pub use daemon::{
-    Prepared, allow_many_files, become_storage_daemon, make_present, prefer_latency, reclaim_without_io,
-    register_barriers,
+    Prepared, allow_many_files, become_storage_daemon, interrupt_nobody, make_present, prefer_latency,
+    reclaim_without_io, register_barriers,
 };
 pub use dir::hold;
 pub use file::{

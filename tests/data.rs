@@ -58,6 +58,7 @@ impl Reply for Ear {
     fn send(self, answer: Response<'_>) -> Delivery {
         let received = match answer {
             Response::Data(bytes) => Received::Data(bytes.to_vec()),
+            Response::Placed(_) => panic!("the reply has no memory"),
             Response::Written(bytes) => Received::Written(bytes),
             Response::Done => Received::Done,
             Response::Failed(failure) => Received::Failed(failure),

@@ -56,6 +56,28 @@ impl Disk {
         self.faults.noted(Operation::Read, read)
     }
 
+    /// Fills `buf` and returns true if that needs no wait for the device. Returns false, with anything in `buf`, where it does or where it fails: a read
+    /// that may wait says why.
+    pub fn read_now(&self, buf: &mut [u8], at: DiskOffset) -> bool {
+        let len = buf.len();
+        let read = self
+            .inside(at, len as u64)
+            .and_then(|_| self.device.read_now(buf, at.0));
+        matches!(read, Ok(Some(read)) if read == len)
+    }
+
+    /// Writes all of `buf` and returns true if that needs no wait for the device. Returns false, with nothing or some of it written, where it does or where
+    /// it fails: a write that may wait says why.
+    pub fn write_now(&self, buf: &[u8], at: DiskOffset) -> bool {
+        if buf.len() > self.piece_at(at, buf.len()) {
+            return false;
+        }
+        let written = self
+            .writable(at, buf.len() as u64)
+            .and_then(|()| self.device.write_now(buf, at.0));
+        matches!(written, Ok(Some(written)) if written == buf.len())
+    }
+
     /// Writes all of `buf`. Never extends the disk: a truncated image is not written beyond its end. (A write right after the truncation, before the
     /// next check of the length a clock tick later, may be.)
     ///

@@ -16,6 +16,8 @@ pub enum Role {
     Reader,
     /// Takes requests from hosts while all readers block on disks, and hands every request that may block to workers.
     Spare,
+    /// Takes requests from hosts, of which others wait behind each: it never waits for a disk, and hands every request that would to workers.
+    Ring,
     /// Carries out queued requests, and waits for disks.
     Worker,
 }

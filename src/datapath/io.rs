@@ -37,6 +37,8 @@ pub(super) struct DiskIo {
 enum Place<'d> {
     /// In this thread, which counts as blocked meanwhile.
     Here(Option<BlockedReader<'d>>),
+    /// Here, as far as it does not wait for a disk.
+    WithoutWaiting,
     /// In a worker.
     Elsewhere,
 }
@@ -77,7 +79,8 @@ impl DiskIo {
     }
 
     /// Carries out a read, unless it is to wait for its disks elsewhere.
-    pub(super) fn read<'d>(
+    #[expect(clippy::too_many_arguments, reason = "a read, where it runs, and for whom")]
+    pub(super) fn read<'d, R: Reply>(
         &'d self,
         scratch: &mut Scratch,
         disks: &'d OpenDisks,
@@ -85,12 +88,15 @@ impl DiskIo {
         volume: VolumeId,
         at: VolumeOffset,
         len: u64,
+        reply: &mut R,
     ) -> Result<Outcome<'d>, Failure> {
         if self.locate(scratch, Access::Read, volume, at, len)?.is_none() {
             return Ok(Outcome::Completion(Completion::Mapped(Mapped::default(), None)));
         }
-        let Place::Here(waiting) = self.place_of_read(scratch, disks, role) else {
-            return Ok(Outcome::Waits);
+        let waiting = match self.place_of_read(scratch, disks, role) {
+            Place::Here(waiting) => waiting,
+            Place::WithoutWaiting => return Self::read_now(scratch, disks, reply),
+            Place::Elsewhere => return Ok(Outcome::Waits),
         };
         if let [piece] = scratch.pieces[..]
             && to_usize(piece.len) > self.copied
@@ -108,6 +114,7 @@ impl DiskIo {
             return self.place_of_direct(role);
         }
         match role {
+            Role::Ring => Place::WithoutWaiting,
             Role::Worker => Place::Here(None),
             Role::Spare if is_resident(scratch, disks) => Place::Here(None),
             Role::Spare => Place::Elsewhere,
@@ -120,7 +127,7 @@ impl DiskIo {
         match (self.access, role) {
             (DiskAccess::Direct, role) => self.place_of_direct(role),
             (DiskAccess::Cached, Role::Spare) => Place::Elsewhere,
-            (DiskAccess::Cached, Role::Worker | Role::Reader) => Place::Here(None),
+            (DiskAccess::Cached, Role::Worker | Role::Reader | Role::Ring) => Place::Here(None),
         }
     }
 
@@ -128,7 +135,7 @@ impl DiskIo {
     fn place_of_direct(&self, role: Role) -> Place<'_> {
         match role {
             Role::Worker => Place::Here(None),
-            Role::Spare => Place::Elsewhere,
+            Role::Spare | Role::Ring => Place::Elsewhere,
             Role::Reader => Place::with(self.readers.permit_to_wait_always()),
         }
     }
@@ -147,6 +154,28 @@ impl DiskIo {
             rest = later;
         }
         Ok(total)
+    }
+
+    /// Carries out a read without waiting for a disk, as far as that is possible.
+    fn read_now<'d, R: Reply>(
+        scratch: &mut Scratch,
+        disks: &OpenDisks,
+        reply: &mut R,
+    ) -> Result<Outcome<'d>, Failure> {
+        let total = to_usize(scratch.pieces.iter().map(|piece| piece.len).sum());
+        let (mut rest, done) = match reply.space(total) {
+            Some(space) => (space, Completion::Placed(total)),
+            None => (scratch.buffer.space(total), Completion::Gathered(total)),
+        };
+        for piece in &scratch.pieces {
+            let (now, later) = rest.split_at_mut(to_usize(piece.len));
+            let disk = open_disk(disks, piece.disk)?;
+            if !disk.read_now(now, piece.at) {
+                return Ok(Outcome::Waits);
+            }
+            rest = later;
+        }
+        Ok(Outcome::Completion(done))
     }
 
     /// Carries out a write or zeroing.
@@ -174,7 +203,9 @@ impl DiskIo {
                 bytes
             }
             _ => {
-                let (generation, bytes) = self.put(scratch, disks, request)?;
+                let Some((generation, bytes)) = self.put(scratch, disks, role, request)? else {
+                    return Ok(Outcome::Waits);
+                };
                 request.progress = Progress::Reached { generation, bytes };
                 bytes
             }
@@ -198,13 +229,14 @@ impl DiskIo {
     }
 
     /// Carries a write or zeroing out on the disks. Returns the generation of the table that located it, and how many of its bytes are
-    /// inside the volume.
+    /// inside the volume; `None` where it would wait for a disk and the role is not to. Some of the bytes may be written then.
     fn put<R: Reply>(
         &self,
         scratch: &mut Scratch,
         disks: &OpenDisks,
+        role: Role,
         request: &Request<'_, R>,
-    ) -> Result<(Generation, u64), Failure> {
+    ) -> Result<Option<(Generation, u64)>, Failure> {
         let (at, len, partly) = match &request.operation {
             Operation::Write { at, data, .. } => (*at, data.len() as u64, true),
             Operation::Zero { at, len, clip, .. } => (*at, *len, *clip),
@@ -227,19 +259,27 @@ impl DiskIo {
             let piece = scratch.pieces[i];
             let disk = open_disk(disks, piece.disk)?;
             let put = match &request.operation {
-                Operation::Write { data, .. } => disk.write_at(part(data, done, piece.len), piece.at),
-                Operation::Zero { punch, .. } => disk.zero(piece.at, piece.len, *punch),
-                _ => Ok(()),
+                Operation::Write { data, .. } if role == Role::Ring => {
+                    Ok(disk.write_now(part(data, done, piece.len), piece.at))
+                }
+                Operation::Write { data, .. } => disk
+                    .write_at(part(data, done, piece.len), piece.at)
+                    .map(|()| true),
+                Operation::Zero { punch, .. } => disk.zero(piece.at, piece.len, *punch).map(|()| true),
+                _ => Ok(true),
             };
             // The ledger is marked after a failure too: some bytes may have been written.
             scratch.ledgers.of(piece.disk).written();
-            if let Err(error) = put {
-                scratch.thread_metrics.disk(piece.disk).failed();
-                return Err(self.disk_failed(disk, "write", &error));
+            match put {
+                Ok(true) => done += piece.len,
+                Ok(false) => return Ok(None),
+                Err(error) => {
+                    scratch.thread_metrics.disk(piece.disk).failed();
+                    return Err(self.disk_failed(disk, "write", &error));
+                }
             }
-            done += piece.len;
         }
-        Ok((generation, inside))
+        Ok(Some((generation, inside)))
     }
 
     /// Allocates space for the range on its disks.

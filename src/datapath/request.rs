@@ -104,6 +104,8 @@ pub enum Target {
 pub enum Response<'a> {
     /// A read: the bytes, fewer than requested at the end of the volume. They may be a mapping, so only system calls may access them.
     Data(&'a [u8]),
+    /// A read: this many bytes, which are in the memory that [`Reply::space`] has returned.
+    Placed(usize),
     /// A write: the number of bytes that are written, from its start.
     Written(u64),
     /// A flush, zeroing or allocation.
@@ -152,6 +154,11 @@ pub enum Delivery {
 pub trait Reply: Send + Sized + 'static {
     /// Sends the reply.
     fn send(self, answer: Response<'_>) -> Delivery;
+
+    /// Returns memory of this length, in which the bytes of a read are to be when the reply is sent. `None` where the reply takes them from anywhere.
+    fn space(&mut self, _len: usize) -> Option<&mut [u8]> {
+        None
+    }
 
     /// Returns the same reply with its type erased, so that it can be parked.
     fn boxed(self) -> BoxedReply {

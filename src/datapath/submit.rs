@@ -11,7 +11,7 @@ use super::readers::BlockedReader;
 use super::request::Summary;
 use super::waiting_flushes::WaitingFlushes;
 use super::workers::Workers;
-use super::{Delivery, Failure, IoContext, Operation, Owned, Reply, Request, Response, Role};
+use super::{Delivery, Failure, IoContext, Operation, Owned, Reply, Request, Response, Role, SMALL_READ};
 use crate::blockdev::device::Mapped;
 use crate::blockdev::{Disks, OpenDisks};
 use crate::cluster::{FlushLedgers, OwnEntry};
@@ -43,6 +43,8 @@ pub(super) enum Completion<'d> {
     ),
     /// A read of this many bytes, which are in the context's buffer.
     Gathered(usize),
+    /// A read of this many bytes, which are in the memory of its reply.
+    Placed(usize),
     /// A write of this many bytes.
     Written(u64),
     /// A flush, or zeroing of this many bytes.
@@ -107,7 +109,7 @@ impl Submitter {
     pub(super) fn io_context(&self, role: Role) -> Option<IoContext> {
         let lane = self.parking.lane()?;
         let (ledgers, metrics) = (self.ledgers.clone(), self.metrics.thread_metrics());
-        let buffer = ReadBuffer::new(self.io.copied());
+        let buffer = ReadBuffer::new(self.io.copied().min(SMALL_READ));
         let scratch = Scratch::new(self.table.reader(), ledgers, metrics, buffer);
         Some(IoContext { role, lane, scratch })
     }
@@ -116,7 +118,7 @@ impl Submitter {
     pub(super) fn serve<R: Reply>(&self, context: &mut IoContext, request: Request<'_, R>) {
         let role = context.role;
         let next = match role {
-            Role::Reader | Role::Spare if request.may_wait() => self.delegate(request.own()),
+            Role::Reader | Role::Spare | Role::Ring if request.may_wait() => self.delegate(request.own()),
             _ => self.attempt(context, role, request),
         };
         match next {
@@ -193,7 +195,10 @@ impl Submitter {
         request: &mut Request<'_, R>,
     ) -> Outcome<'d> {
         let outcome = match request.operation {
-            Operation::Read { at, len } => self.io.read(scratch, disks, role, request.volume, at, len),
+            Operation::Read { at, len } => {
+                let reply = &mut request.reply;
+                self.io.read(scratch, disks, role, request.volume, at, len, reply)
+            }
             Operation::Write { .. } | Operation::Zero { .. } => self.io.change(scratch, disks, role, request),
             Operation::Allocate { at, len, clip } => {
                 self.io.allocate(scratch, disks, request.volume, at, len, clip)
@@ -219,6 +224,7 @@ impl Submitter {
         let (answer, bytes) = match &completion {
             Completion::Mapped(bytes, _) => (Response::Data(bytes.for_system_call()), bytes.len() as u64),
             Completion::Gathered(len) => (Response::Data(scratch.buffer.bytes(*len)), *len as u64),
+            Completion::Placed(len) => (Response::Placed(*len), *len as u64),
             Completion::Written(bytes) => (Response::Written(*bytes), *bytes),
             Completion::Done(bytes) => (Response::Done, *bytes),
             Completion::Found(at) => (Response::Found(*at), 0),
@@ -244,7 +250,7 @@ impl Submitter {
     fn pass_on(&self, pass: Pass<'_>, role: Role, request: Owned) -> NextStep {
         drop(pass);
         match role {
-            Role::Reader | Role::Spare => self.delegate(request),
+            Role::Reader | Role::Spare | Role::Ring => self.delegate(request),
             Role::Worker => NextStep::Again(request),
         }
     }

@@ -8,6 +8,7 @@
 //! ```
 
 use crate::datapath::{Limits, SMALL_READ};
+use crate::frontend::fuse::{self, Transport};
 use crate::model::error::{Error, Result};
 use crate::model::records::DiskAccess;
 use crate::sys::text::read_text;
@@ -29,6 +30,8 @@ const MOST_PARKED_MIB: u64 = 256;
 const BASE: u64 = 20 << 20;
 /// Memory of a thread that reads requests: the largest request, its answer, and the stack.
 const READER: u64 = 5 << 19;
+/// Memory of a thread that serves a ring: its first entries with requests of the largest size, and the stack.
+const RING: u64 = fuse::RING_BYTES + (1 << 20);
 /// Memory of a thread that waits for disks: its stack and the kernel's. Reads in several pieces need more for a short time.
 const WORKER: u64 = 64 << 10;
 /// Memory of the largest read of such a thread in a direct pool.
@@ -68,6 +71,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Whether a second process, the supervisor, holds the mount and starts the server again when it ends unexpectedly.
     pub supervisor: bool,
+    /// Way of requests and answers between the kernel and this apparatus: `dev`, `uring` (over io_uring), or `auto`: over io_uring where that is possible.
+    pub transport: Transport,
 }
 
 impl Default for Config {
@@ -87,6 +92,7 @@ impl Default for Config {
             stop_grace_s: 5,
             metrics: None,
             supervisor: false,
+            transport: Transport::Dev,
         }
     }
 }
@@ -160,7 +166,7 @@ impl Config {
             .into_iter()
             .find(|(_, value, range)| !range.contains(value))
         {
-            None => self.check_metrics(what),
+            None => self.check_metrics(what).and_then(|()| self.check_transport(what)),
             Some((name, value, range)) => {
                 let why = format!("{name} is {value}, not {} to {}", range.start(), range.end());
                 Err(Error::usage(what, why))
@@ -182,6 +188,30 @@ impl Config {
         }
     }
 
+    /// Refuses a supervisor of an apparatus whose requests the kernel would not send again.
+    fn check_transport(&self, what: &str) -> Result<()> {
+        match self.supervisor && self.transport == Transport::Uring {
+            true => Err(Error::usage(
+                what,
+                "transport uring cannot have a supervisor: the kernel does not send requests again that came over io_uring",
+            )
+            .hint("omit the supervisor, or use the transport dev or auto")),
+            false => Ok(()),
+        }
+    }
+
+    /// Decides on the transport: see [`Transport::resolve`]. A supervisor needs the device.
+    ///
+    /// # Errors
+    /// Fails where the transport cannot be used.
+    pub fn resolve_transport(&mut self) -> Result<()> {
+        self.transport = match self.supervisor {
+            true => Transport::Dev,
+            false => self.transport.resolve()?,
+        };
+        Ok(())
+    }
+
     /// Returns the write data that may be parked at once, in bytes, where `memory` bytes are available.
     #[must_use]
     pub fn parked_bytes(&self, memory: u64) -> u64 {
@@ -194,7 +224,8 @@ impl Config {
     #[must_use]
     pub fn memory_needed(&self, memory: u64) -> u64 {
         let threads = (self.threads + OTHER_THREADS) as u64;
-        BASE + threads * READER + self.workers as u64 * WORKER + 2 * self.parked_bytes(memory)
+        let rings = self.transport.ring_threads() as u64 * RING;
+        rings + BASE + threads * READER + self.workers as u64 * WORKER + 2 * self.parked_bytes(memory)
     }
 
     /// Returns how many bytes more the workers need where disks are used in this way: each may keep the bytes of a large read.
@@ -211,13 +242,18 @@ impl Config {
     #[must_use]
     pub fn limits(&self, memory: u64) -> Limits {
         Limits {
-            readers: self.threads + OTHER_THREADS,
+            readers: self.threads + OTHER_THREADS + self.transport.ring_threads(),
             workers: self.workers,
             parked_bytes: self.parked_bytes(memory),
             parked: self.parked_requests,
             holds: self.holds,
             fenced: Duration::from_secs(self.fenced_limit_s),
-            copied_reads: if self.supervisor { SMALL_READ } else { 0 },
+            copied_reads: match self.transport {
+                // The bytes of an answer have to be in the memory of its entry, and nothing reads a mapping but the kernel.
+                Transport::Uring => usize::MAX,
+                Transport::Dev | Transport::Auto if self.supervisor => SMALL_READ,
+                Transport::Dev | Transport::Auto => 0,
+            },
         }
     }
 }
@@ -246,6 +282,8 @@ mod tests {
             ("(log_level: loud)", "loud"),
             ("(metrics: \"0.0.0.0:9464\")", "other machines"),
             ("(metrics: \"localhost\")", "socket address"),
+            ("(transport: uring, supervisor: true)", "cannot have a supervisor"),
+            ("(transport: pigeon)", "pigeon"),
             ("threads: 3", "1:"),
             ("", "1:"),
         ] {
@@ -290,6 +328,14 @@ mod tests {
         let config = parse("(parked_mib: 100)").unwrap();
         assert_eq!(config.parked_bytes(0), 100 << 20);
         assert!(config.memory_needed(0) >= 200 << 20);
+    }
+
+    #[test]
+    fn a_supervisor_has_the_device_where_the_transport_is_left_to_the_program() {
+        let mut config = parse("(transport: auto, supervisor: true)").unwrap();
+        config.resolve_transport().unwrap();
+        assert_eq!(config.transport, Transport::Dev);
+        assert_eq!(config.limits(1 << 30).copied_reads, SMALL_READ);
     }
 
     #[test]

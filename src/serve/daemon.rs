@@ -5,7 +5,7 @@ use super::lines::Lines;
 use super::mount_helper;
 use crate::admin;
 use crate::admin::apparatus::{FAILED_BECAUSE, FAILED_HINT};
-use crate::frontend::fuse;
+use crate::frontend::fuse::{self, Transport};
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::names::Name;
 use crate::serve::config::{Config, LogLevel};
@@ -61,6 +61,9 @@ struct Arguments {
     /// Hold the mount in a second process, which starts the server again when it ends unexpectedly: hosts see a pause
     #[arg(long)]
     supervisor: bool,
+    /// Way of requests from the kernel: dev, uring (over io_uring), or auto
+    #[arg(long, value_name = "WAY", hide_possible_values = true)]
+    transport: Option<Transport>,
     /// Be the server of a supervisor, which is connected to the standard input
     #[arg(long, hide = true)]
     kept: bool,
@@ -93,6 +96,7 @@ impl Arguments {
         config.allow_other |= self.allow_other;
         config.read_only |= self.read_only;
         config.supervisor |= self.supervisor;
+        config.transport = self.transport.unwrap_or(config.transport);
         config.check("arguments")?;
         Ok(Settings {
             pool: self.pool,

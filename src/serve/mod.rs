@@ -83,6 +83,9 @@ pub struct Settings {
 /// # Errors
 /// Fails when it cannot start: the error names the thing, the reason and the way out.
 pub fn run(settings: &Settings) -> Result<()> {
+    let mut settings = settings.clone();
+    settings.config.resolve_transport()?;
+    let settings = &settings;
     let mut kept = settings.is_kept.then(Kept::take_over).transpose()?;
     process::step("taken over");
     let memory = Memory::prepare(settings);
@@ -410,6 +413,7 @@ fn mount_options(settings: &Settings, files: RunFiles, joined: &Joined) -> Resul
         max_background: config.max_background,
         attributes_ttl: Duration::from_secs(config.attributes_ttl_s),
         is_kept: settings.is_kept && !settings.hides_resend,
+        transport: config.transport,
         locks,
     })
 }

@@ -6,7 +6,7 @@ mod remount;
 use crate::admin::apparatus::{Start, is_memory_limited, start};
 use crate::admin::{self, place};
 use crate::cluster;
-use crate::frontend::fuse;
+use crate::frontend::fuse::{self, Transport};
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::names::Name;
@@ -34,6 +34,7 @@ const OPTIONS: &str = "Options of -o:
   remount        change ro or rw of an existing mount; nothing else can be changed
   allow_other    let other users access the mount
   threads=N      threads that read host requests
+  transport=WAY  way of requests from the kernel: dev, uring or auto
   config=FILE    configuration file; the other options override it
   metrics=ADDR   serve metrics for Prometheus at http://ADDR/metrics, on this machine only
   log_level=L    error, warn, info, debug or trace
@@ -228,6 +229,7 @@ struct Wanted {
     read_only: bool,
     allow_other: bool,
     threads: Option<u16>,
+    transport: Option<Transport>,
     config: Option<PathBuf>,
     metrics: Option<SocketAddr>,
     log_level: Option<String>,
@@ -250,6 +252,9 @@ impl Wanted {
                     .parse()
                     .map_err(|_| unusable("is no number of threads".into()))?;
                 self.threads = Some(threads);
+            }
+            ("transport", Some(value)) => {
+                self.transport = Some(Transport::from_str(value, false).map_err(unusable)?);
             }
             ("config", Some(value)) => self.config = Some(place::absolute(Path::new(value))?),
             ("metrics", Some(value)) => {
@@ -286,6 +291,7 @@ impl Wanted {
             threads: self.threads,
             allow_other: self.allow_other,
             supervisor: false,
+            transport: self.transport,
             config: self.config,
             own_cgroup: is_memory_limited(),
             program,
@@ -347,7 +353,8 @@ mod tests {
             (some.read_only, some.allow_other, some.threads),
             (true, true, Some(3))
         );
-        let all = wanted("config=/etc/a.ron,metrics=127.0.0.1:9464,log_level=debug").unwrap();
+        let all = wanted("config=/etc/a.ron,metrics=127.0.0.1:9464,log_level=debug,transport=auto").unwrap();
+        assert_eq!(all.transport, Some(Transport::Auto));
         assert_eq!(all.config.as_deref(), Some(Path::new("/etc/a.ron")));
         assert_eq!(all.metrics, Some("127.0.0.1:9464".parse().unwrap()));
         for (options, why) in [
@@ -357,6 +364,7 @@ mod tests {
             ("threads", "is not known"),
             ("metrics=localhost", "ADDRESS:PORT"),
             ("log_level=loud", "loud"),
+            ("transport=pigeon", "pigeon"),
             ("remount", "is not known"),
         ] {
             let error = wanted(options).unwrap_err();

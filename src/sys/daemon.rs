@@ -103,16 +103,33 @@ pub fn prefer_latency() -> io::Result<()> {
     /// processors hold a range for less than half as long.
     const NICE: i32 = -10;
     let nice = rustix::process::getpriority_process(None)?;
-    set_scheduling(nice.min(NICE)).or_else(|_| set_scheduling(nice))
+    set_scheduling(Policy::Normal, nice.min(NICE)).or_else(|_| set_scheduling(Policy::Normal, nice))
 }
 
-/// Sets short slices and this nice value for the calling thread.
-fn set_scheduling(nice: i32) -> io::Result<()> {
+/// Requests that the calling thread, when it is woken, does not interrupt the one that runs on its processor: what wakes it may have more for it. Threads
+/// started later do not inherit it.
+///
+/// # Errors
+/// Fails with the kernel's error.
+pub fn interrupt_nobody() -> io::Result<()> {
+    set_scheduling(Policy::Batch, rustix::process::getpriority_process(None)?)
+}
+
+/// Policy of the kernel's scheduler, as `sched_attr` numbers them.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+enum Policy {
+    Normal = 0,
+    Batch = 3,
+}
+
+/// Sets this policy, short slices and this nice value for the calling thread.
+fn set_scheduling(policy: Policy, nice: i32) -> io::Result<()> {
     /// The shortest slice that the kernel accepts.
     const SLICE_NS: u64 = 100_000;
     let attributes = SchedulerAttributes {
         size: u32::try_from(size_of::<SchedulerAttributes>()).unwrap_or(u32::MAX),
-        policy: 0,
+        policy: policy as u32,
         flags: 1,
         nice,
         priority: 0,
@@ -125,7 +142,7 @@ fn set_scheduling(nice: i32) -> io::Result<()> {
     done(libc::c_int::from(answer != 0))
 }
 
-/// The kernel's `struct sched_attr` in its first version. Policy 0 is the default one; flag 1 resets all of it in threads
+/// The kernel's `struct sched_attr` in its first version. Flag 1 resets all of it in threads
 /// started later.
 #[repr(C)]
 struct SchedulerAttributes {

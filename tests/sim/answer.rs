@@ -42,6 +42,7 @@ impl Reply for HostReply {
                 let contents = request::contents(bytes).unwrap_or_default();
                 Answered::Blocks(contents.into_iter().map(got).collect())
             }
+            Response::Placed(_) => Answered::Failed(Failure::Disk),
             Response::Written(bytes) => Answered::Written(bytes / BLOCK),
             Response::Done | Response::Found(_) => Answered::Done,
             Response::Failed(failure) => Answered::Failed(failure),

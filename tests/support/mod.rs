@@ -183,6 +183,13 @@ impl TestPool {
     pub fn start_with(&self, name: &str, arguments: &[&str]) -> Daemon {
         let mut command = self.command(name, &self.mount_point(name));
         command.args(arguments);
+        // All tests can be run over io_uring: what they start has a supervisor or another transport only where they say so.
+        if let Some(transport) = std::env::var_os("TRANSPORT")
+            && !arguments.contains(&"--supervisor")
+            && !arguments.contains(&"--transport")
+        {
+            command.arg("--transport").arg(transport);
+        }
         Daemon::start(command, self.scratch(), name, self.mount_point(name))
     }
 

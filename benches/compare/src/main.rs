@@ -269,6 +269,10 @@ fn makers<'a>(
     let mut makers: Vec<(String, Maker<'_>)> = vec![
         ("image, O_DIRECT".into(), Box::new(|| Ok(ground.plain(images)))),
         ("apparatus".into(), Box::new(|| ground.ours(images))),
+        (
+            "over io_uring".into(),
+            Box::new(|| ground.ours_over_uring(images)),
+        ),
     ];
     for &threads in &args.bare {
         makers.push((

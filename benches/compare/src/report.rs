@@ -132,6 +132,7 @@ impl Report {
         );
         for (ours, theirs) in [
             ("apparatus", "bare fuser"),
+            ("over io_uring", "apparatus"),
             ("apparatus", "qemu-storage-daemon"),
             ("apparatus", "nbdfuse"),
             ("apparatus", "image, O_DIRECT"),

@@ -187,10 +187,18 @@ impl Ground<'_> {
     /// # Errors
     /// Fails when `vctl` fails.
     pub(crate) fn ours(&self, images: &Images) -> Outcome<Target> {
-        let mut served = self.served_pool(&images.pool)?;
-        served.path.push("image");
-        served.image = Some(images.shared.clone());
-        Ok(served)
+        let served = self.served_pool(&images.pool)?;
+        Ok(with_image(served, images))
+    }
+
+    /// Returns the volume in the mount of one apparatus that gets its requests over io_uring.
+    ///
+    /// # Errors
+    /// Fails when `vctl` fails, also because the kernel does not offer that.
+    pub(crate) fn ours_over_uring(&self, images: &Images) -> Outcome<Target> {
+        let mut served = self.apparatus(&images.pool, "uring", "uring")?;
+        served.name = "over io_uring".into();
+        Ok(with_image(served, images))
     }
 
     /// Starts an apparatus of this pool; the path is its mount.
@@ -198,15 +206,18 @@ impl Ground<'_> {
     /// # Errors
     /// Fails when `vctl` fails.
     pub(crate) fn served_pool(&self, pool: &Path) -> Outcome<Target> {
-        let mount = self.mountpoint("ours")?;
-        self.vctl(
-            pool,
-            &["apparatus", "start", "bench", &mount.display().to_string()],
-        )?;
+        self.apparatus(pool, "bench", "dev")
+    }
+
+    fn apparatus(&self, pool: &Path, name: &str, transport: &str) -> Outcome<Target> {
+        let mount = self.mountpoint(&format!("mount-{name}"))?;
+        let place = mount.display().to_string();
+        let start = ["apparatus", "start", name, &place, "--transport", transport];
+        self.vctl(pool, &start)?;
         let program = self.programs.join("vctl").display().to_string();
         let pool_text = pool.display().to_string();
-        let stop = words(&[&program, "--pool", &pool_text, "apparatus", "stop", "bench"]);
-        let shown = self.vctl(pool, &["apparatus", "show", "bench", "--json"])?;
+        let stop = words(&[&program, "--pool", &pool_text, "apparatus", "stop", name]);
+        let shown = self.vctl(pool, &["apparatus", "show", name, "--json"])?;
         Ok(Target {
             name: "apparatus".into(),
             path: mount,
@@ -320,6 +331,13 @@ impl Ground<'_> {
             _keep: Keep::Process(server),
         })
     }
+}
+
+/// Returns the volume in a mount of the images' pool.
+fn with_image(mut served: Target, images: &Images) -> Target {
+    served.path.push("image");
+    served.image = Some(images.shared.clone());
+    served
 }
 
 /// Fills the image in pieces of the size that an apparatus uses: on ext4 later 4 KiB writes depend on it.

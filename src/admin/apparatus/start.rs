@@ -2,6 +2,7 @@
 
 use crate::cluster;
 use crate::controller::pool::refuse_users_pool;
+use crate::frontend::fuse::Transport;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::names::Name;
@@ -47,6 +48,8 @@ pub struct Start {
     pub allow_other: bool,
     /// Whether a second process holds the mount and starts the server again when it crashes.
     pub supervisor: bool,
+    /// The way of requests between the kernel and the apparatus.
+    pub transport: Option<Transport>,
     /// A configuration file: an absolute path.
     pub config: Option<PathBuf>,
     /// Whether it moves into a memory cgroup of its own, where the cgroup of this process has a limit and that is permitted.
@@ -66,6 +69,9 @@ impl Start {
         option("--mount", self.mount.clone().into());
         if let Some(threads) = self.threads {
             option("--threads", threads.to_string().into());
+        }
+        if let Some(transport) = self.transport {
+            option("--transport", transport.name().into());
         }
         if let Some(config) = &self.config {
             option("--config", config.clone().into());

@@ -8,7 +8,7 @@ use crate::blockdev::open::{DiskKind, length};
 use crate::blockdev::room::keeps_space;
 use crate::sys;
 use rustix::fs::{Advice, FallocateFlags, SeekFrom, copy_file_range, fadvise, fallocate, fstatfs, seek};
-use rustix::io::{Errno, IoSlice, ReadWriteFlags, pwritev2};
+use rustix::io::{Errno, IoSlice, IoSliceMut, ReadWriteFlags, preadv2, pwritev2};
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
@@ -24,6 +24,8 @@ pub(in crate::blockdev) const LARGE_PIECE: usize = 1 << 30;
 const SMALL_PIECE: usize = 64 << 10;
 /// Alignment of ranges that a block device zeroes without dropping pages that are only partly in the range.
 const DEVICE_ALIGNMENT: u64 = 4096;
+/// File systems whose files are memory: tmpfs, ramfs. Their reads and writes wait for no device.
+const FILE_SYSTEMS_IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 /// File systems whose servers copy by themselves: NFS, CIFS, SMB2, Ceph. Elsewhere `copy_file_range` is a loop in the kernel, and slower than
 /// writing from the mapping.
 const COPYING_FILE_SYSTEMS: [u32; 4] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400];
@@ -36,6 +38,8 @@ pub struct FileDevice {
     unsupported: Unsupported,
     piece: usize,
     apart: Apart,
+    /// Whether reads and writes wait for no device.
+    is_in_memory: bool,
 }
 
 /// Operations that the kernel does not support for this file, so that they are not tried again.
@@ -46,6 +50,8 @@ struct Unsupported {
     clone: AtomicBool,
     allocate: AtomicBool,
     discard: AtomicBool,
+    read_now: AtomicBool,
+    write_now: AtomicBool,
 }
 
 /// Returns whether writes are slow where the page cache has large folios. File systems cache the bytes of one write call, and of one read-ahead, in
@@ -90,6 +96,7 @@ impl FileDevice {
             },
             piece: LARGE_PIECE,
             apart: Apart::default(),
+            is_in_memory: file_system(&file).is_some_and(|kind| FILE_SYSTEMS_IN_MEMORY.contains(&kind)),
             file,
         }
     }
@@ -174,6 +181,44 @@ impl BlockDevice for FileDevice {
 
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<usize> {
         self.file.write_at(buf, at)
+    }
+
+    /// Asks the kernel not to wait. Where the file system cannot do that, the page cache says whether the read would.
+    fn read_now(&self, buf: &mut [u8], at: u64) -> io::Result<Option<usize>> {
+        if !self.is_in_memory && !self.unsupported.read_now.load(Relaxed) {
+            match preadv2(
+                &self.file,
+                &mut [IoSliceMut::new(buf)],
+                at,
+                ReadWriteFlags::NOWAIT,
+            ) {
+                Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.unsupported.read_now.store(true, Relaxed),
+                read => return Ok(Some(read?)),
+            }
+        }
+        match self.is_in_memory || self.map.as_ref().is_some_and(|map| map.resident(at, buf.len())) {
+            true => self.file.read_at(buf, at).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Asks the kernel not to wait. Not every file system can do that: ext4 cannot.
+    fn write_now(&self, buf: &[u8], at: u64) -> io::Result<Option<usize>> {
+        if self.is_in_memory {
+            return self.file.write_at(buf, at).map(Some);
+        }
+        if self.unsupported.write_now.load(Relaxed) {
+            return Ok(None);
+        }
+        match pwritev2(&self.file, &[IoSlice::new(buf)], at, ReadWriteFlags::NOWAIT) {
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                self.unsupported.write_now.store(true, Relaxed);
+                Ok(None)
+            }
+            written => Ok(Some(written?)),
+        }
     }
 
     /// Writes durably by one call where the file system can, and otherwise by two. An error of the one call is returned: it may report a lost page,

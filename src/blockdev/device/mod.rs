@@ -83,6 +83,21 @@ pub trait BlockDevice: Send + Sync {
     /// # Errors
     /// Fails with the device's error.
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<usize>;
+    /// Reads into `buf` without waiting for the device, and returns the number of bytes. `None` where that is not possible: the bytes are not in
+    /// memory, or the device cannot say so.
+    ///
+    /// # Errors
+    /// Fails with the device's error.
+    fn read_now(&self, _buf: &mut [u8], _at: u64) -> io::Result<Option<usize>> {
+        Ok(None)
+    }
+    /// Writes from `buf` without waiting for the device, and returns the number of bytes. `None` where that is not possible.
+    ///
+    /// # Errors
+    /// Fails with the device's error.
+    fn write_now(&self, _buf: &[u8], _at: u64) -> io::Result<Option<usize>> {
+        Ok(None)
+    }
     /// Writes all of `buf`, durably.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use super::device::Device;
 use super::errno;
+use super::uring::Held;
 use super::wire::{AnswerHeader, DirectoryEntry, Entry};
 use rustix::io::Errno;
 use std::io::IoSlice;
@@ -10,18 +11,60 @@ use zerocopy::{Immutable, IntoBytes};
 
 /// The answer to one request, still to be sent: any thread may send it, once. An answer that is dropped unsent is EIO.
 pub(super) struct Answer {
-    device: Arc<Device>,
+    way: Way,
     unique: u64,
     is_sent: bool,
+}
+
+/// The way that an answer takes.
+enum Way {
+    /// It is written to the device.
+    Device(Arc<Device>),
+    /// It is put into the memory of the request's entry, which is committed.
+    Entry(Held),
 }
 
 impl Answer {
     /// Makes the answer to the request with this number, which came from `device`.
     pub(super) fn new(device: &Arc<Device>, unique: u64) -> Self {
         Self {
-            device: device.clone(),
+            way: Way::Device(device.clone()),
             unique,
             is_sent: false,
+        }
+    }
+
+    /// Makes the answer to the request with this number, which came in an entry of a ring.
+    pub(super) fn in_entry(entry: Held, unique: u64) -> Self {
+        Self {
+            way: Way::Entry(entry),
+            unique,
+            is_sent: false,
+        }
+    }
+
+    /// Returns whether the request may wait for other requests of hosts. It may not where it occupies one of the last places for them.
+    pub(super) fn may_wait(&self) -> bool {
+        match &self.way {
+            Way::Device(_) => true,
+            Way::Entry(entry) => entry.may_wait(),
+        }
+    }
+
+    /// Returns memory of this length, which the kernel reads as the answer: see [`Answer::placed`]. There is none where answers are written to the device.
+    pub(super) fn space(&mut self, len: usize) -> Option<&mut [u8]> {
+        match &mut self.way {
+            Way::Device(_) => None,
+            Way::Entry(entry) => entry.space(len),
+        }
+    }
+
+    /// Sends the first bytes of [`Answer::space`].
+    pub(super) fn placed(mut self, len: usize) {
+        self.is_sent = true;
+        match &mut self.way {
+            Way::Entry(entry) => entry.answer_placed(self.unique, len),
+            Way::Device(_) => drop(self.write(-errno::MISFIT.raw_os_error(), &[])),
         }
     }
 
@@ -51,7 +94,11 @@ impl Answer {
 
     /// Sends no answer, to a request that expects none.
     pub(super) fn none(mut self) {
-        self.is_sent = true;
+        match &self.way {
+            Way::Device(_) => self.is_sent = true,
+            // Such requests come from the device. An entry would be lost without an answer.
+            Way::Entry(_) => self.done(),
+        }
     }
 
     fn write(&mut self, error: i32, bytes: &[u8]) -> Result<(), Errno> {
@@ -62,11 +109,10 @@ impl Answer {
             error,
             unique: self.unique,
         };
-        match bytes {
-            [] => self.device.send(&[IoSlice::new(header.as_bytes())]),
-            _ => self
-                .device
-                .send(&[IoSlice::new(header.as_bytes()), IoSlice::new(bytes)]),
+        match (&mut self.way, bytes) {
+            (Way::Entry(entry), _) => entry.answer(header, bytes),
+            (Way::Device(device), []) => device.send(&[IoSlice::new(header.as_bytes())]),
+            (Way::Device(device), _) => device.send(&[IoSlice::new(header.as_bytes()), IoSlice::new(bytes)]),
         }
     }
 }

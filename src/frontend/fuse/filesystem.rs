@@ -29,11 +29,16 @@ pub(super) struct Volumes {
     readers: ReaderScheduler,
 }
 
-/// State of a thread that reads requests. It joins the reader threads with its first request.
-#[derive(Default)]
-pub(super) struct Reader(Option<ReaderSlot>);
+/// State of a thread that takes requests.
+pub(super) enum Reader {
+    /// A thread that reads them from the device. It joins the reader threads with its first request.
+    Device(Option<ReaderSlot>),
+    /// A thread that gets them by a ring.
+    Ring(Option<IoContext>),
+}
 
-struct ReaderSlot {
+/// State of one of the reader threads.
+pub(super) struct ReaderSlot {
     io: IoContext,
     context: ReaderContext,
 }
@@ -103,18 +108,24 @@ impl Volumes {
             return Request::new(VolumeId(0), operation, reply).refuse(Failure::NoVolume);
         };
         let request = Request::new(volume, operation, reply);
-        match self.slot(reader) {
-            Some(ReaderSlot { io, context }) => {
-                self.readers.begins(context);
-                self.apparatus.serve(io, request);
-                self.readers
-                    .served(context, |threads| self.apparatus.set_readers(threads));
-            }
-            None => request.refuse(Failure::Ending),
+        match reader {
+            Reader::Device(slot) => match self.slot(slot) {
+                Some(ReaderSlot { io, context }) => {
+                    self.readers.begins(context);
+                    self.apparatus.serve(io, request);
+                    self.readers
+                        .served(context, |threads| self.apparatus.set_readers(threads));
+                }
+                None => request.refuse(Failure::Ending),
+            },
+            Reader::Ring(io) => match self.ring_context(io) {
+                Some(io) => self.apparatus.serve(io, request),
+                None => request.refuse(Failure::Ending),
+            },
         }
     }
 
-    fn slot<'r>(&self, Reader(slot): &'r mut Reader) -> Option<&'r mut ReaderSlot> {
+    fn slot<'r>(&self, slot: &'r mut Option<ReaderSlot>) -> Option<&'r mut ReaderSlot> {
         if slot.is_none() {
             let context = self.readers.context()?;
             let role = if context.is_spare() {
@@ -130,12 +141,23 @@ impl Volumes {
         slot.as_mut()
     }
 
+    fn ring_context<'r>(&self, context: &'r mut Option<IoContext>) -> Option<&'r mut IoContext> {
+        if context.is_none() {
+            *context = self.apparatus.io_context(Role::Ring);
+        }
+        context.as_mut()
+    }
+
     pub(super) fn with_context<T>(
         &self,
         reader: &mut Reader,
         run: impl FnOnce(&Apparatus, &mut IoContext) -> T,
     ) -> Option<T> {
-        self.slot(reader).map(|slot| run(&self.apparatus, &mut slot.io))
+        let io = match reader {
+            Reader::Device(slot) => self.slot(slot).map(|slot| &mut slot.io),
+            Reader::Ring(context) => self.ring_context(context),
+        };
+        io.map(|io| run(&self.apparatus, io))
     }
 
     pub(super) fn volume(&self, reader: &mut Reader, inode: u64) -> Option<VolumeRecord> {
@@ -228,6 +250,9 @@ impl Volumes {
     }
 
     fn lock(&self, header: &Header, lock: wire::Lock, wait: bool, answer: Answer) {
+        if wait && !answer.may_wait() {
+            return answer.error(errno::NO_LOCKS);
+        }
         match wanted(header, lock, wait).and_then(|wanted| wanted.request()) {
             Some(request) => self.options.locks.set(request, locking::to_set(answer)),
             None => answer.error(errno::NO_SUCH_LOCK),

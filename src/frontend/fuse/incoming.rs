@@ -12,7 +12,10 @@ const AGAIN: u64 = 1 << 63;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Incoming<'a> {
     pub(super) header: Header,
-    body: &'a [u8],
+    /// The argument of a fixed length.
+    argument: &'a [u8],
+    /// What follows it: the data of a write or an ioctl, or a name.
+    payload: &'a [u8],
 }
 
 /// What a request asks for.
@@ -76,11 +79,23 @@ impl fmt::Display for Malformed {
 }
 
 impl<'a> Incoming<'a> {
-    /// Splits the bytes of one request into header and body.
+    /// Splits the bytes of one request into its parts.
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let (header, body) = Header::read_from_prefix(bytes).map_err(|_| Malformed::Header)?;
-        match usize::try_from(header.len) == Ok(bytes.len()) {
-            true => Ok(Self { header, body }),
+        let len = argument_of(header.opcode).map_or(body.len(), |len| len.min(body.len()));
+        let (argument, payload) = body.split_at(len);
+        Self::of_parts(header, argument, payload)
+    }
+
+    /// Makes a request of its parts, as another transport than the device delivers them.
+    pub(super) fn of_parts(header: Header, argument: &'a [u8], payload: &'a [u8]) -> Result<Self, Malformed> {
+        let len = size_of::<Header>() + argument.len() + payload.len();
+        match usize::try_from(header.len) == Ok(len) {
+            true => Ok(Self {
+                header,
+                argument,
+                payload,
+            }),
             false => Err(Malformed::Header),
         }
     }
@@ -120,33 +135,32 @@ impl<'a> Incoming<'a> {
 
     /// Returns what the request asks for.
     pub(super) fn call(&self) -> Result<Call<'a>, Malformed> {
-        let body = self.body;
         Ok(match self.header.opcode {
-            opcode::LOOKUP => Call::Lookup(name(body)?),
+            opcode::LOOKUP => Call::Lookup(name(self.payload)?),
             opcode::FORGET | opcode::BATCH_FORGET => Call::Forget,
             opcode::GETATTR => Call::Attributes,
-            opcode::SETATTR => Call::SetAttributes(exactly(body)?),
-            opcode::OPEN => Call::Open(exactly(body)?),
-            opcode::RELEASE => Call::Release(exactly(body)?),
-            opcode::READ => Call::Read(readable(exactly(body)?)?),
-            opcode::WRITE => write(body)?,
+            opcode::SETATTR => Call::SetAttributes(self.alone()?),
+            opcode::OPEN => Call::Open(self.alone()?),
+            opcode::RELEASE => Call::Release(self.alone()?),
+            opcode::READ => Call::Read(readable(self.alone()?)?),
+            opcode::WRITE => write(exactly(self.argument)?, self.payload)?,
             opcode::FSYNC => Call::Flush,
-            opcode::GETLK => Call::Test(exactly(body)?),
+            opcode::GETLK => Call::Test(self.alone()?),
             opcode::SETLK | opcode::SETLKW => Call::Lock {
-                wanted: exactly(body)?,
+                wanted: self.alone()?,
                 wait: self.header.opcode == opcode::SETLKW,
             },
-            opcode::FALLOCATE => allocate(exactly(body)?)?,
-            opcode::LSEEK => Call::Seek(exactly(body)?),
+            opcode::FALLOCATE => allocate(self.alone()?)?,
+            opcode::LSEEK => Call::Seek(self.alone()?),
             opcode::OPENDIR => Call::OpenDirectory,
             opcode::READDIR | opcode::READDIRPLUS => Call::ReadDirectory {
-                read: exactly(body)?,
+                read: self.alone()?,
                 plus: self.header.opcode == opcode::READDIRPLUS,
             },
             opcode::FSYNCDIR => Call::FlushDirectory,
             opcode::RELEASEDIR => Call::ReleaseDirectory,
             opcode::STATFS => Call::Statistics,
-            opcode::IOCTL => Call::Ioctl(ioctl(body)?),
+            opcode::IOCTL => Call::Ioctl(ioctl(exactly(self.argument)?, self.payload)?),
             opcode::CREATE
             | opcode::MKNOD
             | opcode::MKDIR
@@ -159,15 +173,34 @@ impl<'a> Incoming<'a> {
             _ => Call::Unknown,
         })
     }
+
+    /// Returns the structure that the argument of a request without a payload is.
+    fn alone<T: FromBytes + KnownLayout + Immutable>(&self) -> Result<T, Malformed> {
+        match self.payload {
+            [] => exactly(self.argument),
+            _ => Err(Malformed::Length),
+        }
+    }
 }
 
-/// Returns the argument that the body consists of.
-fn exactly<T: FromBytes + KnownLayout + Immutable>(body: &[u8]) -> Result<T, Malformed> {
-    T::read_from_bytes(body).map_err(|_| Malformed::Length)
+/// Returns the length of the argument before the payload of a request of this kind. `None` where a request has no payload,
+/// or one that is not looked at.
+fn argument_of(opcode: u32) -> Option<usize> {
+    match opcode {
+        opcode::LOOKUP => Some(0),
+        opcode::WRITE => Some(size_of::<wire::Write>()),
+        opcode::IOCTL => Some(size_of::<wire::Ioctl>()),
+        _ => None,
+    }
 }
 
-fn name(body: &[u8]) -> Result<&[u8], Malformed> {
-    match body.split_last() {
+/// Returns the structure that the argument is.
+fn exactly<T: FromBytes + KnownLayout + Immutable>(argument: &[u8]) -> Result<T, Malformed> {
+    T::read_from_bytes(argument).map_err(|_| Malformed::Length)
+}
+
+fn name(payload: &[u8]) -> Result<&[u8], Malformed> {
+    match payload.split_last() {
         Some((0, name)) if !name.contains(&0) => Ok(name),
         _ => Err(Malformed::Name),
     }
@@ -184,8 +217,7 @@ fn readable(read: wire::Read) -> Result<wire::Read, Malformed> {
         .ok_or(Malformed::Position)
 }
 
-fn write(body: &[u8]) -> Result<Call<'_>, Malformed> {
-    let (write, data) = wire::Write::read_from_prefix(body).map_err(|_| Malformed::Length)?;
+fn write(write: wire::Write, data: &[u8]) -> Result<Call<'_>, Malformed> {
     if usize::try_from(write.size) != Ok(data.len()) {
         return Err(Malformed::Length);
     }
@@ -202,8 +234,7 @@ fn allocate(allocate: wire::Allocate) -> Result<Call<'static>, Malformed> {
     }
 }
 
-fn ioctl(body: &[u8]) -> Result<wire::Ioctl, Malformed> {
-    let (ioctl, data) = wire::Ioctl::read_from_prefix(body).map_err(|_| Malformed::Length)?;
+fn ioctl(ioctl: wire::Ioctl, data: &[u8]) -> Result<wire::Ioctl, Malformed> {
     match usize::try_from(ioctl.in_size) == Ok(data.len()) {
         true => Ok(ioctl),
         false => Err(Malformed::Length),
@@ -309,6 +340,33 @@ mod tests {
                 assert_eq!(refused, Malformed::Length, "operation {opcode}");
             }
         }
+    }
+
+    /// The parts are where another transport delivers them, and are checked as the bytes of the device are.
+    #[test]
+    fn parts_are_a_request_where_each_has_its_length() {
+        let of = |opcode, argument: &[u8], payload: &[u8]| {
+            let bytes = request(opcode, &[argument, payload].concat());
+            let (header, _) = Header::read_from_prefix(&bytes).unwrap();
+            let incoming = Incoming::of_parts(header, argument, payload)?;
+            incoming.call().map(|call| format!("{call:?}"))
+        };
+        assert_eq!(of(opcode::LOOKUP, b"", b"v\0").unwrap(), "Lookup([118])");
+        assert!(of(opcode::WRITE, write_of(3, 0).as_bytes(), b"abc").is_ok());
+        assert!(of(opcode::READ, &[0; 40], b"").is_ok());
+        for (opcode, argument, payload) in [
+            (opcode::WRITE, &[0; 39][..], &b"abc"[..]),
+            (opcode::WRITE, write_of(4, 0).as_bytes(), b"abc"),
+            (opcode::READ, &[0; 39], b"x"),
+            (opcode::READ, &[0; 40], b"x"),
+        ] {
+            assert_eq!(of(opcode, argument, payload).unwrap_err(), Malformed::Length);
+        }
+        let (header, _) = Header::read_from_prefix(&request(opcode::READ, b"")).unwrap();
+        assert_eq!(
+            Incoming::of_parts(header, b"x", b"").unwrap_err(),
+            Malformed::Header
+        );
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod notices;
 mod pause;
 mod reply;
 mod session;
+mod uring;
 mod wire;
 
 /// Parses bytes as the session loop parses a request.
@@ -31,16 +32,19 @@ use crate::locks::Locks;
 use crate::model::error::{Error, Result};
 use crate::model::names::Name;
 use crate::model::units::VolumeId;
+use clap::ValueEnum;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use device::Device;
 use filesystem::Volumes;
 use pause::Pause;
+use serde::Deserialize;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+use uring::Rings;
 use uuid::Uuid;
 
 /// Setuid helper that mounts and unmounts for ordinary users.
@@ -49,6 +53,9 @@ const HELPER: &str = "fusermount3";
 const LONGEST_NAME: u32 = 100;
 /// Number of threads beside the readers, for times when all readers block on disks.
 const SPARE: usize = 1;
+
+/// Bytes of memory that a thread for requests over io_uring uses at most while none of them waits.
+pub const RING_BYTES: u64 = uring::BYTES;
 
 /// Options of a mount.
 #[derive(Clone, Debug)]
@@ -69,8 +76,60 @@ pub struct Options {
     pub attributes_ttl: Duration,
     /// Whether a supervisor holds the mount beyond this process.
     pub is_kept: bool,
+    /// The way of requests and answers.
+    pub transport: Transport,
     /// File locks of hosts.
     pub locks: Locks,
+}
+
+/// Way on which requests of the kernel come and answers go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Over io_uring where that is possible, otherwise by the device.
+    Auto,
+    /// By the device.
+    #[default]
+    Dev,
+    /// Over io_uring.
+    Uring,
+}
+
+impl Transport {
+    /// Returns the transport that is to be used where this one is wanted: never `Auto`.
+    ///
+    /// # Errors
+    /// Fails with the reason and the way out where requests are to come over io_uring and cannot.
+    pub fn resolve(self) -> Result<Self> {
+        match (self, uring::refusal()) {
+            (Self::Dev, _) => Ok(Self::Dev),
+            (_, Ok(())) => Ok(Self::Uring),
+            (Self::Uring, Err(why)) => Err(why),
+            (Self::Auto, Err(why)) => {
+                log::info!("requests come by the device: {why}");
+                Ok(Self::Dev)
+            }
+        }
+    }
+
+    /// Returns its name, as options have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Dev => "dev",
+            Self::Uring => "uring",
+        }
+    }
+
+    /// Returns the number of threads that serve requests beside those that read from the device.
+    #[must_use]
+    pub fn ring_threads(self) -> usize {
+        match self {
+            Self::Dev => 0,
+            Self::Auto | Self::Uring => uring::threads(),
+        }
+    }
 }
 
 /// Returns the source of an apparatus's mount, as the mount table shows it.
@@ -153,14 +212,35 @@ pub fn go_on(
     let what = || format!("mount on {}", point.display());
     let (point, _) = mount_point::resolve(point).map_err(|error| Error::because(what(), error))?;
     let devices = devices.into_iter().map(|device| Arc::new(Device::new(device)));
-    serve(apparatus, &point, options, devices.collect(), true).map_err(|error| Error::because(what(), error))
+    serve(apparatus, &point, options, devices.collect(), None, true)
+        .map_err(|error| Error::because(what(), error))
 }
 
 fn begin(apparatus: &Arc<Apparatus>, point: &Path, options: &Options, device: OwnedFd) -> io::Result<Mount> {
-    let can_resend = negotiation::negotiate(device.try_clone()?, options)?;
-    let devices = session::devices(Device::new(device), readers(options) + SPARE)?;
-    let mount = serve(apparatus, point, options, devices, false)?;
-    Ok(Mount { can_resend, ..mount })
+    let descriptor = device.try_clone()?;
+    let device = Arc::new(Device::new(device));
+    // All that can fail is done before the kernel is asked for the transport: its requests wait from then on.
+    let rings = match options.transport {
+        Transport::Dev => None,
+        Transport::Auto | Transport::Uring => Some(Rings::new(&device)?),
+    };
+    let agreed = negotiation::negotiate(descriptor, options, rings.is_some())?;
+    if rings.is_some() && !agreed.over_uring {
+        return Err(io::Error::other(
+            "the kernel does not offer FUSE over io_uring any more",
+        ));
+    }
+    let mount = match rings {
+        Some(rings) => serve(apparatus, point, options, vec![device], Some(rings), false)?,
+        None => {
+            let devices = session::devices(device, readers(options) + SPARE)?;
+            serve(apparatus, point, options, devices, None, false)?
+        }
+    };
+    Ok(Mount {
+        can_resend: agreed.can_resend,
+        ..mount
+    })
 }
 
 /// Returns the number of reader threads.
@@ -175,13 +255,19 @@ fn serve(
     point: &Path,
     options: &Options,
     devices: Vec<Arc<Device>>,
+    rings: Option<Rings>,
     was_served: bool,
 ) -> io::Result<Mount> {
     let options = Options {
         threads: readers(options),
         ..options.clone()
     };
-    apparatus.set_readers(options.threads);
+    // Beside rings, one thread reads what still comes by the device.
+    let (serving, threads) = match rings {
+        Some(_) => (options.transport.ring_threads(), 1),
+        None => (options.threads, options.threads + SPARE),
+    };
+    apparatus.set_readers(serving);
     if let Some(device) = mount_point::device_of(point, &options.source)? {
         apparatus.set_device(device);
     }
@@ -191,10 +277,9 @@ fn serve(
     // Before any request is served, so that no name is cached yet which would have to be forgotten.
     let names_ttl = notices::keep_names(apparatus, &first);
     notices::start(apparatus, first, was_served, no_more_notices)?;
-    let threads = options.threads + SPARE;
     let volumes = Volumes::new(apparatus.clone(), options, names_ttl);
     let pause = Arc::default();
-    let ended = session::start(volumes, &devices, threads, was_served, &pause)?;
+    let ended = session::start(volumes, &devices, threads, rings, was_served, &pause)?;
     Ok(Mount {
         pause,
         point: point.to_owned(),

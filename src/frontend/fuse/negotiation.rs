@@ -5,8 +5,7 @@ use super::filesystem::LARGEST;
 use fuser::{Config, Filesystem, InitFlags, KernelConfig, Session, SessionACL};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Capabilities of the kernel that the mount uses, each where the kernel has it.
 const CAPABILITIES: [InitFlags; 8] = [
@@ -22,28 +21,43 @@ const CAPABILITIES: [InitFlags; 8] = [
     InitFlags::FUSE_READDIRPLUS_AUTO,
 ];
 
-/// Answers the first request of the kernel. `device` is another descriptor of the mount's device, which is closed at the end. Returns whether the
-/// kernel can send requests again that a server has read and not answered (from Linux 6.9 on).
+/// Requests and answers may go over io_uring (`FUSE_OVER_IO_URING`). The library has no name for it.
+const OVER_URING: InitFlags = InitFlags::from_bits_retain(1 << 41);
+
+/// What the kernel and this process have agreed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Agreed {
+    /// The kernel can send requests again that a server has read and not answered (from Linux 6.9 on).
+    pub(super) can_resend: bool,
+    /// Requests come over io_uring. They wait until all entries are registered.
+    pub(super) over_uring: bool,
+}
+
+/// Answers the first request of the kernel. `device` is another descriptor of the mount's device, which is closed at the end. `over_uring` says whether
+/// requests are wanted over io_uring.
 ///
 /// # Errors
 /// Fails when the mount has ended, or the kernel does not support what the mount needs.
-pub(super) fn negotiate(device: OwnedFd, options: &Options) -> io::Result<bool> {
-    let can_resend = Arc::new(AtomicBool::new(false));
+pub(super) fn negotiate(device: OwnedFd, options: &Options, over_uring: bool) -> io::Result<Agreed> {
+    let agreed = Arc::<Mutex<Agreed>>::default();
     let negotiator = Negotiator {
         max_background: options.max_background,
-        resend: options.is_kept,
-        can_resend: can_resend.clone(),
+        wanted: Agreed {
+            can_resend: options.is_kept,
+            over_uring,
+        },
+        agreed: agreed.clone(),
     };
     Session::from_fd(negotiator, device, SessionACL::All, Config::default())?;
-    Ok(can_resend.load(Ordering::Relaxed))
+    let agreed = agreed.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(*agreed)
 }
 
 /// A file system for the first request alone.
 struct Negotiator {
     max_background: u16,
-    /// Whether requests may have to be sent again.
-    resend: bool,
-    can_resend: Arc<AtomicBool>,
+    wanted: Agreed,
+    agreed: Arc<Mutex<Agreed>>,
 }
 
 impl Filesystem for Negotiator {
@@ -53,8 +67,12 @@ impl Filesystem for Negotiator {
                 log::debug!("the kernel does not support {capability:?}");
             }
         }
-        let can_resend = self.resend && config.add_capabilities(InitFlags::FUSE_HAS_RESEND).is_ok();
-        self.can_resend.store(can_resend, Ordering::Relaxed);
+        let mut add = |wanted, capability| wanted && config.add_capabilities(capability).is_ok();
+        let agreed = Agreed {
+            can_resend: add(self.wanted.can_resend, InitFlags::FUSE_HAS_RESEND),
+            over_uring: add(self.wanted.over_uring, OVER_URING),
+        };
+        *self.agreed.lock().unwrap_or_else(PoisonError::into_inner) = agreed;
         let refused = |what: &str| io::Error::other(format!("the kernel refuses {what}"));
         config
             .set_max_write(LARGEST)

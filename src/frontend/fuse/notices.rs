@@ -151,6 +151,19 @@ fn delete(device: &Device, id: VolumeId, name: &str) -> io::Result<()> {
     )
 }
 
+/// Has the kernel send a request with this number, on the processor of the calling thread, which asks for nothing and expects an empty answer. `inode` is a file
+/// that the kernel knows. Waits for nothing.
+pub(super) fn request(device: &Device, inode: u64, unique: u64) -> io::Result<()> {
+    let nothing = wire::Retrieve {
+        unique,
+        inode,
+        offset: 0,
+        size: 0,
+        padding: 0,
+    };
+    write(device, notice::RETRIEVE, &[nothing.as_bytes()])
+}
+
 /// Has the kernel send all requests again that were read from any device of the connection and not answered.
 pub(super) fn resend(device: &Device) -> io::Result<()> {
     write(device, notice::RESEND, &[])

@@ -31,7 +31,9 @@ impl Reply for TruncateReply {
         match answer {
             Response::Done => self.0.structure(&AttributesAnswer::new(self.1, Duration::ZERO)),
             Response::Failed(failure) => self.0.error(errno::of(failure)),
-            Response::Data(_) | Response::Written(_) | Response::Found(_) => self.0.error(errno::MISFIT),
+            Response::Data(_) | Response::Placed(_) | Response::Written(_) | Response::Found(_) => {
+                self.0.error(errno::MISFIT)
+            }
         }
         Delivery::Taken
     }
@@ -45,7 +47,9 @@ impl Reply for ResizeReply {
             }
             Response::Found(_) => self.0.error(errno::FIXED_SIZE),
             Response::Failed(failure) => self.0.error(errno::of(failure)),
-            Response::Data(_) | Response::Written(_) | Response::Done => self.0.error(errno::MISFIT),
+            Response::Data(_) | Response::Placed(_) | Response::Written(_) | Response::Done => {
+                self.0.error(errno::MISFIT)
+            }
         }
         Delivery::Taken
     }
@@ -64,10 +68,15 @@ impl Reply for ReadReply {
                     return Delivery::Unreadable;
                 }
             }
+            Response::Placed(len) => self.answer.placed(len),
             Response::Failed(failure) => self.answer.error(errno::of(failure)),
             Response::Written(_) | Response::Done | Response::Found(_) => self.answer.error(errno::MISFIT),
         }
         Delivery::Taken
+    }
+
+    fn space(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.answer.space(len)
     }
 }
 
@@ -79,7 +88,9 @@ impl Reply for WriteReply {
                 padding: 0,
             }),
             Response::Failed(failure) => self.0.error(errno::of(failure)),
-            Response::Data(_) | Response::Done | Response::Found(_) => self.0.error(errno::MISFIT),
+            Response::Data(_) | Response::Placed(_) | Response::Done | Response::Found(_) => {
+                self.0.error(errno::MISFIT)
+            }
         }
         Delivery::Taken
     }
@@ -90,7 +101,9 @@ impl Reply for DoneReply {
         match answer {
             Response::Done => self.0.done(),
             Response::Failed(failure) => self.0.error(errno::of(failure)),
-            Response::Data(_) | Response::Written(_) | Response::Found(_) => self.0.error(errno::MISFIT),
+            Response::Data(_) | Response::Placed(_) | Response::Written(_) | Response::Found(_) => {
+                self.0.error(errno::MISFIT)
+            }
         }
         Delivery::Taken
     }
@@ -101,7 +114,9 @@ impl Reply for SeekReply {
         match answer {
             Response::Found(at) => self.0.structure(&i64::try_from(at.0).unwrap_or(i64::MAX)),
             Response::Failed(failure) => self.0.error(errno::of(failure)),
-            Response::Data(_) | Response::Written(_) | Response::Done => self.0.error(errno::MISFIT),
+            Response::Data(_) | Response::Placed(_) | Response::Written(_) | Response::Done => {
+                self.0.error(errno::MISFIT)
+            }
         }
         Delivery::Taken
     }

@@ -6,20 +6,23 @@ use super::filesystem::{LARGEST, Reader, Volumes};
 use super::incoming::Incoming;
 use super::notices;
 use super::pause::Pause;
+use super::uring::Rings;
 use crossbeam_channel::{Receiver, bounded};
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-/// Starts `threads` threads, the first ones with a device of their own each. Where another server has served the mount before, the kernel sends the requests
-/// again that it has left. Returns a channel that receives one message when the mount has ended and all threads have.
+/// Starts the threads that read from the device, the first ones with a device of their own each, and those of `rings` if requests come over io_uring. Where
+/// another server has served the mount before, the kernel sends the requests again that it has left. Returns a channel that receives one message when
+/// the mount has ended and all threads that read from the device have.
 ///
 /// # Errors
-/// Fails when there is no memory or no further thread, or when the kernel does not send the requests again.
+/// Fails when there is no memory or no further thread, when the kernel does not send the requests again, or refuses an entry of a ring.
 pub(super) fn start(
     volumes: Volumes,
     devices: &[Arc<Device>],
     threads: usize,
+    rings: Option<Rings>,
     was_served: bool,
     pause: &Arc<Pause>,
 ) -> io::Result<Receiver<io::Result<()>>> {
@@ -42,14 +45,25 @@ pub(super) fn start(
         );
     }
     let (sender, ended) = bounded(1);
-    let wait = move || drop(sender.send(wait_for(readers)));
+    let lates = rings.as_ref().map(Rings::lates);
+    if let Some(rings) = rings {
+        rings.start(&volumes, pause, &sender)?;
+    }
+    let wait = move || {
+        let end = wait_for(readers);
+        if let Some(lates) = lates {
+            lates.end();
+        }
+        // If the channel is full, a ring has failed before.
+        drop(sender.try_send(end));
+    };
     thread::Builder::new().name("fuse".into()).spawn(wait)?;
     Ok(ended)
 }
 
 /// Returns a device for each thread. Where the user may not open the device, all threads share the first.
-pub(super) fn devices(first: Device, threads: usize) -> io::Result<Vec<Arc<Device>>> {
-    let mut devices = vec![Arc::new(first)];
+pub(super) fn devices(first: Arc<Device>, threads: usize) -> io::Result<Vec<Arc<Device>>> {
+    let mut devices = vec![first];
     if Device::open().is_ok() {
         for _ in 1..threads {
             let another = devices[0].another()?;
@@ -92,7 +106,7 @@ fn read_requests(
     mut buffer: Buffer,
     pause: &Pause,
 ) -> io::Result<()> {
-    let mut reader = Reader::default();
+    let mut reader = Reader::Device(None);
     while let Some(bytes) = device.receive(&mut buffer)? {
         let incoming = Incoming::parse(bytes).map_err(|why| {
             io::Error::new(

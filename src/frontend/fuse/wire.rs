@@ -37,6 +37,7 @@ pub(super) mod opcode {
     pub(in super::super) const CREATE: u32 = 35;
     pub(in super::super) const DESTROY: u32 = 38;
     pub(in super::super) const IOCTL: u32 = 39;
+    pub(in super::super) const NOTICE_ANSWER: u32 = 41;
     pub(in super::super) const BATCH_FORGET: u32 = 42;
     pub(in super::super) const FALLOCATE: u32 = 43;
     pub(in super::super) const READDIRPLUS: u32 = 44;
@@ -48,6 +49,7 @@ pub(super) mod opcode {
 pub(super) mod notice {
     pub(in super::super) const INVALIDATE_INODE: i32 = 2;
     pub(in super::super) const INVALIDATE_ENTRY: i32 = 3;
+    pub(in super::super) const RETRIEVE: i32 = 5;
     pub(in super::super) const DELETE: i32 = 6;
     pub(in super::super) const RESEND: i32 = 7;
     pub(in super::super) const INCREASE_EPOCH: i32 = 8;
@@ -202,7 +204,7 @@ pub(super) struct Ioctl {
 }
 
 /// Begins each answer and each notice.
-#[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(super) struct AnswerHeader {
     /// Length of the answer, with this header.
@@ -355,6 +357,18 @@ pub(super) fn of_time(time: SystemTime) -> (i64, u32) {
     }
 }
 
+/// A notice that asks for cached bytes, which the kernel sends as a request.
+#[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
+#[repr(C)]
+pub(super) struct Retrieve {
+    /// Number of the request.
+    pub(super) unique: u64,
+    pub(super) inode: u64,
+    pub(super) offset: u64,
+    pub(super) size: u32,
+    pub(super) padding: u32,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -373,7 +387,7 @@ mod tests {
         assert_eq!((size_of::<Opened>(), size_of::<Written>()), (16, 8));
         assert_eq!((size_of::<Statistics>(), size_of::<DirectoryEntry>()), (80, 24));
         assert_eq!((size_of::<InvalidInode>(), size_of::<Deleted>()), (24, 24));
-        assert_eq!(size_of::<InvalidEntry>(), 16);
+        assert_eq!((size_of::<InvalidEntry>(), size_of::<Retrieve>()), (16, 32));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::output::note;
 use ::apparatus::admin::apparatus::Fenced;
 use ::apparatus::admin::{apparatus, place};
 use ::apparatus::controller::Wait;
+use ::apparatus::frontend::fuse::Transport;
 use ::apparatus::model::error::{ErrorKind, Result};
 use ::apparatus::model::member::Member;
 use ::apparatus::model::names::Name;
@@ -33,6 +34,9 @@ pub struct Start {
     /// Hold the mount in a second process, which starts the server again when it crashes: hosts see a pause
     #[arg(long)]
     supervisor: bool,
+    /// Way of requests from the kernel: dev, uring (over io_uring), or auto
+    #[arg(long, value_name = "WAY", hide_possible_values = true)]
+    transport: Option<Transport>,
     /// A configuration file
     #[arg(long, value_name = "FILE.ron")]
     config: Option<PathBuf>,
@@ -53,6 +57,7 @@ impl Start {
             threads: self.threads,
             allow_other: self.allow_other,
             supervisor: self.supervisor,
+            transport: self.transport,
             config: self.config.as_deref().map(place::absolute).transpose()?,
             own_cgroup: apparatus::is_memory_limited(),
             program: crate::commands::hidden::apparatus_program()?,

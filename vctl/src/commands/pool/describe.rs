@@ -247,6 +247,7 @@ fn start_missing(context: &Context, wanted: &Description) -> Result<Vec<Name>> {
             threads: apparatus.threads,
             allow_other: apparatus.allow_other,
             supervisor: apparatus.supervisor.unwrap_or(false),
+            transport: None,
             config: None,
             own_cgroup: run::is_memory_limited(),
             program: hidden::apparatus_program()?,

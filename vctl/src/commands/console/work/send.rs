@@ -190,6 +190,7 @@ impl Operator<'_> {
             threads: new.threads,
             allow_other: new.allow_other,
             supervisor: false,
+            transport: None,
             config: None,
             own_cgroup: admin::apparatus::is_memory_limited(),
             program: apparatus_program()?,
