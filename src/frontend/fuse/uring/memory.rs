@@ -386,6 +386,7 @@ mod tests {
         assert!(memory.is_answered(0));
         assert_eq!(taken(&memory, 0), (0, 6, long.clone()));
 
+        ask(&memory, 0, &[0; 40], b"");
         let (_, mut held) = memory.take(0, 0, &late);
         held.space(5).unwrap().copy_from_slice(b"place");
         held.answer_placed(6, 5);
