@@ -250,6 +250,11 @@ fn failure(endpoint: &str, error: ureq::Error) -> Failure {
         | ureq::Error::HostNotFound
         | ureq::Error::ConnectionFailed => Failure::Unsent(why),
         ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => Failure::Unsent(why),
+        // The handshake has failed, so nothing was sent.
+        ureq::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => Failure::Refused(
+            Error::failed(ETCD, format!("{endpoint}: {error}"))
+                .hint("check the ca.pem, cert.pem and key.pem that the pool was created with"),
+        ),
         ureq::Error::Timeout(_) | ureq::Error::Io(_) | ureq::Error::Protocol(_) => Failure::Unanswered(why),
         error => Failure::Refused(Error::failed(ETCD, format!("{endpoint}: {error}"))),
     }
