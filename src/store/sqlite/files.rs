@@ -194,7 +194,7 @@ pub(super) fn create(dir: &PoolDir, new: NewPool) -> Result<()> {
     publish_new(dir, Some(Uuid::new_v4()), |db| first_row(db, new))
 }
 
-/// Creates a pool's directories and a database with this content and this instance. A log that stands there without its database is set aside.
+/// Creates a pool's directories and a database with this content and this instance. One that another process creates meanwhile stays.
 fn publish_new(
     dir: &PoolDir,
     instance: Option<Uuid>,
@@ -208,9 +208,7 @@ fn publish_new(
         return Err(exists_already(dir));
     }
     let draft = side(&file, &format!("{}.new", Uuid::new_v4()));
-    let made = new_database(&draft, &Directory::of(dir)?, instance, fill)
-        .and_then(|()| rename_to_old(&file).map_err(failed))
-        .and_then(|()| publish(dir, &draft));
+    let made = new_database(&draft, &Directory::of(dir)?, instance, fill).and_then(|()| publish(dir, &draft));
     // The content, if there was any, is linked under its final name by now.
     let tidied = fs::remove_file(&draft);
     made?;
@@ -231,9 +229,12 @@ fn private_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// Makes a pool's database from a table that was found elsewhere.
+/// Makes a pool's database from a table that was found elsewhere. A log that stands there without its database is set aside.
 pub(super) fn import(dir: &PoolDir, imported: &Imported<'_>) -> Result<()> {
-    publish_new(dir, Some(Uuid::new_v4()), |db| fill(db, imported))
+    publish_new(dir, Some(Uuid::new_v4()), |db| {
+        fill(db, imported)?;
+        rename_to_old(&dir.database()).map_err(|error| Error::because(name(dir), error))
+    })
 }
 
 fn first_row(db: &Connection, new: NewPool) -> Result<()> {
@@ -454,5 +455,29 @@ fn remove_if_there(file: &Path) -> io::Result<()> {
     match fs::remove_file(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+mod tests {
+    use super::*;
+    use crate::model::units::ExtentSize;
+
+    #[test]
+    fn a_pool_that_another_process_creates_meanwhile_stays() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = PoolDir::new(scratch.path().join("pool"));
+        let late = publish_new(&dir, Some(Uuid::new_v4()), |db| {
+            create(&dir, ExtentSize::MIN.into())?;
+            first_row(db, ExtentSize::DEFAULT.into())
+        });
+        assert!(late.unwrap_err().why().contains("there is a pool here already"));
+        let stored: u64 = open(&dir)
+            .unwrap()
+            .query_row("SELECT extent_size FROM pool", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(stored, ExtentSize::MIN.bytes());
+        assert!(!side(&dir.database(), OLD).exists());
     }
 }
