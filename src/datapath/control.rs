@@ -75,6 +75,18 @@ impl Runtime for ControlPort {
         self.parking.hold(change, spans, mode)
     }
 
+    fn note_writes(&self, change: ChangeId, spans: &[Span]) -> bool {
+        self.parking.note(change, spans)
+    }
+
+    fn written(&self, change: ChangeId) -> Option<Vec<Span>> {
+        self.parking.written(change)
+    }
+
+    fn end_note(&self, change: ChangeId) {
+        self.parking.end_note(change);
+    }
+
     fn lag(&self, change: ChangeId) -> Option<Lag> {
         match self.parking.drained(change) {
             Some(Drain::Done) => None,

@@ -92,7 +92,22 @@ impl Parking {
         self.gate.hold(change, spans, mode)
     }
 
-    /// Returns the progress of this hold's drain; `None` if there is no such hold.
+    /// Places a note of writes; see [`Gate::note`].
+    pub(super) fn note(&self, change: ChangeId, spans: &[Span]) -> bool {
+        self.gate.note(change, spans)
+    }
+
+    /// Returns what was written since the note of this change was placed; `None` if it has none.
+    pub(super) fn written(&self, change: ChangeId) -> Option<Vec<Span>> {
+        self.gate.written(change)
+    }
+
+    /// Ends a note.
+    pub(super) fn end_note(&self, change: ChangeId) {
+        self.gate.end_note(change);
+    }
+
+    /// Returns the progress of the drain of this hold or note; `None` if there is no such hold.
     pub(super) fn drained(&self, change: ChangeId) -> Option<Drain> {
         self.gate.drained(change)
     }

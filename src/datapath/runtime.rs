@@ -35,7 +35,18 @@ pub struct Resumed {
 pub trait Runtime: Send + Sync + 'static {
     /// Puts a hold in place: after the return, no new request that overlaps `spans` enters. Returns false when there are too many holds.
     fn hold(&self, change: ChangeId, spans: &[Span], mode: HoldMode) -> bool;
-    /// Returns what the drain of this hold waits for, or `None` when it is done. Until then the control thread is woken as lanes are left.
+    /// Notes from now on which regions of `spans` are written; [`Runtime::lag`] tells when the writes in flight are done. Nothing is parked. Returns false
+    /// when there are too many notes.
+    fn note_writes(&self, _change: ChangeId, _spans: &[Span]) -> bool {
+        false
+    }
+    /// Returns what was written since the note of this change was placed, or `None` if it has no note (any more).
+    fn written(&self, _change: ChangeId) -> Option<Vec<Span>> {
+        None
+    }
+    /// Ends the note of this change. The end of a hold ends its note too.
+    fn end_note(&self, _change: ChangeId) {}
+    /// Returns what the drain of this hold or note waits for, or `None` when it is done. Until then the control thread is woken as lanes are left.
     fn lag(&self, change: ChangeId) -> Option<Lag>;
     /// Removes the hold, and has other threads run the requests that it parked.
     fn release(&self, change: ChangeId) -> Resumed;

@@ -21,6 +21,7 @@ mod tests;
 pub use cover::Cover;
 
 use super::Access;
+use super::note::Note;
 use crate::model::change::HoldMode;
 use crate::model::records::Span;
 use crate::model::units::{ChangeId, VolumeId};
@@ -101,6 +102,38 @@ impl<T> Holds<T> {
         }
     }
 
+    /// Notes from now on which regions of these spans are written. A second note of the same change changes nothing.
+    pub fn place_note(&mut self, id: ChangeId, spans: &[Span]) {
+        if !self.has_note(id) {
+            Arc::make_mut(&mut self.cover).add_note(id, spans);
+        }
+    }
+
+    /// Returns whether this change has a note.
+    #[must_use]
+    pub fn has_note(&self, id: ChangeId) -> bool {
+        self.cover.note_of(id).is_some()
+    }
+
+    /// Returns the number of notes.
+    #[must_use]
+    pub fn notes(&self) -> usize {
+        self.cover.notes()
+    }
+
+    /// Returns what was written since the note of this change was placed; `None` if it has none.
+    #[must_use]
+    pub fn written(&self, id: ChangeId) -> Option<Vec<Span>> {
+        self.cover.note_of(id).map(Note::written)
+    }
+
+    /// Removes the note of this change.
+    pub fn end_note(&mut self, id: ChangeId) {
+        if self.has_note(id) {
+            Arc::make_mut(&mut self.cover).remove_note(id);
+        }
+    }
+
     /// Returns whether a hold, or the closed gate, covers this request.
     #[must_use]
     pub fn covers(&self, span: &Span, access: Access) -> bool {
@@ -133,8 +166,9 @@ impl<T> Holds<T> {
         None
     }
 
-    /// Removes the hold and returns the requests that may go on now. Nothing happens if there is no such hold.
+    /// Removes the hold, and the note of its change, and returns the requests that may go on now.
     pub fn release(&mut self, id: ChangeId, now_us: u64) -> Released<T> {
+        self.end_note(id);
         if !self.ids.remove(&id) {
             return Released {
                 items: Vec::new(),
@@ -153,7 +187,7 @@ impl<T> Holds<T> {
         }
     }
 
-    /// Covers everything from now on and removes all holds.
+    /// Covers everything from now on and removes all holds and notes.
     pub fn close(&mut self) {
         self.ids.clear();
         self.cover = Arc::new(Cover::everything());

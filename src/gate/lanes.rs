@@ -17,6 +17,9 @@
 //! the drain has to wait only for the requests seen in that one reading, by lane and number, and a reading that is torn by a
 //! later entry means that the earlier request has left.
 //!
+//! A note of writes is part of the cover too. So a write either sees the note, and marks it before it goes on, or it is among those inside when the note
+//! is placed, and is drained. Its marks are made before it leaves: who has seen it leave, in the drain of a later hold, sees them.
+//!
 //! # Why a drain is always woken
 //!
 //! *Leaving*: store the even number; light barrier; load the state word; if a drain is under way: full fence, load
@@ -40,7 +43,7 @@ use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A hold is in place, or the gate is closed: entering requests must check the cover.
+/// A hold or a note is in place, or the gate is closed: entering requests must check the cover.
 pub(super) const HELD: u32 = 1;
 /// A drain is under way: leaving requests must check whether it waits for them.
 pub(super) const DRAINING: u32 = 2;
@@ -182,7 +185,12 @@ impl Lanes {
     #[cold]
     #[inline(never)]
     fn covers(&self, span: &Span, access: Access) -> bool {
-        self.cover.load().covers(span, access)
+        let cover = self.cover.load();
+        let covers = cover.covers(span, access);
+        if !covers {
+            cover.note(span, access);
+        }
+        covers
     }
 
     #[cold]

@@ -3,11 +3,14 @@
 //! The fast path shares nothing: a request writes its range into its own lane with plain stores and checks one word that tells
 //! whether any hold is in place. The holding side sets that word, has the kernel run a memory barrier in every thread
 //! (`membarrier`), and then reads the lanes. So either the request sees the hold, or the hold sees the request.
+//!
+//! A *note* is placed in the same way, and parks nothing: a write that sees it marks the regions that it touches, before it goes on.
 
 mod ages;
 pub mod barrier;
 pub mod core;
 mod lanes;
+mod note;
 #[cfg(test)]
 mod tests;
 
@@ -219,7 +222,39 @@ impl<T: Parkable> Gate<T> {
         true
     }
 
-    /// Returns the progress of this hold's drain; `None` if there is no such hold (any more: [`Gate::close`] ends all).
+    /// Places a note: every write to these spans that enters from now on marks the regions that it touches. Those inside are drained as for a hold, and
+    /// nothing is parked. Idempotent by id. Returns false if there are too many notes.
+    #[must_use]
+    pub fn note(&self, id: ChangeId, spans: &[Span]) -> bool {
+        let mut control = self.control();
+        if control.holds.has_note(id) {
+            return true;
+        }
+        if control.holds.notes() >= self.bounds.holds {
+            return false;
+        }
+        control.holds.place_note(id, spans);
+        self.drain(&mut control, Some(id), &Cover::of(id, spans, HoldMode::Writes));
+        true
+    }
+
+    /// Returns what was written since the note of this change was placed; `None` if it has none (any more).
+    #[must_use]
+    pub fn written(&self, id: ChangeId) -> Option<Vec<Span>> {
+        self.control().holds.written(id)
+    }
+
+    /// Ends the note of this change. A hold of it stays in place.
+    pub fn end_note(&self, id: ChangeId) {
+        let mut control = self.control();
+        control.holds.end_note(id);
+        if !control.holds.has(id) {
+            control.drains.remove(&Some(id));
+        }
+        self.show(&control);
+    }
+
+    /// Returns the progress of the drain of this hold or note; `None` if there is neither (any more: [`Gate::close`] ends all).
     #[must_use]
     pub fn drained(&self, id: ChangeId) -> Option<Drain> {
         self.progress(Some(id))

@@ -1,5 +1,6 @@
 //! The gate's guarantees, tested with one thread at a time. `stress` uses many.
 
+mod note;
 mod order;
 mod stress;
 

@@ -1,16 +1,20 @@
-//! The ranges that the holds in place cover: an immutable list, shared with the threads that enter.
+//! The ranges that the holds in place cover, and the notes of writes: an immutable list, shared with the threads that enter.
 
 use crate::gate::Access;
+use crate::gate::note::Note;
 use crate::model::change::HoldMode;
 use crate::model::records::Span;
 use crate::model::units::{ChangeId, VolumeId};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// The ranges of all holds, in order of volume and start; or everything if the gate is closed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cover {
     closed: bool,
     ranges: Vec<Range>,
+    /// Each in the order in which it was placed.
+    notes: Vec<(ChangeId, Arc<Note>)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,7 +37,43 @@ impl Cover {
         Self {
             closed: true,
             ranges: Vec::new(),
+            notes: Vec::new(),
         }
+    }
+
+    /// Returns the cover of one hold.
+    #[must_use]
+    pub fn of(id: ChangeId, spans: &[Span], mode: HoldMode) -> Self {
+        let mut cover = Self::default();
+        cover.add(id, spans, mode);
+        cover
+    }
+
+    /// Marks a write that enters in every note.
+    pub fn note(&self, span: &Span, access: Access) {
+        if access == Access::Write {
+            self.notes.iter().for_each(|(_, note)| note.mark(span));
+        }
+    }
+
+    /// Returns the note of this change.
+    pub(super) fn note_of(&self, id: ChangeId) -> Option<&Note> {
+        let found = self.notes.iter().find(|(of, _)| *of == id);
+        found.map(|(_, note)| &**note)
+    }
+
+    /// Returns the number of notes.
+    #[must_use]
+    pub fn notes(&self) -> usize {
+        self.notes.len()
+    }
+
+    pub(super) fn add_note(&mut self, id: ChangeId, spans: &[Span]) {
+        self.notes.push((id, Arc::new(Note::new(spans))));
+    }
+
+    pub(super) fn remove_note(&mut self, id: ChangeId) {
+        self.notes.retain(|(of, _)| *of != id);
     }
 
     /// Returns whether a hold, or the closed gate, covers this request.
@@ -62,10 +102,10 @@ impl Cover {
         self.closed
     }
 
-    /// Returns whether nothing is covered.
+    /// Returns whether nothing is covered or noted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.closed && self.ranges.is_empty()
+        !self.closed && self.ranges.is_empty() && self.notes.is_empty()
     }
 
     /// Returns the cover of this hold alone.
@@ -78,8 +118,8 @@ impl Cover {
             .copied()
             .collect();
         Self {
-            closed: false,
             ranges,
+            ..Self::default()
         }
     }
 
