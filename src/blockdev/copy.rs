@@ -3,6 +3,7 @@
 use super::device::FileDevice;
 use super::faults::Operation;
 use super::{AlignedBytes, Disk};
+use crate::cluster::FlushLedger;
 use crate::model::units::DiskOffset;
 use std::io;
 use std::ops::Range;
@@ -71,6 +72,32 @@ impl Disk {
             offloaded = from.offload(at.0, into, to_at.0, len);
         }
         self.copy_rest(at, to, to_at, offloaded..len)
+    }
+
+    /// Copies `len` bytes to another disk through memory, and makes them durable there. A hold of a move may wait for this, since it waits for no other bytes.
+    ///
+    /// # Errors
+    /// Fails with the error of the side that failed. The ledger, of the other disk, records a failed write.
+    pub fn copy_durably_to(
+        &self,
+        at: DiskOffset,
+        to: &Disk,
+        to_at: DiskOffset,
+        len: u64,
+        ledger: &dyn FlushLedger,
+    ) -> Result<(), CopyError> {
+        let length = |rest: u64| usize::try_from(rest).map_or(DIRECT_PIECE, |rest| rest.min(DIRECT_PIECE));
+        let mut memory = AlignedBytes::zeroed(length(len));
+        let mut done = 0;
+        while done < len {
+            let piece = &mut memory[..length(len - done)];
+            self.read_at(piece, DiskOffset(at.0 + done))
+                .map_err(CopyError::Read)?;
+            to.write_durably(piece, DiskOffset(to_at.0 + done), ledger)
+                .map_err(CopyError::Write)?;
+            done += piece.len() as u64;
+        }
+        Ok(())
     }
 
     /// Copies the rest by writing from the mapping, where there is one. The kernel reads the source then; where it cannot, the write fails with

@@ -83,6 +83,17 @@ impl Disk {
         self.faults.noted(Operation::Flush, flushed)
     }
 
+    /// Writes all of `buf`, durably. A failure may be that of an earlier write-back.
+    ///
+    /// # Errors
+    /// Fails with the disk's error, which the ledger records; the next flush fails too.
+    pub fn write_durably(&self, buf: &[u8], at: DiskOffset, ledger: &dyn FlushLedger) -> io::Result<()> {
+        let written = self
+            .writable(at, buf.len() as u64)
+            .and_then(|()| self.with_ledger(ledger, || self.device.write_durably(buf, at.0)));
+        self.faults.noted(Operation::Write, written)
+    }
+
     /// Runs a call other than a flush that may get the error of an earlier write-back. The ledger records a failure, and the next flush of this
     /// opening fails too.
     pub(super) fn with_ledger<T>(
