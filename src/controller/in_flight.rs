@@ -1,7 +1,7 @@
 //! Runs one change: its state machine, its timer, and the effects that the machine requests.
 
-use super::Controller;
 use super::whole::check_weight;
+use super::{Claimed, Controller};
 use crate::cluster::Membership;
 use crate::controller::history;
 use crate::failpoint::{Point, hit};
@@ -135,13 +135,15 @@ impl Controller {
     pub(super) fn run_one(
         &mut self,
         change: NewChange,
+        claimed: &mut Claimed<'_>,
         work: &mut dyn FnMut() -> Result<(), String>,
     ) -> Result<(Outcome, Option<Error>)> {
         check_weight(&change)?;
-        let range = self.range()?;
         let id = self.store.prepare(self.term, &change)?;
         hit(Point::ControllerPrepared);
-        let plan = self.plan(change, &range);
+        let plan = claimed(self, &change)
+            .and_then(|()| self.range())
+            .and_then(|range| self.plan(change, &range));
         let mut in_flight = match plan {
             Ok(plan) => InFlightChange::prepared(plan, id),
             Err(why) => {

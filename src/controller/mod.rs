@@ -112,6 +112,9 @@ impl Retries {
     }
 }
 
+/// Writes to the space that a change maps, when the change is prepared and so owns it, and before anything is held.
+pub type Claimed<'w> = dyn FnMut(&mut Controller, &NewChange) -> Result<()> + 'w;
+
 /// The holder of the controller lock, and all that it needs to run changes.
 pub struct Controller {
     /// The directory in which the controller lock was taken, even if it has been renamed since.
@@ -269,10 +272,21 @@ impl Controller {
         persist: bool,
         work: &mut dyn FnMut() -> Result<(), String>,
     ) -> Result<Outcome> {
+        self.run_claimed(change, persist, &mut |_, _| Ok(()), work)
+    }
+
+    /// Runs a change as [`Controller::run`] does. `claimed` is called in each attempt.
+    fn run_claimed(
+        &mut self,
+        change: NewChange,
+        persist: bool,
+        claimed: &mut Claimed<'_>,
+        work: &mut dyn FnMut() -> Result<(), String>,
+    ) -> Result<Outcome> {
         self.check_finished()?;
         let mut again = Retries::begin(&change, self.environment.now());
         loop {
-            match self.attempt(&change, work)? {
+            match self.attempt(&change, claimed, work)? {
                 Ok(outcome) => return self.finished(outcome, persist),
                 Err(reason) if again.may_retry(&reason, self.environment.now()) => {}
                 Err(Reason::MembershipMoved | Reason::GenerationMoved) => {
@@ -288,12 +302,13 @@ impl Controller {
     fn attempt(
         &mut self,
         change: &NewChange,
+        claimed: &mut Claimed<'_>,
         work: &mut dyn FnMut() -> Result<(), String>,
     ) -> Result<Result<Outcome, Reason>> {
         let mut change = change.clone();
         change.delta.from = self.store.header()?.generation;
         let title = change.title.clone();
-        let ran = self.run_one(change, work);
+        let ran = self.run_one(change, claimed, work);
         self.log_notes();
         let (outcome, error) = ran?;
         match &outcome {

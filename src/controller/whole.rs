@@ -1,6 +1,6 @@
 //! Runs changes of any weight: in parts where one is too heavy. Removes what is left of changes that were cut short.
 
-use super::Controller;
+use super::{Claimed, Controller};
 use crate::model::change::{HoldMode, NewChange};
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::event::Severity;
@@ -21,6 +21,20 @@ impl Controller {
         change: NewChange,
         work: &mut dyn FnMut() -> Result<(), String>,
     ) -> Result<Outcome> {
+        self.run_whole_claimed(change, &mut |_, _| Ok(()), work)
+    }
+
+    /// Runs a change as [`Controller::run_whole`] does. `claimed` is called with each part when it is prepared, and again where a part has to be tried
+    /// again; nothing is held then.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Controller::run_whole`] and of `claimed`, with which a part is cancelled.
+    pub fn run_whole_claimed(
+        &mut self,
+        change: NewChange,
+        claimed: &mut Claimed<'_>,
+        work: &mut dyn FnMut() -> Result<(), String>,
+    ) -> Result<Outcome> {
         let source = self.source_of(&change.delta.edits)?;
         let unit = self.store.header()?.extent_size;
         let parts = parts::of(&change.delta.edits, &change.spans, source.as_ref(), unit);
@@ -30,8 +44,8 @@ impl Controller {
             let change = of_part(part, &change);
             self.more_parts = index + 1 < count;
             let done = match count == 1 || !change.spans.is_empty() {
-                true => self.run_part(change, work),
-                false => self.run_part(change, &mut || Ok(())),
+                true => self.run_part(change, claimed, work),
+                false => self.run_part(change, claimed, &mut || Ok(())),
             };
             match done {
                 Ok(outcome) => all.add(outcome),
@@ -58,11 +72,12 @@ impl Controller {
     fn run_part(
         &mut self,
         change: NewChange,
+        claimed: &mut Claimed<'_>,
         work: &mut dyn FnMut() -> Result<(), String>,
     ) -> Result<Outcome> {
         let takes = |edit: &Edit| matches!(edit, Edit::RemoveVolume(_) | Edit::Unmap { .. });
         let takes = change.delta.edits.iter().any(takes);
-        let outcome = self.run(change, true, work)?;
+        let outcome = self.run_claimed(change, true, claimed, work)?;
         // The change is valid either way.
         if takes && let Err(error) = self.free() {
             log::warn!("freeing the released space: {error}");
@@ -118,7 +133,7 @@ impl Controller {
                 spans: Vec::new(),
                 mode: HoldMode::All,
             };
-            self.run_part(of_part(part, &like), &mut || Ok(()))?;
+            self.run_part(of_part(part, &like), &mut |_, _| Ok(()), &mut || Ok(()))?;
         }
         Ok(())
     }
