@@ -22,6 +22,7 @@ use apparatus::protocol::controller::Outcome;
 use apparatus::rpc::client::{Links, WaitOutcome};
 use apparatus::rpc::frame::{CAP, Decoder, encode};
 use apparatus::rpc::message::{Request, RequestFrame};
+use apparatus::rpc::written::Written;
 use apparatus::store;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -124,7 +125,10 @@ fn frames() {
         incarnation: Incarnation(3),
         disks: vec![record],
     };
-    let release = Request::Release { change: ChangeId(41) };
+    let release = Request::Release {
+        change: ChangeId(41),
+        given_up: false,
+    };
     row(
         "Release and Hold",
         &RequestFrame {
@@ -394,7 +398,7 @@ impl ChangePipeline for Moves {
         }))
     }
 
-    fn work(&mut self) -> Result<(), String> {
+    fn work(&mut self, _written: &Written) -> Result<(), String> {
         Ok(())
     }
 

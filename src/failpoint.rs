@@ -15,6 +15,10 @@ pub enum Point {
     ControllerRecovered,
     /// The change is prepared; no apparatus has been asked to hold.
     ControllerPrepared,
+    /// All apparatuses note writes; nothing has been copied.
+    ControllerNoted,
+    /// The chunk is copied, durably; no apparatus has been asked to hold.
+    ControllerCopied,
     /// All apparatuses have been asked to hold.
     ControllerHoldSent,
     /// All apparatuses hold; the work has not begun.
@@ -31,7 +35,7 @@ pub enum Point {
     ControllerReleaseSent,
     /// All apparatuses have released.
     ControllerReleased,
-    /// The change is cancelled in the store; no apparatus has been asked to release.
+    /// The change is cancelled in the store; apparatuses that were not told before that it is given up have not been asked to release.
     ControllerCancelled,
     /// An apparatus is fenced in the store; its fence word is not set.
     ControllerFenceRecorded,
@@ -51,6 +55,10 @@ pub enum Point {
     ImportLabelled,
     /// All labels name the imported database; the copies of the metadata are those that it was made from.
     ImportTookOver,
+    /// A request to note writes has arrived; nothing is noted.
+    ApparatusNoteAsked,
+    /// The controller has been sent `Noting`.
+    ApparatusNotingSent,
     /// A hold request has arrived; its disks are not open.
     ApparatusHoldAsked,
     /// The hold is in place; the drain has not been checked.
@@ -97,11 +105,13 @@ pub enum Point {
 
 impl Point {
     /// All points with their names.
-    pub const ALL: [(Self, &'static str); 43] = [
+    pub const ALL: [(Self, &'static str); 47] = [
         (Self::ControllerLocked, "controller.locked"),
         (Self::ControllerTermRaised, "controller.term-raised"),
         (Self::ControllerRecovered, "controller.recovered"),
         (Self::ControllerPrepared, "controller.prepared"),
+        (Self::ControllerNoted, "controller.noted"),
+        (Self::ControllerCopied, "controller.copied"),
         (Self::ControllerHoldSent, "controller.hold-sent"),
         (Self::ControllerHeld, "controller.held"),
         (Self::ControllerWorked, "controller.worked"),
@@ -120,6 +130,8 @@ impl Point {
         (Self::ImportStored, "import.stored"),
         (Self::ImportLabelled, "import.labelled"),
         (Self::ImportTookOver, "import.took-over"),
+        (Self::ApparatusNoteAsked, "apparatus.note-asked"),
+        (Self::ApparatusNotingSent, "apparatus.noting-sent"),
         (Self::ApparatusHoldAsked, "apparatus.hold-asked"),
         (Self::ApparatusHoldPlaced, "apparatus.hold-placed"),
         (Self::ApparatusDrained, "apparatus.drained"),

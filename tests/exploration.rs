@@ -50,9 +50,9 @@ fn every_order_of_events_keeps_the_promises() {
     all(&[
         ((&[&[W, R], &[R, W]], 2, NONE), 55_987),
         ((&[&[W2, R2], &[R2]], 2, NONE), 52_358),
-        ((&[&[W2], &[]], 2, LOST), 87_602),
-        ((&[&[], &[]], 2, LATE), 69_914),
-        ((&[&[W], &[]], 2, KILLED), 265_180),
+        ((&[&[W2], &[]], 2, LOST), 101_890),
+        ((&[&[], &[]], 2, LATE), 83_232),
+        ((&[&[W], &[]], 2, KILLED), 286_253),
         ((&[&[W], &[R]], 2, DOUBLED), 169_569),
     ]);
 }
@@ -60,19 +60,19 @@ fn every_order_of_events_keeps_the_promises() {
 #[test]
 fn two_troubles_at_once_keep_the_promises() {
     all(&[
-        ((&[&[], &[]], 1, LOST_AND_KILLED), 214_839),
-        ((&[&[], &[]], 1, KILLED_TWICE), 506_766),
-        ((&[&[W]], 1, KILLED_TWICE), 128_075),
-        ((&[&[W]], 1, LOST_AND_KILLED), 45_686),
+        ((&[&[], &[]], 1, LOST_AND_KILLED), 216_947),
+        ((&[&[], &[]], 1, KILLED_TWICE), 531_416),
+        ((&[&[W]], 1, KILLED_TWICE), 131_038),
+        ((&[&[W]], 1, LOST_AND_KILLED), 46_318),
     ]);
 }
 
 #[test]
 fn power_loss_at_every_step_keeps_the_promises() {
     all(&[
-        ((&[&[], &[]], 2, POWER), 87_655),
-        ((&[&[W2, F, R2]], 2, POWER), 224_590),
-        ((&[&[W, F], &[]], 1, POWER), 570_062),
+        ((&[&[], &[]], 2, POWER), 93_223),
+        ((&[&[W2, F, R2]], 2, POWER), 226_142),
+        ((&[&[W, F], &[]], 1, POWER), 610_498),
     ]);
 }
 
@@ -102,12 +102,16 @@ fn power_loss_at_every_step_in_larger_pools() {
 }
 
 fn all(pools: &[(Pool, u64)]) {
+    let mut other = Vec::new();
     for &(pool, states) in pools {
         let begun = Instant::now();
         let found = whole(pool, None, MOST).unwrap_or_else(|why| panic!("{pool:?}: {why}"));
         println!("{pool:?}: {found:?} in {:?}", begun.elapsed());
-        assert_eq!(found.states, states, "{pool:?}");
+        if found.states != states {
+            other.push((pool, states, found.states));
+        }
     }
+    assert!(other.is_empty(), "other numbers of states: {other:?}");
 }
 
 fn whole((asks, chunks, budget): Pool, fault: Option<Fault>, most: u64) -> Result<Found, String> {

@@ -64,6 +64,8 @@ enum Occasion {
     HostFlush,
     /// Requests in flight do not finish, because a disk is slow: see `a_slow_disk…`.
     SlowDisk,
+    /// A chunk is copied before its hold, as in direct pools alone.
+    CopyAhead,
     /// The controller dies after a commit, and another apparatus is stopped: the others do not follow.
     DeadControllerAndSilence,
 }
@@ -81,6 +83,10 @@ fn occasion(point: Point) -> Occasion {
             Occasion::DeadController
         }
         Point::ApparatusTakingOver => Occasion::DeadControllerAndSilence,
+        Point::ControllerNoted
+        | Point::ControllerCopied
+        | Point::ApparatusNoteAsked
+        | Point::ApparatusNotingSent => Occasion::CopyAhead,
         Point::ApparatusFlushed | Point::ApparatusRecorded | Point::ApparatusPersisted => Occasion::HostFlush,
         _ => Occasion::Move,
     }
@@ -93,12 +99,11 @@ fn armed(point: Point, name: &str, action: &str) -> String {
 }
 
 fn points(of: &'static str) -> impl Iterator<Item = (Point, &'static str)> {
-    // In a direct pool a hold lasts as long as the disks take for its copy. Where they are busy, the other apparatus has gone on before it is stopped.
-    let left_out = match support::access() {
-        DiskAccess::Cached => Occasion::SlowDisk,
-        DiskAccess::Direct => Occasion::DeadControllerAndSilence,
+    let is_wanted = |point| match occasion(point) {
+        Occasion::SlowDisk => false,
+        Occasion::CopyAhead => support::access() == DiskAccess::Direct,
+        _ => true,
     };
-    let is_wanted = move |point| ![Occasion::SlowDisk, left_out].contains(&occasion(point));
     let wanted = move |(point, name): &(Point, &str)| name.starts_with(of) && is_wanted(*point);
     Point::ALL.into_iter().filter(wanted)
 }
@@ -284,7 +289,7 @@ fn the_controller_stops_for_a_while_at_every_step() {
 fn bring_to_point(trial: &Trial, point: Point) -> bool {
     let (x, y) = (trial.x.as_ref().unwrap(), trial.y.as_ref().unwrap());
     match occasion(point) {
-        Occasion::Move => {
+        Occasion::Move | Occasion::CopyAhead => {
             let worker = Worker::start(&trial.scene, trial.job, None);
             let died = reached(y);
             drop(worker);

@@ -19,17 +19,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// What three thousand seeds have to have met; otherwise they prove less than they seem to.
-const MET: [&str; 54] = [
+const MET: [&str; 59] = [
     "answers to a commit lost",
     "apparatuses killed at a step",
     "apparatuses stopped",
     "apparatuses stopped at a step",
     "apparatuses stopped for good",
+    "blocks copied again under the hold",
     "boots with changes undone",
     "changes cancelled by the next controller",
     "changes finished without somebody",
     "changes with late writers about",
+    "chunks copied ahead",
     "commits refused: membership moved",
+    "commits that were durable at once",
     "commits too late: a hold had ended",
     "connections cut",
     "controllers killed at a step",
@@ -45,6 +48,7 @@ const MET: [&str; 54] = [
     "given up: refused",
     "given up: still draining",
     "given up: store failed",
+    "given up by a controller of another term",
     "persisted by a controller",
     "persisted by a flush",
     "persisted in a gap",
@@ -61,6 +65,7 @@ const MET: [&str; 54] = [
     "late writes",
     "messages doubled",
     "messages lost",
+    "notes that ended before their hold",
     "old tables still in use",
     "parked writes acknowledged",
     "pipelined",

@@ -26,6 +26,8 @@ pub(super) struct InFlightChange {
     timer: Option<Instant>,
     /// The heartbeats of the participants, as they were when the timer was armed.
     heartbeats: BTreeMap<Slot, u64>,
+    /// The copy ahead is due: every participant notes writes.
+    pub(super) copy_due: bool,
     /// The work is due: every participant holds.
     pub(super) work_due: bool,
     pub(super) outcome: Option<Outcome>,
@@ -50,6 +52,7 @@ impl InFlightChange {
             events: VecDeque::from([Event::Prepared(id)]),
             timer: None,
             heartbeats: BTreeMap::new(),
+            copy_due: false,
             work_due: false,
             outcome: None,
             error: None,
@@ -179,6 +182,22 @@ impl Controller {
         }
     }
 
+    /// Copies ahead, while nothing is held.
+    pub(super) fn copy(
+        &mut self,
+        in_flight: &mut InFlightChange,
+        copy: &mut dyn FnMut() -> Result<(), String>,
+    ) {
+        in_flight.copy_due = false;
+        hit(Point::ControllerNoted);
+        let done = copy();
+        hit(Point::ControllerCopied);
+        in_flight.push(match done {
+            Ok(()) => Event::Copied,
+            Err(why) => Event::CopyFailed(why),
+        });
+    }
+
     /// Does the work under the hold.
     pub(super) fn work(
         &mut self,
@@ -251,12 +270,15 @@ impl Controller {
                 in_flight.heartbeats = self.heartbeats(in_flight.participants());
             }
             Effect::Disarm => in_flight.timer = None,
+            Effect::Copy => in_flight.copy_due = true,
             Effect::Work => in_flight.work_due = true,
             Effect::Commit(version) => {
                 let answer = self.store.commit(self.term, in_flight.machine.id(), version);
                 in_flight.commit_answered(answer, &*self.members);
             }
             Effect::Cancel => {
+                // Apparatuses that need not wait for the store are told before it is asked.
+                self.links.flush();
                 let answer = self.store.cancel(in_flight.machine.id());
                 hit(Point::ControllerCancelled);
                 let event = match answer {
@@ -368,7 +390,8 @@ impl InFlightChange {
 /// Returns whether the answer belongs to this change.
 fn is_about(answer: &Answer, id: ChangeId) -> bool {
     match answer {
-        Answer::Held { change }
+        Answer::Noting { change }
+        | Answer::Held { change, .. }
         | Answer::StillDraining { change, .. }
         | Answer::StillOpening { change, .. }
         | Answer::Applied { change, .. }

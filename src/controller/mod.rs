@@ -33,6 +33,7 @@ use crate::model::names::Name;
 use crate::model::units::{DiskId, Generation, Slot, Term};
 use crate::protocol::controller::{Outcome, Patience, Reason};
 use crate::rpc::client::Links;
+use crate::rpc::written::Written;
 use crate::store::Store;
 use environment::Environment;
 use std::collections::{BTreeMap, BTreeSet};
@@ -153,7 +154,7 @@ pub struct Controller {
 /// Supplies the changes of a pipeline: the release of one and the hold of the next travel in one frame.
 ///
 /// Order: `next` of a change may be called before `ended` of the one before it, and then possibly under that one's hold.
-/// `work` of a change is called only after `ended` of the one before; when that one was given up, the one after it is too, without `work`.
+/// `copy_ahead` and `work` of a change are called only after `ended` of the one before; when that one was given up, the one after it is too, without them.
 pub trait ChangePipeline {
     /// Returns the next change, or `None` when there is none now: the pipeline ends when what was begun has ended. Its `from` is
     /// `Prepare::from`. While a change of its own is outstanding, this returns at once (a hold may be in place); otherwise it may do I/O.
@@ -165,11 +166,24 @@ pub trait ChangePipeline {
     fn before_holds(&mut self) {}
     /// Called when no hold of the batch is in place any more.
     fn after_holds(&mut self) {}
-    /// Does the work under the hold: at memory speed, never a flush or a cold read.
+    /// Returns whether the ranges of the batch that has just been planned are copied before they are held.
+    fn copies_ahead(&self) -> bool {
+        false
+    }
+    /// Copies the ranges of a change while nothing is held and hosts write to them; when this returns, the copy is durable. Called before `work` of that
+    /// change and after `ended` of the one before.
     ///
     /// # Errors
     /// An error gives the change up, with this reason.
-    fn work(&mut self) -> Result<(), String>;
+    fn copy_ahead(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+    /// Does the work under the hold: at memory speed, never a flush or a cold read. `written` is what hosts have written to the ranges since
+    /// `copy_ahead`: all, where they were not copied ahead or that is not known.
+    ///
+    /// # Errors
+    /// An error gives the change up, with this reason.
+    fn work(&mut self, written: &Written) -> Result<(), String>;
     /// Receives the outcome of the change that `next` returned, and how long its hold lasted.
     ///
     /// # Errors

@@ -8,6 +8,8 @@
 //!  gap: ended D, and again
 //! ```
 //!
+//! Where changes copy ahead, `Note B` travels with `Release A`, and `Noting .. copy` precedes each hold.
+//!
 //! What may wait (planning, preparing, the store transactions for that) is done in the gap, so no hold is longer for it.
 
 use super::in_flight::InFlightChange;
@@ -95,7 +97,7 @@ impl Controller {
             if changes.is_empty() {
                 return Ok(());
             }
-            let queue = self.announce(&changes, &range)?;
+            let queue = self.announce(&changes, &range, pipeline.copies_ahead())?;
             pipeline.before_holds();
             let ran = self.run_queue(pipeline, &mut changes, queue);
             pipeline.after_holds();
@@ -109,7 +111,12 @@ impl Controller {
     }
 
     /// Announces changes in the store; each starts from the generation that the one before it leads to.
-    fn announce(&mut self, changes: &VecDeque<NewChange>, range: &Range) -> Result<Queue> {
+    fn announce(
+        &mut self,
+        changes: &VecDeque<NewChange>,
+        range: &Range,
+        copies_ahead: bool,
+    ) -> Result<Queue> {
         may_wait("preparing");
         let mut from = self.store.header()?.generation;
         let mut queue = Queue::new();
@@ -123,7 +130,10 @@ impl Controller {
                 Err(why) => self.store.cancel(id).and(Err(why)),
             });
             match planned {
-                Ok(planned) => queue.push_back(planned),
+                Ok((id, plan)) => {
+                    let plan = Plan { copies_ahead, ..plan };
+                    queue.push_back((id, plan));
+                }
                 Err(why) => {
                     self.withdraw(queue)?;
                     return Err(why);
@@ -197,8 +207,13 @@ impl Controller {
         let mut next: Option<InFlightChange> = None;
         while !in_flight.is_over() {
             self.advance(in_flight);
+            if in_flight.copy_due {
+                self.copy(in_flight, &mut || pipeline.copy_ahead());
+                continue;
+            }
             if in_flight.work_due {
-                self.work(in_flight, &mut || pipeline.work());
+                let written = in_flight.machine.written().clone();
+                self.work(in_flight, &mut || pipeline.work(&written));
                 continue;
             }
             if in_flight.is_releasing() && next.is_none() {
@@ -226,6 +241,10 @@ impl Controller {
                 "the pipeline has ended".into(),
             ));
             self.advance(&mut in_flight);
+            if in_flight.copy_due {
+                self.copy(&mut in_flight, &mut || Err("the pipeline has ended".into()));
+                continue;
+            }
             if in_flight.work_due {
                 self.work(&mut in_flight, &mut || Err("the pipeline has ended".into()));
                 continue;

@@ -138,6 +138,7 @@ impl Controller {
             participants: range.participants.clone(),
             membership: range.membership,
             late_writes: range.late_writes,
+            copies_ahead: false,
             patience: self.patience,
         })
     }

@@ -116,7 +116,10 @@ fn request_frames() -> Vec<Vec<u8>> {
             generation: Generation(9),
             delta,
         },
-        Request::Release { change: ChangeId(3) },
+        Request::Release {
+            change: ChangeId(3),
+            given_up: true,
+        },
         Request::Stop,
     ];
     let each = requests.iter().map(|request| vec![request.clone()]);

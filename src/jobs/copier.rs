@@ -11,6 +11,7 @@
 
 use super::write_gate::WriteGate;
 use crate::blockdev::{CopyError, Disk, is_zero};
+use crate::cluster::FlushLedger;
 use crate::model::ranges::{both, clip, minus, rest, total};
 use crate::model::units::{DiskId, DiskOffset};
 use std::io::{self, ErrorKind};
@@ -258,6 +259,26 @@ pub(super) fn copy(route: &Route, staged: &Staged, scratch: &mut Scratch) -> Res
             .map_err(CopyFault::from)?;
     }
     Ok(total(&needed))
+}
+
+/// Copies these ranges of a run, durably. Returns how many bytes were copied.
+pub(super) fn copy_durably(
+    route: &Route,
+    ranges: &[Range<u64>],
+    ledger: &dyn FlushLedger,
+) -> Result<u64, CopyFault> {
+    for run in ranges {
+        let (at, to) = (
+            DiskOffset(route.at.0 + run.start),
+            DiskOffset(route.to.0 + run.start),
+        );
+        let target = &route.target;
+        route
+            .source
+            .copy_durably_to(at, target, to, run.end - run.start, ledger)
+            .map_err(CopyFault::from)?;
+    }
+    Ok(total(ranges))
 }
 
 /// Returns the clean ranges that are still holes or were zero: the clean ranges without the pieces

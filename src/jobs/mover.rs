@@ -1,6 +1,8 @@
 //! Runs a job as a pipeline of changes, each of which moves one chunk.
 
-use super::copier::{CopyFault, Route, Scratch, Staged, copy};
+mod copying;
+
+use super::copier::{CopyFault, Route, Scratch};
 use super::pace::{ChunkSize, HOLD_TARGET, Limiter};
 use super::stager::{Stager, Window};
 use super::steps::{Chunk, remaining, still_at};
@@ -14,6 +16,8 @@ use crate::model::job::{JobLimits, JobRecord, Progress, Step};
 use crate::model::ranges::{clip, total};
 use crate::model::units::{DiskId, DiskOffset, ExtentSize, JobId};
 use crate::protocol::controller::{Outcome, Reason};
+use crate::rpc::written::Written;
+use copying::BegunChange;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,19 +60,6 @@ pub(super) struct MoveFigures {
     pub(super) holds: Holds,
 }
 
-/// A change under way, from planning to its end.
-struct BegunChange {
-    chunk: Chunk,
-    route: Route,
-    staged: Staged,
-    /// Bytes that have been charged to the rate limit.
-    charged: u64,
-    copied: u64,
-    copying: Duration,
-    /// The work has been done once already, so what is clean is not known any more.
-    retried: bool,
-}
-
 /// The steps of a job, moved chunk by chunk.
 pub(super) struct Mover {
     job: JobId,
@@ -84,6 +75,7 @@ pub(super) struct Mover {
     asked: (usize, u64),
     empty: bool,
     stager: Stager,
+    ledgers: Arc<dyn FlushLedgers>,
     window: Option<(Window, u64)>,
     /// The disks that the steps move between.
     needed: BTreeSet<DiskId>,
@@ -120,6 +112,7 @@ impl Mover {
             asked: (0, 0),
             empty: false,
             stager: Stager::start(ledgers.clone())?,
+            ledgers: ledgers.clone(),
             window: None,
             needed: BTreeSet::new(),
             stale: false,
@@ -346,6 +339,7 @@ impl Mover {
             route: window.route.part(at, len),
             charged: total(&staged.data).saturating_sub(total(&staged.zeroes)),
             staged,
+            ahead: 0,
             copied: 0,
             copying: Duration::ZERO,
             retried: false,
@@ -357,7 +351,13 @@ impl Mover {
     }
 
     fn count(&mut self, begun: &BegunChange, hold: Duration, parked: u64) {
-        self.chunk_size.learn(begun.copied, begun.copying, hold);
+        // Of what was copied ahead, the hold has only what hosts write meanwhile: the more of it there is, the smaller the next chunk.
+        let size = if begun.ahead > 0 {
+            begun.ahead
+        } else {
+            begun.copied
+        };
+        self.chunk_size.learn(size, begun.copying, hold);
         self.charge(begun.copied.saturating_sub(begun.charged));
         self.figures.chunks += 1;
         self.figures.copied += begun.copied;
@@ -451,26 +451,16 @@ impl ChangePipeline for Mover {
         self.stager.open();
     }
 
-    fn work(&mut self) -> Result<(), String> {
-        let Some(begun) = self.begun.front_mut() else {
-            return Err("no chunk was begun".into());
-        };
-        if std::mem::replace(&mut begun.retried, true) {
-            begun.staged = Staged::default();
-        }
-        let start = Instant::now();
-        match copy(&begun.route, &begun.staged, &mut self.scratch) {
-            Ok(bytes) => {
-                begun.copied = bytes;
-                begun.copying = start.elapsed();
-                Ok(())
-            }
-            Err(fault) => {
-                let text = fault.to_string();
-                self.early_end = Some(EarlyEnd::Disk(begun.chunk, fault));
-                Err(text)
-            }
-        }
+    fn copies_ahead(&self) -> bool {
+        self.begun.iter().all(BegunChange::is_direct)
+    }
+
+    fn copy_ahead(&mut self) -> Result<(), String> {
+        self.copy_chunk_ahead()
+    }
+
+    fn work(&mut self, written: &Written) -> Result<(), String> {
+        self.copy_chunk(written)
     }
 
     fn ended(&mut self, outcome: &Outcome, hold: Duration) -> Result<()> {

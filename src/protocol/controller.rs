@@ -10,11 +10,28 @@
 //!                                                                                          Done(Finished)
 //! ```
 //!
+//! A change that copies ahead goes from Preparing to Holding by two more states, in which nothing is held:
+//!
+//! ```text
+//!  Preparing --Prepared--> Noting --all Noting--> Copying --Copied--> Holding
+//!      late writes possible: |                      | the copy failed
+//!      |                     | still draining,      v
+//!      |                     | refused         Cancelling
+//!      +--> Holding <--------+ silent: nothing is copied ahead
+//! ```
+//!
+//! In Noting every apparatus begins to note the writes to the range, and those in flight are done before it says so. So what the copy in Copying
+//! lacks is in a note, and the work under the hold copies that alone. A note dies with its apparatus. So when one is fenced in Holding, the
+//! change is given up and its range copied anew.
+//!
 //! An apparatus that is silent in Holding or Applying (it shows no sign of life until the time-out, or its connection is lost)
 //! is fenced: the machine emits [`Effect::Fence`] and goes on without it once [`Event::Fenced`] confirms that the fence word is
 //! set. An apparatus that shows signs of life but is slow makes the controller give the change up in Holding; in Applying the
 //! controller waits longer for it ([`WAITS`]), because a committed change cannot be given up. Silence in Releasing has no
 //! consequence: the apparatus ends its hold itself.
+//!
+//! A change that is given up while no commit of it is under way will never be committed, so the apparatuses are told at once
+//! (`Release{given_up}`) and the store after that: their hosts do not wait for the store.
 //!
 //! The drawing leaves out a store that fails. At the commit, the change is cancelled; if the answer is that it was committed
 //! after all, the machine goes on to Applying. In any other state it ends as Done(Unfinished), and the next holder of the
@@ -26,6 +43,7 @@ use crate::model::change::{Cancel, Commit, HoldMode, NewChange};
 use crate::model::records::DiskRecord;
 use crate::model::units::{ChangeId, Generation, Incarnation, MembershipVersion, Slot};
 use crate::rpc::message::{Answer, Refusal, Request};
+use crate::rpc::written::Written;
 
 /// An apparatus that takes part in a change, in the incarnation that the controller expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,11 +68,20 @@ pub struct Plan {
     /// Whether some fenced apparatus still lives (`recovery::late_writes`, read together with `membership`): its late writes
     /// may still reach an old placement, so reads are held as well.
     pub late_writes: bool,
+    /// Whether the ranges are copied before they are held, while the apparatuses note writes to them.
+    pub copies_ahead: bool,
     /// Limits of each wait.
     pub patience: Patience,
 }
 
 impl Plan {
+    /// Returns whether the ranges are copied ahead: not while late writes are possible, since one of them could be read at the
+    /// old placement after the copy, and be missing at the new one.
+    #[must_use]
+    pub fn notes(&self) -> bool {
+        self.copies_ahead && !self.late_writes && !self.change.spans.is_empty()
+    }
+
     /// Returns which requests are held: those that the change names, and all of them while late writes are possible.
     #[must_use]
     pub fn mode(&self) -> HoldMode {
@@ -102,6 +129,10 @@ pub enum Event {
     },
     /// The fence could not be recorded in the store.
     FenceFailed(Slot, String),
+    /// The ranges are copied ahead, durably.
+    Copied,
+    /// They could not be copied: the change is given up.
+    CopyFailed(String),
     /// The work under the hold is done.
     WorkDone,
     /// The work under the hold failed: the change is given up.
@@ -130,7 +161,9 @@ pub enum Effect {
     Arm(u64),
     /// Disarm the timer.
     Disarm,
-    /// Do the work under the hold.
+    /// Copy the ranges; nothing is held.
+    Copy,
+    /// Do the work under the hold: for a change that was copied ahead, copy what was [`Controller::written`] meanwhile.
     Work,
     /// Call `Store::commit` with this version.
     Commit(MembershipVersion),
@@ -222,6 +255,10 @@ pub enum Reason {
 pub enum State {
     /// The store records the change as prepared.
     Preparing,
+    /// Every apparatus has been asked to note writes.
+    Noting,
+    /// The ranges are copied ahead.
+    Copying,
     /// Every apparatus has been asked to hold and drain.
     Holding,
     /// The work is done under the holds.
@@ -241,10 +278,14 @@ pub enum State {
 impl State {
     /// The transitions of the drawing.
     fn leads_to(self, next: Self) -> bool {
-        use State::{Applying, Cancelling, Committing, Done, Holding, Preparing, Releasing, Working};
+        use State::{
+            Applying, Cancelling, Committing, Copying, Done, Holding, Noting, Preparing, Releasing, Working,
+        };
         matches!(
             (self, next),
-            (Preparing, Holding | Cancelling | Done)
+            (Preparing, Noting | Holding | Cancelling | Done)
+                | (Noting, Copying | Holding | Cancelling)
+                | (Copying, Holding | Cancelling)
                 | (Holding, Working | Cancelling)
                 | (Working, Committing | Cancelling)
                 | (Committing, Applying | Cancelling | Done)
@@ -295,6 +336,12 @@ pub struct Controller {
     fenced: Vec<Slot>,
     /// Why the change is given up, once it is.
     reason: Option<Reason>,
+    /// The apparatuses have been told that it is, before the store was asked to cancel it.
+    withdrawn: bool,
+    /// Whether the ranges were copied while all participants noted writes.
+    copied: bool,
+    /// What was written to the ranges since, or all if they were not copied.
+    written: Written,
     /// Number of times that slow apparatuses have been given more time.
     waited: u32,
     parked: u64,

@@ -17,9 +17,21 @@
 //!                                   with the old version                     with the new version
 //! ```
 //!
-//! An apparatus never reopens with the old version before the store has confirmed that the change is cancelled, not even when
-//! it is asked to release: the store decides. A hold that ends as committed although this apparatus never confirmed it shows
-//! that this apparatus has been fenced.
+//! From Draining, Held and Ending, `Release{given_up}` in the term in which the hold was placed leads to (none), reopened with
+//! the old version: only the controller that prepared a change commits it, and this one promises that it never will.
+//!
+//! Otherwise an apparatus never reopens with the old version before the store has confirmed that the change is cancelled, not
+//! even when it is asked to release: the store decides. A hold that ends as committed although this apparatus never confirmed it
+//! shows that this apparatus has been fenced.
+//!
+//! Before its hold a change may have a *note*, of the writes to ranges that are copied meanwhile:
+//!
+//! ```text
+//!           Note               writes in flight done         Hold
+//!  (none) ---------> Settling -----------------------> Noting ------> kept until the hold ends
+//!                       |                                 |
+//!                       +-- Hold, Release, connection lost, time over --> (none): `Held` says that all may have been written
+//! ```
 //!
 //! An apparatus that waits too long in Awaiting takes the controller lock and finishes the change itself.
 //!
@@ -57,10 +69,14 @@ pub struct Bounds {
 /// Input of the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// One of the requests `Hold`, `Apply`, `Release` arrived.
+    /// One of the requests `Note`, `Hold`, `Apply`, `Release` arrived.
     Asked(Link, Term, Request),
     /// The disks that a hold names are open (`Ok`), or one is not (its name and the reason).
     DisksOpen(ChangeId, Result<(), (String, String)>),
+    /// No write that was in flight when this note was placed is any more.
+    NoteSettled(ChangeId),
+    /// There is no room for this note.
+    NoteRefused(ChangeId),
     /// No request that overlaps this hold is in flight any more.
     Drained(ChangeId),
     /// A timer armed for this change ran out.
@@ -84,11 +100,15 @@ pub enum Event {
     Rejoined(Incarnation, Generation),
 }
 
-/// Timers of one hold.
+/// Timers of one hold, or note.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Timer {
     /// The wait of the hold, for disks or for requests in flight, is due to be reported.
     Drain,
+    /// The wait of the note for writes in flight is due to be reported.
+    Settling,
+    /// The note has reached its time limit.
+    NoteOver,
     /// The hold has reached its time limit.
     Deadline,
     /// The store is to be asked again, or the others are overdue.
@@ -102,12 +122,18 @@ pub enum Effect {
     Answer(Link, Answer),
     /// Open these disks, then send `DisksOpen`.
     OpenDisks(ChangeId, Vec<DiskRecord>),
+    /// Note the writes to these spans from now on; send `NoteSettled` when none that was in flight is any more.
+    PlaceNote(ChangeId, Vec<Span>),
+    /// Forget the note of this change.
+    EndNote(ChangeId),
+    /// Answer `Held` to the link, with what the note of this change has: all, if it has none.
+    ReportHeld(ChangeId, Link),
     /// Park requests that overlap from now on; send `Drained` when none that overlaps is in flight.
     PlaceHold(ChangeId, Vec<Span>, HoldMode),
     /// Build the next version from the delta, switch, and publish the generation in the member table. The machine has checked
     /// that the delta starts from the current generation; see [`Event::TableDamaged`].
     Apply(ChangeId, Delta),
-    /// Remove the hold, if there is one, and let the parked requests run; then answer `Released` to the link, if one is given.
+    /// Remove the hold and the note, if there are any, and let the parked requests run; then answer `Released` to the link, if one is given.
     Reopen(ChangeId, Option<Link>),
     /// Answer `StillDraining` to the link, with the gate's counts.
     ReportDraining(ChangeId, Link),
@@ -154,8 +180,8 @@ impl HoldStage {
         matches!(
             (self, next),
             (Opening, Draining | Ended)
-                | (Draining, Held | Ending)
-                | (Held, Applied | Ending)
+                | (Draining, Held | Ending | Ended)
+                | (Held, Applied | Ending | Ended)
                 | (Ending, Awaiting | Ended)
                 | (Applied, Awaiting | Ended)
                 | (Awaiting, Ended)
@@ -171,12 +197,23 @@ struct Hold {
     link: Option<Link>,
     /// The connection that requested its release, while the store is asked.
     release: Option<Link>,
+    /// The term in which it was placed: that of the controller that prepared the change.
+    term: Term,
     spans: Vec<Span>,
     mode: HoldMode,
     /// Whether `Held` was sent, so that the change may have been committed counting on this hold.
     held_sent: bool,
     /// The generation that the change leads to; known from Awaiting on.
     generation: Generation,
+}
+
+/// The note of a change that has no hold yet, or whose hold is in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Note {
+    /// Whether the writes that were in flight when it was placed are done.
+    settled: bool,
+    /// The connection that requested it last.
+    link: Link,
 }
 
 /// Participation of an apparatus in the control range.
@@ -201,6 +238,9 @@ pub struct Machine {
     holds: BTreeMap<ChangeId, Hold>,
     /// The latest changes that ended here, so that a late `Hold` of one of them places nothing.
     ended: VecDeque<ChangeId>,
+    notes: BTreeMap<ChangeId, Note>,
+    /// The latest changes that had a note. A note is not placed a second time: it would lack what was written between the two.
+    noted: VecDeque<ChangeId>,
 }
 
 mod machine;

@@ -8,17 +8,17 @@ use crate::model::records::{Delta, DiskRecord, Span};
 use crate::model::size::HumanSize;
 use crate::model::units::{ByteCount, ChangeId, DiskId, Generation, Incarnation, JobId, Term, VolumeId};
 use crate::model::words::count;
-use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
+use crate::rpc::bounded::few;
+use crate::rpc::written::Written;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
 
 /// Version of the frames and messages. A peer of another version is refused, and the refusal names the version.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Maximum number of requests or answers in one frame.
 pub const MOST: usize = 256;
@@ -54,6 +54,20 @@ pub enum Request {
         /// The pool that the client means.
         pool: Uuid,
     },
+    /// Remembers which regions of the spans are written from now on, and reports when the writes in flight are done; nothing is parked. It ends with the
+    /// hold of the change, with the connection, or after `deadline_us`. Legal in every state except fenced, once for each change.
+    Note {
+        /// The change whose ranges are going to be copied before they are held.
+        change: ChangeId,
+        /// Address ranges.
+        spans: Vec<Span>,
+        /// Time for the drain before the answer is `StillDraining`, in microseconds.
+        drain_us: u64,
+        /// Time from now after which the apparatus forgets what was written, in microseconds.
+        deadline_us: u64,
+        /// The incarnation that the controller expects; another one refuses the request.
+        incarnation: Incarnation,
+    },
     /// Parks new requests that overlap the spans, and reports when those in flight are done. Legal in every state except fenced.
     Hold {
         /// The change that the hold is for.
@@ -85,6 +99,10 @@ pub enum Request {
     Release {
         /// The change.
         change: ChangeId,
+        /// Whether the controller promises that it will never commit the change. The apparatus relies on that, and does not ask the store, if the
+        /// request has the term in which the hold was placed.
+        #[serde(default)]
+        given_up: bool,
     },
     /// Requests the apparatus's metrics.
     Status,
@@ -142,12 +160,20 @@ pub enum Answer {
         /// Generation of its current table.
         generation: Generation,
     },
+    /// Answers `Note`: every write to the spans that is in flight or comes later is remembered.
+    Noting {
+        /// The change.
+        change: ChangeId,
+    },
     /// Answers `Hold`: no request that overlaps is in flight, and no new one enters.
     Held {
         /// The change.
         change: ChangeId,
+        /// What was written since `Noting`; all of it where that is not known.
+        #[serde(default, skip_serializing_if = "Written::is_all")]
+        written: Written,
     },
-    /// Answers `Hold`: requests in flight have not finished within `drain_us`. The hold stays in place until it is released.
+    /// Answers `Hold` and `Note`: requests in flight have not finished within `drain_us`. The hold stays in place until it is released.
     StillDraining {
         /// The change.
         change: ChangeId,
@@ -447,26 +473,4 @@ pub struct Latency {
     pub sum_us: u64,
     /// Number of requests by bucket: bucket i counts those that took at least 2^(i-1) and less than 2^i microseconds.
     pub counts: Vec<u64>,
-}
-
-/// Reads a list of at most [`MOST`] items, so that a short text cannot allocate much memory.
-fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
-    struct BoundedList<T>(PhantomData<T>);
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for BoundedList<T> {
-        type Value = Vec<T>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "a list of at most {MOST}")
-        }
-        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
-            let mut list = Vec::new();
-            while let Some(item) = items.next_element()? {
-                if list.len() == MOST {
-                    return Err(A::Error::custom(format_args!("more than {MOST} in one frame")));
-                }
-                list.push(item);
-            }
-            Ok(list)
-        }
-    }
-    from.deserialize_seq(BoundedList(PhantomData))
 }

@@ -8,6 +8,7 @@ use apparatus::blockdev::device::{Fault, Faults, Faulty, On, Rule};
 use apparatus::gate::Access;
 use apparatus::model::units::{DiskOffset, Term, VolumeOffset};
 use apparatus::rpc::message::{Answer, Request};
+use apparatus::rpc::written::Written;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -153,7 +154,13 @@ fn a_hold_stays_until_the_store_can_be_asked_for_its_cancel() {
     let new = held(volume, vec![map(volume, 0, d2, 1, 2)]);
     let id = prepare(&mut controller, &new);
     let mut raw = pool.greeted("a");
-    assert_eq!(raw.ask(term, hold(id, &new, &pool)), Answer::Held { change: id });
+    assert_eq!(
+        raw.ask(term, hold(id, &new, &pool)),
+        Answer::Held {
+            change: id,
+            written: Written::All
+        }
+    );
     a.path.released_at.lock().unwrap().clear();
 
     let database = rusqlite::Connection::open(pool.dir.database()).unwrap();

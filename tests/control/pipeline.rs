@@ -1,6 +1,7 @@
 //! Changes run as a pipeline.
 
 use super::*;
+use apparatus::rpc::written::Written;
 
 /// Moves a volume extent by extent.
 struct Moves {
@@ -51,7 +52,7 @@ impl ChangePipeline for Moves {
         Ok(Some(new))
     }
 
-    fn work(&mut self) -> Result<(), String> {
+    fn work(&mut self, _written: &Written) -> Result<(), String> {
         assert_eq!(self.ended.len() as u64, self.begun, "the one before has ended");
         self.worked.push(self.begun);
         (self.on_work)(self.begun)

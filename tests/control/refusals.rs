@@ -9,6 +9,7 @@ use apparatus::model::units::{ChangeId, Generation, Incarnation, Term};
 use apparatus::rpc::client::ask;
 use apparatus::rpc::frame::{CAP, GREETING_CAP};
 use apparatus::rpc::message::{Answer, Refusal, Request, VERSION};
+use apparatus::rpc::written::Written;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use uuid::Uuid;
@@ -17,6 +18,13 @@ fn refusal(answers: &[Answer]) -> &Refusal {
     match answers {
         [Answer::Refused { refusal, .. }] => refusal,
         other => panic!("one refusal was due, not {other:?}"),
+    }
+}
+
+fn release(change: ChangeId) -> Request {
+    Request::Release {
+        change,
+        given_up: false,
     }
 }
 
@@ -196,9 +204,12 @@ fn a_lower_term_is_refused_and_changes_nothing() {
     let mut raw = pool.greeted("a");
     assert_eq!(
         raw.ask(Term(5), hold(1, life)),
-        Answer::Held { change: ChangeId(1) }
+        Answer::Held {
+            change: ChangeId(1),
+            written: Written::All
+        }
     );
-    for request in [hold(2, life), Request::Release { change: ChangeId(1) }] {
+    for request in [hold(2, life), release(ChangeId(1))] {
         let answer = raw.ask(Term(4), request);
         assert!(
             matches!(
@@ -233,7 +244,13 @@ fn requests_may_be_repeated() {
     let life = pool.member("a").incarnation;
     let mut raw = pool.greeted("a");
     for _ in 0..2 {
-        assert_eq!(raw.ask(term, hold(id.0, life)), Answer::Held { change: id });
+        assert_eq!(
+            raw.ask(term, hold(id.0, life)),
+            Answer::Held {
+                change: id,
+                written: Written::All
+            }
+        );
     }
     let (version, _) = store.members().unwrap();
     store.commit(term, id, version).unwrap();
@@ -247,10 +264,7 @@ fn requests_may_be_repeated() {
         assert!(matches!(raw.answer(), Answer::Applied { generation, .. } if generation == from.next()));
     }
     assert_eq!(apparatus.path.applied.lock().unwrap().len(), 1);
-    raw.send(
-        term,
-        vec![Request::Release { change: id }, Request::Release { change: id }],
-    );
+    raw.send(term, vec![release(id), release(id)]);
     assert!(matches!(raw.answer(), Answer::Released { .. }));
     assert!(matches!(raw.answer(), Answer::Released { .. }));
     assert_eq!(apparatus.path.holds(), 0);

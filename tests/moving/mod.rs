@@ -16,14 +16,14 @@ pub mod devices;
 
 use super::history::load::{BLOCK_BYTES, Load, Plan, Report};
 use super::history::{Op, check};
-use super::support::{Daemon, TestPool};
+use super::support::{Daemon, TestPool, access};
 use apparatus::controller::{Controller, PATIENCE as PATIENT, Wait};
 use apparatus::jobs::{self, Observer, Request};
 use apparatus::model::alloc::Faults;
 use apparatus::model::change::Owner;
 use apparatus::model::error::Result;
 use apparatus::model::job::{JobLimits, JobRecord, JobState};
-use apparatus::model::records::Segment;
+use apparatus::model::records::{DiskAccess, Segment};
 use apparatus::model::units::{DiskId, JobId, VolumeExtent, VolumeId};
 use apparatus::protocol::controller::Patience;
 use apparatus::store::Store;
@@ -123,6 +123,14 @@ impl Scene {
 
     pub fn bytes(&self) -> u64 {
         self.extents * self.pool.extent_size.bytes()
+    }
+
+    /// Returns how many bytes a move of the volume copies at most: in a direct pool each once more if hosts write it meanwhile.
+    pub fn most_copied(&self) -> u64 {
+        match access() {
+            DiskAccess::Cached => self.bytes(),
+            DiskAccess::Direct => 2 * self.bytes(),
+        }
     }
 
     /// Starts hosts on each of these mounts.

@@ -12,7 +12,7 @@ use apparatus::model::change::HoldMode;
 use apparatus::model::member::{Joined, Joiner};
 use apparatus::model::names::Name;
 use apparatus::model::records::{Snapshot, Span};
-use apparatus::model::units::{ChangeId, Generation, Incarnation, Slot, VolumeExtent};
+use apparatus::model::units::{ChangeId, Generation, Incarnation, Slot, Term, VolumeExtent};
 use apparatus::protocol::participant::{Bounds, Event, Machine};
 use apparatus::protocol::recovery::{self, MemberView};
 use apparatus::store::memory::Placements;
@@ -55,6 +55,8 @@ pub struct App {
     pub strays: Vec<ReqId>,
     /// Holds that wait for their drain.
     pub draining: BTreeMap<ChangeId, (Vec<Span>, HoldMode)>,
+    /// Notes that wait for theirs.
+    pub settling: BTreeSet<ChangeId>,
     /// Generations that the others are awaited at.
     pub awaited: BTreeSet<Generation>,
     pub looking: bool,
@@ -62,6 +64,8 @@ pub struct App {
     pub placed: BTreeMap<ChangeId, Placed>,
     /// Holds asked for: by which connection, and until when.
     pub asked: BTreeMap<ChangeId, (Option<LinkId>, u64)>,
+    /// The terms in which they were asked for.
+    pub terms: BTreeMap<ChangeId, Term>,
     /// Everything is parked, until it has rejoined.
     pub closed: bool,
     /// It has not been stopped since.
@@ -126,10 +130,12 @@ impl World {
             lanes: BTreeMap::new(),
             strays: Vec::new(),
             draining: BTreeMap::new(),
+            settling: BTreeSet::new(),
             awaited: BTreeSet::new(),
             looking: false,
             placed: BTreeMap::new(),
             asked: BTreeMap::new(),
+            terms: BTreeMap::new(),
             closed: false,
             awake: 0,
             asks_again: 0,
@@ -249,6 +255,7 @@ impl World {
             }
             self.deliver(index, Event::Drained(change));
         }
+        self.look_at_notes(index);
     }
 
     /// Looks at the fence word, as the control thread does now and then.
@@ -270,6 +277,7 @@ impl World {
             None => app.holds.close(),
         }
         app.draining.clear();
+        app.settling.clear();
         app.placed.clear();
         app.asked.clear();
         app.closed = true;

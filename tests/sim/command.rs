@@ -3,6 +3,8 @@
 
 use super::copy::Copy;
 use super::driver::Goal;
+use super::fault::Fault;
+use super::host::BLOCK;
 use super::seams::pool;
 use super::thread::{me, pause, world};
 use super::work::{Done, Ended, Job, Next, Proposal};
@@ -13,7 +15,9 @@ use apparatus::model::change::NewChange;
 use apparatus::model::error::{Error, ErrorKind, Result};
 use apparatus::model::units::JobId;
 use apparatus::protocol::controller::Outcome;
+use apparatus::rpc::written::Written;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 /// Chunks of a batch, at most.
@@ -146,15 +150,22 @@ fn change(controller: &mut Controller, proposal: Proposal) -> Result<()> {
     } = proposal;
     let (whole, persist) =
         world(|world| (world.rng.permille(300), world.rng.permille(500))).unwrap_or_default();
-    let mut worked = copies.clone();
-    let mut work = || {
-        carry_out(&mut worked);
+    // New space is filled when the change has claimed it, and before anything is held.
+    let mut filled = false;
+    let mut fill = |_: &mut Controller, _: &NewChange| {
+        if !std::mem::replace(&mut filled, true) {
+            carry_out(&mut copies.clone());
+        }
         Ok(())
     };
-    let done = if whole {
-        controller.run_whole(change, &mut work)
+    let early = world(|world| world.wrong(Fault::ZeroUnclaimed)) == Some(true);
+    if early {
+        fill(controller, &change)?;
+    }
+    let done = if whole || !copies.is_empty() {
+        controller.run_whole_claimed(change, &mut fill, &mut || Ok(()))
     } else {
-        controller.run(change, persist, &mut work)
+        controller.run(change, persist, &mut || Ok(()))
     };
     match done {
         Ok(outcome) => {
@@ -196,9 +207,12 @@ fn is_unfinished(why: &Error) -> bool {
 /// Moves a batch of chunks of a job.
 fn move_chunks(controller: &mut Controller, job: JobId) -> Result<()> {
     let most = world(|world| world.rng.between(1, BATCH)).unwrap_or(1);
+    let ahead = world(World::copies_ahead) == Some(true);
     let mut chunks = Chunks {
         job,
         most,
+        ahead,
+        copied: false,
         outstanding: VecDeque::new(),
         unfinished: false,
     };
@@ -223,6 +237,10 @@ fn move_chunks(controller: &mut Controller, job: JobId) -> Result<()> {
 struct Chunks {
     job: JobId,
     most: u64,
+    /// Whether chunks are copied before they are held.
+    ahead: bool,
+    /// Whether the chunk under way is copied.
+    copied: bool,
     outstanding: VecDeque<Proposal>,
     unfinished: bool,
 }
@@ -253,22 +271,72 @@ impl ChangePipeline for Chunks {
         Ok(Some(change))
     }
 
-    fn work(&mut self) -> Result<(), String> {
+    fn copies_ahead(&self) -> bool {
+        self.ahead
+    }
+
+    fn copy_ahead(&mut self) -> Result<(), String> {
+        let chunk = self.outstanding.front_mut().ok_or("no chunk is under way")?;
+        copy_slowly(&mut chunk.copies);
+        self.copied = true;
+        Ok(())
+    }
+
+    fn work(&mut self, written: &Written) -> Result<(), String> {
         let chunk = self.outstanding.front_mut().ok_or("no chunk is under way")?;
         world(|world| world.apply_before_commit(me()));
         let passes = world(World::passes).unwrap_or(1);
-        (0..passes).for_each(|_| carry_out(&mut chunk.copies));
+        let ranges = chunk.change.spans.first().and_then(|span| written.within(span));
+        let ranges = ranges.or_else(|| self.copied.then(|| std::iter::once(0..u64::MAX).collect()));
+        (0..passes).for_each(|_| match &ranges {
+            Some(ranges) => copy_again(&mut chunk.copies, ranges),
+            None => carry_out(&mut chunk.copies),
+        });
         Ok(())
     }
 
     fn ended(&mut self, outcome: &Outcome, _hold: Duration) -> Result<()> {
         self.outstanding.pop_front();
+        self.copied = false;
         self.unfinished |= matches!(outcome, Outcome::Unfinished { .. });
         if !matches!(outcome, Outcome::Finished { .. }) {
             self.most = 0;
         }
         world(|world| world.ended(Job::Chunk, Ended::of(outcome)));
         Ok(())
+    }
+}
+
+/// Copies blocks while hosts write to them: any time may pass between two accesses. The copy is durable then.
+fn copy_slowly(copies: &mut [Copy]) {
+    world(|world| world.count("chunks copied ahead"));
+    for (index, copy) in copies.iter_mut().enumerate() {
+        pause(Delay::Disk);
+        world(|world| world.read_copy(copy));
+        pause(Delay::Disk);
+        world(|world| world.write_copy(*copy, index));
+    }
+    let begun = world(|world| world.begin_flush_of(copies)).unwrap_or_default();
+    pause(Delay::Disk);
+    world(|world| {
+        world.end_flush_of(begun);
+        world.note_copied_ahead();
+    });
+}
+
+/// Copies the blocks once more that hosts have written to since.
+fn copy_again(copies: &mut [Copy], ranges: &[Range<u64>]) {
+    for (index, copy) in copies.iter_mut().enumerate() {
+        let at = index as u64 * BLOCK;
+        if ranges
+            .iter()
+            .any(|range| range.start < at + BLOCK && at < range.end)
+        {
+            pause(Delay::Step);
+            world(|world| world.read_copy(copy));
+            pause(Delay::Step);
+            world(|world| world.write_copy_again(*copy, index));
+        }
     }
 }
 

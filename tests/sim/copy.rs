@@ -1,14 +1,15 @@
 //! The work of a change: the blocks that it copies or fills.
 
-use super::disk::BLOCKS;
+use super::disk::{BLOCKS, Begun};
 use super::fault::Fault;
 use super::history::Tag;
 use super::{Delay, Entry, ProcId, Task, World};
-use apparatus::model::change::{ChangeRecord, ChangeState};
+use apparatus::model::change::{ChangeRecord, ChangeState, Owner};
 use apparatus::model::records::{Area, Edit};
-use apparatus::model::units::DiskId;
+use apparatus::model::units::{ChangeId, DiskId};
 use apparatus::rpc::message::Request;
 use apparatus::store::roles::*;
+use std::collections::BTreeSet;
 
 /// One block of a disk.
 pub type At = (usize, u64);
@@ -116,7 +117,92 @@ impl World {
         if let Some(record) = prepared.min_by_key(|record| record.id) {
             self.check_copied_once(record.id, &record.change, index);
         }
+        self.check_claimed(copy.to);
         self.land_copy(copy);
+    }
+
+    /// Writes a block once more, which hosts may have changed since it was copied ahead.
+    pub fn write_copy_again(&mut self, copy: Copy, index: usize) {
+        self.count("blocks copied again under the hold");
+        let unfinished = self.store.unfinished().unwrap_or_default();
+        let prepared = unfinished
+            .into_iter()
+            .filter(|record| record.state == ChangeState::Prepared);
+        if let Some(record) = prepared.min_by_key(|record| record.id) {
+            self.check_copied_again_once(record.id, index);
+        }
+        self.check_claimed(copy.to);
+        self.land_copy(copy);
+        if !self.wrong(Fault::CommitBeforeDurable) {
+            self.disks[copy.to.0].write_durably(copy.to.1, copy.tag);
+        }
+    }
+
+    /// The change that a driver has just copied ahead: of those that are prepared, the first.
+    pub fn note_copied_ahead(&mut self) {
+        let unfinished = self.store.unfinished().unwrap_or_default();
+        let prepared = unfinished
+            .iter()
+            .filter(|record| record.state == ChangeState::Prepared);
+        self.durable.extend(prepared.map(|record| record.id).min());
+    }
+
+    /// In some runs the commit of a change that was copied ahead is durable at once, as in a store that syncs each transaction, and a power loss does not take
+    /// it back: what it maps has to be durable by then.
+    pub fn persist_at_commit(&mut self, id: ChangeId) {
+        if !self.durable.remove(&id) || !self.options.durable_commits {
+            return;
+        }
+        let unfinished = self.store.unfinished().unwrap_or_default();
+        let committed = unfinished
+            .iter()
+            .filter(|record| record.state == ChangeState::Committed);
+        if committed.map(|record| record.id).eq([id]) {
+            self.count("commits that were durable at once");
+            let persisted = self.store.persist(&[id]);
+            self.must(persisted.is_ok(), || format!("persist: {persisted:?}"));
+        }
+    }
+
+    /// Whether a driver copies ahead.
+    pub fn copies_ahead(&mut self) -> bool {
+        let chance = self.rng.permille(500);
+        chance || self.options.ahead
+    }
+
+    /// A flush of the disks that these blocks were copied to.
+    pub fn begin_flush_of(&mut self, copies: &[Copy]) -> Vec<(usize, Begun)> {
+        if self.wrong(Fault::CommitBeforeDurable) {
+            return Vec::new();
+        }
+        let disks: BTreeSet<usize> = copies.iter().map(|copy| copy.to.0).collect();
+        let begun = disks
+            .into_iter()
+            .map(|disk| (disk, self.disks[disk].begin_flush()));
+        begun.collect()
+    }
+
+    pub fn end_flush_of(&mut self, begun: Vec<(usize, Begun)>) {
+        begun
+            .into_iter()
+            .for_each(|(disk, begun)| self.disks[disk].end_flush(begun));
+    }
+
+    /// P6: a controller writes only where its change or job has claimed the space.
+    fn check_claimed(&mut self, (disk, block): At) {
+        let extent = block / BLOCKS;
+        let uses = self.store.uses(DiskId(disk as u32 + 1)).unwrap_or_default();
+        let claimed = uses.iter().any(|one| {
+            let there = one.area.start.0 <= extent && extent < one.area.end().0;
+            there && matches!(one.owner, Owner::Change(_) | Owner::Job(_))
+        });
+        // At the end of a run jobs are cancelled under their controllers, which gives their space back.
+        self.must(claimed || self.ending, || {
+            format!(
+                "P6: a controller writes to disk {} extent {extent}, which nothing has claimed",
+                disk + 1
+            )
+        });
     }
 
     fn land_copy(&mut self, copy: Copy) {

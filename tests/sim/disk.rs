@@ -47,6 +47,13 @@ impl Disk {
         self.cells[block as usize].written.push((self.clock, tag));
     }
 
+    /// A write that is durable when it ends: the block holds this, and nothing from before, whatever happens.
+    pub fn write_durably(&mut self, block: u64, tag: Tag) {
+        self.write(block, tag);
+        let cell = &mut self.cells[block as usize];
+        cell.written.drain(..cell.written.len() - 1);
+    }
+
     /// A flush begins: what was written until now will be durable when it ends.
     pub fn begin_flush(&self) -> Begun {
         Begun(self.clock)

@@ -36,6 +36,10 @@ pub struct Driver {
     /// Connections that it has found broken.
     pub broken: BTreeSet<Slot>,
     pub asked: BTreeMap<ChangeId, Asked>,
+    /// Whom it has asked for a note and not yet for the hold.
+    pub noted: BTreeSet<(Slot, ChangeId)>,
+    /// How many a fault has fenced for it.
+    pub fenced_unasked: u64,
     pub term: Term,
     /// It waits for the controller lock.
     pub waits: Option<Role>,
@@ -74,6 +78,8 @@ impl World {
             inbox: BTreeMap::new(),
             broken: BTreeSet::new(),
             asked: BTreeMap::new(),
+            noted: BTreeSet::new(),
+            fenced_unasked: 0,
             term: Term(0),
             waits: None,
             fences: false,

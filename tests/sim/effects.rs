@@ -43,6 +43,9 @@ impl World {
         match effect {
             Effect::Answer(link, answer) => self.answer(link, answer),
             Effect::OpenDisks(change, _) => self.open_disks(index, proc, change),
+            Effect::PlaceNote(change, spans) => self.place_note(index, change, &spans),
+            Effect::EndNote(change) => self.end_note(index, change),
+            Effect::ReportHeld(change, link) => self.report_held(index, change, link),
             Effect::PlaceHold(change, spans, mode) => self.place_hold(index, change, spans, mode),
             Effect::Apply(_, delta) => self.apply(index, &delta),
             Effect::Reopen(change, link) => self.reopen(index, change, link),
@@ -226,6 +229,7 @@ impl World {
         };
         let (items, parked, longest_us) = freed;
         app.draining.remove(&change);
+        app.settling.remove(&change);
         app.placed.remove(&change);
         app.asked.remove(&change);
         self.check_gate(index);

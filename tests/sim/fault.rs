@@ -85,10 +85,22 @@ pub enum Fault {
     HoldTooShort,
     /// Applied is said, and the data path goes on with the old table.
     TableNotSwitched,
+    /// A controller of another term says that a change is given up, and an apparatus that holds for it asks nobody.
+    GivenUpByAnother,
+    /// New space is filled before anything claims it.
+    ZeroUnclaimed,
+    /// A chunk is copied ahead while a write from before its note is in flight.
+    NoteWithoutDrain,
+    /// A fenced apparatus counts as one that has noted nothing.
+    NoteLost,
+    /// A chunk is copied ahead while a fenced apparatus may still write.
+    AheadWithLateWriter,
+    /// A change that a power loss does not take back is committed before its copy is durable.
+    CommitBeforeDurable,
 }
 
 impl Fault {
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 47] = [
         Self::ReleaseEarly,
         Self::ReopenByClock,
         Self::ReopenAlone,
@@ -130,6 +142,12 @@ impl Fault {
         Self::WriteNotMarked,
         Self::HoldTooShort,
         Self::TableNotSwitched,
+        Self::GivenUpByAnother,
+        Self::ZeroUnclaimed,
+        Self::NoteWithoutDrain,
+        Self::NoteLost,
+        Self::AheadWithLateWriter,
+        Self::CommitBeforeDurable,
     ];
 
     /// The promise that it breaks and by whose check it has to be caught, where there is one for just that.
@@ -137,7 +155,9 @@ impl Fault {
         match self {
             Self::HoldTooWide | Self::ReadsHeld | Self::HoldTooShort => Some("P3"),
             Self::DeadlineIgnored | Self::LossIgnored => Some("P5"),
+            Self::ZeroUnclaimed => Some("P6"),
             Self::CopyTwice => Some("P10"),
+            Self::NoteWithoutDrain | Self::NoteLost | Self::AheadWithLateWriter => Some("not linearizable"),
             Self::PersistInHold => Some("P11"),
             _ => None,
         }

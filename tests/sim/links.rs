@@ -4,7 +4,7 @@ use super::fault::Fault;
 use super::{Delay, LinkId, ProcId, Task, World};
 use apparatus::model::units::{Generation, Slot, Term};
 use apparatus::protocol::controller;
-use apparatus::protocol::participant::{Event, Link};
+use apparatus::protocol::participant::{Event, Link, OWN};
 use apparatus::rpc::message::{Answer, Request, VERSION};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -105,7 +105,7 @@ impl World {
         }
     }
 
-    pub fn to_app(&mut self, link: LinkId, term: Term, request: Request) {
+    pub fn to_app(&mut self, link: LinkId, mut term: Term, request: Request) {
         let Some(index) = self
             .wires
             .get(&link)
@@ -127,6 +127,16 @@ impl World {
             && !app.placed.contains_key(change)
         {
             app.asked.insert(*change, (Some(link), u64::MAX));
+            app.terms.insert(*change, term);
+        }
+        if let Request::Release {
+            change,
+            given_up: true,
+        } = &request
+            && self.wrong(Fault::GivenUpByAnother)
+            && let Some(&placed) = self.apps[index].as_ref().and_then(|app| app.terms.get(change))
+        {
+            term = placed;
         }
         self.deliver(index, Event::Asked(Link(link.0), term, request));
     }
@@ -183,6 +193,25 @@ impl World {
         self.note_lost(index, link);
         if !self.wrong(Fault::LossIgnored) {
             self.deliver(index, Event::Lost(Link(link.0)));
+        }
+    }
+
+    /// A controller that has just raised the term now and then tells apparatuses that what the last one held for is given up, which it cannot know.
+    pub fn give_up_of_others(&mut self, ctl: ProcId, term: Term) {
+        if !self.rng.permille(100) && !self.wrong(Fault::GivenUpByAnother) {
+            return;
+        }
+        for index in 0..self.apps.len() {
+            let Some(app) = self.apps[index].as_ref().filter(|app| app.serves()) else {
+                continue;
+            };
+            let (slot, changes): (_, Vec<_>) = (app.slot, app.placed.keys().copied().collect());
+            let link = self.join_ends(ctl, slot, index);
+            for change in changes.into_iter().filter(|change| *change != OWN) {
+                self.count("given up by a controller of another term");
+                let given_up = true;
+                self.send_to_app(link, term, &Request::Release { change, given_up });
+            }
         }
     }
 

@@ -37,6 +37,7 @@ pub mod host;
 pub mod jobs;
 pub mod ledger;
 pub mod links;
+pub mod notes;
 pub mod past;
 pub mod power;
 pub mod print;
@@ -262,6 +263,10 @@ pub struct World {
     /// Volumes that hosts use, and how many blocks of each: not what is not whole yet, nor what is to be removed.
     pub usable: BTreeMap<VolumeId, u64>,
     pub copied: BTreeMap<promise::Copied, ChangeId>,
+    /// Blocks that a change has copied once more under its hold.
+    pub copied_again: BTreeSet<(ChangeId, u64)>,
+    /// Changes that were copied ahead, durably.
+    pub durable: BTreeSet<ChangeId>,
     pub coverage: Coverage,
     /// No more trouble and no new work: everything has to come to rest.
     pub ending: bool,
@@ -302,6 +307,8 @@ impl Clone for World {
             past: self.past.clone(),
             usable: self.usable.clone(),
             copied: self.copied.clone(),
+            copied_again: BTreeSet::new(),
+            durable: BTreeSet::new(),
             coverage: self.coverage.clone(),
             failure: self.failure.clone(),
             ..*self

@@ -77,8 +77,18 @@ impl World {
         }
     }
 
+    /// P10: and once more in the same change, if it was written meanwhile.
+    pub fn check_copied_again_once(&mut self, this: ChangeId, index: usize) {
+        let first = self.copied_again.insert((this, index as u64));
+        self.must(first, || {
+            format!("P10: change {this} copies its block {index} a third time")
+        });
+    }
+
     /// After a power loss only what was persisted has been copied, and numbers of changes that are lost are given again.
     pub fn forget_copied(&mut self) {
+        self.copied_again.clear();
+        self.durable.clear();
         let store = &mut self.store;
         let mut state = |change| store.change(change).ok().flatten().map(|record| record.state);
         self.copied

@@ -46,6 +46,10 @@ pub struct Options {
     /// When trouble and new work end, in microseconds.
     pub until: u64,
     pub fault: Option<Fault>,
+    /// Every chunk is copied before it is held.
+    pub ahead: bool,
+    /// A commit of what was copied ahead is durable at once.
+    pub durable_commits: bool,
     /// Someone tries every order: no chance, no time.
     pub explore: bool,
     /// The explorer's: power can fail yet, so what is durable counts.
@@ -85,6 +89,8 @@ impl Options {
             poll_us: 700,
             until: rng.between(20_000, 60_000),
             fault: None,
+            ahead: false,
+            durable_commits: rng.permille(300),
             explore: false,
             power: false,
             lands: false,
@@ -122,9 +128,15 @@ impl Options {
             | Fault::ReopenByClock
             | Fault::RecoveryIgnoresBehind
             | Fault::DeadlineIgnored
-            | Fault::LossIgnored => {
+            | Fault::LossIgnored
+            | Fault::GivenUpByAnother => {
                 self.vctl_us = 3_000;
                 self.apps = self.apps.max(2);
+            }
+            Fault::CommitBeforeDurable => (self.ahead, self.durable_commits) = (true, true),
+            Fault::NoteWithoutDrain | Fault::NoteLost | Fault::AheadWithLateWriter => {
+                (self.apps, self.ahead) = (self.apps.max(2), true);
+                self.vctl_us = 2_000;
             }
             _ => self.apps = self.apps.max(2),
         }
@@ -141,7 +153,8 @@ fn chaos_for(fault: Fault) -> Option<Chaos> {
         | Fault::PersistWithoutFlush
         | Fault::FirstDiskOnly
         | Fault::DurableUnflushed
-        | Fault::WriteNotMarked => Chaos {
+        | Fault::WriteNotMarked
+        | Fault::CommitBeforeDurable => Chaos {
             every_us,
             power: 1,
             ..none
@@ -164,12 +177,25 @@ fn chaos_for(fault: Fault) -> Option<Chaos> {
         | Fault::ReopenByClock
         | Fault::RecoveryIgnoresBehind
         | Fault::DeadlineIgnored
-        | Fault::LossIgnored => Chaos {
+        | Fault::LossIgnored
+        | Fault::GivenUpByAnother => Chaos {
             every_us,
             kill_ctl: 4,
             stop_app: 2,
             stop_ctl: 2,
             crash_points: 10,
+            ..none
+        },
+        Fault::NoteWithoutDrain => Chaos { slow: 60, ..none },
+        Fault::NoteLost => Chaos {
+            every_us: 1_000,
+            kill_app: 1,
+            ..none
+        },
+        Fault::AheadWithLateWriter => Chaos {
+            every_us: 1_500,
+            stop_app: 4,
+            slow: 60,
             ..none
         },
         _ => Chaos {
@@ -303,6 +329,8 @@ impl World {
             past: BTreeMap::new(),
             usable: BTreeMap::new(),
             copied: BTreeMap::new(),
+            copied_again: BTreeSet::new(),
+            durable: BTreeSet::new(),
             coverage: BTreeMap::new(),
             ending: false,
             failure: None,

@@ -268,6 +268,9 @@ impl Core {
         match effect {
             Effect::Answer(link, answer) => self.links.answer(link, answer),
             Effect::OpenDisks(change, disks) => self.events.extend(self.openings.open_for(change, disks)),
+            Effect::PlaceNote(change, spans) => self.events.extend(self.holds.note(change, &spans)),
+            Effect::EndNote(change) => self.holds.end_note(change),
+            Effect::ReportHeld(change, link) => self.links.answer(link, self.holds.held(change)),
             Effect::PlaceHold(change, spans, mode) => {
                 self.events.extend(self.holds.place(change, &spans, mode));
             }

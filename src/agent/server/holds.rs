@@ -1,4 +1,4 @@
-//! The holds in place: places them in the data path, watches their drains, and ends them.
+//! The holds and notes in place: places them in the data path, watches their drains, and ends them.
 
 use crate::datapath::Runtime;
 use crate::datapath::runtime::Resumed;
@@ -8,6 +8,7 @@ use crate::model::records::Span;
 use crate::model::units::{ChangeId, VolumeId};
 use crate::protocol::participant::{Event, OWN};
 use crate::rpc::message::Answer;
+use crate::rpc::written::Written;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ use std::sync::Arc;
 pub(super) struct Holds {
     runtime: Arc<dyn Runtime>,
     draining: BTreeSet<ChangeId>,
+    /// Notes whose drains are watched.
+    settling: BTreeSet<ChangeId>,
 }
 
 impl Holds {
@@ -23,7 +26,37 @@ impl Holds {
         Self {
             runtime,
             draining: BTreeSet::new(),
+            settling: BTreeSet::new(),
         }
+    }
+
+    /// Places a note of writes. Returns an event if it has settled at once, or if there are too many notes.
+    pub(super) fn note(&mut self, change: ChangeId, spans: &[Span]) -> Option<Event> {
+        if !self.runtime.note_writes(change, spans) {
+            return Some(Event::NoteRefused(change));
+        }
+        self.settling.insert(change);
+        self.check_note(change)
+    }
+
+    fn check_note(&mut self, change: ChangeId) -> Option<Event> {
+        if self.runtime.lag(change).is_some() {
+            return None;
+        }
+        self.settling.remove(&change);
+        Some(Event::NoteSettled(change))
+    }
+
+    /// Ends a note.
+    pub(super) fn end_note(&mut self, change: ChangeId) {
+        self.settling.remove(&change);
+        self.runtime.end_note(change);
+    }
+
+    /// Returns the answer that a hold is drained, with what was written since its note was placed.
+    pub(super) fn held(&self, change: ChangeId) -> Answer {
+        let written = Written::of_note(self.runtime.written(change));
+        Answer::Held { change, written }
     }
 
     /// Places a hold. Returns an event if it is drained at once, or if there are too many holds.
@@ -45,13 +78,14 @@ impl Holds {
         Some(Event::Drained(change))
     }
 
-    /// Returns an event for each hold whose drain has ended.
+    /// Returns an event for each hold and note whose drain has ended.
     pub(super) fn drained(&mut self) -> Vec<Event> {
-        let draining = self.draining.clone();
-        draining
-            .into_iter()
-            .filter_map(|change| self.check(change))
-            .collect()
+        let settled: Vec<ChangeId> = self.settling.iter().copied().collect();
+        let settled = settled.into_iter().filter_map(|change| self.check_note(change));
+        let mut events: Vec<Event> = settled.collect();
+        let draining: Vec<ChangeId> = self.draining.iter().copied().collect();
+        events.extend(draining.into_iter().filter_map(|change| self.check(change)));
+        events
     }
 
     /// Holds the writes of these volumes, until [`Holds::release_writes`].
@@ -75,6 +109,7 @@ impl Holds {
     /// Ends a hold.
     pub(super) fn release(&mut self, change: ChangeId) -> Resumed {
         self.draining.remove(&change);
+        self.settling.remove(&change);
         let resumed = self.runtime.release(change);
         hit(Point::ApparatusReopened);
         resumed
@@ -90,7 +125,7 @@ impl Holds {
         }
     }
 
-    /// Returns the answer that the hold is still draining, or `None` if its drain has just ended: the wake-up causes `Drained` then.
+    /// Returns the answer that the hold or note is still draining, or `None` if its drain has just ended: the wake-up causes `Drained` then.
     pub(super) fn still_draining(&self, change: ChangeId) -> Option<Answer> {
         let lag = self.runtime.lag(change)?;
         Some(Answer::StillDraining {
@@ -101,8 +136,9 @@ impl Holds {
         })
     }
 
-    /// Forgets all holds, which the closed gate has ended.
+    /// Forgets all holds and notes, which the closed gate has ended.
     pub(super) fn forget_all(&mut self) {
         self.draining.clear();
+        self.settling.clear();
     }
 }

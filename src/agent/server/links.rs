@@ -55,6 +55,7 @@ impl Links {
     /// Queues an answer.
     pub(super) fn answer(&mut self, link: Link, answer: Answer) {
         let point = match answer {
+            Answer::Noting { .. } => Some(Point::ApparatusNotingSent),
             Answer::Held { .. } => Some(Point::ApparatusHeldSent),
             Answer::Applied { .. } => Some(Point::ApparatusAppliedSent),
             _ => None,

@@ -28,6 +28,8 @@ enum ChangeEnd {
     GivenUpBeforeWork,
     GivenUpAfterWork,
     AskedAgainAfterWork,
+    /// It is copied before the hold, and hosts write to it after that.
+    CopiedAhead,
 }
 
 fn change_end() -> impl Strategy<Value = ChangeEnd> {
@@ -36,6 +38,7 @@ fn change_end() -> impl Strategy<Value = ChangeEnd> {
         1 => Just(ChangeEnd::GivenUpBeforeWork),
         1 => Just(ChangeEnd::GivenUpAfterWork),
         1 => Just(ChangeEnd::AskedAgainAfterWork),
+        3 => Just(ChangeEnd::CopiedAhead),
     ]
 }
 
@@ -191,12 +194,20 @@ impl Bench {
             let mut given_up = false;
             for change in batch {
                 let (change_end, writes) = ends.next().unwrap_or((ChangeEnd::Commits, vec![]));
+                let ahead = change_end == ChangeEnd::CopiedAhead && !given_up;
+                if ahead {
+                    mover.copy_ahead().unwrap();
+                }
+                let written = match ahead {
+                    true => Written::Only(writes.iter().map(noted).collect()),
+                    false => Written::All,
+                };
                 writes.into_iter().for_each(|write| self.host(write));
                 if given_up {
                     mover.ended(&gave_up(), Duration::ZERO).unwrap();
                     continue;
                 }
-                given_up = !self.run_change(mover, change, change_end);
+                given_up = !self.run_change(mover, change, change_end, &written);
             }
         }
     }
@@ -220,16 +231,22 @@ impl Bench {
         batch
     }
 
-    fn run_change(&mut self, mover: &mut Mover, change: NewChange, change_end: ChangeEnd) -> bool {
+    fn run_change(
+        &mut self,
+        mover: &mut Mover,
+        change: NewChange,
+        change_end: ChangeEnd,
+        written: &Written,
+    ) -> bool {
         if change_end == ChangeEnd::GivenUpBeforeWork {
             mover.ended(&gave_up(), Duration::ZERO).unwrap();
             return false;
         }
-        mover.work().unwrap();
+        mover.work(written).unwrap();
         if change_end == ChangeEnd::AskedAgainAfterWork {
             // A hole now, where there was data at the first copy.
             self.host((change.spans[0].start.0 / 1024, 300, 0));
-            mover.work().unwrap();
+            mover.work(&Written::All).unwrap();
         }
         if change_end == ChangeEnd::GivenUpAfterWork {
             mover.ended(&gave_up(), Duration::ZERO).unwrap();
@@ -260,6 +277,15 @@ impl Bench {
         }
         assert_eq!(mover.steps(), self.store.steps(job.id).unwrap());
         mover.take_figures()
+    }
+}
+
+/// Returns the range of a host's write, as a note has it.
+fn noted(&(at, len, _): &HostWrite) -> Span {
+    Span {
+        volume: VOLUME,
+        start: VolumeOffset(at * 1024),
+        end: VolumeOffset((at + len) * 1024),
     }
 }
 

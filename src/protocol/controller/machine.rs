@@ -1,10 +1,11 @@
 //! The transitions of [`Controller`].
 
 mod ending;
+mod noting;
 
 use super::{
     Answer, ChangeId, Commit, Controller, Effect, Event, Generation, HoldMode, MembershipVersion,
-    Participant, Peer, PeerState, Plan, Reason, Refusal, Request, Slot, State, WAITS,
+    Participant, Peer, PeerState, Plan, Reason, Refusal, Request, Slot, State, WAITS, Written,
 };
 
 impl Controller {
@@ -25,6 +26,9 @@ impl Controller {
             moved: false,
             fenced: Vec::new(),
             reason: None,
+            withdrawn: false,
+            copied: false,
+            written: Written::All,
             waited: 0,
             parked: 0,
             longest_us: 0,
@@ -81,6 +85,8 @@ impl Controller {
             Event::TimedOut(alive) => self.timed_out(&alive, &mut out),
             Event::Fenced { slot, version, ended } => self.fence_set(slot, version, ended, &mut out),
             Event::FenceFailed(slot, why) => self.fence_failed(slot, why, &mut out),
+            Event::Copied => self.copied(None, &mut out),
+            Event::CopyFailed(why) => self.copied(Some(Reason::Work(why)), &mut out),
             Event::WorkDone => self.worked(None, &mut out),
             Event::WorkFailed(why) => self.worked(Some(Reason::Work(why)), &mut out),
             Event::Committed(answer) => self.committed(answer, &mut out),
@@ -111,6 +117,15 @@ impl Controller {
         if self.reason.is_some() {
             return self.cancel(out);
         }
+        if self.plan.notes() {
+            self.note(out);
+        } else {
+            self.hold(out);
+        }
+    }
+
+    fn hold(&mut self, out: &mut Vec<Effect>) {
+        let id = self.id;
         self.transition(State::Holding);
         self.ask_all(|plan, who| hold(plan, id, who), self.plan.patience.drain_us, out);
         self.advance(out);
@@ -152,6 +167,7 @@ impl Controller {
             return;
         }
         match self.state {
+            State::Noting => self.copy(out),
             State::Holding => {
                 self.transition(State::Working);
                 out.extend([Effect::Disarm, Effect::Work]);
@@ -172,7 +188,11 @@ impl Controller {
                 PeerState::Asked
             };
             if !peer.lost {
-                out.push(Effect::Send(peer.who.slot, Request::Release { change }));
+                let release = Request::Release {
+                    change,
+                    given_up: false,
+                };
+                out.push(Effect::Send(peer.who.slot, release));
             }
         }
         out.push(Effect::Arm(self.plan.patience.answer_us));
@@ -190,40 +210,17 @@ impl Controller {
         };
         let who = peer.who;
         match (self.state, answer) {
-            (State::Holding, Answer::Held { change }) if change == id => self.answer_received(slot, out),
-            (
-                State::Holding,
-                Answer::StillDraining {
-                    change,
-                    in_flight,
-                    oldest_us,
-                    disk,
-                },
-            ) if change == id => {
-                self.give_up(
-                    Reason::Draining {
-                        slot,
-                        in_flight,
-                        oldest_us,
-                        disk,
-                    },
-                    out,
-                );
+            (State::Noting, Answer::Noting { change }) if change == id => self.answer_received(slot, out),
+            (State::Holding, Answer::Held { change, written }) if change == id => {
+                self.written.add(written);
+                self.answer_received(slot, out);
             }
             (
-                State::Holding,
-                Answer::StillOpening {
-                    change,
-                    disk,
-                    waited_us,
-                },
-            ) if change == id => {
-                let opening = Reason::Opening {
-                    slot,
-                    disk,
-                    waited_us,
-                };
-                self.give_up(opening, out);
+                State::Noting | State::Holding,
+                answer @ (Answer::StillDraining { .. } | Answer::StillOpening { .. }),
+            ) => self.still_waiting(slot, answer, out),
+            (State::Noting, Answer::Refused { change, refusal }) if change == Some(id) => {
+                self.note_refused(slot, refusal, out);
             }
             (State::Holding, Answer::Refused { change, refusal }) if change == Some(id) => {
                 self.give_up(reason_of(slot, refusal), out);
@@ -251,6 +248,42 @@ impl Controller {
                 self.answer_received(slot, out)
             }
             _ => {}
+        }
+    }
+
+    /// Gives the change up because requests in flight, or the opening of a disk, take too long.
+    fn still_waiting(&mut self, slot: Slot, answer: Answer, out: &mut Vec<Effect>) {
+        let (of, reason) = match answer {
+            Answer::StillDraining {
+                change,
+                in_flight,
+                oldest_us,
+                disk,
+            } => {
+                let draining = Reason::Draining {
+                    slot,
+                    in_flight,
+                    oldest_us,
+                    disk,
+                };
+                (change, draining)
+            }
+            Answer::StillOpening {
+                change,
+                disk,
+                waited_us,
+            } => {
+                let opening = Reason::Opening {
+                    slot,
+                    disk,
+                    waited_us,
+                };
+                (change, opening)
+            }
+            _ => return,
+        };
+        if of == self.id {
+            self.give_up(reason, out);
         }
     }
 
@@ -284,6 +317,7 @@ impl Controller {
         match self.state {
             // An apparatus that has answered already is not fenced now: it ends its hold, and the store decides which was
             // first, its cancel or the commit.
+            State::Noting if asked => self.hold(out),
             State::Holding | State::Applying if asked => self.fence(slot, out),
             State::Releasing if asked => self.answer_received(slot, out),
             _ => {}
@@ -292,6 +326,7 @@ impl Controller {
 
     fn timed_out(&mut self, alive: &[Slot], out: &mut Vec<Effect>) {
         match self.state {
+            State::Noting => self.hold(out),
             State::Holding | State::Applying => self.answers_overdue(alive, out),
             State::Releasing => self.finish(out),
             _ => {}
@@ -349,7 +384,8 @@ impl Controller {
         // it.
         let late_writes =
             !ended && self.plan.mode() == HoldMode::Writes && !self.plan.change.spans.is_empty();
-        if self.state == State::Holding && (self.moved || late_writes) {
+        // Its note of writes is lost with it.
+        if self.state == State::Holding && (self.moved || late_writes || self.copied) {
             self.give_up(Reason::MembershipMoved, out);
         } else {
             self.advance(out);
@@ -414,7 +450,9 @@ impl Controller {
 
     fn commit_failed(&mut self, why: String, out: &mut Vec<Effect>) {
         if self.state == State::Committing {
-            self.give_up(Reason::Store(why), out);
+            // It may be committed, so nobody is told that it is given up before the store has answered the cancel.
+            self.reason = Some(Reason::Store(why));
+            self.cancel(out);
         }
     }
 }

@@ -1,3 +1,5 @@
+mod noting;
+
 use super::*;
 use crate::model::build;
 use crate::model::records::{Delta, Span};
@@ -24,6 +26,7 @@ fn plan(mode: HoldMode, slots: u32) -> Plan {
         participants: (0..slots).map(who).collect(),
         membership: MembershipVersion(10),
         late_writes: false,
+        copies_ahead: false,
         patience: Patience {
             drain_us: 100,
             answer_us: 10,
@@ -40,7 +43,11 @@ fn who(slot: u32) -> Participant {
 }
 
 fn held() -> Answer {
-    Answer::Held { change: X }
+    held_with(Written::All)
+}
+
+fn held_with(written: Written) -> Answer {
+    Answer::Held { change: X, written }
 }
 
 fn applied() -> Answer {
@@ -101,6 +108,16 @@ fn sent(effects: &[Effect]) -> Vec<Slot> {
         _ => None,
     };
     effects.iter().filter_map(slot).collect()
+}
+
+/// The effects of giving up a change of which no commit is under way: these apparatuses are told before the store is asked.
+fn given_up_for(slots: &[Slot]) -> Vec<Effect> {
+    let release = Request::Release {
+        change: X,
+        given_up: true,
+    };
+    let sends = slots.iter().map(|&slot| Effect::Send(slot, release.clone()));
+    sends.chain([Effect::Disarm, Effect::Cancel]).collect()
 }
 
 fn outcome(effects: &[Effect]) -> Option<&Outcome> {
@@ -171,12 +188,9 @@ fn a_slow_disk_fences_no_apparatus() {
         oldest_us: 9,
         disk: "d".into(),
     };
-    assert_eq!(
-        machine.on(Event::Answered(B, slow)),
-        [Effect::Disarm, Effect::Cancel]
-    );
+    assert_eq!(machine.on(Event::Answered(B, slow)), given_up_for(&[A, B]));
     let effects = machine.on(Event::Cancelled(Cancel::Cancelled));
-    assert_eq!(sent(&effects), [A, B], "both are released");
+    assert_eq!(sent(&effects), [], "both have been released");
     assert!(matches!(reason(&effects), Some(Reason::Draining { slot: B, .. })));
 }
 
@@ -213,12 +227,8 @@ fn a_disk_that_is_still_being_opened_ends_the_change_without_a_fence() {
         disk: "d".into(),
         waited_us: 9,
     };
-    assert_eq!(
-        machine.on(Event::Answered(B, opening)),
-        [Effect::Disarm, Effect::Cancel]
-    );
+    assert_eq!(machine.on(Event::Answered(B, opening)), given_up_for(&[A, B]));
     let effects = machine.on(Event::Cancelled(Cancel::Cancelled));
-    assert_eq!(sent(&effects), [A, B], "both are released");
     assert!(matches!(reason(&effects), Some(Reason::Opening { slot: B, .. })));
 }
 
@@ -226,10 +236,7 @@ fn a_disk_that_is_still_being_opened_ends_the_change_without_a_fence() {
 fn an_apparatus_that_is_alive_and_slow_to_hold_ends_the_change_without_a_fence() {
     let mut machine = holding(HoldMode::Writes);
     machine.on(Event::Answered(A, held()));
-    assert_eq!(
-        machine.on(Event::TimedOut(vec![B])),
-        [Effect::Disarm, Effect::Cancel]
-    );
+    assert_eq!(machine.on(Event::TimedOut(vec![B])), given_up_for(&[A, B]));
     let effects = machine.on(Event::Cancelled(Cancel::Cancelled));
     assert!(matches!(reason(&effects), Some(Reason::Slow(B))));
 }
@@ -309,7 +316,7 @@ fn a_fence_or_join_by_another_process_gives_the_change_up() {
         let mut machine = holding(HoldMode::All);
         machine.on(Event::Answered(A, held()));
         machine.on(Event::Lost(B));
-        assert_eq!(machine.on(event), [Effect::Disarm, Effect::Cancel]);
+        assert_eq!(machine.on(event), given_up_for(&[A]));
         assert_eq!(machine.membership(), None);
     }
 }
@@ -363,10 +370,10 @@ fn the_store_decides_at_the_commit() {
         machine.on(Event::WorkDone);
         let mut effects = machine.on(Event::Committed(answer));
         if machine.state() != State::Done {
-            effects = machine.on(Event::Cancelled(Cancel::Cancelled));
+            effects.extend(machine.on(Event::Cancelled(Cancel::Cancelled)));
         }
         assert_eq!(reason(&effects), Some(&expected));
-        assert_eq!(sent(&effects), [A, B]);
+        assert_eq!(sent(&effects), [A, B], "each once");
     }
 }
 
@@ -396,6 +403,29 @@ fn cancelling_finds_out_about_a_commit_whose_answer_is_lost() {
     assert_eq!((machine.state(), sent(&effects)), (State::Applying, vec![A, B]));
 }
 
+/// It may be committed all the same, so the apparatuses hold until the store has said that it is not.
+#[test]
+fn no_apparatus_hears_that_a_change_is_given_up_while_its_commit_may_be_under_way() {
+    let mut machine = holding(HoldMode::Writes);
+    machine.on(Event::Answered(A, held()));
+    machine.on(Event::Answered(B, held()));
+    machine.on(Event::WorkDone);
+    let effects = machine.on(Event::CommitFailed("no answer".into()));
+    assert_eq!(effects, [Effect::Disarm, Effect::Cancel]);
+    let effects = machine.on(Event::Cancelled(Cancel::Cancelled));
+    assert_eq!(sent(&effects), [A, B]);
+}
+
+#[test]
+fn a_store_that_has_a_given_up_change_as_committed_is_left_to_the_next_controller() {
+    let mut machine = holding(HoldMode::Writes);
+    machine.on(Event::Abandon("^C".into()));
+    let mut record = build::committed(X.0, Vec::new(), None);
+    record.change = plan(HoldMode::Writes, 2).change;
+    let effects = machine.on(Event::Cancelled(Cancel::Committed(Box::new(record))));
+    assert!(matches!(outcome(&effects), Some(Outcome::Unfinished { .. })));
+}
+
 #[test]
 fn a_higher_term_finishes_what_is_committed() {
     let mut machine = applying();
@@ -409,7 +439,7 @@ fn giving_up_waits_for_the_end_of_running_work() {
     machine.on(Event::Answered(A, held()));
     machine.on(Event::Answered(B, held()));
     assert_eq!(machine.on(Event::Abandon("^C".into())), []);
-    assert_eq!(machine.on(Event::WorkDone), [Effect::Disarm, Effect::Cancel]);
+    assert_eq!(machine.on(Event::WorkDone), given_up_for(&[A, B]));
     let effects = machine.on(Event::Cancelled(Cancel::Cancelled));
     assert_eq!(reason(&effects), Some(&Reason::Abandoned("^C".into())));
     let mut machine = applying();
@@ -446,12 +476,13 @@ fn any_answer() -> impl Strategy<Value = Answer> {
         disk: String::new(),
     };
     prop_oneof![
+        2 => Just(Answer::Noting { change: X }),
         3 => Just(held()),
         3 => Just(applied()),
         3 => Just(released(1, 1)),
         1 => Just(draining(X)),
         1 => Just(Answer::StillOpening { change: X, disk: String::new(), waited_us: 1 }),
-        1 => Just(Answer::Held { change: ChangeId(8) }),
+        1 => Just(Answer::Held { change: ChangeId(8), written: Written::NOTHING }),
         1 => Just(Answer::Accepted),
         1 => refusals.prop_map(refused),
     ]
@@ -468,6 +499,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => proptest::collection::vec(slot(), 0..3).prop_map(Event::TimedOut),
         2 => (slot(), 10..14u64, any::<bool>()).prop_map(|(slot, version, ended)| fenced(slot, version, ended)),
         1 => (slot(), why()).prop_map(|(slot, why)| Event::FenceFailed(slot, why)),
+        3 => Just(Event::Copied),
+        1 => why().prop_map(Event::CopyFailed),
         3 => Just(Event::WorkDone),
         1 => why().prop_map(Event::WorkFailed),
         3 => Just(Event::Committed(Commit::Committed(Generation(5)))),
@@ -485,8 +518,12 @@ proptest! {
     /// and has no effects after that; work and commit are requested at most once; no apparatus is released between the commit
     /// and the last apply.
     #[test]
-    fn every_state_answers_every_event(events in proptest::collection::vec(any_event(), 0..60)) {
-        let (mut machine, _) = Controller::new(plan(HoldMode::Writes, 2));
+    fn every_state_answers_every_event(
+        events in proptest::collection::vec(any_event(), 0..60),
+        copies_ahead in any::<bool>(),
+    ) {
+        let plan = Plan { copies_ahead, ..plan(HoldMode::Writes, 2) };
+        let (mut machine, _) = Controller::new(plan);
         let (mut ends, mut works, mut commits) = (0, 0, 0);
         for event in events {
             let before = machine.state();
@@ -497,6 +534,10 @@ proptest! {
                     Effect::Finish(_) => ends += 1,
                     Effect::Work => works += 1,
                     Effect::Commit(_) => commits += 1,
+                    Effect::Copy => prop_assert!(copies_ahead && works == 0),
+                    Effect::Send(_, Request::Release { given_up: true, .. }) => {
+                        prop_assert!(matches!(machine.state(), State::Cancelling | State::Done));
+                    }
                     Effect::Send(_, Request::Release { .. }) => {
                         prop_assert!(matches!(machine.state(), State::Releasing | State::Done));
                     }
@@ -512,8 +553,12 @@ proptest! {
 #[test]
 fn answers_to_other_changes_count_for_nothing() {
     let other = ChangeId(6);
+    let of_other = Answer::Held {
+        change: other,
+        written: Written::NOTHING,
+    };
     let mut machine = holding(HoldMode::Writes);
-    assert_eq!(machine.on(Event::Answered(A, Answer::Held { change: other })), []);
+    assert_eq!(machine.on(Event::Answered(A, of_other)), []);
     assert_eq!(machine.on(Event::Answered(B, held())), []);
     assert_eq!(machine.state(), State::Holding);
 

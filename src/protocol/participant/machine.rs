@@ -1,9 +1,11 @@
 //! The transitions of [`Machine`].
 
+mod ending;
+mod notes;
+
 use super::{
-    Answer, BTreeMap, Bounds, Cancel, ChangeId, ChangeRecord, Delta, DiskRecord, Effect, Event, Generation,
-    Hold, HoldMode, HoldStage, Incarnation, Link, Machine, OWN, Participation, Refusal, Request, Span, Term,
-    Timer, VecDeque,
+    Answer, BTreeMap, Bounds, Cancel, ChangeId, Delta, DiskRecord, Effect, Event, Generation, Hold, HoldMode,
+    HoldStage, Incarnation, Link, Machine, OWN, Participation, Refusal, Request, Span, Term, Timer, VecDeque,
 };
 
 /// Number of ended changes that are remembered: more than may be under way at once.
@@ -32,6 +34,8 @@ impl Machine {
             term: Term(0),
             holds: BTreeMap::new(),
             ended: VecDeque::new(),
+            notes: BTreeMap::new(),
+            noted: VecDeque::new(),
         };
         let effects = machine.on(Event::Rejoined(incarnation, generation));
         (machine, effects)
@@ -75,6 +79,8 @@ impl Machine {
             Event::Asked(link, term, request) => self.asked(link, term, request, &mut out),
             _ if self.standing == Participation::Out => {}
             Event::DisksOpen(change, result) => self.disks_open(change, result, &mut out),
+            Event::NoteSettled(change) => self.note_settled(change, &mut out),
+            Event::NoteRefused(change) => self.note_refused(change, &mut out),
             Event::Drained(change) => self.drained(change, &mut out),
             Event::TimedOut(change, timer) => self.timed_out(change, timer, &mut out),
             Event::Lost(link) => self.lost(link, &mut out),
@@ -105,6 +111,7 @@ impl Machine {
         hold.stage = next;
         if next == HoldStage::Ended {
             self.holds.remove(&change);
+            self.notes.remove(&change);
             self.ended.push_back(change);
             if self.ended.len() > REMEMBERED {
                 self.ended.pop_front();
@@ -136,12 +143,15 @@ impl Machine {
     fn leave(&mut self, out: &mut Vec<Effect>) {
         self.standing = Participation::Out;
         self.holds.clear();
+        self.notes.clear();
         out.push(Effect::Rejoin);
     }
 
     fn asked(&mut self, link: Link, term: Term, request: Request, out: &mut Vec<Effect>) {
-        let (Request::Hold { change, .. } | Request::Apply { change, .. } | Request::Release { change }) =
-            request
+        let (Request::Note { change, .. }
+        | Request::Hold { change, .. }
+        | Request::Apply { change, .. }
+        | Request::Release { change, .. }) = request
         else {
             return;
         };
@@ -150,6 +160,16 @@ impl Machine {
         }
         self.term = term;
         match request {
+            Request::Note {
+                spans,
+                drain_us,
+                deadline_us,
+                incarnation,
+                ..
+            } => match incarnation == self.incarnation {
+                true => self.note(link, change, spans, (drain_us, deadline_us), out),
+                false => out.push(refuse(link, change, Refusal::Incarnation(self.incarnation))),
+            },
             Request::Hold {
                 spans,
                 mode,
@@ -172,8 +192,15 @@ impl Machine {
             Request::Apply {
                 generation, delta, ..
             } => self.apply(link, change, generation, delta, out),
+            Request::Release { given_up: true, .. } if self.was_placed_in(change, term) => {
+                self.give_up(link, change, out);
+            }
             _ => self.release(link, change, out),
         }
+    }
+
+    fn was_placed_in(&self, change: ChangeId, term: Term) -> bool {
+        self.holds.get(&change).is_some_and(|hold| hold.term == term)
     }
 
     fn refusal(&self, term: Term) -> Option<Refusal> {
@@ -203,12 +230,14 @@ impl Machine {
             stage: HoldStage::Opening,
             link: Some(link),
             release: None,
+            term: self.term,
             spans: asked.spans,
             mode: asked.mode,
             held_sent: false,
             generation: Generation(0),
         };
         self.holds.insert(change, hold);
+        self.drop_unsettled_note(change, out);
         out.push(Effect::Arm(change, Timer::Deadline, asked.deadline_us));
         // One limit covers opening and draining: the controller takes an apparatus that has sent no answer for longer to be
         // silent.
@@ -231,7 +260,7 @@ impl Machine {
             HoldStage::Opening | HoldStage::Draining => hold.link = Some(link),
             HoldStage::Held | HoldStage::Applied | HoldStage::Awaiting => {
                 hold.link = Some(link);
-                out.push(Effect::Answer(link, Answer::Held { change }));
+                out.push(Effect::ReportHeld(change, link));
             }
         }
     }
@@ -244,6 +273,7 @@ impl Machine {
             Ok(()) => self.place(change, out),
             Err((name, why)) => {
                 let link = self.holds.get(&change).and_then(|hold| hold.link);
+                self.end_note(change, out);
                 self.transition(change, HoldStage::Ended);
                 out.extend(link.map(|link| refuse(link, change, Refusal::Disk { name, why })));
             }
@@ -265,10 +295,7 @@ impl Machine {
         self.transition(change, HoldStage::Held);
         if let Some(hold) = self.holds.get_mut(&change) {
             hold.held_sent = true;
-            out.extend(
-                hold.link
-                    .map(|link| Effect::Answer(link, Answer::Held { change })),
-            );
+            out.extend(hold.link.map(|link| Effect::ReportHeld(change, link)));
         }
     }
 
@@ -313,36 +340,11 @@ impl Machine {
         fits
     }
 
-    fn release(&mut self, link: Link, change: ChangeId, out: &mut Vec<Effect>) {
-        match self.stage(change) {
-            Some(HoldStage::Draining | HoldStage::Held) => {
-                self.end(change, out);
-                self.release_later(link, change);
-            }
-            Some(HoldStage::Ending) => self.release_later(link, change),
-            Some(HoldStage::Opening | HoldStage::Applied | HoldStage::Awaiting) => {
-                self.transition(change, HoldStage::Ended);
-                out.push(Effect::Reopen(change, Some(link)));
-            }
-            Some(HoldStage::Ended) | None => out.push(Effect::Reopen(change, Some(link))),
-        }
-    }
-
-    fn release_later(&mut self, link: Link, change: ChangeId) {
-        if let Some(hold) = self.holds.get_mut(&change) {
-            hold.release = Some(link);
-        }
-    }
-
-    /// Ends a hold that is not committed as far as this apparatus knows: the store decides.
-    fn end(&mut self, change: ChangeId, out: &mut Vec<Effect>) {
-        self.transition(change, HoldStage::Ending);
-        out.push(Effect::Cancel(change));
-    }
-
     fn timed_out(&mut self, change: ChangeId, timer: Timer, out: &mut Vec<Effect>) {
         let waiting = matches!(self.standing, Participation::Waiting(_));
         match (timer, self.stage(change)) {
+            (Timer::Settling, _) => self.report_settling(change, out),
+            (Timer::NoteOver, _) => self.end_note(change, out),
             (Timer::Drain, Some(HoldStage::Opening)) => {
                 let link = self.holds.get(&change).and_then(|hold| hold.link);
                 out.extend(link.map(|link| Effect::ReportOpening(change, link)));
@@ -366,34 +368,8 @@ impl Machine {
         ]);
     }
 
-    /// Handles the deadline, or the loss of the connection: whatever the controller does, this apparatus resolves the hold
-    /// itself.
-    fn out_of_time(&mut self, change: ChangeId, out: &mut Vec<Effect>) {
-        let Some(hold) = self.holds.get(&change) else {
-            return;
-        };
-        let (link, generation) = (hold.link, hold.generation);
-        match hold.stage {
-            HoldStage::Opening => {
-                self.transition(change, HoldStage::Ended);
-                out.extend(link.map(|link| refuse(link, change, Refusal::NotHeld)));
-            }
-            HoldStage::Draining | HoldStage::Held => self.end(change, out),
-            HoldStage::Applied => self.wait_for_others(change, generation, out),
-            HoldStage::Ending | HoldStage::Awaiting | HoldStage::Ended => {}
-        }
-    }
-
-    fn wait_for_others(&mut self, change: ChangeId, generation: Generation, out: &mut Vec<Effect>) {
-        self.transition(change, HoldStage::Awaiting);
-        if let Some(hold) = self.holds.get_mut(&change) {
-            hold.generation = generation;
-        }
-        let patience = Effect::Arm(change, Timer::Patience, self.bounds.patience_us);
-        out.extend([Effect::AwaitOthers(generation), patience]);
-    }
-
     fn lost(&mut self, link: Link, out: &mut Vec<Effect>) {
+        self.end_notes_of(link, out);
         let mut theirs = Vec::new();
         for (&change, hold) in &mut self.holds {
             hold.release = hold.release.filter(|&asker| asker != link);
@@ -404,36 +380,6 @@ impl Machine {
         }
         for change in theirs {
             self.out_of_time(change, out);
-        }
-    }
-
-    fn cancelled(&mut self, change: ChangeId, out: &mut Vec<Effect>) {
-        if self.stage(change) == Some(HoldStage::Ending) {
-            let release = self.holds.get(&change).and_then(|hold| hold.release);
-            self.transition(change, HoldStage::Ended);
-            out.push(Effect::Reopen(change, release));
-        }
-    }
-
-    fn found_committed(&mut self, change: ChangeId, record: ChangeRecord, out: &mut Vec<Effect>) {
-        let Some(hold) = self
-            .holds
-            .get(&change)
-            .filter(|hold| hold.stage == HoldStage::Ending)
-        else {
-            return;
-        };
-        let delta = record.change.delta;
-        let generation = delta.from.next();
-        if !hold.held_sent || (generation > self.generation && !self.switch(change, delta, out)) {
-            return self.leave(out);
-        }
-        self.wait_for_others(change, generation, out);
-    }
-
-    fn cancel_failed(&mut self, change: ChangeId, out: &mut Vec<Effect>) {
-        if self.stage(change) == Some(HoldStage::Ending) {
-            out.push(Effect::Arm(change, Timer::Patience, self.bounds.patience_us));
         }
     }
 
@@ -452,13 +398,6 @@ impl Machine {
         if matches!(self.standing, Participation::Waiting(awaited) if awaited <= generation) {
             self.standing = Participation::Serving;
             out.push(Effect::ReleaseWrites);
-        }
-    }
-
-    /// Handles too many parked requests. Before the commit the hold ends; after it, only the others' switch can end it.
-    fn overflow(&mut self, change: ChangeId, out: &mut Vec<Effect>) {
-        if matches!(self.stage(change), Some(HoldStage::Draining | HoldStage::Held)) {
-            self.end(change, out);
         }
     }
 }

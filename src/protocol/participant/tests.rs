@@ -1,3 +1,5 @@
+mod notes;
+
 use super::*;
 use crate::model::build;
 use crate::model::records::Delta;
@@ -45,8 +47,12 @@ fn asked(request: Request) -> Event {
     Event::Asked(L, Term(1), request)
 }
 
+fn release_of(change: ChangeId, given_up: bool) -> Request {
+    Request::Release { change, given_up }
+}
+
 fn release() -> Event {
-    asked(Request::Release { change: X })
+    asked(release_of(X, false))
 }
 
 fn committed() -> Event {
@@ -81,10 +87,7 @@ fn draining() -> Machine {
 
 fn held() -> Machine {
     let mut machine = draining();
-    assert_eq!(
-        machine.on(Event::Drained(X)),
-        [Effect::Answer(L, Answer::Held { change: X })]
-    );
+    assert_eq!(machine.on(Event::Drained(X)), [Effect::ReportHeld(X, L)]);
     machine
 }
 
@@ -180,6 +183,34 @@ fn only_the_stores_answer_ends_a_hold() {
 }
 
 #[test]
+fn a_hold_ends_without_the_store_when_the_controller_that_placed_it_gives_its_change_up() {
+    for before in [None, Some(Event::TimedOut(X, Timer::Deadline))] {
+        for mut machine in [draining(), held()] {
+            before.clone().map(|event| machine.on(event));
+            let effects = machine.on(asked(release_of(X, true)));
+            assert_eq!(effects, [Effect::Reopen(X, Some(L))]);
+            assert_eq!((machine.generation(), machine.holds()), (OLD, 0));
+            assert_eq!(
+                machine.on(committed()),
+                [],
+                "an answer of the store that comes late"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_a_controller_of_another_term_gives_up_is_asked_for_in_the_store() {
+    let mut machine = held();
+    let effects = machine.on(Event::Asked(L, Term(2), release_of(X, true)));
+    assert_eq!(effects, [Effect::Cancel(X)]);
+    assert_eq!(
+        machine.on(committed()).first(),
+        Some(&Effect::Apply(X, delta(OLD)))
+    );
+}
+
+#[test]
 fn an_apparatus_that_finds_its_change_committed_applies_it_and_waits_for_the_others() {
     let mut machine = held();
     machine.on(Event::Lost(L));
@@ -247,7 +278,7 @@ fn a_late_apply_overtakes_the_end_of_the_hold() {
 fn lower_terms_and_earlier_lives_are_refused() {
     let mut machine = held();
     machine.on(Event::Asked(L, Term(5), hold_of(X)));
-    let stale = machine.on(Event::Asked(L, Term(4), Request::Release { change: X }));
+    let stale = machine.on(Event::Asked(L, Term(4), release_of(X, false)));
     assert_eq!(stale, [refused(Refusal::StaleTerm(Term(5)))]);
     assert_eq!(machine.holds(), 1);
     let mut other = hold_of(X);
@@ -261,7 +292,7 @@ fn lower_terms_and_earlier_lives_are_refused() {
 fn holds_are_bounded_idempotent_and_not_placed_after_their_end() {
     let mut machine = held();
     let again = machine.on(Event::Asked(Link(2), Term(1), hold_of(X)));
-    assert_eq!(again, [Effect::Answer(Link(2), Answer::Held { change: X })]);
+    assert_eq!(again, [Effect::ReportHeld(X, Link(2))]);
     assert_eq!(
         machine.on(Event::Lost(L)),
         [],
@@ -296,10 +327,7 @@ fn a_slow_drain_is_reported_and_still_ends_as_held() {
         machine.on(Event::TimedOut(X, Timer::Drain)),
         [Effect::ReportDraining(X, L)]
     );
-    assert_eq!(
-        machine.on(Event::Drained(X)),
-        [Effect::Answer(L, Answer::Held { change: X })]
-    );
+    assert_eq!(machine.on(Event::Drained(X)), [Effect::ReportHeld(X, L)]);
     assert_eq!(machine.on(Event::TimedOut(X, Timer::Drain)), []);
 }
 
@@ -341,19 +369,27 @@ fn any_request() -> impl Strategy<Value = Request> {
     let change = || (7..10u64).prop_map(ChangeId);
     prop_oneof![
         3 => change().prop_map(hold_of),
+        2 => change().prop_map(notes::note_of),
         2 => (change(), 4..7u64).prop_map(|(change, from)| apply_of(change, Generation(from))),
-        2 => change().prop_map(|change| Request::Release { change }),
+        2 => (change(), any::<bool>()).prop_map(|(change, given_up)| release_of(change, given_up)),
         1 => Just(Request::Status),
     ]
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
     let change = || (6..10u64).prop_map(ChangeId);
-    let timer = prop_oneof![Just(Timer::Drain), Just(Timer::Deadline), Just(Timer::Patience)];
+    let timer = prop_oneof![
+        Just(Timer::Drain),
+        Just(Timer::Deadline),
+        Just(Timer::Patience),
+        Just(Timer::Settling),
+        Just(Timer::NoteOver)
+    ];
     prop_oneof![
         8 => (1..3u64, 1..3u64, any_request())
             .prop_map(|(link, term, request)| Event::Asked(Link(link), Term(term), request)),
         6 => change().prop_map(Event::Drained),
+        3 => change().prop_map(Event::NoteSettled),
         3 => (change(), timer).prop_map(|(change, timer)| Event::TimedOut(change, timer)),
         1 => (1..3u64).prop_map(|link| Event::Lost(Link(link))),
         2 => change().prop_map(|change| Event::CancelAnswered(change, Cancel::Cancelled)),
@@ -374,20 +410,23 @@ proptest! {
     #[test]
     fn every_state_answers_every_event(events in proptest::collection::vec(any_event(), 0..80)) {
         let mut machine = serving();
-        let mut placed = std::collections::BTreeSet::new();
+        let (mut placed, mut noted) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
         for event in events {
             let generation = machine.generation();
             let cancelled = matches!(event, Event::CancelAnswered(_, Cancel::Cancelled));
             for effect in machine.on(event) {
                 match effect {
                     Effect::PlaceHold(change, ..) => prop_assert!(placed.insert(change)),
-                    Effect::Reopen(change, _) => _ = placed.remove(&change),
-                    Effect::Rejoin => placed.clear(),
+                    Effect::PlaceNote(change, _) => prop_assert!(noted.insert(change)),
+                    Effect::EndNote(change) => prop_assert!(noted.remove(&change)),
+                    Effect::Reopen(change, _) => _ = (placed.remove(&change), noted.remove(&change)),
+                    Effect::Rejoin => _ = (placed.clear(), noted.clear()),
                     Effect::Apply(_, delta) => prop_assert_eq!(delta.from, generation),
                     _ => {}
                 }
             }
             prop_assert!(placed.len() <= machine.holds() && machine.holds() <= BOUNDS.holds);
+            prop_assert!(noted.len() <= 2 * BOUNDS.holds, "{:?}", noted);
             prop_assert!(!cancelled || machine.generation() == generation);
         }
     }

@@ -170,7 +170,8 @@ impl World {
                     self.what_next(id);
                 }
             }
-            Effect::Send(..) | Effect::Arm(_) | Effect::Disarm => {}
+            // The explorer's controllers copy nothing ahead.
+            Effect::Send(..) | Effect::Arm(_) | Effect::Disarm | Effect::Copy => {}
         }
     }
 

@@ -102,6 +102,7 @@ impl ChangeStore for SimStore {
             if let Some(driver) = world.drivers.get_mut(&me()) {
                 driver.term = term;
             }
+            world.give_up_of_others(me(), term);
         })?;
         Ok(term)
     }
@@ -116,7 +117,11 @@ impl ChangeStore for SimStore {
         let store = self.writes_in_a_hold();
         let unchecked = ask(|world| world.wrong(Fault::MembershipUnchecked))?;
         let current = store.members()?.0;
+        let membership = ask(|world| world.with_unasked(me(), membership))?;
         let answer = store.commit(term, id, if unchecked { current } else { membership })?;
+        if matches!(answer, Commit::Committed(_)) {
+            ask(|world| world.persist_at_commit(id))?;
+        }
         if ask(|world| world.committed_by_driver(&answer))? {
             return Err(Error::failed("commit", "the answer was lost"));
         }
@@ -222,7 +227,14 @@ impl MemberStore for SimStore {
     }
 
     fn members(&mut self) -> Result<(MembershipVersion, Vec<Member>)> {
-        self.reads("members").members()
+        let (version, mut members) = self.reads("members").members()?;
+        ask(|world| {
+            world.overlook_late_writers(&mut members);
+            if let Some(driver) = world.drivers.get_mut(&me()) {
+                driver.fenced_unasked = 0;
+            }
+        })?;
+        Ok((version, members))
     }
 }
 
@@ -350,11 +362,24 @@ impl World {
         }
     }
 
+    /// A fault: fenced apparatuses that live are not looked for before a copy. What else rests on them is as it should be.
+    fn overlook_late_writers(&self, members: &mut Vec<Member>) {
+        if self.wrong(Fault::AheadWithLateWriter) {
+            members.retain(|member| {
+                let row = self.rows.get(member.slot.0 as usize).copied().unwrap_or_default();
+                member.state != MemberState::Fenced || row.fenced != member.incarnation || !self.lives(member)
+            });
+        }
+    }
+
     /// The oldest generation that counts when a driver frees.
     fn oldest_for_driver(&mut self, oldest: Generation) -> Generation {
         let current = self.store.header().map_or(oldest, |header| header.generation);
         if oldest < current {
             self.count("old tables still in use");
+        }
+        if self.wrong(Fault::AheadWithLateWriter) {
+            return oldest.min(recovery::oldest_in_use(&self.see(), current));
         }
         if !self.wrong(Fault::NoQuarantine) {
             return oldest;

@@ -6,7 +6,9 @@ use crate::sim::fault::Fault;
 use crate::sim::thread::{listen, me, world};
 use crate::sim::{LinkId, World};
 use apparatus::controller::environment::Environment;
+use apparatus::model::change::HoldMode;
 use apparatus::model::units::{ChangeId, Slot, Term};
+use apparatus::protocol::recovery;
 use apparatus::rpc::message::{Answer, Request, RequestFrame};
 use apparatus::rpc::transport::{Broken, Transport};
 use apparatus::store::roles::*;
@@ -109,9 +111,13 @@ impl Driver {
     /// Notes what a request means for its holds.
     fn note(&mut self, slot: Slot, request: &Request) {
         match request {
+            Request::Note { change, .. } => _ = self.noted.insert((slot, *change)),
             Request::Hold { change, .. } => _ = self.asked.entry(*change).or_default().slots.insert(slot),
             Request::Apply { change, .. } => self.asked.entry(*change).or_default().applying = true,
-            Request::Release { change } => _ = self.asked.remove(change),
+            Request::Release { change, .. } => {
+                self.asked.remove(change);
+                self.noted.retain(|(_, noted)| noted != change);
+            }
             _ => {}
         }
     }
@@ -124,11 +130,18 @@ impl World {
             driver.note(slot, request);
         }
         self.trace(|| format!("{id:?} -> slot {slot}: {request:?}"));
+        if self.holds_without_note(id, slot, link, term, request) {
+            return;
+        }
         match request {
             // A connection begins in order.
             Request::Hello { .. } => self.send_surely_to_app(link, term, request),
             Request::Hold { change, .. } if self.wrong(Fault::ReadsNotHeld) => {
                 let request = self.as_announced(*change, request.clone());
+                self.send_to_app(link, term, &request);
+            }
+            Request::Hold { .. } if self.wrong(Fault::AheadWithLateWriter) => {
+                let request = self.with_reads_held(request.clone());
                 self.send_to_app(link, term, &request);
             }
             _ => self.send_to_app(link, term, request),
@@ -139,6 +152,16 @@ impl World {
     fn as_announced(&mut self, id: ChangeId, mut request: Request) -> Request {
         if let (Ok(Some(record)), Request::Hold { mode, .. }) = (self.store.change(id), &mut request) {
             *mode = record.change.mode;
+        }
+        request
+    }
+
+    /// A fault: reads are held because of late writes, as they should be, though the copy was made before.
+    fn with_reads_held(&self, mut request: Request) -> Request {
+        if let Request::Hold { mode, .. } = &mut request
+            && recovery::late_writes(&self.see())
+        {
+            *mode = HoldMode::All;
         }
         request
     }
@@ -175,6 +198,9 @@ impl World {
 
     /// A driver's connection is found broken.
     pub fn driver_lost(&mut self, id: crate::sim::ProcId, slot: Slot, link: LinkId) {
+        if self.overlooks(id) {
+            return;
+        }
         let Some(driver) = self.drivers.get_mut(&id) else {
             return;
         };

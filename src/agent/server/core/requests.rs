@@ -35,6 +35,7 @@ impl Core {
         match request {
             Request::Hello { version, pool } => self.hello(link, version, pool),
             _ if !self.links.is_welcome(link) => self.links.dismiss(link, refused(Refusal::NoHello)),
+            Request::Note { .. } => self.pass_to_machine(Point::ApparatusNoteAsked, link, term, request),
             Request::Hold { .. } => self.pass_to_machine(Point::ApparatusHoldAsked, link, term, request),
             Request::Apply { .. } => self.pass_to_machine(Point::ApparatusApplyAsked, link, term, request),
             Request::Release { .. } => {

@@ -1,0 +1,123 @@
+//! Notes of writes at an apparatus, and what wrong protocols make of them.
+
+use super::fault::Fault;
+use super::{LinkId, ProcId, World};
+use apparatus::model::records::Span;
+use apparatus::model::units::{ChangeId, MembershipVersion, Slot, Term};
+use apparatus::protocol::controller::Participant;
+use apparatus::protocol::participant::{Event, Link};
+use apparatus::rpc::message::{Answer, Request};
+use apparatus::rpc::written::Written;
+use apparatus::store::roles::*;
+
+impl World {
+    pub fn place_note(&mut self, index: usize, change: ChangeId, spans: &[Span]) {
+        self.count("notes");
+        let undrained = self.wrong(Fault::NoteWithoutDrain);
+        let Some(app) = self.apps[index].as_mut() else {
+            return;
+        };
+        let placed = app
+            .served
+            .as_ref()
+            .is_some_and(|served| served.runtime.note_writes(change, spans));
+        if !placed {
+            return self.deliver(index, Event::NoteRefused(change));
+        }
+        app.settling.insert(change);
+        if undrained {
+            app.settling.remove(&change);
+            return self.deliver(index, Event::NoteSettled(change));
+        }
+        self.look_at_notes(index);
+    }
+
+    pub fn end_note(&mut self, index: usize, change: ChangeId) {
+        self.count("notes that ended before their hold");
+        let Some(app) = self.apps[index].as_mut() else {
+            return;
+        };
+        app.settling.remove(&change);
+        if let Some(served) = &app.served {
+            served.runtime.end_note(change);
+        }
+    }
+
+    pub fn look_at_notes(&mut self, index: usize) {
+        let Some(app) = self.apps[index].as_mut() else {
+            return;
+        };
+        let Some(served) = &app.served else { return };
+        let settled = |change: &ChangeId| served.runtime.lag(*change).is_none();
+        let settled: Vec<ChangeId> = app.settling.iter().copied().filter(settled).collect();
+        for change in settled {
+            if let Some(app) = self.apps[index].as_mut() {
+                app.settling.remove(&change);
+            }
+            self.deliver(index, Event::NoteSettled(change));
+        }
+    }
+
+    pub fn report_held(&mut self, index: usize, change: ChangeId, link: Link) {
+        let served = self.apps[index].as_ref().and_then(|app| app.served.as_ref());
+        let written = Written::of_note(served.and_then(|served| served.runtime.written(change)));
+        self.send_to_ctl(LinkId(link.0), Answer::Held { change, written });
+    }
+
+    /// A fault: a driver does not notice that a connection is broken between a note and the hold.
+    pub fn overlooks(&self, id: ProcId) -> bool {
+        let notes = self
+            .drivers
+            .get(&id)
+            .is_some_and(|driver| !driver.noted.is_empty());
+        notes && self.wrong(Fault::NoteLost)
+    }
+
+    /// A fault: whoever has ended since it was asked for a note is fenced, and counts as one that holds and has noted nothing. Returns whether it is so.
+    pub fn holds_without_note(
+        &mut self,
+        id: ProcId,
+        slot: Slot,
+        link: LinkId,
+        term: Term,
+        request: &Request,
+    ) -> bool {
+        let Request::Hold {
+            change, incarnation, ..
+        } = *request
+        else {
+            return false;
+        };
+        let alive = self
+            .wires
+            .get(&link)
+            .is_some_and(|wire| self.alive.contains(&wire.app_proc));
+        let noted = self
+            .drivers
+            .get_mut(&id)
+            .is_some_and(|driver| driver.noted.remove(&(slot, change)));
+        if alive || !noted || !self.wrong(Fault::NoteLost) {
+            return false;
+        }
+        let fenced = self.store.fence(term, slot, incarnation);
+        self.word(Participant { slot, incarnation });
+        let written = Written::NOTHING;
+        if let Some(driver) = self.drivers.get_mut(&id) {
+            driver.fenced_unasked += u64::from(matches!(fenced, Ok(Some(_))));
+            driver
+                .inbox
+                .entry(slot)
+                .or_default()
+                .push(Answer::Held { change, written });
+            driver.broken.insert(slot);
+        }
+        self.wake_driver(id);
+        true
+    }
+
+    /// The version of the membership that a driver names in a commit, with those that a fault has fenced for it.
+    pub fn with_unasked(&self, id: ProcId, membership: MembershipVersion) -> MembershipVersion {
+        let unasked = self.drivers.get(&id).map_or(0, |driver| driver.fenced_unasked);
+        MembershipVersion(membership.0 + unasked)
+    }
+}
