@@ -11,6 +11,8 @@
     reason = "each of the files has its shared parts as modules of its own"
 )]
 
+#[path = "direct/hung.rs"]
+mod hung;
 #[path = "kill.rs"]
 mod kill;
 #[path = "mount.rs"]
