@@ -7,6 +7,7 @@ use crate::frontend;
 use crate::metadata::contents::Contents;
 use crate::metadata::header::Header;
 use crate::metadata::{self, BLOCK};
+use crate::model::records::DiskAccess;
 use crate::model::size;
 use crate::rpc::frame::{Decoder, encode};
 use crate::rpc::message::{AnswerFrame, RequestFrame};
@@ -171,7 +172,7 @@ fn description(bytes: &[u8]) {
 /// The configuration of an apparatus.
 fn configuration(bytes: &[u8]) {
     if let Ok(config) = Config::parse(&String::from_utf8_lossy(bytes), "configuration") {
-        let _ = config.limits(1 << 30);
+        let _ = config.limits(1 << 30, DiskAccess::Direct);
         let _ = config.memory_needed(1 << 30);
     }
 }

@@ -34,6 +34,9 @@ const READER: u64 = 5 << 19;
 const RING: u64 = fuse::RING_BYTES + (1 << 20);
 /// Memory of a thread that waits for disks: its stack and the kernel's. Reads in several pieces need more for a short time.
 const WORKER: u64 = 64 << 10;
+/// Upper limit of the threads that read host requests if none is given, where disks are used through the page cache, and in a direct pool.
+const THREADS: usize = 4;
+const DIRECT_THREADS: usize = 16;
 /// Memory of the largest read of such a thread in a direct pool.
 const DIRECT_READ: u64 = 1 << 20;
 
@@ -41,9 +44,10 @@ const DIRECT_READ: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Upper limit of the threads that read host requests, 1 to 64, and no more than one above the number of
-    /// processors. While hosts are busy, the number of active threads that serves most is found by trying.
-    pub threads: usize,
+    /// Upper limit of the threads that read host requests, 1 to 64. In a pool that uses disks through the page cache: 4 if absent, and no more than one above
+    /// the number of processors; while hosts are busy, the number of active threads that serves most is found by trying. In a direct pool: 16 if absent,
+    /// and all are active, because each waits for the disk of its request.
+    pub threads: Option<usize>,
     /// Whether users other than the one that mounts may access the mount.
     pub allow_other: bool,
     /// Whether writes through this mount are refused.
@@ -78,7 +82,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            threads: 4,
+            threads: None,
             allow_other: false,
             read_only: false,
             log_level: LogLevel::Info,
@@ -152,7 +156,7 @@ impl Config {
     /// Fails with the first value that is invalid.
     pub fn check(&self, what: &str) -> Result<()> {
         let numbers: [(&str, u64, RangeInclusive<u64>); 9] = [
-            ("threads", self.threads as u64, 1..=64),
+            ("threads", self.threads.unwrap_or(1) as u64, 1..=64),
             ("workers", self.workers as u64, 1..=512),
             ("parked_mib", self.parked_mib.unwrap_or(2), 2..=65536),
             ("parked_requests", self.parked_requests as u64, 16..=1_000_000),
@@ -220,29 +224,42 @@ impl Config {
             << 20
     }
 
-    /// Returns the most memory that an apparatus with this configuration needs, in bytes, where `memory` bytes are available.
+    /// Returns the upper limit of the threads that read host requests, where disks are used in this way.
+    #[must_use]
+    pub fn threads_of(&self, access: DiskAccess) -> usize {
+        self.threads.unwrap_or(match access {
+            DiskAccess::Cached => THREADS,
+            DiskAccess::Direct => DIRECT_THREADS,
+        })
+    }
+
+    /// Returns the most memory that an apparatus with this configuration needs, in bytes, where `memory` bytes are available and disks are used through the
+    /// page cache.
     #[must_use]
     pub fn memory_needed(&self, memory: u64) -> u64 {
-        let threads = (self.threads + OTHER_THREADS) as u64;
+        let threads = (self.threads_of(DiskAccess::Cached) + OTHER_THREADS) as u64;
         let rings = self.transport.ring_threads() as u64 * RING;
         rings + BASE + threads * READER + self.workers as u64 * WORKER + 2 * self.parked_bytes(memory)
     }
 
-    /// Returns how many bytes more the workers need where disks are used in this way: each may keep the bytes of a large read.
+    /// Returns how many bytes more an apparatus needs where disks are used in this way: in a direct pool for its further readers, and for the bytes of a large
+    /// read that each worker may keep.
     #[must_use]
     pub fn memory_of_access(&self, access: DiskAccess) -> u64 {
-        if access.is_cached() {
-            0
-        } else {
-            self.workers as u64 * DIRECT_READ
+        match access {
+            DiskAccess::Cached => 0,
+            DiskAccess::Direct => {
+                let further = self.threads_of(access) - self.threads_of(DiskAccess::Cached);
+                further as u64 * READER + self.workers as u64 * DIRECT_READ
+            }
         }
     }
 
-    /// Returns the limits of the data path, where `memory` bytes are available.
+    /// Returns the limits of the data path, where `memory` bytes are available and disks are used in this way.
     #[must_use]
-    pub fn limits(&self, memory: u64) -> Limits {
+    pub fn limits(&self, memory: u64, access: DiskAccess) -> Limits {
         Limits {
-            readers: self.threads + OTHER_THREADS + self.transport.ring_threads(),
+            readers: self.threads_of(access) + OTHER_THREADS + self.transport.ring_threads(),
             workers: self.workers,
             parked_bytes: self.parked_bytes(memory),
             parked: self.parked_requests,
@@ -270,7 +287,7 @@ mod tests {
     fn all_may_be_left_out_and_nothing_made_up() {
         assert_eq!(parse("()").unwrap(), Config::default());
         let some = parse("(threads: 3, log_level: debug, allow_other: true)").unwrap();
-        assert_eq!((some.threads, some.log_level), (3, LogLevel::Debug));
+        assert_eq!((some.threads, some.log_level), (Some(3), LogLevel::Debug));
         assert!(some.allow_other && !some.read_only);
         let exported = parse("(metrics: \"[::1]:9464\")").unwrap().metrics;
         assert_eq!(exported, Some("[::1]:9464".parse().unwrap()));
@@ -335,7 +352,10 @@ mod tests {
         let mut config = parse("(transport: auto, supervisor: true)").unwrap();
         config.resolve_transport().unwrap();
         assert_eq!(config.transport, Transport::Dev);
-        assert_eq!(config.limits(1 << 30).copied_reads, SMALL_READ);
+        assert_eq!(
+            config.limits(1 << 30, DiskAccess::Cached).copied_reads,
+            SMALL_READ
+        );
     }
 
     #[test]

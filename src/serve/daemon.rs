@@ -90,7 +90,7 @@ impl Arguments {
             Some(file) => Config::read(file)?,
             None => Config::default(),
         };
-        config.threads = self.threads.unwrap_or(config.threads);
+        config.threads = self.threads.or(config.threads);
         config.log_level = self.log_level.unwrap_or(config.log_level);
         config.metrics = self.metrics.or(config.metrics);
         config.allow_other |= self.allow_other;

@@ -207,15 +207,12 @@ impl Core<'_> {
     ) -> Result<ServeEnd> {
         let settings = self.settings;
         let waker = Arc::new(Waker::new().map_err(|error| Error::because("control thread", error))?);
-        let who = Identity {
-            pool: self.pool.dir.clone(),
-            uuid: joined.snapshot.header.uuid,
-            name: settings.name.clone(),
-        };
+        let who = identity(&self.pool, settings, joined);
+        let access = joined.snapshot.header.access;
         let reporter = self.reporter.clone();
         let persister = Persister::new(self.pool.open_store.clone(), self.shared.ledgers.clone());
         let apparatus = Apparatus::start(Parts {
-            access: joined.snapshot.header.access,
+            access,
             name: settings.name.clone(),
             table: Table::of(table),
             disks,
@@ -226,7 +223,7 @@ impl Core<'_> {
             threads: Arc::new(SystemThreads),
             persist: persister.clone(),
             report: self.reporter,
-            limits: settings.config.limits(self.memory.most()),
+            limits: settings.config.limits(self.memory.most(), access),
             stop: self.stop,
         })?;
         process::step("apparatus");
@@ -400,6 +397,14 @@ fn hand_over(kept: &Kept, mount: &Mount, name: &Name, reporter: &Reporter) -> Re
     Ok(())
 }
 
+fn identity(pool: &PoolHandle, settings: &Settings, joined: &Joined) -> Identity {
+    Identity {
+        pool: pool.dir.clone(),
+        uuid: joined.snapshot.header.uuid,
+        name: settings.name.clone(),
+    }
+}
+
 fn mount_options(settings: &Settings, files: RunFiles, joined: &Joined) -> Result<fuse::Options> {
     let config = &settings.config;
     let locks = Locks::start(Box::new(files));
@@ -407,7 +412,8 @@ fn mount_options(settings: &Settings, files: RunFiles, joined: &Joined) -> Resul
     Ok(fuse::Options {
         source: fuse::source(&settings.name, joined.snapshot.header.uuid),
         generation: joined.snapshot.header.uuid.as_fields().0,
-        threads: config.threads,
+        threads: config.threads_of(joined.snapshot.header.access),
+        access: joined.snapshot.header.access,
         allow_other: config.allow_other,
         read_only: config.read_only,
         max_background: config.max_background,

@@ -10,7 +10,7 @@ use crate::datapath::{
     Apparatus, Data, Failure, IoContext, Opening, Operation, Reply, Request, Role, SMALL_READ, Target,
 };
 use crate::frontend::scheduler::readers::{ReaderContext, ReaderScheduler};
-use crate::model::records::VolumeRecord;
+use crate::model::records::{DiskAccess, VolumeRecord};
 use crate::model::units::{VolumeId, VolumeOffset};
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,7 +58,10 @@ impl Volumes {
             rustix::process::geteuid().as_raw(),
             rustix::process::getegid().as_raw(),
         );
-        let readers = ReaderScheduler::new(options.threads);
+        let readers = match options.access {
+            DiskAccess::Cached => ReaderScheduler::new(options.threads),
+            DiskAccess::Direct => ReaderScheduler::all_active(options.threads),
+        };
         Self {
             apparatus,
             options,

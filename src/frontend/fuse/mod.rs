@@ -31,6 +31,7 @@ use crate::datapath::Apparatus;
 use crate::locks::Locks;
 use crate::model::error::{Error, Result};
 use crate::model::names::Name;
+use crate::model::records::DiskAccess;
 use crate::model::units::VolumeId;
 use clap::ValueEnum;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -62,8 +63,10 @@ pub const RING_BYTES: u64 = uring::BYTES;
 pub struct Options {
     /// Source of the mount, as the mount table shows it: see [`source`].
     pub source: String,
-    /// Maximum number of reader threads. At most one more than the number of processors are started.
+    /// Maximum number of reader threads. Where disks are used through the page cache, at most one more than the number of processors are started.
     pub threads: usize,
+    /// How the pool uses its disks.
+    pub access: DiskAccess,
     /// Whether users other than the one that mounts have access.
     pub allow_other: bool,
     /// Whether the mount is read-only.
@@ -243,10 +246,13 @@ fn begin(apparatus: &Arc<Apparatus>, point: &Path, options: &Options, device: Ow
     })
 }
 
-/// Returns the number of reader threads.
+/// Returns the number of reader threads. More than processors are of use only where each request waits for a disk.
 fn readers(options: &Options) -> usize {
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    options.threads.clamp(1, processors + 1)
+    match options.access {
+        DiskAccess::Cached => options.threads.clamp(1, processors + 1),
+        DiskAccess::Direct => options.threads.max(1),
+    }
 }
 
 /// Starts the threads of a mount. `was_served` says that a process before this one has served it.

@@ -115,6 +115,15 @@ impl ReaderScheduler {
         }
     }
 
+    /// Makes a scheduler for `readers` reader threads that are always active, and a spare. It suits requests that all wait for disks: the readers sleep most
+    /// of the time, so they do not contend, and the more of them there are the fewer requests are handed to a worker.
+    pub(in crate::frontend) fn all_active(readers: usize) -> Self {
+        Self {
+            window_ends_us: AtomicU64::new(u64::MAX),
+            ..Self::new(readers)
+        }
+    }
+
     /// Returns the context of the calling thread: the readers get theirs first, then the spare. Returns `None` when all are taken.
     pub(in crate::frontend) fn context(&self) -> Option<ReaderContext> {
         let index = self.taken.fetch_add(1, Relaxed);
@@ -376,6 +385,16 @@ mod tests {
             parked.join().unwrap();
         });
         assert_eq!(second.served, 1);
+    }
+
+    #[test]
+    fn readers_that_are_always_active_are_not_counted_in_windows() {
+        let readers = ReaderScheduler::all_active(16);
+        let mut last = (0..16).filter_map(|_| readers.context()).next_back().unwrap();
+        for _ in 0..10 * LOOK {
+            readers.served(&mut last, |number| panic!("{number} are active"));
+        }
+        assert_eq!(readers.active.load(Relaxed), 16);
     }
 
     #[test]
