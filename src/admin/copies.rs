@@ -1,4 +1,4 @@
-//! The copies of the pool's metadata on its disks, compared with what the database says.
+//! Compares the metadata copies on the disks with the database.
 
 use super::finding::{Finding, FindingKind};
 use super::view::PoolView;
@@ -16,10 +16,10 @@ use crate::store::metadata::{CopyRecord, Persisted};
 use std::result::Result as Outcome;
 use std::time::Duration;
 
-/// How long disks are waited for, all together.
+/// Time limit for all disks together.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Returns the copies that are left behind: what is not on the disks is lost with the database.
+/// Returns the copies that lag behind the database. What they lack would be lost with the database.
 ///
 /// # Errors
 /// Returns the errors of the store.
@@ -44,21 +44,20 @@ pub(super) fn findings(store: &mut dyn Store, view: &PoolView) -> Result<Vec<Fin
     Ok(copies.iter().filter_map(finding).collect())
 }
 
-/// A copy that is not as it should be.
+/// A metadata copy that differs from the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mismatch {
-    /// Its disk.
+    /// Disk that carries the copy.
     pub(super) disk: DiskRecord,
-    /// What is wrong with it.
+    /// Description of the difference.
     pub(super) why: String,
-    /// Whether it is newer than the database, so that writing it again would lose what it has.
+    /// Whether the copy is newer than the database, so that overwriting it would lose changes.
     pub(super) is_newer: bool,
-    /// The recorded reason, where it is known to be left behind.
+    /// The recorded reason, if the store knows that the copy lags.
     lag: Option<String>,
 }
 
-/// Compares the copies with the database. A copy that is being written meanwhile is passed over, and so is one that is behind as long as a controller may be `at_work`
-/// on it.
+/// Compares the copies with the database. Skips a copy that is being written meanwhile, and a copy that lags as long as a controller may be `at_work` on it.
 ///
 /// # Errors
 /// Returns the errors of the store.
@@ -155,14 +154,14 @@ fn decoded(body: &[u8]) -> Result<Contents> {
     Contents::decode(body).map_err(|fault| Error::failed("pool metadata", fault.to_string()))
 }
 
-/// Returns what is said of disks, volumes and places; the numbers of labels are as old as the checkpoint.
+/// Returns the contents without the sequence numbers of labels, which are as old as the checkpoint.
 pub(super) fn table_of(contents: Contents) -> Snapshot {
     let mut table = contents.into_snapshot(PoolHeader::before(ExtentSize::DEFAULT));
     table.disks.iter_mut().for_each(|disk| disk.label = 0);
     table
 }
 
-/// Has the copies that are not as they should be written again, with the next changes that are persisted.
+/// Marks the differing copies, so that the next persisted changes write them again.
 ///
 /// # Errors
 /// Returns the errors of the store.
@@ -175,7 +174,7 @@ pub(super) fn mark(store: &mut dyn Store) -> Result<Vec<Mismatch>> {
     Ok(found)
 }
 
-/// Returns a line for each of these copies that is current by now.
+/// Returns a line for each of these copies that has become current.
 ///
 /// # Errors
 /// Returns the errors of the store.

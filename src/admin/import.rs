@@ -1,4 +1,4 @@
-//! Making a pool again from its disks alone: its database is gone, and each of some disks carries a copy of what it said.
+//! Imports a pool from its disks alone, when its database is lost: makes a new database from the newest metadata copy on the disks.
 
 mod refusals;
 
@@ -28,64 +28,64 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// What may be passed over.
+/// Conditions that an import accepts because the operator said so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Accepted {
-    /// Disks of the pool that are not there.
+    /// Missing disks of the pool.
     pub missing: bool,
-    /// That disks have seen a later table than any copy covers, or that a disk is an older copy of itself.
+    /// A label with a later layout number than any metadata copy covers, or an older copy of a disk.
     pub older: bool,
 }
 
-/// What an import comes to.
+/// Summary of an import.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// The pool.
+    /// UUID of the pool.
     pub uuid: Uuid,
-    /// The layout that the newest copy covers.
+    /// Layout number that the newest copy covers.
     pub layout: u64,
-    /// The highest that a label has.
+    /// Highest layout number among the labels.
     pub labels_layout: u64,
-    /// The disk whose copy it is.
+    /// Disk that carries the newest copy.
     pub from: Name,
-    /// Its disks that were found.
+    /// Disks of the pool that were found.
     pub disks: Vec<Name>,
-    /// Its disks that were not.
+    /// Disks of the pool that are missing.
     pub missing: Vec<Missing>,
-    /// How many volumes it has.
+    /// Number of volumes.
     pub volumes: usize,
-    /// What volumes miss with the missing disks.
+    /// Parts of volumes on the missing disks.
     pub lacking: Vec<Lacking>,
-    /// Copies that were not used, and why.
+    /// Copies that were not used, with the reason.
     pub passed_over: Vec<String>,
 }
 
 /// A disk of the pool that was not found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Missing {
-    /// Its name.
+    /// Name of the disk.
     pub disk: Name,
-    /// Where it was.
+    /// Path of the disk, as the newest copy has it.
     pub path: PathBuf,
-    /// Whether it carried a copy of the metadata, which may be newer than those that are there.
+    /// Whether the disk carried a metadata copy, which may be newer than those found.
     pub carried_copy: bool,
 }
 
-/// What a volume misses.
+/// Part of a volume on a missing disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Lacking {
-    /// The volume.
+    /// Name of the volume.
     pub volume: Name,
-    /// The missing disk.
+    /// Name of the missing disk.
     pub disk: Name,
-    /// How much of it lies there.
+    /// Bytes of the volume on that disk.
     pub bytes: u64,
 }
 
-/// A pool that was found, and can be made.
+/// A pool whose disks were inspected, and which can be imported.
 #[derive(Debug)]
 pub struct Plan {
-    /// What it comes to.
+    /// Summary of the import.
     pub report: Report,
     snapshot: Snapshot,
     facts: Facts,
@@ -93,11 +93,11 @@ pub struct Plan {
     copies: Vec<(DiskId, Place)>,
 }
 
-/// Looks at the disks, and at what their copies say.
+/// Inspects the disks and reads their metadata copies.
 ///
 /// # Errors
-/// When there is a pool already; when something is no disk of a pool, of another one, or in use; when no copy can be read, or what they say is not
-/// enough and not `accepted`.
+/// Fails when the directory has a pool already; when a file is not a disk of a pool, belongs to another pool, or is in use; when no copy can be read; and when
+/// disks are missing or may have newer metadata and that is not `accepted`.
 pub fn inspect(pool: &PoolDir, paths: &[PathBuf], accepted: Accepted) -> Result<Plan> {
     check_absent(pool)?;
     let mut found = look_at_all(paths)?;
@@ -165,7 +165,7 @@ pub fn inspect(pool: &PoolDir, paths: &[PathBuf], accepted: Accepted) -> Result<
     })
 }
 
-/// Returns where the labels say that copies lie.
+/// Returns the places of the copies, by the labels.
 fn copies_on(found: &[Found], snapshot: &Snapshot) -> Vec<(DiskId, Place)> {
     let copy = |disk: &Found| {
         let mut records = snapshot.disks.iter();
@@ -175,7 +175,7 @@ fn copies_on(found: &[Found], snapshot: &Snapshot) -> Vec<(DiskId, Place)> {
     found.iter().filter_map(copy).collect()
 }
 
-/// Looks at all of them at once: reading the copy of a large table takes a while.
+/// Reads all copies in parallel, because reading the copy of a large table takes a while.
 fn look_at_all(paths: &[PathBuf]) -> Result<Vec<Found>> {
     std::thread::scope(|scope| {
         let looks: Vec<_> = paths.iter().map(|path| scope.spawn(|| look(path))).collect();
@@ -187,7 +187,7 @@ fn look_at_all(paths: &[PathBuf]) -> Result<Vec<Found>> {
     })
 }
 
-/// Takes the copy of one of the disks; those of the others are not needed any more.
+/// Takes the contents of one disk's copy, and drops those of the others.
 fn take_copy(found: &mut [Found], index: usize) -> Result<Copy> {
     let whole = |disk: &mut Found| match &disk.copy {
         Some(Ok(_)) => disk.copy.take(),
@@ -210,7 +210,7 @@ fn look(path: &Path) -> Result<Found> {
     })
 }
 
-/// Returns the header that the new database begins with: after all that any disk has seen, and as the owner of what the labels say.
+/// Returns the header of the new database. Its layout and label numbers are above all that the disks have, and it owns the disks.
 fn header(chosen: &Found, copy: &Copy, layout: u64) -> PoolHeader {
     PoolHeader {
         uuid: chosen.label.pool,

@@ -1,13 +1,13 @@
-//! A disk's copy of the pool's metadata, brought up to date by whoever persists something.
+//! Updates a disk's metadata copy. Every process that persists changes does so.
 //!
-//! Each disk's copy is brought up to date on its own, whatever others do to it meanwhile: under a lock of that disk, what stands in its log is gone past, and what the store has
-//! persisted since is appended. What cannot be appended becomes a checkpoint in the other slot, its body durably before its header. All writes are durable writes of
-//! their own range, so they wait for nobody's data; their errors are theirs alone ([`Disk::write_metadata`]), so a copy that cannot be written is behind, and says
-//! nothing of what hosts have written.
+//! Each disk's copy is updated independently, whatever other processes do to it meanwhile: under a lock of that disk, the process reads the records that others have
+//! appended, and appends the changes that the store has persisted since. If they cannot be appended, it writes a checkpoint into the other slot, the body durably before
+//! the header. All writes are durable writes of their own range, so they wait for no data of hosts. Their errors concern the copy alone ([`Disk::write_metadata`]): a copy
+//! that cannot be written lags, and no data of hosts counts as lost.
 //!
-//! The place of a copy is what the store says, and the label has to name the same one: under the lock, so that a copy that moves is written to at its former place by
-//! nobody who has not seen the move. A record that somebody else has written, and that the store does not know, may not be durable: it is written again before
-//! this process builds on it. So is the header of a checkpoint that the store does not know.
+//! The store records the place of a copy, and the label has to name the same place. The check is made under the lock, so that no process writes to the former place of a
+//! copy that has moved. A record of another process that the store does not know may not be durable: it is written again before this process appends to it. The
+//! header of a checkpoint that the store does not know is treated in the same way.
 
 use super::Disk;
 use super::claim::with_metadata_lock;
@@ -27,38 +27,38 @@ use std::io;
 use std::sync::PoisonError;
 use uuid::Uuid;
 
-/// Space of an image is taken by pieces of this size, so that most records need no work of its file system.
+/// Granularity in bytes by which space of an image is allocated, so that most records need no allocation in its file system.
 const AHEAD: u64 = 64 << 10;
 
-/// What the copies have to cover.
+/// The state that a copy has to cover.
 #[derive(Clone, Debug)]
 pub struct Update {
-    /// The pool.
+    /// UUID of the pool.
     pub pool: Uuid,
-    /// The history of its database.
+    /// UUID of the history of its database.
     pub lineage: Uuid,
-    /// The last change that is persisted.
+    /// Position of the last persisted change.
     pub target: Position,
-    /// What is one per pool.
+    /// Facts of the pool.
     pub facts: Facts,
-    /// The last persisted changes, in order, by the generation that each led to.
+    /// The last persisted changes in order, each with the generation that it produced.
     pub steps: Vec<(Generation, Vec<Edit>)>,
-    /// The body of a checkpoint of the target, where one may be needed.
+    /// The body of a checkpoint of the target, if one may be needed.
     pub body: Option<Vec<u8>>,
 }
 
-/// What has become of a copy.
+/// Result of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Updated {
-    /// It covers the target, or of more, durably.
+    /// The copy durably covers the target, or more.
     Current,
-    /// It can only be replaced: by a checkpoint.
+    /// The log cannot be continued; the copy needs a checkpoint.
     WantsCheckpoint,
-    /// The label names no place for it, or another one than the store.
+    /// The label names no place for the copy, or another one than the store.
     Unplaced,
 }
 
-/// What this opening of a disk knows of its copy.
+/// State of the copy that this opening of the disk has cached.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
     place: Place,
@@ -68,24 +68,24 @@ pub(super) struct Known {
     /// Length of the checkpoint's body.
     body: u64,
     tail: Tail,
-    /// Up to here in the slot it is known to be durable.
+    /// Offset in the slot up to which the log is known to be durable.
     durable: u64,
 }
 
-/// What the store knows of the disk's copy.
+/// The store's record of the disk's copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyState {
-    /// Where it lies. The disk's label has to name the same place.
+    /// Place of the copy. The disk's label has to name the same one.
     pub place: Place,
-    /// What it is known to cover, durably.
+    /// Position that the copy is known to cover durably.
     pub position: Position,
 }
 
 impl Disk {
-    /// Brings the disk's copy up to what `update` says.
+    /// Brings the disk's copy to the state of `update`.
     ///
     /// # Errors
-    /// Names the disk: it cannot be written, or has no room.
+    /// Fails with the disk's name when the disk cannot be written or has no room.
     pub fn update_copy(&self, reported: CopyState, update: &Update) -> Result<Updated> {
         self.alone(|| {
             if self.named_place()? != Some(reported.place) {
@@ -95,10 +95,10 @@ impl Disk {
         })
     }
 
-    /// Writes a checkpoint of `body` at this place, whatever stands there, and has the label name the place. Returns the label's sequence number.
+    /// Writes a checkpoint of `body` at this place, whatever its bytes are, and makes the label name the place. Returns the label's sequence number.
     ///
     /// # Errors
-    /// Names the disk, as above.
+    /// Fails with the disk's name when the disk cannot be written or has no room.
     pub fn place_copy(
         &self,
         place: Place,
@@ -117,10 +117,10 @@ impl Disk {
         named?
     }
 
-    /// Makes the label name no place, so that nobody writes to the copy any more. Returns the label's sequence number.
+    /// Makes the label name no place, so that no process writes to the copy any more. Returns the label's sequence number.
     ///
     /// # Errors
-    /// Names the disk, as above.
+    /// Fails with the disk's name when the disk cannot be written or has no room.
     pub fn drop_copy(&self, ledger: &dyn FlushLedger) -> Result<u64> {
         let dropped = self.alone(|| {
             self.remember(None);
@@ -150,7 +150,7 @@ impl Disk {
         with_metadata_lock(self.device.handle(), work).map_err(failed)
     }
 
-    /// Returns the place that the label names at present: another process may have written it since this opening.
+    /// Reads the place that the label names now: another process may have written the label since this opening.
     fn named_place(&self) -> io::Result<Option<Place>> {
         let label = labelled::read(self.device.handle())?;
         let label = label.map_err(|fault| io::Error::other(fault.to_string()))?;
@@ -205,7 +205,7 @@ impl Disk {
         Ok(Updated::Current)
     }
 
-    /// Goes past the records that others have appended.
+    /// Advances past the records that other processes have appended.
     fn read_on(&self, slot: u64, reported: CopyState, known: &mut Known) -> io::Result<()> {
         let (mut at, mut durable) = (known.tail.at, known.durable);
         known.tail.pass(
@@ -223,7 +223,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Returns the slot that counts, as this opening knows it or finds it; `None` where there is none that could be gone on with.
+    /// Returns the current slot, from the cache or from the disk, or `None` if no slot can be continued.
     fn look(&self, reported: CopyState, update: &Update) -> io::Result<Option<Known>> {
         let place = reported.place;
         let headers = self.headers(place)?;
@@ -285,7 +285,7 @@ impl Disk {
         }
     }
 
-    /// Writes a checkpoint into the slot that does not count.
+    /// Writes a checkpoint into the slot that is not current.
     fn replace(&self, place: Place, update: &Update, body: &[u8]) -> io::Result<Updated> {
         let newest = newest(&self.headers(place)?);
         let (slot, number) = newest.map_or((0, 1), |(slot, header)| {

@@ -1,9 +1,9 @@
-//! The copies of the pool's metadata on its disks: kept up with what is persisted.
+//! Keeps the metadata copies on the disks up to date with the persisted changes.
 //!
-//! A change counts as persisted once every copy that is kept current covers it. Whoever persists something brings them up to date, all at once, after the store is durable
-//! and before anybody is answered: so what a host was promised, and what is given away for it, can be found on the disks alone. A disk that does not do its part in
-//! [`PATIENCE`] is not waited for again: the store remembers that its copy is left behind, and `vctl status` tells. Apparatuses try such a copy again
-//! ([`catch_up`]), and so does each controller (`placing.rs`). A pool none of whose copies can be written goes on by its database alone.
+//! A change counts as persisted once every copy that is kept current covers it. The process that persists it updates all copies in parallel, after the store is durable
+//! and before it acknowledges anything: so whatever a host was promised, and the owner of every extent, can be found on the disks alone. A disk that does not finish within
+//! [`PATIENCE`] is not waited for again: the store records that its copy lags, and `vctl status` reports that. Apparatuses try such a copy again
+//! ([`catch_up`]), and so does each controller (`placing.rs`). A pool without any writable copy continues with its database alone.
 
 use crate::blockdev::metadata::{CopyState, Update, Updated};
 use crate::blockdev::{Disk, Disks, Pending, waiting_for};
@@ -15,15 +15,15 @@ use crate::store::metadata::{CopyRecord, Persisted};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long the copies are waited for, all together, where there is only a record to be written.
+/// Time limit for all copies together, if each gets a record.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-/// How often what others have done meanwhile is caught up with.
+/// Number of passes, each for the changes that other processes persisted during the one before.
 const ROUNDS: usize = 3;
 
-/// Makes the current copies cover all that is persisted. Returns up to which generation that is.
+/// Makes the current copies cover all persisted changes. Returns the generation of the last of them.
 ///
 /// # Errors
-/// Returns the errors of the store. A copy that cannot be written is left behind, and no error.
+/// Returns the errors of the store. A copy that cannot be written is marked as lagging, which is not an error.
 pub(crate) fn bring_up(store: &mut dyn Store, disks: &Disks) -> Result<Generation> {
     let mut covered = Generation(u64::MAX);
     for _ in 0..ROUNDS {
@@ -40,7 +40,7 @@ pub(crate) fn bring_up(store: &mut dyn Store, disks: &Disks) -> Result<Generatio
     Ok(covered)
 }
 
-/// Updates these copies, by a checkpoint where they need one.
+/// Updates these copies, with a checkpoint for those that need one.
 fn update_all(
     store: &mut dyn Store,
     disks: &Disks,
@@ -56,7 +56,7 @@ fn update_all(
     Ok(())
 }
 
-/// Tries copies that are left behind again, on disks that are open and answer. Returns whether all copies are current then.
+/// Tries to update the lagging copies on disks that are open and answer. Returns whether all copies are current afterwards.
 ///
 /// # Errors
 /// Returns the errors of the store.
@@ -81,7 +81,7 @@ pub(crate) fn catch_up(store: &mut dyn Store, disks: &Disks) -> Result<bool> {
     Ok(persisted.is_none_or(|persisted| lagging(&persisted).is_empty()))
 }
 
-/// Returns how long copies are waited for: longer where a checkpoint is long.
+/// Returns the time limit for the copies, which grows with the length of a checkpoint.
 pub(super) fn patience(body: Option<&Vec<u8>>) -> Duration {
     let megabytes = body.map_or(0, |body| body.len() >> 20);
     PATIENCE + Duration::from_millis(50) * u32::try_from(megabytes).unwrap_or(u32::MAX)
@@ -92,7 +92,7 @@ pub(super) fn answers(disk: &Disk) -> bool {
     !disk.is_read_only() && waiting_for(disk.path()).is_none()
 }
 
-/// Returns whether the current copies cover all that is persisted.
+/// Returns whether the current copies cover all persisted changes.
 ///
 /// # Errors
 /// Returns the errors of the store.
@@ -102,7 +102,7 @@ pub(crate) fn is_current(store: &mut dyn Store) -> Result<bool> {
         .is_none_or(|persisted| persisted.due().next().is_none()))
 }
 
-/// Updates these copies. Returns those that want a checkpoint.
+/// Updates these copies. Returns those that need a checkpoint.
 fn update(
     store: &mut dyn Store,
     disks: &Disks,

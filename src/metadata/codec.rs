@@ -1,8 +1,8 @@
-//! How numbers, texts, records, segments and edits are written.
+//! Encoding of numbers, strings, records, segments and edits.
 //!
-//! A number is seven bits a byte, the lowest first, the high bit set in all bytes but the last. A text is its length and its bytes. The record of a disk or a volume
-//! is a text in RON. A list is its length and its members. A segment is how far it begins behind the one before it, the number of the disk plus one (zero is left for what
-//! has no placement), the first extent there, and the length. An edit is a byte that says which, and what belongs to it.
+//! A number has seven bits in each byte, the lowest first; the high bit is set in all bytes but the last (LEB128). A string is its length and its bytes. The record of a disk
+//! or a volume is a string in RON. A list is its length and its members. A segment has four numbers: the distance of its start from the segment before it, the number of the disk
+//! plus one (zero is reserved for a segment without a placement), the first extent on that disk, and the length. An edit is one byte for its kind, followed by its fields.
 
 use super::Fault;
 use crate::model::records::{Area, Edit, Segment};
@@ -10,7 +10,7 @@ use crate::model::units::{DiskExtent, DiskId, VolumeExtent, VolumeId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Bytes that are being written.
+/// Buffer that encoded values are appended to.
 #[derive(Default)]
 pub(super) struct Writer {
     pub(super) bytes: Vec<u8>,
@@ -91,7 +91,7 @@ impl Writer {
     }
 }
 
-/// Bytes that have not been read yet.
+/// Encoded bytes that have not been decoded yet.
 pub(super) struct Reader<'a> {
     pub(super) rest: &'a [u8],
 }
@@ -121,7 +121,7 @@ impl<'a> Reader<'a> {
         Err(Fault::Field("a number is too large"))
     }
 
-    /// Reads how many members a list has: each takes a byte at least, so no more than there are bytes.
+    /// Decodes the length of a list. Each member takes at least one byte, so a length above the number of bytes left is refused.
     pub(super) fn count(&mut self) -> Result<usize, Fault> {
         let count = usize::try_from(self.number()?).map_err(|_| CUT)?;
         if count > self.rest.len() {
@@ -204,7 +204,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Checks that nothing is left.
+    /// Checks that all bytes have been decoded.
     pub(super) fn end(&self) -> Result<(), Fault> {
         if self.rest.is_empty() {
             Ok(())

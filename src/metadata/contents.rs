@@ -1,4 +1,4 @@
-//! What a checkpoint says: the pool's options, disks, volumes and segments. And what the edits of a log make of it.
+//! The contents of a checkpoint (the pool's options, disks, volumes and segments), and how the edits of a log change them.
 
 use super::Fault;
 use super::codec::{Reader, Writer};
@@ -8,46 +8,46 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-/// What is one per pool, and no part of the table.
+/// Facts of the pool that are not part of the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Facts {
-    /// The directory that the database is used in.
+    /// The pool's directory, which has the database.
     pub directory: PathBuf,
-    /// The last number that was given to a disk.
+    /// The highest disk number given so far.
     pub last_disk: u32,
-    /// The last number that was given to a volume.
+    /// The highest volume number given so far.
     pub last_volume: u64,
-    /// The word of the allocation policy.
+    /// Name of the allocation policy.
     pub policy: String,
-    /// In per cent.
+    /// A threshold in per cent.
     pub nearfull: u8,
-    /// In per cent.
+    /// A threshold in per cent.
     pub full: u8,
-    /// How the disks are read and written.
+    /// Whether the disks are used through the page cache or directly.
     #[serde(default, skip_serializing_if = "DiskAccess::is_cached")]
     pub access: DiskAccess,
-    /// The last sequence number that the label of each disk is known to have.
+    /// For each disk, the highest sequence number that its label is known to have.
     #[serde(default)]
     pub labels: BTreeMap<DiskId, u64>,
-    /// The disks whose copies were kept current.
+    /// Disks whose metadata copies were kept current.
     #[serde(default)]
     pub carriers: BTreeSet<DiskId>,
 }
 
-/// A whole table, so that edits can be applied to it.
+/// A whole table in a form that edits can be applied to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// What is one per pool.
+    /// Facts of the pool.
     pub facts: Facts,
     disks: BTreeMap<DiskId, DiskRecord>,
     volumes: BTreeMap<VolumeId, VolumeRecord>,
-    /// By first extent.
+    /// Segments, by first extent.
     segments: BTreeMap<VolumeId, BTreeMap<u64, Segment>>,
 }
 
 impl Contents {
-    /// Takes a table.
+    /// Makes the contents of a table.
     #[must_use]
     pub fn of(facts: Facts, snapshot: Snapshot) -> Self {
         let mut segments: BTreeMap<VolumeId, BTreeMap<u64, Segment>> = BTreeMap::new();
@@ -72,10 +72,10 @@ impl Contents {
         }
     }
 
-    /// Encodes the body of a checkpoint. Its header belongs to a disk, and the body to all of them.
+    /// Encodes the body of a checkpoint, which is the same for all disks; the header differs.
     ///
     /// # Errors
-    /// When a record cannot be written.
+    /// Fails when a record cannot be encoded.
     pub fn body(&self) -> Result<Vec<u8>, Fault> {
         let none = BTreeMap::new();
         let of = |id: &VolumeId| self.segments.get(id).unwrap_or(&none);
@@ -84,10 +84,10 @@ impl Contents {
         encode(&self.facts, &self.disks.values().collect::<Vec<_>>(), volumes)
     }
 
-    /// Decodes a body.
+    /// Decodes the body of a checkpoint.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Returns what is wrong with the bytes.
     pub fn decode(body: &[u8]) -> Result<Self, Fault> {
         let mut from = Reader { rest: body };
         let mut contents = Self {
@@ -111,7 +111,7 @@ impl Contents {
     /// Applies one edit.
     ///
     /// # Errors
-    /// When it does not fit.
+    /// Fails when the edit does not fit the table.
     pub fn edit(&mut self, edit: Edit) -> Result<(), Fault> {
         let fits = match edit {
             Edit::AddDisk(record) => self.disks.insert(record.id, record).is_none(),
@@ -144,7 +144,7 @@ impl Contents {
         Some(())
     }
 
-    /// Takes what lies in the range away; `None` where there is no such volume.
+    /// Removes the segments of a range of a volume. Returns `None` if there is no such volume.
     fn clear(&mut self, volume: VolumeId, start: VolumeExtent, end: VolumeExtent) -> Option<()> {
         let all = self.segments.get_mut(&volume)?;
         if start >= end {
@@ -162,7 +162,7 @@ impl Contents {
         Some(())
     }
 
-    /// Returns the table, with this header; segments that continue each other are one.
+    /// Returns the table with this header. Adjacent segments that continue each other are merged.
     #[must_use]
     pub fn into_snapshot(self, header: PoolHeader) -> Snapshot {
         let count = self.segments.values().map(BTreeMap::len).sum();
@@ -186,10 +186,10 @@ impl Contents {
     }
 }
 
-/// Encodes the body of a checkpoint of a table as it is: its segments are by volume and start, as a store returns them.
+/// Encodes the body of a checkpoint directly from a table, whose segments are sorted by volume and start, as a store returns them.
 ///
 /// # Errors
-/// When a record cannot be written.
+/// Fails when a record cannot be encoded.
 pub fn body_of(facts: &Facts, table: &Snapshot) -> Result<Vec<u8>, Fault> {
     let of_volumes = table.segments.chunk_by(|(a, _), (b, _)| a == b);
     let by_volume: BTreeMap<VolumeId, &[(VolumeId, Segment)]> = of_volumes

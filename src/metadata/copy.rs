@@ -1,36 +1,36 @@
-//! A whole copy: which of its two slots counts, and what it says.
+//! A whole metadata copy: the choice of the current one of its two slots, and its contents.
 
 use super::contents::Contents;
 use super::header::{Header, Identity, Position};
 use super::{BLOCK, Fault, log};
 
-/// What reads bytes of a slot: from where, how many. Fewer come where the slot ends.
+/// Reads bytes of a slot: takes an offset and a length. Returns fewer bytes at the end of the slot.
 pub type Read<'a, E> = dyn FnMut(u64, usize) -> Result<Vec<u8>, E> + 'a;
 
-/// What a copy says.
+/// The contents of a metadata copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Copy {
-    /// The header of the slot that counts.
+    /// Header of the current slot.
     pub header: Header,
-    /// After the last record of its log.
+    /// Position after the last record of the log.
     pub position: Position,
-    /// The table then.
+    /// The table at that position.
     pub contents: Contents,
 }
 
-/// Where the next record of a slot goes.
+/// End of a slot's log, where the next record is appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tail {
-    /// From the head of the slot.
+    /// Offset from the start of the slot, in bytes.
     pub at: u64,
-    /// What the next record names as the checksum before it.
+    /// Checksum of the last record, or of the header; the next record carries it.
     pub chain: u32,
-    /// What the slot covers so far.
+    /// Position that the slot covers.
     pub position: Position,
 }
 
 impl Tail {
-    /// Returns the place right behind a checkpoint; `None` where no slot is that long.
+    /// Returns the end of a checkpoint with an empty log, or `None` if no slot is that long.
     #[must_use]
     pub fn behind(header: &Header) -> Option<Self> {
         Some(Self {
@@ -40,10 +40,10 @@ impl Tail {
         })
     }
 
-    /// Goes past the records that stand there, and has `each` look at them.
+    /// Advances past all valid records, and calls `each` for each of them.
     ///
     /// # Errors
-    /// Those of `read`, and of `each`.
+    /// Returns the errors of `read` and of `each`.
     pub fn pass<E>(
         &mut self,
         read: &mut Read<'_, E>,
@@ -60,10 +60,10 @@ impl Tail {
     }
 }
 
-/// Encodes the header and the padded body of a checkpoint.
+/// Encodes a checkpoint: its header, and its body padded to a whole block.
 ///
 /// # Errors
-/// When it is longer than a slot.
+/// Fails when the checkpoint is longer than a slot.
 pub fn checkpoint(
     identity: Identity,
     number: u64,
@@ -86,12 +86,12 @@ pub fn checkpoint(
     Ok((header, padded))
 }
 
-/// Why a copy could not be read.
+/// Error of reading a metadata copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unread<E> {
-    /// The bytes could not be had.
+    /// Reading the disk failed.
     Bytes(E),
-    /// They are no copy that can be used.
+    /// The bytes are not a usable copy.
     Fault(Fault),
 }
 
@@ -101,13 +101,13 @@ impl<E> From<Fault> for Unread<E> {
     }
 }
 
-/// What reads bytes of a copy: from which slot, from where in it, how many. Fewer come where the file ends.
+/// Reads bytes of a metadata copy: takes the slot, an offset in it, and a length. Returns fewer bytes at the end of the file.
 pub type ReadSlot<'a, E> = dyn FnMut(usize, u64, usize) -> Result<Vec<u8>, E> + 'a;
 
-/// Reads what a copy says from its two slots of this length. No more is read than what counts.
+/// Reads the contents of a copy from its two slots of this length. Of the slots, only the headers and the parts that are current are read.
 ///
 /// # Errors
-/// Those of `read`; when neither slot can be used, or one has another format.
+/// Returns the errors of `read`. Fails when neither slot is usable, or one has another format version.
 pub fn read_with<E>(slot: u64, read: &mut ReadSlot<'_, E>) -> Result<Copy, Unread<E>> {
     let mut headers = Vec::new();
     let mut worst = Fault::Absent;
@@ -157,10 +157,10 @@ fn replay<E>(header: Header, slot: u64, read: &mut Read<'_, E>) -> Result<Copy, 
     })
 }
 
-/// Reads what a copy says from the bytes of its two slots.
+/// Decodes the contents of a copy from the bytes of its two slots.
 ///
 /// # Errors
-/// When neither slot can be used, or one has another format.
+/// Fails when neither slot is usable, or one has another format version.
 pub fn read(slots: [&[u8]; 2]) -> Result<Copy, Fault> {
     let longest = slots.map(<[u8]>::len).into_iter().max().unwrap_or(0);
     let copy = read_with(longest as u64, &mut |index, at, len| {

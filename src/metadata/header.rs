@@ -1,53 +1,53 @@
-//! The block at the head of a slot.
+//! The header block at the start of a slot.
 
 use super::{BLOCK, Fault};
 use crate::model::units::Generation;
 use uuid::Uuid;
 
-/// The format that is written and read.
+/// Format version that is written and read.
 pub const VERSION: u32 = 1;
 
 const MAGIC: [u8; 8] = *b"APPARMET";
 const CHECKSUM: usize = BLOCK - 4;
 const USED: usize = 100;
 
-/// Whose a copy is.
+/// Identifies the pool, disk and database history that a copy belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The pool.
+    /// UUID of the pool.
     pub pool: Uuid,
-    /// The disk that it lies on.
+    /// UUID of the disk that carries the copy.
     pub disk: Uuid,
-    /// The history of the database that it covers: a database that was put back goes on with another one.
+    /// UUID of the database's history. A database that is restored from a backup begins another history.
     pub lineage: Uuid,
 }
 
-/// Which state of the pool something covers.
+/// Position in the pool's history of persisted changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// How many changes had been persisted.
+    /// Number of changes that had been persisted (the layout number).
     pub layout: u64,
-    /// The generation that the last of them led to, or a later one.
+    /// Generation that the last of these changes produced, or a later one.
     pub generation: Generation,
 }
 
-/// What a slot says about itself.
+/// The header of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Whose it is.
+    /// Owner of the copy.
     pub identity: Identity,
-    /// Of two slots the one with the higher number counts. From 1.
+    /// Number of the checkpoint, from 1. Of two slots, the one with the higher number is current.
     pub number: u64,
-    /// What the body covers.
+    /// Position that the body covers.
     pub position: Position,
-    /// Length of the body.
+    /// Length of the body in bytes.
     pub body: u64,
-    /// The body's checksum.
+    /// CRC-32C of the body.
     pub checksum: u32,
 }
 
 impl Header {
-    /// Encodes it.
+    /// Encodes the header block.
     #[must_use]
     pub fn encode(&self) -> [u8; BLOCK] {
         let fields: [&[u8]; 11] = [
@@ -70,10 +70,10 @@ impl Header {
         bytes
     }
 
-    /// Decodes bytes, strictly.
+    /// Decodes a header block. Every byte is checked.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Returns what is wrong with the bytes.
     pub fn decode(bytes: &[u8; BLOCK]) -> Result<Self, Fault> {
         if bytes[..8] != MAGIC {
             return Err(Fault::Absent);
@@ -110,13 +110,13 @@ impl Header {
         Ok(header)
     }
 
-    /// Returns what the first record behind it has to name as the checksum before it.
+    /// Returns the checksum that the first record of the log has to carry.
     #[must_use]
     pub fn chain(&self) -> u32 {
         crc32c::crc32c(&self.encode())
     }
 
-    /// Returns where the log begins, from the head of the slot; `None` where no slot is that long.
+    /// Returns the offset of the log from the start of the slot, or `None` if no slot is that long.
     #[must_use]
     pub fn log(&self) -> Option<u64> {
         let body = self.body.checked_next_multiple_of(BLOCK as u64)?;
@@ -124,7 +124,7 @@ impl Header {
     }
 }
 
-/// Returns a field, of which the caller knows that it lies inside.
+/// Returns a field at a fixed offset. The caller makes sure that the field lies inside the block.
 pub(super) fn at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
     let field = bytes.get(offset..).and_then(|rest| rest.first_chunk());
     field.copied().unwrap_or([0; N])

@@ -1,4 +1,4 @@
-//! The log behind a checkpoint: a record for the changes that were persisted together.
+//! The log behind a checkpoint. Changes that are persisted together share one record.
 
 use super::codec::{Reader, Writer};
 use super::contents::{Contents, Facts};
@@ -11,22 +11,22 @@ const MAGIC: [u8; 4] = *b"ALOG";
 const HEAD: usize = 32;
 const CHECKSUM: std::ops::Range<usize> = 12..16;
 
-/// A record as it lies in the log.
+/// A record of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// What it leads to.
+    /// Position after the record.
     pub position: Position,
-    /// What the next record has to name as the checksum before it.
+    /// Checksum of the record, which the next record has to carry.
     pub chain: u32,
-    /// Bytes up to the next record.
+    /// Distance to the next record in bytes.
     pub len: u64,
     payload: Vec<u8>,
 }
 
-/// Encodes a record; returns its bytes, and the checksum that the next one names.
+/// Encodes a record. Returns its bytes, and the checksum that the next record has to carry.
 ///
 /// # Errors
-/// When it cannot be written.
+/// Fails when an edit cannot be encoded.
 pub fn encode<'a>(
     chain: u32,
     position: Position,
@@ -62,11 +62,11 @@ fn checksum(record: &[u8]) -> u32 {
     crc32c::crc32c_append(head, &record[CHECKSUM.end..])
 }
 
-/// Returns the record at `from`, if a sound one stands there that follows what has this checksum. `read` gives bytes of the slot: as many as are asked
-/// for, all of which lie before `end`.
+/// Returns the record at `from` if it is valid and follows the record with this checksum. `read` returns exactly the requested bytes of the slot, all of
+/// which lie before `end`.
 ///
 /// # Errors
-/// Those of `read`.
+/// Returns the errors of `read`.
 pub fn next<E>(
     read: &mut dyn FnMut(u64, usize) -> Result<Vec<u8>, E>,
     from: u64,
@@ -110,10 +110,10 @@ pub fn next<E>(
 }
 
 impl Record {
-    /// Applies the record to the table.
+    /// Applies the edits of the record to the table.
     ///
     /// # Errors
-    /// When it does not fit; the table is of no use then.
+    /// Fails when an edit does not fit the table, which may have been changed in part then.
     pub fn apply(&self, contents: &mut Contents) -> Result<(), Fault> {
         let mut from = Reader { rest: &self.payload };
         contents.facts = from.record()?;

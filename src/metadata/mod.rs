@@ -1,14 +1,14 @@
-//! The format of the copies of the table that disks carry: a checkpoint, and behind it a log of what was persisted since. Pure.
+//! The format of the metadata copies on disks: a checkpoint of the table, followed by a log of the changes persisted since. Pure.
 //!
-//! A *copy* is two slots of one length. Each begins with a header block, then comes the body of the checkpoint, then the log:
+//! A *copy* consists of two slots of the same length. A slot has a header block, the body of a checkpoint, and a log:
 //!
 //! ```text
 //! | header, 4096 | body, to the next multiple of 4096 | record | record | …            the end of the slot |
 //! ```
 //!
-//! The slot with the sound header of the higher number counts. Its log ends before the first record that is not sound or does not follow the one before it, so a
-//! write that was cut short leaves the state before it. A checkpoint is written into the slot that does not count, the body durably before the
-//! header; nothing that counts is written over.
+//! The slot whose valid header has the higher number is *current*. Its log ends before the first record that is invalid or does not follow its predecessor, so a
+//! torn write leaves the state before it. A checkpoint is written into the other slot, the body durably before the header; the current checkpoint and
+//! its log are never overwritten.
 //!
 //! Header, integers little-endian ([`header`]):
 //!
@@ -20,8 +20,8 @@
 //!     16    16  pool UUID
 //!     32    16  disk UUID
 //!     48    16  lineage: UUID of the database's history
-//!     64     8  number of the checkpoint: of two slots the higher one counts
-//!     72     8  layout: how many changes had been persisted
+//!     64     8  number of the checkpoint: the slot with the higher one is current
+//!     72     8  layout number: changes persisted so far
 //!     80     8  generation of that table
 //!     88     8  length of the body
 //!     96     4  crc32c of the body
@@ -38,10 +38,10 @@
 //!     12     4  crc32c of bytes 0 to 11, of those from 16 to the end of the payload
 //!     16     8  layout after it
 //!     24     8  generation after it
-//!     32        payload: what is one per pool, and the edits
+//!     32        payload: facts of the pool, and the edits
 //! ```
 //!
-//! [`contents`] and [`codec`] say what bodies and payloads are made of.
+//! [`contents`] and [`codec`] define the encoding of bodies and payloads.
 
 pub mod codec;
 pub mod contents;
@@ -54,19 +54,19 @@ mod tests;
 
 use std::fmt;
 
-/// What headers, bodies and records begin at a multiple of.
+/// Alignment of headers, bodies and records in bytes.
 pub const BLOCK: usize = 4096;
 
-/// Why bytes are not metadata that can be used.
+/// Reason why bytes are not usable metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing there claims to be metadata.
+    /// The bytes have no magic.
     Absent,
-    /// A checksum does not match.
+    /// A checksum does not match its bytes.
     Checksum,
-    /// Whole, but of this other format version.
+    /// The bytes are whole, and have this other format version.
     Version(u32),
-    /// Whole, but this makes no sense.
+    /// The bytes are whole, and a value in them is invalid.
     Field(&'static str),
 }
 
@@ -85,7 +85,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Rounds up to the next multiple of [`BLOCK`].
+/// Rounds a length up to the next multiple of [`BLOCK`].
 #[must_use]
 pub fn padded(len: u64) -> u64 {
     len.next_multiple_of(BLOCK as u64)

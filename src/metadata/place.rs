@@ -1,22 +1,22 @@
-//! Where a copy lies on its disk: behind the label in extent 0, or in extents of its own.
+//! Place of a metadata copy on its disk: behind the label in extent 0, or in extents that the copy owns.
 
 use super::{BLOCK, padded};
 use crate::model::records::Area;
 use crate::model::units::{ByteCount, DiskExtent, DiskId, ExtentSize};
 use std::ops::Range;
 
-/// What both copies of the label take, at the head of extent 0.
+/// Bytes at the start of extent 0 that the two copies of the label take.
 const LABELS: u64 = 8192;
-/// Longest slot.
+/// Maximum length of a slot in bytes.
 const LONGEST: u64 = 1 << 30;
-/// A slot that is made for a body has room for this many of them, so that it seldom has to grow.
+/// A new slot has room for this many bodies, so that it seldom has to grow.
 const BODIES: u64 = 4;
-/// The log has room for at least this much.
+/// Minimum room for the log in bytes.
 const LEAST_LOG: u64 = 2 * BLOCK as u64;
-/// A slot of its own extents is at least this long.
+/// Minimum length in bytes of a slot in extents that the copy owns.
 const LEAST_SLOT: u64 = 256 << 10;
 
-/// Place of a disk's copy of the pool's metadata: two slots, one behind the other. All in bytes, multiples of a block.
+/// Place of a disk's metadata copy: two adjacent slots. Offsets and lengths are in bytes, in multiples of [`BLOCK`](super::BLOCK).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Offset of the first slot.
@@ -26,13 +26,13 @@ pub struct Place {
 }
 
 impl Place {
-    /// Returns the place that every disk has: what its extent 0 holds behind the labels.
+    /// Returns the place that every disk has: the part of extent 0 behind the labels.
     #[must_use]
     pub fn behind_the_label(extent_size: ExtentSize) -> Self {
         Self::halves(LABELS, extent_size.bytes() - LABELS)
     }
 
-    /// Returns the place that takes up these extents.
+    /// Returns the place that consists of these extents.
     #[must_use]
     pub fn in_extents(extent_size: ExtentSize, area: Area) -> Option<Self> {
         let at = area.start.0.checked_mul(extent_size.bytes())?;
@@ -47,7 +47,7 @@ impl Place {
         }
     }
 
-    /// Returns how many extents a place for a body of this length takes up; `None` where none is long enough.
+    /// Returns the number of extents of a place for a body of this length, or `None` if the body is longer than a slot may be.
     #[must_use]
     pub fn extents_for(extent_size: ExtentSize, body: u64) -> Option<u64> {
         let slot = body.checked_mul(BODIES)?.clamp(LEAST_SLOT, LONGEST);
@@ -55,7 +55,7 @@ impl Place {
         (checkpoint(body)? <= slot).then_some(extents)
     }
 
-    /// Returns the extents that belong to the copy; `None` for a place in extent 0, which the label owns.
+    /// Returns the extents that the copy owns, or `None` for a place in extent 0, which the label owns.
     #[must_use]
     pub fn extents(self, extent_size: ExtentSize, disk: DiskId) -> Option<Area> {
         let first = self.at / extent_size.bytes();
@@ -67,20 +67,20 @@ impl Place {
         })
     }
 
-    /// Returns both slots.
+    /// Returns the ranges of both slots on the disk.
     #[must_use]
     pub fn slots(self) -> [Range<u64>; 2] {
         let middle = self.at + self.slot;
         [self.at..middle, middle..middle + self.slot]
     }
 
-    /// Returns whether a checkpoint with a body of this length can be written there at all.
+    /// Returns whether a checkpoint with a body of this length fits into a slot.
     #[must_use]
     pub fn holds(self, body: u64) -> bool {
         checkpoint(body).is_some_and(|end| end <= self.slot)
     }
 
-    /// Returns whether there is room for such a checkpoint and a log that is worth it.
+    /// Returns whether such a checkpoint fits with a log of the minimum length.
     #[must_use]
     pub fn has_room_for(self, body: u64) -> bool {
         let log = LEAST_LOG.max(body / 4);
@@ -89,7 +89,7 @@ impl Place {
             .is_some_and(|end| end <= self.slot)
     }
 
-    /// Returns whether the place is one that a label may name on a disk of this size.
+    /// Returns whether the place is valid on a disk of this size.
     #[must_use]
     pub fn fits(self, size: ByteCount) -> bool {
         let blocks = [self.at, self.slot]
@@ -104,7 +104,7 @@ impl Place {
     }
 }
 
-/// Returns where a checkpoint ends, from the head of its slot.
+/// Returns the offset of the end of a checkpoint from the start of its slot.
 fn checkpoint(body: u64) -> Option<u64> {
     let end = body.checked_add(2 * BLOCK as u64)?;
     (end <= LONGEST).then(|| padded(body) + BLOCK as u64)
