@@ -49,7 +49,7 @@ pub(super) fn findings(store: &mut dyn Store, view: &PoolView) -> Result<Vec<Fin
 pub(super) struct Mismatch {
     /// Disk that carries the copy.
     pub(super) disk: DiskRecord,
-    /// Description of the difference.
+    /// What is wrong with the copy, in words.
     pub(super) why: String,
     /// Whether the copy is newer than the database, so that overwriting it would lose changes.
     pub(super) is_newer: bool,
