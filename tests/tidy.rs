@@ -89,9 +89,13 @@ fn only_in(word: &str, allowed: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn only_the_adapter_knows_fuser_and_only_the_store_knows_sqlite() {
+fn only_the_adapter_knows_fuser_only_the_store_sqlite_and_only_links_and_etcd_tls() {
     assert_eq!(only_in("fuser::", &["src/frontend/fuse/"]), Vec::<String>::new());
     assert_eq!(only_in("rusqlite::", &["src/store/"]), Vec::<String>::new());
+    assert_eq!(
+        only_in("rustls::", &["src/rpc/tls/", "src/store/etcd/"]),
+        Vec::<String>::new()
+    );
 }
 
 /// What the cluster of one kernel is made of, no other folder names: neither in code nor in comments.
@@ -298,8 +302,10 @@ fn the_exit_status_is_chosen_in_one_place() {
 #[test]
 fn disks_are_synced_through_one_door() {
     let door = ["src/blockdev/durable.rs"];
-    // A candidate is no disk of the pool yet; the database has a ledger of its own; the place of the metadata is a file beside it.
+    // A candidate is no disk of the pool yet; the database has a ledger of its own; the place of the metadata is a file beside it;
+    // certificates are of no pool.
     let others = [
+        "src/admin/certificates.rs",
         "src/blockdev/device/",
         "src/blockdev/labelled.rs",
         "src/blockdev/probe.rs",

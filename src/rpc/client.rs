@@ -1,5 +1,6 @@
 //! The links of a controller or client: one connection to each apparatus, all polled in one place.
 
+use super::channel::Address;
 use super::transport::{Broken, Sockets, Transport};
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
@@ -7,7 +8,6 @@ use crate::model::names::Name;
 use crate::model::units::{Generation, Incarnation, Slot, Term};
 use crate::rpc::message::{Answer, MOST, Refusal, Request, RequestFrame, VERSION};
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -39,7 +39,7 @@ pub enum Loss {
 /// Link to one apparatus. It has no connection while the backlog of the other side is full.
 #[derive(Debug)]
 struct Link {
-    path: PathBuf,
+    address: Address,
     welcomed: bool,
     queued: Vec<Request>,
 }
@@ -78,12 +78,16 @@ impl Links {
         self.term = term;
     }
 
-    /// Opens a link and sends `Hello`, unless there is one to that name already. `Welcomed`, `Refused` or `Lost` reports the result.
+    /// Opens a link to an apparatus of this machine, as [`Links::connect_to`] does.
     pub fn connect(&mut self, slot: Slot, pool: &PoolDir, name: &Name) {
-        let path = pool.socket(name);
-        if self.links.get(&slot).is_none_or(|link| link.path != path) {
+        self.connect_to(slot, Address::Local(pool.socket(name)));
+    }
+
+    /// Opens a link and sends `Hello`, unless there is one to that address already. `Welcomed`, `Refused` or `Lost` reports the result.
+    pub fn connect_to(&mut self, slot: Slot, address: Address) {
+        if self.links.get(&slot).is_none_or(|link| link.address != address) {
             let link = Link {
-                path,
+                address,
                 welcomed: false,
                 queued: Vec::new(),
             };
@@ -99,7 +103,7 @@ impl Links {
         let Some(link) = self.links.get(&slot) else {
             return Ok(());
         };
-        if !self.transport.connect(slot, &link.path)? {
+        if !self.transport.connect(slot, &link.address)? {
             return Ok(());
         }
         let hello = Request::Hello {

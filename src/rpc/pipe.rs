@@ -1,11 +1,12 @@
 //! A non-blocking connection that carries frames, for both sides.
 
+use super::channel::{Channel, Plain};
 use crate::rpc::frame::{self, Decoder, FrameFault};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
@@ -26,6 +27,8 @@ pub enum Broken {
     Failed(Errno),
     /// The other side does not read: this many bytes are queued for it.
     Stuck(usize),
+    /// The other side cannot be trusted, or does not trust this one, for this reason.
+    Untrusted(String),
 }
 
 impl fmt::Display for Broken {
@@ -36,14 +39,15 @@ impl fmt::Display for Broken {
             Self::Fault(fault) => write!(f, "{fault}"),
             Self::Failed(errno) => write!(f, "{errno}"),
             Self::Stuck(bytes) => write!(f, "the other side does not read: {bytes} bytes are queued for it"),
+            Self::Untrusted(why) => write!(f, "no trust between the two sides: {why}"),
         }
     }
 }
 
-/// Socket with its partly received frame and its unsent bytes.
+/// Channel with its partly received frame and its unsent bytes.
 #[derive(Debug)]
 pub(crate) struct Pipe {
-    socket: OwnedFd,
+    channel: Box<dyn Channel>,
     decoder: Decoder,
     out: Vec<u8>,
     sent: usize,
@@ -52,10 +56,16 @@ pub(crate) struct Pipe {
 }
 
 impl Pipe {
-    /// Makes a pipe of a non-blocking socket. It refuses frames longer than `cap` bytes, and queues at most `most_out` bytes for sending.
+    /// Makes a pipe of a non-blocking socket of this machine. It refuses frames longer than `cap` bytes, and queues at most `most_out` bytes for
+    /// sending.
     pub(crate) fn new(socket: OwnedFd, cap: usize, most_out: usize) -> Self {
+        Self::over(Box::new(Plain(socket)), cap, most_out)
+    }
+
+    /// Makes a pipe over any channel, as [`Pipe::new`] does.
+    pub(crate) fn over(channel: Box<dyn Channel>, cap: usize, most_out: usize) -> Self {
         Self {
-            socket,
+            channel,
             decoder: Decoder::new(cap),
             out: Vec::new(),
             sent: 0,
@@ -71,16 +81,24 @@ impl Pipe {
 
     /// Reads once, using `scratch`. The caller takes the messages by [`Pipe::take`] after each call. Returns whether there may be more to read.
     pub(crate) fn receive(&mut self, scratch: &mut [u8]) -> Result<bool, Broken> {
-        match rustix::net::recv(&self.socket, &mut *scratch, RecvFlags::empty()) {
-            Ok((0, _)) => Err(Broken::Closed),
-            Ok((got, _)) => {
-                self.decoder.feed(&scratch[..got]).map_err(Broken::Fault)?;
-                Ok(got == scratch.len())
-            }
-            Err(Errno::AGAIN) => Ok(false),
-            Err(Errno::INTR) => Ok(true),
-            Err(errno) => Err(Broken::Failed(errno)),
-        }
+        let got = self.channel.receive(scratch)?;
+        self.decoder.feed(&scratch[..got]).map_err(Broken::Fault)?;
+        Ok(got == scratch.len() || self.channel.has_more())
+    }
+
+    /// Returns whether the other side has not proved yet who it is.
+    pub(crate) fn is_unproved(&self) -> bool {
+        self.channel.is_unproved()
+    }
+
+    /// Returns whether the other side has to be admitted: see [`Channel::awaits_admission`].
+    pub(crate) fn awaits_admission(&self) -> bool {
+        self.channel.awaits_admission()
+    }
+
+    /// Admits the other side if the name in its certificate is one of these. Returns whether it is admitted.
+    pub(crate) fn admit(&mut self, names: &BTreeSet<String>) -> bool {
+        self.channel.admit(names)
     }
 
     /// Returns the next whole message that has arrived.
@@ -102,12 +120,13 @@ impl Pipe {
         scratch: &mut [u8],
         mut on: impl FnMut(&mut Self, T),
     ) -> Result<(), Broken> {
-        for _ in 0..READS {
+        for read in 1.. {
             let more = self.receive(scratch)?;
             while let Some(message) = self.take()? {
                 on(self, message);
             }
-            if !more {
+            // What the channel has in memory already, no event announces.
+            if !more || (read >= READS && !self.channel.has_more()) {
                 break;
             }
         }
@@ -125,36 +144,32 @@ impl Pipe {
         }
     }
 
-    /// Sends as many bytes as the socket accepts.
+    /// Sends as many bytes as the channel accepts.
     pub(crate) fn flush(&mut self) -> Result<(), Broken> {
-        while self.sent < self.out.len() {
-            match rustix::net::send(&self.socket, &self.out[self.sent..], SendFlags::NOSIGNAL) {
-                Ok(sent) => self.sent += sent,
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(Errno::PIPE | Errno::CONNRESET) => return Err(Broken::Closed),
-                Err(errno) => return Err(Broken::Failed(errno)),
+        loop {
+            let sent = self.channel.send(&self.out[self.sent..])?;
+            self.sent += sent;
+            if sent == 0 {
+                break;
             }
         }
-        self.out.clear();
-        self.out.shrink_to(frame::READ);
-        self.sent = 0;
+        if self.sent == self.out.len() {
+            self.out.clear();
+            self.out.shrink_to(frame::READ);
+            self.sent = 0;
+        }
         Ok(())
     }
 
-    /// Returns the events to poll this socket for.
+    /// Returns the events to poll this channel for.
     pub(crate) fn interest(&self) -> PollFlags {
-        if self.sent < self.out.len() {
-            PollFlags::IN | PollFlags::OUT
-        } else {
-            PollFlags::IN
-        }
+        self.channel.interest(self.sent < self.out.len())
     }
 }
 
 impl AsFd for Pipe {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.channel.as_fd()
     }
 }
 

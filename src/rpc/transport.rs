@@ -1,5 +1,6 @@
 //! Transport of links: the connections of one client, and the time by which it waits for them.
 
+use super::channel::{Address, Connector};
 use super::listen;
 use super::pipe::Pipe;
 use crate::model::units::Slot;
@@ -8,7 +9,9 @@ use crate::rpc::message::{Answer, AnswerFrame, RequestFrame};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use super::pipe::Broken;
@@ -22,12 +25,12 @@ pub trait Transport: Send {
     /// Returns the time that the client's deadlines refer to.
     fn now(&self) -> Instant;
 
-    /// Connects a slot to the apparatus that listens at this path. Returns false while the apparatus has too many connections that it has not accepted:
+    /// Connects a slot to the apparatus that listens at this address. Returns false while the apparatus has too many connections that it has not accepted:
     /// then the caller tries again.
     ///
     /// # Errors
     /// Fails with [`Broken::Absent`] when nothing listens there, or with the error of the connection.
-    fn connect(&mut self, slot: Slot, path: &Path) -> Result<bool, Broken>;
+    fn connect(&mut self, slot: Slot, address: &Address) -> Result<bool, Broken>;
 
     /// Returns whether this slot is connected.
     fn is_connected(&self, slot: Slot) -> bool;
@@ -57,21 +60,50 @@ pub trait Transport: Send {
     fn wait(&mut self, within: Duration) -> Vec<Slot>;
 }
 
-/// Transport over the control sockets of apparatuses.
+/// Transport over the control sockets of apparatuses, and over TLS to those of other nodes.
 #[derive(Debug)]
 pub struct Sockets {
     pipes: BTreeMap<Slot, Pipe>,
     scratch: Vec<u8>,
+    connector: Option<Arc<dyn Connector>>,
 }
 
 impl Sockets {
-    /// Makes a transport without connections.
+    /// Makes a transport without connections, within this machine.
     #[must_use]
     pub fn new() -> Self {
         Self {
             pipes: BTreeMap::new(),
             scratch: vec![0; frame::READ],
+            connector: None,
         }
+    }
+
+    /// Makes a transport without connections that reaches other nodes too, with the certificate of this one.
+    #[cfg(feature = "etcd")]
+    #[must_use]
+    pub fn with(identity: super::tls::Identity) -> Self {
+        Self {
+            connector: Some(Arc::new(identity)),
+            ..Self::new()
+        }
+    }
+
+    fn connect_remote(&self, address: SocketAddr, name: &str) -> Result<Pipe, Broken> {
+        let without = || Broken::Untrusted("this node has no certificate for links to other nodes".into());
+        let connector = self.connector.as_ref().ok_or_else(without)?;
+        let channel = connector.connect(address, name)?;
+        Ok(Pipe::over(channel, frame::CAP, MOST_OUT))
+    }
+}
+
+/// Connects to a control socket; `None` while its backlog is full.
+fn connect_to(path: &Path) -> Result<Option<Pipe>, Broken> {
+    match listen::connect(path) {
+        Ok(socket) => Ok(Some(Pipe::new(socket, frame::CAP, MOST_OUT))),
+        Err(Errno::AGAIN) => Ok(None),
+        Err(Errno::NOENT | Errno::CONNREFUSED) => Err(Broken::Absent),
+        Err(errno) => Err(Broken::Failed(errno)),
     }
 }
 
@@ -86,15 +118,12 @@ impl Transport for Sockets {
         Instant::now()
     }
 
-    fn connect(&mut self, slot: Slot, path: &Path) -> Result<bool, Broken> {
-        let socket = match listen::connect(path) {
-            Ok(socket) => socket,
-            Err(Errno::AGAIN) => return Ok(false),
-            Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(Broken::Absent),
-            Err(errno) => return Err(Broken::Failed(errno)),
+    fn connect(&mut self, slot: Slot, address: &Address) -> Result<bool, Broken> {
+        let pipe = match address {
+            Address::Local(path) => connect_to(path)?,
+            Address::Remote(socket, name) => Some(self.connect_remote(*socket, name)?),
         };
-        self.pipes.insert(slot, Pipe::new(socket, frame::CAP, MOST_OUT));
-        Ok(true)
+        Ok(pipe.map(|pipe| self.pipes.insert(slot, pipe)).is_some())
     }
 
     fn is_connected(&self, slot: Slot) -> bool {

@@ -9,11 +9,11 @@ use apparatus::controller::environment::Environment;
 use apparatus::model::change::HoldMode;
 use apparatus::model::units::{ChangeId, Slot, Term};
 use apparatus::protocol::recovery;
+use apparatus::rpc::Address;
 use apparatus::rpc::message::{Answer, Request, RequestFrame};
 use apparatus::rpc::transport::{Broken, Transport};
 use apparatus::store::roles::*;
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub struct SimTransport {
@@ -35,7 +35,10 @@ impl Transport for SimTransport {
         self.environment.now()
     }
 
-    fn connect(&mut self, slot: Slot, path: &Path) -> Result<bool, Broken> {
+    fn connect(&mut self, slot: Slot, address: &Address) -> Result<bool, Broken> {
+        let Address::Local(path) = address else {
+            return Err(Broken::Absent);
+        };
         let name = path.file_stem().map(|name| name.to_string_lossy().into_owned());
         let connected = world(|world| {
             let link = world.connect_to(me(), slot, name.as_deref()?)?;
