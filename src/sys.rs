@@ -57,6 +57,16 @@ pub fn pid_namespace() -> io::Result<u64> {
     std::fs::metadata("/proc/self/ns/pid").map(|meta| meta.ino())
 }
 
+/// Returns the identity that this machine keeps when it boots anew: `/etc/machine-id`, or its host name where that is missing.
+#[must_use]
+pub fn machine_id() -> String {
+    let text = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    match text.trim() {
+        "" => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        id => id.chars().take(64).collect(),
+    }
+}
+
 /// Returns `CLOCK_MONOTONIC` in microseconds; it is the same for all processes of a machine.
 #[must_use]
 pub fn monotonic_us() -> u64 {

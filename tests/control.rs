@@ -5,6 +5,9 @@
 
 #[path = "control/changes.rs"]
 mod changes;
+#[cfg(feature = "etcd")]
+#[path = "control/nodes.rs"]
+mod nodes;
 #[path = "control/path.rs"]
 mod path;
 #[path = "control/refusals.rs"]

@@ -2,6 +2,7 @@
 
 use crate::cluster;
 use crate::controller::Controller;
+use crate::controller::node;
 use crate::controller::pool::refuse_file;
 use crate::controller::space;
 use crate::model::alloc::Policy;
@@ -9,17 +10,28 @@ use crate::model::dir::PoolDir;
 use crate::model::error::{Error, Result};
 use crate::model::options::{Options, Thresholds};
 use crate::model::records::NewPool;
-use crate::store::{self, EtcdPlace};
+use crate::store::{self, EtcdPlace, OwnNode};
 
-/// Creates a pool, with its metadata in its directory alone or in etcd too.
+/// Creates a pool, with its metadata in its directory alone or in etcd too, and with this machine as its first node if it has a name.
 ///
 /// # Errors
-/// Fails when there is one already, the directory cannot be created, or etcd does not answer.
-pub fn create(pool: &PoolDir, new: impl Into<NewPool>, etcd: Option<EtcdPlace>) -> Result<()> {
+/// Fails when there is one already, the directory cannot be created, the node's certificates cannot be used, or etcd does not answer.
+pub fn create(
+    pool: &PoolDir,
+    new: impl Into<NewPool>,
+    etcd: Option<(EtcdPlace, Option<OwnNode>)>,
+) -> Result<()> {
     check_absent(pool)?;
-    match etcd {
-        None => store::create(pool, new),
-        Some(etcd) => store::create_in_etcd(pool, cluster::open(pool)?.epoch()?, new, etcd),
+    let Some((etcd, own)) = etcd else {
+        return store::create(pool, new);
+    };
+    own.as_ref().map_or(Ok(()), node::check)?;
+    let epoch = cluster::open(pool)?.epoch()?;
+    let record = own.as_ref().map(|own| node::record(own, epoch));
+    store::create_in_etcd(pool, epoch, new, (etcd, own))?;
+    match record {
+        Some(record) => store::open(pool, epoch)?.set_node(&record),
+        None => Ok(()),
     }
 }
 

@@ -25,6 +25,7 @@
 //! The loop waits in one place, for sockets, the waker and timers. It does nothing that waits for a disk or the store.
 
 mod connections;
+mod copy_retries;
 mod core;
 mod hangs;
 mod helpers;
@@ -53,8 +54,8 @@ use crate::model::error::{Error, Result};
 use crate::model::member::{Joined, Member};
 use crate::model::records::{DiskRecord, PoolHeader};
 use crate::model::units::VolumeId;
-use crate::rpc::Listener;
 use crate::rpc::message::Memory;
+use crate::rpc::{Listener, NodeListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -104,6 +105,8 @@ pub struct Setup {
     pub disks: Vec<DiskRecord>,
     /// The control socket.
     pub listener: Listener,
+    /// Where it listens for other nodes, if it does.
+    pub node_listener: Option<NodeListener>,
     /// The claim on the name of this apparatus.
     pub claim: Arc<dyn NameClaim>,
     /// State that the members of the pool share.
@@ -127,7 +130,7 @@ impl Setup {
     pub fn new(
         pool: &PoolHandle,
         joined: &Joined,
-        (listener, claim): (Listener, Arc<dyn NameClaim>),
+        (listener, node_listener, claim): (Listener, Option<NodeListener>, Arc<dyn NameClaim>),
         (shared, entry): (SharedState, Arc<dyn OwnEntry>),
         (runtime, waker): (Arc<dyn Runtime>, Arc<Waker>),
     ) -> Self {
@@ -138,6 +141,7 @@ impl Setup {
             volumes: joined.snapshot.volumes.iter().map(|volume| volume.id).collect(),
             disks: joined.snapshot.disks.clone(),
             listener,
+            node_listener,
             claim,
             shared,
             entry,
@@ -227,11 +231,15 @@ struct ControlLoop {
 }
 
 impl ControlLoop {
-    fn new(setup: Setup, jobs: Arc<JobPause>) -> Result<Self> {
+    fn new(mut setup: Setup, jobs: Arc<JobPause>) -> Result<Self> {
         let (waker, limits) = (Arc::clone(&setup.waker), setup.limits);
+        let acceptor = setup
+            .node_listener
+            .as_mut()
+            .and_then(|node_listener| node_listener.acceptor.take());
         let (core, listener) = Core::new(setup)?;
         Ok(Self {
-            connections: Connections::new(listener, waker, limits.connections),
+            connections: Connections::new((listener, acceptor), waker, limits.connections),
             core,
             jobs,
             partial: limits.partial,
@@ -247,15 +255,11 @@ impl ControlLoop {
     fn step(&mut self) {
         let left = self.core.left();
         for inbound in self.connections.wait(left) {
-            match inbound {
-                Inbound::Asked(link, frame) => self.core.received(link, frame),
-                Inbound::Garbled(link, why) => self.core.garbled(link, why),
-                Inbound::Lost(link) => self.core.lost(link),
-            }
-            self.core.run();
+            self.handle(inbound);
         }
         self.core.check();
         self.core.check_jobs(&self.jobs);
+        self.admit_strangers();
         if let Some(listener) = self.core.take_new_listener() {
             self.connections.listen_on(listener);
         }
@@ -267,6 +271,24 @@ impl ControlLoop {
             self.core.run();
         }
         self.send_answers();
+    }
+
+    fn admit_strangers(&mut self) {
+        for (link, names) in self.core.take_strangers() {
+            for inbound in self.connections.admit(link, &names) {
+                self.handle(inbound);
+            }
+        }
+    }
+
+    fn handle(&mut self, inbound: Inbound) {
+        match inbound {
+            Inbound::Asked(link, frame) => self.core.received(link, frame),
+            Inbound::Garbled(link, why) => self.core.garbled(link, why),
+            Inbound::Lost(link) => self.core.lost(link),
+            Inbound::Stranger(link) => self.core.stranger(link),
+        }
+        self.core.run();
     }
 
     /// Closes connections that have not sent `Hello`, or not finished a frame, in time.

@@ -79,7 +79,7 @@ impl Controller {
         pool.environment.prepare_thread();
         hit(Point::ControllerLocked);
         let mut store = (pool.open_store)()?;
-        store.own()?;
+        pool.own(&mut *store)?;
         let term = store.raise_term()?;
         hit(Point::ControllerTermRaised);
         let header = store.header()?;

@@ -2,12 +2,14 @@
 //!
 //! The simulation (`tests/sim/`) has an environment of its own, in which time is virtual and messages and disks belong to the simulation.
 
+use super::node;
 use crate::blockdev::label::Label;
 use crate::blockdev::{Disk, Opening, Pending};
 use crate::cluster::FlushLedger;
 use crate::model::records::{DiskRecord, PoolHeader};
 use crate::protocol::controller::Patience;
-use crate::rpc::transport::{Sockets, Transport};
+use crate::rpc::transport::Transport;
+use crate::store::OwnNode;
 use crate::sys::{prefer_latency, reclaim_without_io};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -59,8 +61,11 @@ pub trait Environment: Send + Sync {
 }
 
 /// Environment of a process of the operating system: sockets, its clock, and disks that are opened on helper threads.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ProcessEnvironment;
+#[derive(Clone, Debug, Default)]
+pub struct ProcessEnvironment {
+    /// This machine as a node of the pool, if the pool knows its machines by name.
+    pub node: Option<OwnNode>,
+}
 
 impl Environment for ProcessEnvironment {
     fn now(&self) -> Instant {
@@ -72,7 +77,7 @@ impl Environment for ProcessEnvironment {
     }
 
     fn transport(&self) -> Box<dyn Transport> {
-        Box::new(Sockets::new())
+        Box::new(node::transport(self.node.as_ref()))
     }
 
     fn prepare_thread(&self) {

@@ -13,6 +13,7 @@ pub mod history;
 mod in_flight;
 mod lead;
 pub(crate) mod metadata;
+pub mod node;
 pub(crate) mod observe;
 pub mod persist;
 mod pipeline;

@@ -2,11 +2,11 @@
 
 use super::environment::{Environment, ProcessEnvironment};
 use super::history::user_name;
-use super::{archive, directory};
+use super::{archive, directory, node};
 use crate::cluster::{self, Cluster};
 use crate::model::dir::{DATABASE, PoolDir};
 use crate::model::error::{Error, ErrorKind, Result};
-use crate::store::{self, DATABASE_GONE, NO_POOL, NOT_A_POOLS, OpenStore, Store};
+use crate::store::{self, DATABASE_GONE, NO_POOL, NOT_A_POOLS, OpenStore, OwnNode, Store};
 use crate::sys::hold;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -26,6 +26,8 @@ pub struct PoolHandle {
     pub open_store: OpenStore,
     /// The machine on which its controllers run.
     pub environment: Arc<dyn Environment>,
+    /// That machine as a node of the pool, if the pool knows its machines by name.
+    pub node: Option<OwnNode>,
 }
 
 impl PoolHandle {
@@ -37,12 +39,23 @@ impl PoolHandle {
         let dir = hold(dir)?;
         refuse_users_pool(&dir)?;
         let open_in = dir.clone();
+        let own = node::own(&dir)?;
         Ok(Self {
             cluster: cluster::open(&dir)?,
             open_store: Arc::new(move || open_store(&open_in)),
-            environment: Arc::new(ProcessEnvironment),
+            environment: Arc::new(ProcessEnvironment { node: own.clone() }),
+            node: own,
             dir,
         })
+    }
+
+    /// Checks that this directory may change and serve the pool, and records this machine as it is now, before the first change.
+    ///
+    /// # Errors
+    /// Fails for a copy, and when another machine has this one's name; returns the errors of the store.
+    pub fn own(&self, store: &mut dyn Store) -> Result<()> {
+        store.own()?;
+        node::announce(self.node.as_ref(), self.cluster.epoch()?, store)
     }
 }
 

@@ -31,6 +31,10 @@ pub struct Member {
     pub since: Timestamp,
     /// Where its process was started, if known.
     pub origin: Option<Origin>,
+    /// The node that it runs on, in a pool that knows its nodes.
+    pub node: Option<Name>,
+    /// The port at which it listens for other nodes, if it does.
+    pub port: Option<u16>,
 }
 
 /// State of an apparatus.
@@ -82,6 +86,10 @@ pub struct Joiner {
     pub mount: PathBuf,
     /// Where its process was started, if known.
     pub origin: Option<Origin>,
+    /// The node that it runs on, in a pool that knows its nodes.
+    pub node: Option<Name>,
+    /// The port at which it listens for other nodes, if it does.
+    pub port: Option<u16>,
     /// The generation of the table that it has read before, if any: see [`Joined::since`].
     pub known: Option<Generation>,
 }
@@ -95,6 +103,8 @@ impl Joiner {
             pid,
             mount: mount.into(),
             origin: None,
+            node: None,
+            port: None,
             known: None,
         }
     }

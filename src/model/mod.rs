@@ -13,6 +13,7 @@ pub mod holds;
 pub mod job;
 pub mod member;
 pub mod names;
+pub mod node;
 pub mod options;
 pub(crate) mod ranges;
 pub mod records;

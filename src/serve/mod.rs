@@ -26,7 +26,7 @@ mod times;
 use crate::agent::persister::Persister;
 use crate::agent::server::{Server, Setup};
 use crate::blockdev::Disks;
-use crate::cluster::{NameClaim, OwnEntry, SharedState};
+use crate::cluster::{OwnEntry, SharedState};
 use crate::controller::pool::PoolHandle;
 use crate::datapath::{Apparatus, Parts, Runtime, SystemThreads, Waker};
 use crate::frontend::fuse::{self, Mount};
@@ -38,7 +38,6 @@ use crate::model::event::Severity;
 use crate::model::member::Joined;
 use crate::model::names::Name;
 use crate::model::units::Slot;
-use crate::rpc::Listener;
 use crate::serve::config::Config;
 use crate::store::Store;
 use crate::sys;
@@ -105,7 +104,7 @@ pub fn run(settings: &Settings) -> Result<()> {
     }
     process::step("startup");
     let exporter = settings.config.metrics.map(Exporter::bind).transpose()?;
-    let (joined, table) = startup.join(settings, read)?;
+    let (joined, table) = startup.join(settings, read, endpoint.port())?;
     process::step("joined");
     let (entry, shared) = (startup.entry(&joined), startup.shared.clone());
     let goes_on = kept.as_ref().is_some_and(|kept| kept.previous().is_some());
@@ -129,8 +128,8 @@ pub fn run(settings: &Settings) -> Result<()> {
         // If the channel is full, a request to stop is waiting already.
         stop: Box::new(move || _ = ask.try_send(0)),
     };
-    let Endpoint { claim, listener } = endpoint;
-    let served = core.serve(&joined, table, startup.disks, (listener, claim.clone()), &asked);
+    let claim = endpoint.claim.clone();
+    let served = core.serve(&joined, table, startup.disks, endpoint, &asked);
     if matches!(served, Ok(ServeEnd::Replaced)) {
         operation.end(0, "");
         reporter.end();
@@ -202,7 +201,7 @@ impl Core<'_> {
         joined: &Joined,
         table: Draft,
         disks: Disks,
-        endpoints: (Listener, Arc<dyn NameClaim>),
+        endpoint: Endpoint,
         asked: &Receiver<i32>,
     ) -> Result<ServeEnd> {
         let settings = self.settings;
@@ -231,7 +230,7 @@ impl Core<'_> {
         persister.serve(&runtime);
         let (ledgers, stores) = (self.shared.ledgers.clone(), self.pool.open_store.clone());
         let (ours, inside) = ((self.shared, self.entry), (runtime, waker));
-        let mut setup = Setup::new(&self.pool, joined, endpoints, ours, inside);
+        let mut setup = Setup::new(&self.pool, joined, endpoint.parts(), ours, inside);
         setup.memory = self.memory.reporter(settings, joined);
         setup.left_jobs = self.kept.as_mut().map(Kept::keep_jobs).transpose()?;
         let ended = Server::start(setup).and_then(|server| {

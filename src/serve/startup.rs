@@ -7,6 +7,7 @@ use crate::admin::place;
 use crate::blockdev::Disks;
 use crate::cluster::{NameClaim, OwnEntry, SharedState};
 use crate::controller::metadata::is_current;
+use crate::controller::node;
 use crate::controller::persist::{disks_at_risk, refuse_lost};
 use crate::controller::pool::PoolHandle;
 use crate::datapath::calibrate;
@@ -15,7 +16,7 @@ use crate::model::error::{Error, Result};
 use crate::model::event::Severity;
 use crate::model::member::{Joined, Joiner, Member};
 use crate::model::records::PoolHeader;
-use crate::rpc::Listener;
+use crate::rpc::{Listener, NodeListener};
 use crate::store::{self, Store};
 use crate::supervisor;
 use std::sync::Arc;
@@ -28,9 +29,23 @@ const ENDING: Duration = Duration::from_secs(5);
 pub(super) struct Endpoint {
     pub(super) claim: Arc<dyn NameClaim>,
     pub(super) listener: Listener,
+    /// Where it listens for other nodes, if it does.
+    pub(super) node_listener: Option<NodeListener>,
 }
 
 impl Endpoint {
+    /// Returns its sockets and the claim.
+    pub(super) fn parts(self) -> (Listener, Option<NodeListener>, Arc<dyn NameClaim>) {
+        (self.listener, self.node_listener, self.claim)
+    }
+
+    /// Returns the port at which it listens for other nodes, if it does.
+    pub(super) fn port(&self) -> Option<u16> {
+        self.node_listener
+            .as_ref()
+            .map(|node_listener| node_listener.port)
+    }
+
     /// Claims the name. `goes_on` says that there was a server before this one.
     fn claim(settings: &Settings, pool: &PoolHandle, goes_on: bool) -> Result<Self> {
         let name = &settings.name;
@@ -49,7 +64,12 @@ impl Endpoint {
         };
         let claim = claim.filter(|_| !is_anothers).ok_or_else(runs_already)?;
         let listener = Listener::bind(&pool.dir, name, &*claim)?;
-        Ok(Self { claim, listener })
+        let node_listener = node::listen(pool.node.as_ref())?;
+        Ok(Self {
+            claim,
+            listener,
+            node_listener,
+        })
     }
 }
 
@@ -94,7 +114,7 @@ impl Startup {
             kept => {
                 let goes_on = kept.is_some_and(|kept| kept.previous().is_some());
                 let mut store = (pool.open_store)()?;
-                store.own()?;
+                pool.own(&mut *store)?;
                 let endpoint = Endpoint::claim(settings, &pool, goes_on)?;
                 process::step("claimed");
                 let (prepared, table) = Self::prepare(settings, pool, store, None)?;
@@ -113,7 +133,7 @@ impl Startup {
             .hint("stop all apparatuses of the pool, and start them with the new program"));
         }
         let mut store = (pool.open_store)()?;
-        store.own()?;
+        pool.own(&mut *store)?;
         let table = Draft::new(&store.snapshot()?)?;
         Ok((store, table))
     }
@@ -168,11 +188,16 @@ impl Startup {
         Ok(())
     }
 
-    /// Joins the control range, and returns the table of that moment. `read` is an earlier one.
+    /// Joins the control range, and returns the table of that moment. `read` is an earlier one; `port` is the one for other nodes.
     ///
     /// # Errors
     /// Returns the errors of the store.
-    pub(super) fn join(&mut self, settings: &Settings, read: Draft) -> Result<(Joined, Draft)> {
+    pub(super) fn join(
+        &mut self,
+        settings: &Settings,
+        read: Draft,
+        port: Option<u16>,
+    ) -> Result<(Joined, Draft)> {
         let mount = place::absolute(&settings.mount)?;
         let cluster = self.pool.cluster.clone();
         // This process has claimed its name, so an earlier owner has ended. A member whose state is unknown counts as alive.
@@ -180,6 +205,8 @@ impl Startup {
             |member: &Member| member.name != settings.name && !cluster.has_ended(member).unwrap_or(false);
         let joiner = Joiner {
             origin: self.pool.cluster.origin(),
+            node: self.pool.node.as_ref().map(|node| node.name.clone()),
+            port,
             known: Some(read.generation()),
             ..Joiner::new(&settings.name, std::process::id(), mount)
         };

@@ -64,6 +64,9 @@ macro_rules! contract {
                 fencing_is_by_incarnation,
                 joining_gives_the_whole_table,
                 joining_after_reading_gives_what_has_changed_since,
+                members_name_their_node_and_port,
+                nodes_are_recorded_once_for_each_machine,
+                a_node_that_runs_apparatuses_is_not_removed,
             }
             power {
                 every_edit_is_taken_back,
@@ -77,6 +80,7 @@ macro_rules! contract {
                 joining_recovers_first,
                 reservations_on_a_disk_that_is_taken_back_are_dropped,
                 options_survive,
+                another_nodes_epoch_ends_neither_members_nor_changes,
             }
         }
     };

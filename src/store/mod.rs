@@ -1,4 +1,4 @@
-//! The pool's database behind traits, one for each role: the table, its changes, members, jobs, records for operators, upkeep.
+//! The pool's database behind traits, one for each role: the table, its changes, members, nodes, jobs, records for operators, upkeep.
 //! [`Store`] is all of them, and a function that needs one role takes that one. [`open`] chooses the backend, so that etcd can
 //! replace SQLite when a pool spans machines.
 //!
@@ -28,6 +28,7 @@ pub mod journal;
 mod members;
 pub mod memory;
 pub mod metadata;
+mod nodes;
 mod place;
 mod removed;
 pub mod sqlite;
@@ -39,7 +40,8 @@ pub use events::EventStore;
 pub use jobs::JobStore;
 pub use members::MemberStore;
 pub use metadata::MetadataStore;
-pub use place::{EtcdPlace, Place};
+pub use nodes::NodeStore;
+pub use place::{EtcdPlace, OwnNode, Place};
 pub use removed::RemovedStore;
 pub use sqlite::{DATABASE_GONE, Imported, NO_POOL, NOT_A_POOLS, Named, NamedJob, Names, names};
 pub use table::TableStore;
@@ -48,7 +50,8 @@ pub use upkeep::UpkeepStore;
 /// All roles, for code that knows the type of its store.
 pub mod roles {
     pub use super::{
-        ChangeStore, EventStore, JobStore, MemberStore, MetadataStore, RemovedStore, TableStore, UpkeepStore,
+        ChangeStore, EventStore, JobStore, MemberStore, MetadataStore, NodeStore, RemovedStore, TableStore,
+        UpkeepStore,
     };
 }
 
@@ -67,7 +70,15 @@ pub type OpenStore = Arc<dyn Fn() -> Result<Box<dyn Store>> + Send + Sync>;
 
 /// The store of one pool, over one connection. Each thread opens its own.
 pub trait Store:
-    TableStore + ChangeStore + MemberStore + JobStore + EventStore + MetadataStore + RemovedStore + UpkeepStore
+    TableStore
+    + ChangeStore
+    + MemberStore
+    + NodeStore
+    + JobStore
+    + EventStore
+    + MetadataStore
+    + RemovedStore
+    + UpkeepStore
 {
 }
 
@@ -75,6 +86,7 @@ impl<T> Store for T where
     T: TableStore
         + ChangeStore
         + MemberStore
+        + NodeStore
         + JobStore
         + EventStore
         + MetadataStore
@@ -124,18 +136,18 @@ pub fn create_in_etcd(
     dir: &PoolDir,
     epoch: CacheEpoch,
     new: impl Into<NewPool>,
-    etcd: EtcdPlace,
+    (etcd, node): (EtcdPlace, Option<OwnNode>),
 ) -> Result<()> {
     SqliteStore::create(dir, new)?;
-    begin_log(dir, epoch, etcd).inspect_err(|_| {
+    begin_log(dir, epoch, (etcd, node)).inspect_err(|_| {
         // The error tells why; the next attempt says so if a file could not be removed.
         let _ = Place::remove(dir).and_then(|()| SqliteStore::destroy(dir));
     })
 }
 
-fn begin_log(dir: &PoolDir, epoch: CacheEpoch, etcd: EtcdPlace) -> Result<()> {
+fn begin_log(dir: &PoolDir, epoch: CacheEpoch, (etcd, node): (EtcdPlace, Option<OwnNode>)) -> Result<()> {
     let pool = SqliteStore::open(dir, epoch)?.header()?.uuid;
-    let place = Place { pool, etcd };
+    let place = Place { pool, etcd, node };
     SqliteStore::open_mirror(dir, epoch, journal_of(&place)?)?.begin_log()?;
     place.write(dir)
 }

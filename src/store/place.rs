@@ -2,9 +2,11 @@
 
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::names::Name;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use uuid::Uuid;
@@ -25,6 +27,56 @@ pub struct EtcdPlace {
     pub tls: Option<PathBuf>,
 }
 
+/// This machine as a node of the pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnNode {
+    /// Its name.
+    pub name: Name,
+    /// The name in its certificate, if it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    /// The address at which its apparatuses listen for other nodes: each takes the first free one of 64 ports from this one on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// A directory with `ca.pem`, `cert.pem` and `key.pem`, for links to other nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<PathBuf>,
+}
+
+impl OwnNode {
+    /// Checks that whoever listens can prove who it is, at an address that others can use.
+    ///
+    /// # Errors
+    /// Fails with `Usage` if not.
+    pub fn checked(self) -> Result<Self> {
+        let Some(listen) = self.listen else {
+            return Ok(self);
+        };
+        let refused = |why: &str| Error::usage(format!("address {listen}"), why);
+        if self.tls.is_none() {
+            return Err(
+                refused("is of no use without certificates").hint("name their directory: --node-tls DIR")
+            );
+        }
+        if listen.ip().is_unspecified() {
+            return Err(
+                refused("is not one that other nodes can connect to").hint("name an address of this machine")
+            );
+        }
+        if listen.port() == 0 {
+            return Err(refused("has no port"));
+        }
+        Ok(self)
+    }
+
+    /// Returns the name in its certificate.
+    #[must_use]
+    pub fn certificate(&self) -> &str {
+        self.certificate.as_deref().unwrap_or(self.name.as_str())
+    }
+}
+
 /// The content of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +85,9 @@ pub struct Place {
     pub pool: Uuid,
     /// Where its log is.
     pub etcd: EtcdPlace,
+    /// This machine, if the pool knows its machines by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<OwnNode>,
 }
 
 impl EtcdPlace {
@@ -207,6 +262,30 @@ mod tests {
         assert!(EtcdPlace::parse(&many, None).is_err());
     }
 
+    fn node(listen: Option<&str>, tls: Option<&str>) -> Result<OwnNode> {
+        OwnNode {
+            name: Name::new("node", "n1").unwrap(),
+            certificate: None,
+            listen: listen.map(|address| address.parse().unwrap()),
+            tls: tls.map(PathBuf::from),
+        }
+        .checked()
+    }
+
+    #[test]
+    fn a_node_listens_where_others_can_reach_it_and_with_certificates() {
+        assert_eq!(node(None, None).unwrap().certificate(), "n1");
+        node(Some("10.0.0.1:7300"), Some("/tls")).unwrap();
+        for (listen, tls) in [
+            ("10.0.0.1:7300", None),
+            ("10.0.0.1:0", Some("/tls")),
+            ("0.0.0.0:7300", Some("/tls")),
+            ("[::]:7300", Some("/tls")),
+        ] {
+            assert!(node(Some(listen), tls).is_err(), "{listen}");
+        }
+    }
+
     #[test]
     fn the_file_is_read_as_it_was_written() {
         let scratch = tempfile::tempdir().unwrap();
@@ -216,6 +295,13 @@ mod tests {
         let place = Place {
             pool: Uuid::from_u128(7),
             etcd: EtcdPlace::parse("etcd://e1:2379", Some("/tls".into())).unwrap(),
+            node: None,
+        };
+        place.write(&dir).unwrap();
+        assert_eq!(Place::read(&dir).unwrap(), Some(place.clone()));
+        let place = Place {
+            node: Some(node(Some("[fd00::1]:7300"), Some("/tls")).unwrap()),
+            ..place
         };
         place.write(&dir).unwrap();
         assert_eq!(Place::read(&dir).unwrap(), Some(place));

@@ -23,6 +23,7 @@ mod members;
 mod metadata;
 mod mirror;
 mod names;
+mod nodes;
 mod options;
 mod recover;
 mod removed;

@@ -181,7 +181,7 @@ impl Pool {
         let persister = Persister::new(Arc::clone(&handle.open_store), Arc::clone(&shared.ledgers));
         let runtime: Arc<dyn Runtime> = Arc::clone(&path) as _;
         persister.serve(&runtime);
-        let (ours, doors) = ((shared, entry), (listener, Arc::clone(&claim)));
+        let (ours, doors) = ((shared, entry), (listener, None, Arc::clone(&claim)));
         let setup = Setup::new(handle, &joined, doors, ours, (runtime, waker));
         Joining {
             setup,
@@ -249,6 +249,13 @@ pub(crate) struct Joining {
 }
 
 impl Joining {
+    /// Has it listen for other nodes too.
+    #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "there are no other nodes"))]
+    pub(crate) fn listening(mut self, node_listener: apparatus::rpc::NodeListener) -> Self {
+        self.setup.node_listener = Some(node_listener);
+        self
+    }
+
     pub(crate) fn serve(mut self, limits: Limits) -> Apparatus {
         self.setup.limits = limits;
         self.apparatus.server = Some(Server::start(self.setup).unwrap());

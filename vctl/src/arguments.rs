@@ -9,6 +9,7 @@ pub use policy::Policy;
 use apparatus::controller::Wait;
 use apparatus::model::error::{Error, Result};
 use apparatus::model::names::Name;
+use apparatus::model::node::name_of_node;
 use apparatus::model::size;
 use apparatus::model::units::{ByteCount, ExtentSize, JobId, Timestamp};
 use std::time::Duration;
@@ -191,6 +192,14 @@ pub fn extent_size(text: &str) -> Result<ExtentSize> {
         )
         .hint("1M is usual")
     })
+}
+
+/// Parses the name of a node.
+///
+/// # Errors
+/// Fails when the text cannot be the name of one.
+pub fn node(text: &str) -> Result<Name> {
+    name_of_node(text)
 }
 
 /// Parses a rate in bytes per second.

@@ -1,8 +1,8 @@
 //! The verbs of the command line and their dispatch.
 
 use crate::commands::{
-    apparatus, completions, console, demo, disk, events, hidden, history, job, man, metrics, pool, status,
-    volume,
+    apparatus, completions, console, demo, disk, events, hidden, history, job, man, metrics, node, pool,
+    status, volume,
 };
 use crate::context::{Context, Global};
 use crate::exit::{self, Done};
@@ -48,6 +48,9 @@ enum Noun {
     /// Apparatuses: the processes that serve volumes
     #[command(subcommand)]
     Apparatus(apparatus::Verb),
+    /// Nodes: the machines of a pool whose metadata is in etcd
+    #[command(subcommand)]
+    Node(node::Verb),
     /// Jobs: moves and evacuations
     #[command(subcommand)]
     Job(job::Verb),
@@ -129,6 +132,7 @@ fn dispatch(noun: Noun, context: &mut Context) -> Result<Done> {
         Noun::Disk(verb) => verb.run(context),
         Noun::Volume(verb) => verb.run(context),
         Noun::Apparatus(verb) => verb.run(context),
+        Noun::Node(verb) => verb.run(context),
         Noun::Job(verb) => verb.run(context),
         Noun::Status(status) => status.run(context),
         Noun::Console(console) => console.run(context),

@@ -1,14 +1,19 @@
 //! The connections of a control thread: accepts, reads, writes and closes them.
+//!
+//! Whoever connects from another node has to prove first where it is. Until then it holds one of a few places of its own, so that strangers take
+//! none from the controllers.
 
 use crate::datapath::Waker;
 use crate::protocol::participant::Link;
 use crate::rpc::Listener;
+use crate::rpc::channel::{Acceptor, Channel};
 use crate::rpc::frame;
 use crate::rpc::listen;
 use crate::rpc::message::{Answer, AnswerFrame, MOST, Refusal, Request, RequestFrame};
 use crate::rpc::pipe::{Broken, Pipe};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::collections::BTreeMap;
+use rustix::io::Errno;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +23,9 @@ const MOST_OUT: usize = 16 << 20;
 
 /// Number of connections that are accepted in a row, so that many of them do not delay the others.
 const ACCEPTS: usize = 16;
+
+/// Maximum number of connections whose other side has not proved where it is.
+const UNPROVED: usize = 16;
 
 /// Time without accepting connections after a failure: for lack of file descriptors the next attempt would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -31,6 +39,8 @@ pub(super) enum Inbound {
     Garbled(Link, String),
     /// The connection has been lost.
     Lost(Link),
+    /// The other side has proved who it is, and waits until [`Connections::admit`] has decided whether it is on a node of the pool.
+    Stranger(Link),
 }
 
 struct Connection {
@@ -39,7 +49,17 @@ struct Connection {
     greeted: bool,
 }
 
-/// All connections, by number, and the socket that accepts new ones.
+impl Connection {
+    fn new(pipe: Pipe) -> Self {
+        Self {
+            pipe,
+            since: Instant::now(),
+            greeted: false,
+        }
+    }
+}
+
+/// All connections, by number, and the sockets that accept new ones.
 pub(super) struct Connections {
     list: BTreeMap<Link, Connection>,
     next: u64,
@@ -47,18 +67,24 @@ pub(super) struct Connections {
     paused_until: Option<Instant>,
     scratch: Vec<u8>,
     listener: Listener,
+    acceptor: Option<Box<dyn Acceptor>>,
     waker: Arc<Waker>,
 }
 
 enum PollSource {
     Waker,
     Listener,
+    Acceptor,
     Connection(Link),
 }
 
 impl Connections {
-    /// Makes it without a connection; it accepts `most` at a time.
-    pub(super) fn new(listener: Listener, waker: Arc<Waker>, most: usize) -> Self {
+    /// Makes it without a connection; it accepts `most` at a time. Connections of other nodes come through the `acceptor`.
+    pub(super) fn new(
+        (listener, acceptor): (Listener, Option<Box<dyn Acceptor>>),
+        waker: Arc<Waker>,
+        most: usize,
+    ) -> Self {
         Self {
             list: BTreeMap::new(),
             next: 1,
@@ -66,6 +92,7 @@ impl Connections {
             paused_until: None,
             scratch: vec![0; frame::READ],
             listener,
+            acceptor,
             waker,
         }
     }
@@ -82,6 +109,7 @@ impl Connections {
             match source {
                 PollSource::Waker => self.waker.clear(),
                 PollSource::Listener => self.accept(),
+                PollSource::Acceptor => self.accept_from_nodes(),
                 PollSource::Connection(link) => self.receive(link, &mut inbound),
             }
         }
@@ -94,8 +122,13 @@ impl Connections {
         if self.paused_until.is_none_or(|until| until <= Instant::now()) {
             sources.push(PollSource::Listener);
             fds.push(PollFd::new(&self.listener, PollFlags::IN));
+            if let Some(acceptor) = &self.acceptor {
+                sources.push(PollSource::Acceptor);
+                fds.push(PollFd::from_borrowed_fd(acceptor.as_fd(), PollFlags::IN));
+            }
         }
-        for (link, connection) in &self.list {
+        // Nothing is read from a stranger.
+        for (link, connection) in self.list.iter().filter(|(_, one)| !one.pipe.awaits_admission()) {
             sources.push(PollSource::Connection(*link));
             fds.push(PollFd::new(&connection.pipe, connection.pipe.interest()));
         }
@@ -117,32 +150,58 @@ impl Connections {
             match self.listener.accept() {
                 Ok(Some((socket, user))) => self.accept_one(socket, user),
                 Ok(None) => return,
-                Err(why) => {
-                    log::warn!("control socket: {why}");
-                    self.paused_until = Some(Instant::now() + ACCEPT_PAUSE);
-                    return;
-                }
+                Err(why) => return self.pause_accepting("control socket", why),
             }
         }
+    }
+
+    fn pause_accepting(&mut self, what: &str, why: Errno) {
+        log::warn!("{what}: {why}");
+        self.paused_until = Some(Instant::now() + ACCEPT_PAUSE);
+    }
+
+    fn accept_from_nodes(&mut self) {
+        for _ in 0..ACCEPTS {
+            let accepted = self
+                .acceptor
+                .as_ref()
+                .map_or(Ok(None), |acceptor| acceptor.accept());
+            match accepted {
+                Ok(Some(channel)) => self.accept_channel(channel),
+                Ok(None) => return,
+                Err(why) => return self.pause_accepting("links of other nodes", why),
+            }
+        }
+    }
+
+    /// Takes a connection of another node. One that finds no place is closed without a word: nothing is known of the other side.
+    fn accept_channel(&mut self, channel: Box<dyn Channel>) {
+        if self.unproved() < UNPROVED && self.proved() < self.most {
+            self.add(Pipe::over(channel, frame::GREETING_CAP, MOST_OUT));
+        }
+    }
+
+    fn unproved(&self) -> usize {
+        self.list.values().filter(|one| one.pipe.is_unproved()).count()
+    }
+
+    fn proved(&self) -> usize {
+        self.list.len() - self.unproved()
+    }
+
+    fn add(&mut self, pipe: Pipe) {
+        self.list.insert(Link(self.next), Connection::new(pipe));
+        self.next += 1;
     }
 
     fn accept_one(&mut self, socket: OwnedFd, user: u32) {
         let mut pipe = Pipe::new(socket, frame::GREETING_CAP, MOST_OUT);
         let refusal = if !listen::may_control(user) {
             Refusal::User(user)
-        } else if self.list.len() >= self.most {
+        } else if self.proved() >= self.most {
             Refusal::TooMany
         } else {
-            self.list.insert(
-                Link(self.next),
-                Connection {
-                    pipe,
-                    since: Instant::now(),
-                    greeted: false,
-                },
-            );
-            self.next += 1;
-            return;
+            return self.add(pipe);
         };
         // The peer gets the refusal if it reads; the connection is closed here in any case.
         let answers = vec![Answer::Refused {
@@ -168,13 +227,35 @@ impl Connections {
                 inbound.push(Inbound::Asked(link, frame));
             });
         match received.and_then(|()| connection.pipe.flush()) {
+            Ok(()) if connection.pipe.awaits_admission() => inbound.push(Inbound::Stranger(link)),
             Ok(()) => {}
             Err(Broken::Fault(fault)) => inbound.push(Inbound::Garbled(link, fault.to_string())),
-            Err(_) => {
+            Err(why) => {
+                if let Broken::Untrusted(why) = why {
+                    log::info!("a link from another machine was refused: {why}");
+                }
                 self.list.remove(&link);
                 inbound.push(Inbound::Lost(link));
             }
         }
+    }
+
+    /// Admits a stranger if the name in its certificate is one of these. Returns what it has sent already; one that is not admitted is refused.
+    pub(super) fn admit(&mut self, link: Link, names: &BTreeSet<String>) -> Vec<Inbound> {
+        let mut inbound = Vec::new();
+        match self.list.get_mut(&link).map(|one| one.pipe.admit(names)) {
+            None => {}
+            Some(true) => self.receive(link, &mut inbound),
+            Some(false) => {
+                let why = "the name in its certificate is that of no node of this pool";
+                log::warn!("a link from another machine was refused: {why}");
+                let refusal = Refusal::Failed(why.into());
+                let change = None;
+                let _ = self.send(link, vec![Answer::Refused { change, refusal }], true);
+                inbound.push(Inbound::Lost(link));
+            }
+        }
+        inbound
     }
 
     /// Returns the connections that have not sent `Hello`, or not finished a frame, for at least `patience`.

@@ -29,7 +29,7 @@ use crate::model::units::ChangeId;
 use crate::protocol::participant::{Bounds, Effect, Event, Link, Machine, Participation, Timer};
 use crate::rpc::Listener;
 use crate::rpc::message::{Answer, Memory, Refusal};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +78,8 @@ pub(super) struct Core {
     results: Results,
     /// Control socket that a helper has created again.
     new_listener: Option<Listener>,
+    /// Connections of other nodes that are to be admitted if they have one of these names.
+    strangers: Vec<(Link, BTreeSet<String>)>,
     runtime: Arc<dyn Runtime>,
     waker: Arc<Waker>,
     memory: Arc<dyn Fn() -> Memory + Send + Sync>,
@@ -96,6 +98,7 @@ impl Core {
             volumes,
             disks,
             listener,
+            node_listener: _,
             claim,
             shared: _,
             entry,
@@ -137,6 +140,7 @@ impl Core {
             helpers,
             results,
             new_listener: None,
+            strangers: Vec::new(),
             runtime: path(),
             waker,
             memory,
@@ -242,6 +246,18 @@ impl Core {
     /// Takes the control socket that has replaced the present one, if there is one.
     pub(super) fn take_new_listener(&mut self) -> Option<Listener> {
         self.new_listener.take()
+    }
+
+    /// Has the names of the pool's nodes read, for a connection that is of one of them or of a stranger.
+    pub(super) fn stranger(&mut self, link: Link) {
+        if !self.helpers.give(Work::Nodes(link)) {
+            self.strangers.push((link, BTreeSet::new()));
+        }
+    }
+
+    /// Takes the connections that are to be admitted if they have one of these names.
+    pub(super) fn take_strangers(&mut self) -> Vec<(Link, BTreeSet<String>)> {
+        std::mem::take(&mut self.strangers)
     }
 
     /// Handles the loss of a connection.
@@ -413,6 +429,7 @@ impl Core {
                 self.events.extend(self.openings.opened(&record, opened));
             }
             HelperResult::Logged => {}
+            HelperResult::Nodes(link, names) => self.strangers.push((link, names)),
             HelperResult::Rejoined(answer) => self.rejoined(answer),
         }
     }

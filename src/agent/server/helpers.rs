@@ -1,6 +1,7 @@
 //! Helper threads that wait for the store and for disks, so that the control thread does not.
 
 use super::Setup;
+use super::copy_retries::CopyRetries;
 use super::hangs::{HangChange, Hangs};
 use crate::blockdev::{Disk, on_helper_thread, within};
 use crate::cluster::{Cluster, FlushLedgers, Membership, NameClaim};
@@ -38,9 +39,6 @@ const CHECK: Duration = Duration::from_secs(1);
 const TABLES_PART: u64 = 32;
 const LEAST_TABLES: u64 = 1 << 20;
 const MOST_TABLES: u64 = 256 << 20;
-/// Interval at which copies of the metadata that are left behind are tried again, and the longest one where that does not help.
-const COPIES: Duration = Duration::from_secs(3);
-const LONGEST_COPIES: Duration = Duration::from_secs(60);
 /// Timeout for opening disks during a rejoin, while all hosts wait.
 const REJOIN: Duration = Duration::from_secs(5);
 
@@ -61,6 +59,8 @@ pub(super) enum Work {
     Rejoin(Incarnation),
     /// Write an event to the store.
     Log(Severity, String, String),
+    /// Read the names in the certificates of the pool's nodes, for this connection.
+    Nodes(Link),
 }
 
 /// Result of a helper's work.
@@ -71,6 +71,8 @@ pub(super) enum HelperResult {
     /// The disk has been opened, or could not be for this reason.
     Opened(DiskRecord, Result<Arc<Disk>, String>),
     Logged,
+    /// The pool's nodes have these names in their certificates; none if they could not be read.
+    Nodes(Link, BTreeSet<String>),
     Rejoined(Result<Box<Rejoined>>),
     CheckedDisks,
     BackedUp(Link, Result<()>),
@@ -133,7 +135,9 @@ impl Helpers {
     /// Gives work to the helper that does works of its kind, and returns at once. Returns false when too much work of that kind waits.
     pub(super) fn give(&self, work: Work) -> bool {
         let queue = match work {
-            Work::Cancel(_) | Work::Others(_) | Work::CheckRun(_) | Work::Log(..) => &self.store,
+            Work::Cancel(_) | Work::Others(_) | Work::CheckRun(_) | Work::Log(..) | Work::Nodes(_) => {
+                &self.store
+            }
             Work::Backup(..) | Work::CheckDisks => &self.disks,
             Work::Rejoin(_) => &self.rejoin,
         };
@@ -198,24 +202,6 @@ fn renew_label(disk: &Disk, ledgers: &dyn FlushLedgers, store: &mut dyn TableSto
     }
     let label = disk.take_over(0, &*ledgers.ledger(disk.id()))?;
     store.label_written(disk.id(), label.sequence)
-}
-
-/// When copies of the metadata that are left behind are tried again.
-#[derive(Default)]
-struct CopyRetries {
-    next: Option<Instant>,
-    /// Time until the next but one.
-    interval: Duration,
-}
-
-impl CopyRetries {
-    fn tried(&mut self, current: bool) {
-        self.interval = match current {
-            true => COPIES,
-            false => (self.interval * 2).clamp(COPIES, LONGEST_COPIES),
-        };
-        self.next = Some(Instant::now() + self.interval);
-    }
 }
 
 struct Helper {
@@ -299,6 +285,15 @@ impl Helper {
                 let logged = self.store.log(severity, &subject, &text);
                 self.renew(logged.is_err());
                 HelperResult::Logged
+            }
+            Work::Nodes(link) => {
+                let nodes = self
+                    .store
+                    .nodes()
+                    .inspect_err(|why| log::warn!("nodes of the pool: {why}"));
+                self.renew(nodes.is_err());
+                let names = nodes.unwrap_or_default().into_iter().map(|node| node.certificate);
+                HelperResult::Nodes(link, names.collect())
             }
             Work::CheckDisks => {
                 self.note_hangs();
@@ -408,7 +403,7 @@ impl Helper {
 
     /// Tries the copies of the pool's metadata that are left behind again; seldom, where that does not help.
     fn catch_up_copies(&mut self) {
-        if self.copies.next.is_some_and(|next| Instant::now() < next) {
+        if !self.copies.is_due() {
             return;
         }
         let current = catch_up(&mut *self.store, self.runtime.disks());

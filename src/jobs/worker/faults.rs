@@ -247,6 +247,8 @@ mod tests {
             joined_at: Generation(1),
             since: Timestamp(0),
             origin: None,
+            node: None,
+            port: None,
         };
         let members = [member];
         let reason = Reason::Draining {

@@ -159,6 +159,8 @@ fn an_entry_of_another_incarnation_is_ignored() {
         joined_at: Generation(4),
         since: crate::model::units::Timestamp(0),
         origin: None,
+        node: None,
+        port: None,
     };
     let entry = |incarnation: u64| MemberEntry {
         incarnation: Incarnation(incarnation),

@@ -3,8 +3,9 @@ use crate::map::{Draft, Reader, Table};
 use crate::model::error::ErrorKind;
 use crate::model::member::{Joined, Joiner, Member, MemberState, SLOTS};
 use crate::model::names::Name;
+use crate::model::node::Node;
 use crate::model::records::Snapshot;
-use crate::model::units::{Generation, Incarnation, Slot};
+use crate::model::units::{Generation, Incarnation, Slot, Timestamp};
 use std::path::Path;
 
 fn named(text: &str) -> Name {
@@ -277,4 +278,88 @@ pub(super) fn joining_after_reading_gives_what_has_changed_since(world: World) {
         (undone.since, undone.snapshot),
         (None, world.store.snapshot().unwrap())
     );
+}
+
+pub(super) fn node(text: &str, epoch: u128) -> Node {
+    Node {
+        name: named(text),
+        machine: format!("machine of {text}"),
+        epoch: boot(epoch),
+        certificate: text.into(),
+        address: Some("10.0.0.1:7300".parse().unwrap()),
+        program: "1".into(),
+        since: Timestamp(7),
+    }
+}
+
+pub(super) fn members_name_their_node_and_port(mut world: World) {
+    let joiner = Joiner {
+        node: Some(named("n1")),
+        port: Some(65535),
+        ..Joiner::new(&named("a"), 1, "/m")
+    };
+    let member = world.store.join(&joiner, &|_| false).unwrap().member;
+    assert_eq!(
+        (member.node.clone(), member.port),
+        (Some(named("n1")), Some(65535))
+    );
+    assert_eq!(world.store.members().unwrap().1, [member]);
+    let elsewhere = world.join("a").member;
+    assert_eq!((elsewhere.node, elsewhere.port), (None, None));
+}
+
+pub(super) fn nodes_are_recorded_once_for_each_machine(mut world: World) {
+    assert_eq!(world.store.nodes().unwrap(), []);
+    let (one, two) = (
+        node("n1", 1),
+        Node {
+            address: None,
+            ..node("n2", 2)
+        },
+    );
+    world.store.set_node(&two).unwrap();
+    world.store.set_node(&one).unwrap();
+    assert_eq!(world.store.nodes().unwrap(), [one.clone(), two.clone()]);
+    world
+        .store
+        .set_node(&Node {
+            since: Timestamp(8),
+            ..one.clone()
+        })
+        .unwrap();
+    assert_eq!(world.store.nodes().unwrap()[0], one, "nothing has changed");
+    let later = Node {
+        since: Timestamp(8),
+        program: "2".into(),
+        ..node("n1", 3)
+    };
+    world.store.set_node(&later).unwrap();
+    assert_eq!(world.store.nodes().unwrap(), [later.clone(), two.clone()]);
+    let other = Node {
+        machine: "another".into(),
+        ..one
+    };
+    let refused = world.store.set_node(&other).unwrap_err();
+    assert!(refused.to_string().contains("node n1"), "{refused}");
+    assert_eq!(world.store.nodes().unwrap(), [later, two]);
+    assert!(world.store.remove_node(&named("n2")).unwrap());
+    assert!(!world.store.remove_node(&named("n2")).unwrap());
+    assert_eq!(world.store.nodes().unwrap().len(), 1);
+}
+
+pub(super) fn a_node_that_runs_apparatuses_is_not_removed(mut world: World) {
+    world.store.set_node(&node("n1", 1)).unwrap();
+    let joiner = Joiner {
+        node: Some(named("n1")),
+        ..Joiner::new(&named("a"), 1, "/m")
+    };
+    let member = world.store.join(&joiner, &|_| false).unwrap().member;
+    let term = world.term();
+    for _ in 0..2 {
+        let refused = world.store.remove_node(&named("n1")).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Busy, "{refused}");
+        world.store.fence(term, member.slot, member.incarnation).unwrap();
+    }
+    world.store.leave(member.slot, member.incarnation).unwrap();
+    assert!(world.store.remove_node(&named("n1")).unwrap());
 }

@@ -1,4 +1,5 @@
-use super::world::{World, area, disk, map, name, seg, step, unmap, volume};
+use super::members::node;
+use super::world::{World, area, boot, disk, map, name, seg, step, unmap, volume};
 use crate::model::alloc::Policy;
 use crate::model::change::{ChangeState, Owner};
 use crate::model::job::JobState;
@@ -218,6 +219,24 @@ pub(super) fn prepared_changes_and_members_of_another_boot_end(world: World) {
     let version = world.membership();
     assert_eq!(world.store.recover_epoch(boot).unwrap(), []);
     assert_eq!(world.membership(), version, "members of this epoch stay");
+}
+
+pub(super) fn another_nodes_epoch_ends_neither_members_nor_changes(world: World) {
+    let mut world = world.with_pool_contents();
+    world.store.set_node(&node("n1", 1)).unwrap();
+    let committed = world.change(vec![map(1, &[seg(0, 2, 1, 1)])]);
+    let prepared = world.prepare(None, vec![]).unwrap();
+    let a = world.join("a").member;
+    let state = |world: &mut World, id| world.store.change(id).unwrap().unwrap().state;
+    assert_eq!(world.store.recover_epoch(boot(7)).unwrap(), []);
+    assert_eq!(world.store.members().unwrap().1, [a]);
+    assert_eq!(state(&mut world, committed), ChangeState::Committed);
+    assert_eq!(state(&mut world, prepared), ChangeState::Prepared);
+    // The node has booted anew: what its page cache had is lost.
+    world.store.set_node(&node("n1", 5)).unwrap();
+    assert_eq!(world.store.recover_epoch(boot(7)).unwrap(), [committed]);
+    assert_eq!(world.store.members().unwrap().1, []);
+    assert_eq!(state(&mut world, prepared), ChangeState::Cancelled);
 }
 
 pub(super) fn a_job_goes_back_with_its_chunks(world: World) {

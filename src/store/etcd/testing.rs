@@ -35,7 +35,8 @@ impl EtcdCluster {
     /// Returns a handle on the log of a pool.
     pub(crate) fn log(&self, pool: Uuid) -> EtcdJournal {
         let etcd = self.place.clone();
-        EtcdJournal::new(&Place { pool, etcd }).unwrap()
+        let node = None;
+        EtcdJournal::new(&Place { pool, etcd, node }).unwrap()
     }
 
     /// Ends a member.

@@ -35,6 +35,8 @@ impl State {
             name,
             pid,
             mount,
+            node,
+            port,
             known,
             ..
         } = joiner;
@@ -66,6 +68,8 @@ impl State {
             joined_at: self.header.generation,
             since: Timestamp(0),
             origin: None,
+            node: node.clone(),
+            port: *port,
         };
         self.members.insert(slot, (member, epoch));
         self.raise_membership();
@@ -187,8 +191,10 @@ impl State {
     /// Marks the members of another epoch as left: their processes have ended.
     pub(super) fn end_of_epoch(&mut self, epoch: CacheEpoch) -> bool {
         let mut any = false;
+        let present: Vec<CacheEpoch> = self.nodes.values().map(|node| node.epoch).collect();
         for (member, joined_in) in self.members.values_mut() {
-            if *joined_in != epoch && member.state != MemberState::Left {
+            let is_over = *joined_in != epoch && !present.contains(joined_in);
+            if is_over && member.state != MemberState::Left {
                 member.state = MemberState::Left;
                 any = true;
             }

@@ -12,6 +12,8 @@ use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::event::{Event, Severity};
 use crate::model::job::{JobRecord, Step};
 use crate::model::member::Member;
+use crate::model::names::Name;
+use crate::model::node::Node;
 use crate::model::options::{Fullness, Options};
 use crate::model::records::{Area, Edit, PoolHeader, Snapshot};
 use crate::model::units::{CacheEpoch, ChangeId, DiskId, Generation, JobId, Slot, Term, Timestamp, VolumeId};
@@ -29,6 +31,7 @@ pub(super) struct State {
     pub(super) quarantine: BTreeMap<Extent, (ChangeId, Generation)>,
     pub(super) changes: BTreeMap<ChangeId, Arc<Stored>>,
     pub(super) members: BTreeMap<Slot, (Member, CacheEpoch)>,
+    pub(super) nodes: BTreeMap<Name, Node>,
     pub(super) incarnations: u64,
     pub(super) jobs: BTreeMap<JobId, (JobRecord, Vec<Step>)>,
     pub(super) events: Vec<Event>,
@@ -56,6 +59,7 @@ impl State {
             quarantine: BTreeMap::new(),
             changes: BTreeMap::new(),
             members: BTreeMap::new(),
+            nodes: BTreeMap::new(),
             incarnations: 0,
             jobs: BTreeMap::new(),
             events: Vec::new(),

@@ -5,11 +5,12 @@ use super::convert::{Ron, Word, to_ron};
 use super::table::{self, guards};
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::member::{Joined, Joiner, Member, MemberState, SLOTS};
+use crate::model::names::Name;
 use crate::model::units::{CacheEpoch, Generation, Incarnation, MembershipVersion, Slot, Term, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 const MEMBER: &str =
-    "SELECT slot, name, incarnation, state, pid, mount, joined_at, since, origin FROM members";
+    "SELECT slot, name, incarnation, state, pid, mount, joined_at, since, origin, node, port FROM members";
 
 fn member_row(row: &Row<'_>) -> rusqlite::Result<Member> {
     Ok(Member {
@@ -22,6 +23,8 @@ fn member_row(row: &Row<'_>) -> rusqlite::Result<Member> {
         joined_at: Generation(row.get(6)?),
         since: Timestamp(row.get(7)?),
         origin: row.get::<_, Option<Ron<_>>>(8)?.map(|origin| origin.0),
+        node: row.get::<_, Option<Word<_>>>(9)?.map(|node| node.0),
+        port: row.get(10)?,
     })
 }
 
@@ -74,6 +77,8 @@ pub(super) fn join(
         pid,
         mount,
         origin,
+        node,
+        port,
         known,
     } = joiner;
     let members = all(db)?;
@@ -89,8 +94,8 @@ pub(super) fn join(
         )
     })?;
     let sql =
-        "INSERT OR REPLACE INTO members (slot, name, incarnation, state, pid, mount, joined_at, since, boot, origin)
-               VALUES (?1, ?2, ?3, 'joined', ?4, ?5, ?6, ?7, ?8, ?9)";
+        "INSERT OR REPLACE INTO members (slot, name, incarnation, state, pid, mount, joined_at, since, boot, origin, node, port)
+               VALUES (?1, ?2, ?3, 'joined', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     let incarnation = next_incarnation(db)?;
     let (at, now) = (guards(db)?.generation, Timestamp::now());
     let values = params![
@@ -102,7 +107,9 @@ pub(super) fn join(
         at.0,
         now.0,
         Word(place.0),
-        origin.as_ref().map(to_ron).transpose()?
+        origin.as_ref().map(to_ron).transpose()?,
+        node.as_ref().map(Name::as_str),
+        port
     ];
     db.prepare_cached(sql)?.execute(values)?;
     raise_version(db)?;
@@ -206,11 +213,10 @@ pub(super) fn leave(db: &Connection, slot: Slot, incarnation: Incarnation) -> Re
     Ok(())
 }
 
-/// Marks the members of another epoch as left: their processes have ended.
+/// Marks the members of another epoch, which is no node's present one, as left: their processes have ended.
 pub(super) fn end_of_epoch(db: &Connection, epoch: CacheEpoch) -> Result<bool> {
-    let gone = db
-        .prepare_cached("UPDATE members SET state = 'left' WHERE state <> 'left' AND boot <> ?1")?
-        .execute([Word(epoch)])?;
+    let sql = "UPDATE members SET state = 'left' WHERE state <> 'left' AND boot <> ?1 AND boot NOT IN (SELECT boot FROM nodes)";
+    let gone = db.prepare_cached(sql)?.execute([Word(epoch)])?;
     if gone > 0 {
         raise_version(db)?;
     }

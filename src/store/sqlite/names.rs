@@ -35,6 +35,8 @@ pub struct Names {
     pub apparatuses: Vec<Named>,
     /// Apparatuses that have left, each with its last mount point.
     pub former: Vec<Named>,
+    /// Nodes, each with its address.
+    pub nodes: Vec<Named>,
     /// Jobs, each with its state and title.
     pub jobs: Vec<JobName>,
 }
@@ -89,6 +91,9 @@ pub fn names(dir: &PoolDir) -> Result<Names> {
         };
         list.push(apparatus);
     }
+    // Databases before format 10 have none.
+    let nodes = "SELECT name, coalesce(address, '') FROM nodes ORDER BY name";
+    found.nodes = all(&connection, nodes, |row| Ok((row.get(0)?, row.get(1)?))).unwrap_or_default();
     found.jobs = all(
         &connection,
         "SELECT id, state, title FROM jobs ORDER BY id",

@@ -5,7 +5,7 @@ use super::convert::{StoredState, damaged};
 use super::edits::{apply, mapped};
 use super::space::{self, Claimant};
 use super::table::guards;
-use super::{events, job, members, metadata};
+use super::{events, job, members, metadata, nodes};
 use crate::model::areas::without;
 use crate::model::error::Result;
 use crate::model::event::Severity;
@@ -26,10 +26,10 @@ pub(super) struct Recovered {
 /// Finishes changes that were persisting, takes back those that were only committed, cancels those that were prepared, and marks
 /// members as left.
 pub(super) fn recover(db: &Connection, epoch: CacheEpoch) -> Result<Recovered> {
-    let mut left: Vec<Stored> = all_live(db)?
-        .into_iter()
-        .filter(|stored| stored.record.epoch != epoch)
-        .collect();
+    // Another node's page cache is as it was.
+    let present = nodes::epochs(db)?;
+    let is_over = |stored: &Stored| stored.record.epoch != epoch && !present.contains(&stored.record.epoch);
+    let mut left: Vec<Stored> = all_live(db)?.into_iter().filter(is_over).collect();
     left.sort_by_key(|stored| std::cmp::Reverse(stored.generation));
     let mut done = Recovered {
         changed: !left.is_empty(),

@@ -5,6 +5,7 @@ mod events;
 mod jobs;
 mod members;
 mod metadata;
+mod nodes;
 mod removed;
 mod table;
 pub(super) mod upkeep;

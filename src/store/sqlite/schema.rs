@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 pub(super) const APPLICATION_ID: i32 = 0x5661_7070;
 
 /// Migration `n` leads from version `n` to `n + 1`. A released migration is never changed; new ones are added.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8, V9];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8, V9, V10];
 
 /// Ranges are in extents. `changes` has only the unfinished ones, so that it stays small whatever the pool's age.
 const V1: &str = "
@@ -244,6 +244,21 @@ CREATE INDEX removed_extents ON removed_segments (disk, extent);
 /// Adds how the disks are read and written: older programs, which know one way, refuse the pool.
 const V9: &str = "
 ALTER TABLE pool ADD COLUMN access TEXT NOT NULL DEFAULT 'cached' CHECK (access IN ('cached', 'direct'));
+";
+
+/// Adds the nodes of a pool that spans machines, and where its members can be reached.
+const V10: &str = "
+CREATE TABLE nodes (
+    name TEXT PRIMARY KEY,
+    machine TEXT NOT NULL,
+    boot TEXT NOT NULL,
+    certificate TEXT NOT NULL,
+    address TEXT,
+    program TEXT NOT NULL,
+    since INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+ALTER TABLE members ADD COLUMN node TEXT;
+ALTER TABLE members ADD COLUMN port INTEGER;
 ";
 
 /// Migrates the database to the last of `migrations`, in one transaction.

@@ -32,6 +32,7 @@ pub fn pool() -> PoolHandle {
         Ok(Box::new(SimStore::new(store)) as Box<dyn Store>)
     });
     PoolHandle {
+        node: None,
         dir: PoolDir::new("/pool"),
         cluster: Arc::new(SimCluster),
         open_store,

@@ -12,6 +12,8 @@ use apparatus::model::event::{Event, Severity};
 use apparatus::model::holds::Holds;
 use apparatus::model::job::{JobLimits, JobRecord, JobState, Step};
 use apparatus::model::member::{Joined, Joiner, Member, MemberState};
+use apparatus::model::names::Name;
+use apparatus::model::node::Node;
 use apparatus::model::options::{Fullness, Options};
 use apparatus::model::records::{Area, Delta, DiskRecord, PoolHeader, Segment, Snapshot, VolumeRecord};
 use apparatus::model::units::{
@@ -183,6 +185,20 @@ impl ChangeStore for SimStore {
             world.check_ownership();
         })?;
         Ok(freed)
+    }
+}
+
+impl NodeStore for SimStore {
+    fn set_node(&mut self, node: &Node) -> Result<()> {
+        self.writes("set_node").set_node(node)
+    }
+
+    fn remove_node(&mut self, name: &Name) -> Result<bool> {
+        self.writes("remove_node").remove_node(name)
+    }
+
+    fn nodes(&mut self) -> Result<Vec<Node>> {
+        self.reads("nodes").nodes()
     }
 }
 

@@ -11,6 +11,7 @@ pub mod history;
 pub mod job;
 pub mod man;
 pub mod metrics;
+pub mod node;
 pub mod pool;
 pub mod report;
 pub mod status;
@@ -37,6 +38,7 @@ pub fn columns(verb: &[&str]) -> Vec<&'static str> {
         ["volume", "map"] => volume::map::columns(),
         ["disk", "list"] => disk::list::columns(),
         ["apparatus", "list"] => apparatus::list::columns(),
+        ["node", "list"] => node::list::columns(),
         ["job", "list"] => job::list::columns(),
         ["job", "show"] => job::list::step_columns(),
         ["pool", "backup", "list"] => pool::archive::columns(),

@@ -11,6 +11,7 @@ mod import;
 pub mod list;
 mod rescue;
 mod set;
+mod tls;
 
 use crate::context::Context;
 use crate::exit::Done;
@@ -40,6 +41,9 @@ pub enum Verb {
     Adopt(adopt::Adopt),
     /// Make a pool whose metadata is in etcd one of this machine alone
     Rescue(rescue::Rescue),
+    /// Certificates for links between machines
+    #[command(subcommand)]
+    Tls(tls::Verb),
     /// Bring the pool to the state that a description names
     Apply(describe::Apply),
     /// Write a description of the pool
@@ -62,6 +66,7 @@ impl Verb {
             Self::Import(verb) => verb.run(context),
             Self::Adopt(verb) => verb.run(context),
             Self::Rescue(verb) => verb.run(context),
+            Self::Tls(verb) => verb.run(context),
             Self::Apply(verb) => verb.run(context),
             Self::Dump(verb) => verb.run(context),
             Self::Destroy(verb) => verb.run(context),

@@ -61,6 +61,7 @@ enum Takes {
     Place,
     Tag,
     Apparatus,
+    Node,
     /// An apparatus that has left and can be started again.
     Former,
     Job,
@@ -112,6 +113,7 @@ impl Values {
                 disks.into_iter().chain(self.tags("@")).collect()
             }
             Takes::Apparatus => named(&self.names().apparatuses),
+            Takes::Node => named(&self.names().nodes),
             Takes::Former => named(&self.names().former),
             Takes::Job => self.jobs(|_| true),
             Takes::Open => self.jobs(|state| !matches!(state, "done" | "cancelled" | "failed")),
@@ -271,6 +273,7 @@ fn takes(verb: &[&str], arg: &Arg) -> Option<Takes> {
             Takes::Apparatus
         }
         ("NAME", ["apparatus", "start"]) => Takes::Former,
+        ("NODE", ["node", ..]) => Takes::Node,
         ("JOB", ["job", "show"]) => Takes::Job,
         ("JOB", _) => Takes::Open,
         ("COL,…", _) => Takes::Columns,
@@ -312,7 +315,7 @@ mod tests {
         let mut found = BTreeSet::new();
         free(&crate::cli::Cli::command(), &mut Vec::new(), &mut found);
         let known = [
-            "A..B", "MODE", "N", "NAME", "NEW", "PERCENT", "SEQ", "SIZE", "TIME", "URL",
+            "A..B", "IP:PORT", "MODE", "N", "NAME", "NEW", "NODE", "PERCENT", "SEQ", "SIZE", "TIME", "URL",
         ];
         let found: Vec<&str> = found.iter().map(String::as_str).collect();
         assert_eq!(found, known);

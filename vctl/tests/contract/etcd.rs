@@ -5,11 +5,17 @@
 mod cluster;
 
 use crate::support::{Pool, until};
+use apparatus::model::units::{Slot, Term};
+use apparatus::rpc::Address;
+use apparatus::rpc::client::{Links, WaitOutcome};
+use apparatus::rpc::tls::Identity;
+use apparatus::rpc::transport::Sockets;
 use cluster::Cluster;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Creates a pool in this cluster, with the disks `d1` and `d2` and the volume `v`.
 fn pool_in(cluster: &Cluster) -> Pool {
@@ -173,4 +179,66 @@ fn keys(cluster: &Cluster) -> u64 {
     let json = &answer[answer.find("\r\n\r\n").unwrap()..];
     let answer: serde_json::Value = serde_json::from_str(json.trim()).unwrap();
     answer["count"].as_str().map_or(0, |count| count.parse().unwrap())
+}
+
+/// Returns a port that nobody uses at this moment.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+#[test]
+fn a_machine_is_a_node_of_its_pool_and_its_apparatus_answers_over_tls() {
+    let Some(cluster) = Cluster::start(1) else { return };
+    let pool = Pool::absent();
+    let tls = pool.file("tls");
+    pool.run(["pool", "tls", "init", &tls, "--name", "n1", "--name", "n2"])
+        .ok();
+    let url = format!("etcd://{}", cluster.addresses[0]);
+    let listen = format!("127.0.0.1:{}", free_port());
+    let create = [
+        "pool", "create", "--direct", "--store", &url, "--node", "n1", "--listen", &listen,
+    ];
+    // An address without certificates, and certificates that are not there.
+    pool.run(create).ended(2).complains(&["--node-tls"]);
+    let nowhere = pool.file("nowhere");
+    pool.run(create.iter().chain(&["--node-tls", &nowhere]))
+        .ended(1)
+        .complains(&["nowhere/"]);
+    pool.run(["pool", "show"]).ended(3);
+    let own = format!("{tls}/n1");
+    pool.run(create.iter().chain(&["--node-tls", &own])).ok();
+    assert_eq!(pool.json(["pool", "show"])["pool"]["node"], "n1");
+    pool.start("a");
+    let node = &pool.json(["node", "list"])["nodes"][0];
+    assert_eq!((&node["name"], &node["here"]), (&"n1".into(), &true.into()));
+    assert_eq!(
+        (&node["address"], &node["apparatuses"][0]),
+        (&listen.clone().into(), &"a".into())
+    );
+    let shown = pool.json(["apparatus", "show", "a"]);
+    assert_eq!(shown["apparatus"]["node"], "n1");
+    pool.run(["node", "show", "n2"]).ended(3);
+    pool.run(["node", "remove", "n1"])
+        .ended(4)
+        .complains(&["is this machine"]);
+
+    let uuid = pool.json(["pool", "show"])["pool"]["uuid"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let port = u16::try_from(shown["apparatus"]["port"].as_u64().unwrap()).unwrap();
+    let greeted = |node: &str| {
+        let identity = Identity::load(&Path::new(&tls).join(node)).unwrap();
+        let mut links = Links::over(Box::new(Sockets::with(identity)), uuid, Term(0));
+        links.connect_to(
+            Slot(0),
+            Address::Remote(([127, 0, 0, 1], port).into(), "n1".into()),
+        );
+        links.wait(Instant::now() + Duration::from_secs(100)).unwrap()
+    };
+    assert!(matches!(greeted("n1"), WaitOutcome::Welcomed(..)));
+    assert!(matches!(greeted("n2"), WaitOutcome::Refused(..)));
+    pool.run(["apparatus", "stop", "a"]).ok();
 }

@@ -35,6 +35,11 @@ const VERBS: &[(&str, Kind, i32)] = &[
     ("pool import NEW", Changes, 1),
     ("pool adopt", Changes, 0),
     ("pool rescue", Changes, 1),
+    (
+        "pool tls init NEW --name n1",
+        Changes,
+        if cfg!(feature = "etcd") { 0 } else { 1 },
+    ),
     ("pool apply FILE.ron", Changes, 0),
     ("pool dump", Shows, 0),
     ("pool destroy", Changes, 0),
@@ -69,6 +74,9 @@ const VERBS: &[(&str, Kind, i32)] = &[
     ("apparatus show a", Shows, 3),
     ("apparatus fence a", Changes, 3),
     ("apparatus rejoin a", Shows, 3),
+    ("node list", Table, 0),
+    ("node show n1", Shows, 3),
+    ("node remove n1", Changes, 3),
     ("job list", Table, 0),
     ("job show 1", Table, 0),
     ("job wait 1", Shows, 0),
@@ -128,7 +136,7 @@ fn name(verb: &str) -> String {
         .any(|one| verb.starts_with(one))
     {
         1
-    } else if verb == "pool backup list" {
+    } else if verb == "pool backup list" || verb.starts_with("pool tls") {
         3
     } else {
         2
@@ -211,7 +219,14 @@ fn refuses_unknown_values() {
         let mut unknown = words(&pool, verb);
         unknown.push("--no-such-option".into());
         pool.run(&unknown).ended(2).complains(&["--no-such-option"]);
-        if !["pool create", "pool apply", "pool restore", "pool import"].contains(&name(verb).as_str()) {
+        let without_pool = [
+            "pool create",
+            "pool apply",
+            "pool restore",
+            "pool import",
+            "pool tls init",
+        ];
+        if !without_pool.contains(&name(verb).as_str()) {
             none.run(words(&pool, verb)).ended(3).complains(&["pool"]);
         }
         assert!(!none.pool_dir().exists(), "{verb}");

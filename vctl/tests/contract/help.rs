@@ -59,11 +59,11 @@ fn every_verb_of_the_contract_is_there() {
     let contract = [
         (
             "",
-            "pool disk volume apparatus job status console events history metrics completions man",
+            "pool disk volume apparatus node job status console events history metrics completions man",
         ),
         (
             "pool",
-            "create list show check backup restore import adopt apply dump",
+            "create list show check backup restore import adopt rescue tls apply dump",
         ),
         (
             "disk",
@@ -74,6 +74,7 @@ fn every_verb_of_the_contract_is_there() {
             "create list show map resize rename remove undelete move attach detach hold",
         ),
         ("apparatus", "start stop upgrade list show fence rejoin"),
+        ("node", "list show remove"),
         ("job", "list show wait pause resume cancel set"),
     ];
     for (noun, verbs) in contract {

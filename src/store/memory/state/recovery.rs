@@ -14,7 +14,8 @@ use std::sync::Arc;
 impl State {
     /// Recovers from another epoch. Returns the changes taken back, latest first, and whether anything changed.
     pub(in crate::store::memory) fn recover(&mut self, epoch: CacheEpoch) -> Result<(Vec<ChangeId>, bool)> {
-        let foreign = |stored: &&Arc<Stored>| stored.record.epoch != epoch;
+        let foreign =
+            |stored: &&Arc<Stored>| stored.record.epoch != epoch && !self.is_of_a_node(stored.record.epoch);
         let mut left: Vec<Arc<Stored>> = self.unfinished().filter(foreign).cloned().collect();
         left.sort_by_key(|stored| std::cmp::Reverse(stored.generation));
         let mut changed = !left.is_empty();
@@ -37,6 +38,11 @@ impl State {
             self.log(Severity::Warning, "pool", &text);
         }
         Ok((undone, changed))
+    }
+
+    /// Returns whether it is the present epoch of a node.
+    pub(in crate::store::memory) fn is_of_a_node(&self, epoch: CacheEpoch) -> bool {
+        self.nodes.values().any(|node| node.epoch == epoch)
     }
 
     fn take_back(&mut self, record: &ChangeRecord, undo: &Delta) -> Result<()> {

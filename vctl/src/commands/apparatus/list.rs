@@ -20,6 +20,10 @@ pub struct Row {
     slot: u32,
     incarnation: u64,
     since: String,
+    /// The node that it runs on, in a pool that knows its nodes.
+    node: Option<String>,
+    /// The port at which it listens for other nodes.
+    port: Option<u16>,
     /// The process of its supervisor.
     supervisor: Option<u32>,
     fault: Option<String>,
@@ -50,6 +54,8 @@ impl Row {
             slot: view.member.slot.0,
             incarnation: view.member.incarnation.0,
             since: view.member.since.to_string(),
+            node: view.member.node.as_ref().map(ToString::to_string),
+            port: view.member.port,
             supervisor: view.supervisor,
             fault: view.fault,
             figures: view.figures,
@@ -104,6 +110,10 @@ const COLUMNS: &[Column<Row>] = &[
     }),
     Column::hidden("JOBS", |row| {
         row.figure(|figures| Cell::List(figures.jobs.iter().map(ToString::to_string).collect()))
+    }),
+    Column::hidden("NODE", |row| row.node.as_ref().map_or(Cell::None, Cell::text)),
+    Column::hidden("PORT", |row| {
+        row.port.map_or(Cell::None, |port| Cell::Number(port.into()))
     }),
     Column::hidden("SUPERVISOR", |row| {
         row.supervisor.map_or(Cell::None, |pid| Cell::Number(pid.into()))

@@ -100,6 +100,13 @@ const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "pool tls init",
+        &[(
+            "An authority, and certificates for two machines",
+            "pool tls init /etc/apparatus/tls --name n1 --name n2",
+        )],
+    ),
+    (
         "pool destroy",
         &[("Free the disks; all volumes are lost", "pool destroy --yes")],
     ),
@@ -243,6 +250,10 @@ const EXAMPLES: &[(&str, &[Example])] = &[
                 "apparatus fence a1 --cut-off-users",
             ),
         ],
+    ),
+    (
+        "node remove",
+        &[("A machine that does not come back", "node remove n2")],
     ),
     (
         "job set",

@@ -1,6 +1,7 @@
 //! `vctl pool create`, `show`.
 
 use crate::arguments;
+use crate::commands::node::options::NodeOptions;
 use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Column, details};
@@ -8,9 +9,10 @@ use apparatus::admin;
 use apparatus::admin::view::PoolView;
 use apparatus::model::alloc;
 use apparatus::model::error::Result;
+use apparatus::model::names::Name;
 use apparatus::model::records::{Delta, DiskAccess, NewPool};
 use apparatus::model::units::{ByteCount, ExtentSize, Generation, Term};
-use apparatus::store::{EtcdPlace, Place};
+use apparatus::store::{EtcdPlace, OwnNode, Place};
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -31,6 +33,11 @@ pub struct Create {
     /// Directory with ca.pem, cert.pem and key.pem, for an etcd that requires TLS
     #[arg(long, value_name = "DIR", requires = "store")]
     store_tls: Option<PathBuf>,
+    /// The name of this machine among those of the pool
+    #[arg(long, value_name = "NODE", requires = "store", value_parser = arguments::node)]
+    node: Option<Name>,
+    #[command(flatten)]
+    options: NodeOptions,
     /// Say what would be created, and create nothing
     #[arg(long)]
     dry_run: bool,
@@ -43,7 +50,10 @@ impl Create {
         struct Made {
             pool: Row,
         }
-        let etcd = self.etcd()?;
+        let etcd = match self.etcd()? {
+            Some(etcd) => Some((etcd, self.own_node()?)),
+            None => None,
+        };
         if self.dry_run {
             return self.would_make(context);
         }
@@ -61,6 +71,13 @@ impl Create {
             Ok(())
         })?;
         Ok(Done::Plainly)
+    }
+
+    fn own_node(&self) -> Result<Option<OwnNode>> {
+        let named = self.node.as_ref();
+        named
+            .map(|name| self.options.of(name, self.store_tls.as_deref()))
+            .transpose()
     }
 
     fn etcd(&self) -> Result<Option<EtcdPlace>> {
@@ -138,6 +155,9 @@ pub struct Row {
     /// The members of the etcd cluster that has the pool's metadata, if one has.
     #[serde(skip_serializing_if = "Option::is_none")]
     etcd: Option<Vec<String>>,
+    /// This machine's name among those of the pool, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<Name>,
     extent_size: u64,
     access: DiskAccess,
     generation: Generation,
@@ -165,11 +185,13 @@ impl Row {
         let (_, members) = store.members()?;
         let usage = view.usage();
         let options = store.options()?;
+        let place = Place::read(&context.pool)?;
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         Ok(Self {
             path: context.pool.path().to_string_lossy().into_owned(),
             uuid: view.header.uuid,
-            etcd: Place::read(&context.pool)?.map(|place| place.etcd.endpoints),
+            etcd: place.as_ref().map(|place| place.etcd.endpoints.clone()),
+            node: place.and_then(|place| place.node).map(|node| node.name),
             extent_size: view.header.extent_size.bytes(),
             access: view.header.access,
             generation: view.header.generation,
@@ -198,6 +220,11 @@ const COLUMNS: &[Column<Row>] = &[
         row.etcd
             .as_ref()
             .map_or(Cell::None, |etcd| Cell::text(etcd.join(", ")))
+    }),
+    Column::shown("NODE", |row| {
+        row.node
+            .as_ref()
+            .map_or(Cell::None, |node| Cell::text(node.as_str()))
     }),
     Column::shown("EXTENT-SIZE", |row| Cell::Size(row.extent_size)),
     Column::shown("ACCESS", |row| Cell::text(row.access.word())),

@@ -42,6 +42,8 @@ fn view(name: &str, figures: Option<ApparatusMetrics>) -> ApparatusView {
             joined_at: Generation(1),
             since: Timestamp(0),
             origin: None,
+            node: None,
+            port: None,
         },
         state: State::Serving,
         figures,

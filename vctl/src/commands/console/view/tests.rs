@@ -169,6 +169,8 @@ fn serving(uptime_us: u64, reads: u64) -> ApparatusView {
             joined_at: Generation(1),
             since: Timestamp(0),
             origin: None,
+            node: None,
+            port: None,
         },
         state: State::Serving,
         figures: Some(ApparatusMetrics {
