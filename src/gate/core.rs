@@ -109,6 +109,13 @@ impl<T> Holds<T> {
         }
     }
 
+    /// Marks a write that enters in every note, and in no copy of this structure.
+    pub fn note_write(&mut self, span: &Span, access: Access) {
+        if self.notes() > 0 {
+            Arc::make_mut(&mut self.cover).note_alone(span, access);
+        }
+    }
+
     /// Returns whether this change has a note.
     #[must_use]
     pub fn has_note(&self, id: ChangeId) -> bool {

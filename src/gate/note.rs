@@ -123,6 +123,19 @@ impl NotedSpan {
     }
 }
 
+impl Clone for Note {
+    /// Copies the marks as they are now: the copy is marked on its own.
+    fn clone(&self) -> Self {
+        let copy = |noted: &NotedSpan| NotedSpan {
+            marks: noted.words().map(AtomicU64::new).collect(),
+            ..*noted
+        };
+        Self {
+            spans: self.spans.iter().map(copy).collect(),
+        }
+    }
+}
+
 impl PartialEq for Note {
     fn eq(&self, other: &Self) -> bool {
         let same = |(one, two): (&NotedSpan, &NotedSpan)| one.span == two.span && one.words().eq(two.words());

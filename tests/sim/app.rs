@@ -55,8 +55,8 @@ pub struct App {
     pub strays: Vec<ReqId>,
     /// Holds that wait for their drain.
     pub draining: BTreeMap<ChangeId, (Vec<Span>, HoldMode)>,
-    /// Notes that wait for theirs.
-    pub settling: BTreeSet<ChangeId>,
+    /// Notes that wait for theirs; the explorer's, with the writes that were in flight when they were placed.
+    pub settling: BTreeMap<ChangeId, BTreeSet<ReqId>>,
     /// Generations that the others are awaited at.
     pub awaited: BTreeSet<Generation>,
     pub looking: bool,
@@ -130,7 +130,7 @@ impl World {
             lanes: BTreeMap::new(),
             strays: Vec::new(),
             draining: BTreeMap::new(),
-            settling: BTreeSet::new(),
+            settling: BTreeMap::new(),
             awaited: BTreeSet::new(),
             looking: false,
             placed: BTreeMap::new(),

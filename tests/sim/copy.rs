@@ -108,6 +108,16 @@ impl World {
         self.land_copy(copy);
     }
 
+    /// The explorer's: a block is written once more.
+    pub fn copy_write_again(&mut self, id: ProcId, key: u64, index: usize) {
+        let Some(change) = self.ctls.get(&id).and_then(|ctl| ctl.changes.get(&key)) else {
+            return;
+        };
+        if let Some(&copy) = change.copies.get(index) {
+            self.land_copy(copy);
+        }
+    }
+
     /// Writes a block of the change that the driver works on: of those that are prepared, the first.
     pub fn write_copy(&mut self, copy: Copy, index: usize) {
         let unfinished = self.store.unfinished().unwrap_or_default();

@@ -33,6 +33,11 @@ pub enum Todo {
     /// The whole chunk is read in one step, and written in one.
     Read(u64),
     Write(u64),
+    /// The copy ahead is done.
+    Copied(u64),
+    /// These blocks are read again under the hold, and written.
+    ReadAgain(u64, Vec<usize>),
+    WriteAgain(u64, Vec<usize>),
     WorkDone(u64),
     Ended(Job, Outcome),
     PersistList,
@@ -58,6 +63,8 @@ pub struct Change {
     pub machine: Controller,
     pub job: Job,
     pub copies: Vec<Copy>,
+    /// They were copied ahead.
+    pub copied: bool,
     /// Timers armed before have run out of meaning.
     pub epoch: u64,
 }
@@ -197,6 +204,15 @@ impl World {
             }
             Todo::Write(key) => {
                 (0..change_copies(self, id, key)).for_each(|index| self.copy_write(id, key, index));
+            }
+            Todo::Copied(key) => self.copied_ahead(id, key),
+            Todo::ReadAgain(key, which) => {
+                which.into_iter().for_each(|index| self.copy_read(id, key, index));
+            }
+            Todo::WriteAgain(key, which) => {
+                which
+                    .into_iter()
+                    .for_each(|index| self.copy_write_again(id, key, index));
             }
             Todo::WorkDone(key) => self.change_event(id, key, Event::WorkDone),
             Todo::Ended(job, outcome) => self.ctl_ended(id, job, &outcome),

@@ -285,6 +285,7 @@ impl World {
                     front,
                     None | Some(
                         Todo::WorkDone(_)
+                            | Todo::Copied(_)
                             | Todo::Ended(..)
                             | Todo::PersistList
                             | Todo::PersistFlush(..)

@@ -1,7 +1,9 @@
 //! Notes of writes at an apparatus, and what wrong protocols make of them.
 
 use super::fault::Fault;
-use super::{LinkId, ProcId, World};
+use super::host::Lane;
+use super::{LinkId, ProcId, ReqId, World};
+use apparatus::gate::Access;
 use apparatus::model::records::Span;
 use apparatus::model::units::{ChangeId, MembershipVersion, Slot, Term};
 use apparatus::protocol::controller::Participant;
@@ -9,6 +11,7 @@ use apparatus::protocol::participant::{Event, Link};
 use apparatus::rpc::message::{Answer, Request};
 use apparatus::rpc::written::Written;
 use apparatus::store::roles::*;
+use std::collections::BTreeSet;
 
 impl World {
     pub fn place_note(&mut self, index: usize, change: ChangeId, spans: &[Span]) {
@@ -17,14 +20,23 @@ impl World {
         let Some(app) = self.apps[index].as_mut() else {
             return;
         };
-        let placed = app
-            .served
-            .as_ref()
-            .is_some_and(|served| served.runtime.note_writes(change, spans));
+        let placed = match &app.served {
+            Some(served) => served.runtime.note_writes(change, spans),
+            None => {
+                app.holds.place_note(change, spans);
+                true
+            }
+        };
         if !placed {
             return self.deliver(index, Event::NoteRefused(change));
         }
-        app.settling.insert(change);
+        let overlaps = |lane: &Lane| spans.iter().any(|span| span.overlaps(&lane.span));
+        let inside = app
+            .lanes
+            .iter()
+            .filter(|(_, lane)| lane.access == Access::Write && overlaps(lane));
+        let inside = inside.map(|(&id, _)| id).collect();
+        app.settling.insert(change, inside);
         if undrained {
             app.settling.remove(&change);
             return self.deliver(index, Event::NoteSettled(change));
@@ -38,8 +50,9 @@ impl World {
             return;
         };
         app.settling.remove(&change);
-        if let Some(served) = &app.served {
-            served.runtime.end_note(change);
+        match &app.served {
+            Some(served) => served.runtime.end_note(change),
+            None => app.holds.end_note(change),
         }
     }
 
@@ -47,9 +60,16 @@ impl World {
         let Some(app) = self.apps[index].as_mut() else {
             return;
         };
-        let Some(served) = &app.served else { return };
-        let settled = |change: &ChangeId| served.runtime.lag(*change).is_none();
-        let settled: Vec<ChangeId> = app.settling.iter().copied().filter(settled).collect();
+        let settled = |(change, inside): &(&ChangeId, &BTreeSet<ReqId>)| match &app.served {
+            Some(served) => served.runtime.lag(**change).is_none(),
+            None => !inside.iter().any(|id| app.lanes.contains_key(id)),
+        };
+        let settled: Vec<ChangeId> = app
+            .settling
+            .iter()
+            .filter(settled)
+            .map(|(&change, _)| change)
+            .collect();
         for change in settled {
             if let Some(app) = self.apps[index].as_mut() {
                 app.settling.remove(&change);
@@ -59,8 +79,11 @@ impl World {
     }
 
     pub fn report_held(&mut self, index: usize, change: ChangeId, link: Link) {
-        let served = self.apps[index].as_ref().and_then(|app| app.served.as_ref());
-        let written = Written::of_note(served.and_then(|served| served.runtime.written(change)));
+        let written = self.apps[index].as_ref().and_then(|app| match &app.served {
+            Some(served) => served.runtime.written(change),
+            None => app.holds.written(change),
+        });
+        let written = Written::of_note(written);
         self.send_to_ctl(LinkId(link.0), Answer::Held { change, written });
     }
 

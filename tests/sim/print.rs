@@ -144,6 +144,7 @@ fn hash_app(app: Option<&App>, hasher: &mut impl Hasher) {
         &app.lanes,
         &app.strays,
         &app.draining,
+        &app.settling,
         &app.awaited,
         app.looking,
         app.takeover,

@@ -129,6 +129,7 @@ impl World {
         let held = ctl.changes.values().any(|change| holds(change.machine.state()));
         let short = match todo {
             Todo::Read(_) | Todo::Write(_) | Todo::WorkDone(_) | Todo::Ended(..) => true,
+            Todo::ReadAgain(..) | Todo::WriteAgain(..) => true,
             Todo::Change(_, effect) => !matches!(effect, Effect::Prepare),
             Todo::Word(..) | Todo::Quit => true,
             _ => false,

@@ -45,6 +45,13 @@ impl World {
         world
     }
 
+    /// The same, with a job that copies its chunks ahead.
+    pub fn small_ahead(commands: &[&[HostRequest]], chunks: u64, fault: Option<Fault>) -> Self {
+        let mut world = Self::small(commands, chunks, fault);
+        world.options.ahead = true;
+        world
+    }
+
     fn move_all(&mut self, volume: VolumeId, disk: DiskId) {
         let from = self.store.placements().segments(volume)[0];
         let to = Area {

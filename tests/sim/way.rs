@@ -33,6 +33,7 @@ impl World {
         let Some(app) = self.apps[index].as_mut() else {
             return;
         };
+        app.holds.note_write(&span, access);
         let generation = app.generation;
         app.lanes.insert(
             id,

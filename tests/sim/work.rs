@@ -140,7 +140,7 @@ impl World {
             participants: recovery::participants(&seen),
             membership,
             late_writes: recovery::late_writes(&seen) && !self.wrong(Fault::ReadsNotHeld),
-            copies_ahead: false,
+            copies_ahead: self.options.ahead,
             patience: self.options.patience,
         };
         self.begin(id, plan, purpose, copies);

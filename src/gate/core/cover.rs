@@ -56,6 +56,14 @@ impl Cover {
         }
     }
 
+    /// Marks a write in notes that no copy of this cover shares.
+    pub(super) fn note_alone(&mut self, span: &Span, access: Access) {
+        self.notes
+            .iter_mut()
+            .for_each(|(_, note)| _ = Arc::make_mut(note));
+        self.note(span, access);
+    }
+
     /// Returns the note of this change.
     pub(super) fn note_of(&self, id: ChangeId) -> Option<&Note> {
         let found = self.notes.iter().find(|(of, _)| *of == id);

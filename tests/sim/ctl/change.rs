@@ -3,6 +3,7 @@
 use super::{Change, Inbound, Todo};
 use crate::sim::copy::Copy;
 use crate::sim::fault::Fault;
+use crate::sim::host::BLOCK;
 use crate::sim::work::{Done, Job};
 use crate::sim::{Delay, ProcId, Task, World};
 use apparatus::model::units::{ChangeId, MembershipVersion, Slot, Term};
@@ -117,6 +118,7 @@ impl World {
                 machine,
                 job,
                 copies,
+                copied: false,
                 epoch: 0,
             },
         );
@@ -138,6 +140,16 @@ impl World {
                     Err(why) => Event::PrepareFailed(why.to_string()),
                 };
                 self.change_event(id, key, event);
+            }
+            Effect::Copy => self.do_next(id, vec![Todo::Read(key), Todo::Write(key), Todo::Copied(key)]),
+            Effect::Work if change.copied => {
+                let again = to_copy_again(change);
+                let mut todos = vec![Todo::WorkDone(key)];
+                if !again.is_empty() {
+                    let copies = [Todo::ReadAgain(key, again.clone()), Todo::WriteAgain(key, again)];
+                    todos.splice(0..0, copies);
+                }
+                self.do_next(id, todos);
             }
             Effect::Work => {
                 self.spoil_apply(id, key);
@@ -170,9 +182,15 @@ impl World {
                     self.what_next(id);
                 }
             }
-            // The explorer's controllers copy nothing ahead.
-            Effect::Send(..) | Effect::Arm(_) | Effect::Disarm | Effect::Copy => {}
+            Effect::Send(..) | Effect::Arm(_) | Effect::Disarm => {}
         }
+    }
+
+    pub fn copied_ahead(&mut self, id: ProcId, key: u64) {
+        if let Some(change) = self.ctls.get_mut(&id).and_then(|ctl| ctl.changes.get_mut(&key)) {
+            change.copied = true;
+        }
+        self.change_event(id, key, Event::Copied);
     }
 
     /// A fault: the delta is sent before it is committed.
@@ -235,6 +253,25 @@ impl World {
             Commit::StaleTerm(_) => "commits refused: stale term",
         });
     }
+}
+
+/// The blocks of a change that hosts may have written since it was copied ahead.
+fn to_copy_again(change: &Change) -> Vec<usize> {
+    let all = 0..change.copies.len();
+    let spans = &change.machine.plan().change.spans;
+    let Some(ranges) = spans
+        .first()
+        .and_then(|span| change.machine.written().within(span))
+    else {
+        return all.collect();
+    };
+    let written = |index: &usize| {
+        let at = *index as u64 * BLOCK;
+        ranges
+            .iter()
+            .any(|range| range.start < at + BLOCK && at < range.end)
+    };
+    all.filter(written).collect()
 }
 
 /// What a finished piece of work leads to.
