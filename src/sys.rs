@@ -26,9 +26,15 @@ pub use locks::{
 };
 pub use loopdev::{LoopBacking, loop_backing};
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 /// Returns the start time of a process of this PID namespace, in clock ticks since boot: together with its number and the boot
 /// it identifies a process uniquely. `None` if there is no such process.
@@ -47,6 +53,40 @@ pub fn start_of_process(pid: u32) -> io::Result<Option<u64>> {
 pub fn runs_since(pid: u32, started: u64) -> io::Result<bool> {
     let stat = proc::stat(pid)?;
     Ok(stat.is_some_and(|stat| stat.started == started && !matches!(stat.state, 'Z' | 'X')))
+}
+
+/// Waits for the end of a process and all its threads, no longer than `within`. Returns whether it has ended.
+///
+/// # Errors
+/// Fails if the process cannot be waited for.
+pub fn await_process(process: &OwnedFd, within: Duration) -> io::Result<bool> {
+    let timeout = Timespec::try_from(within).map_err(io::Error::other)?;
+    loop {
+        match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => (),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Does something with the permissions of another user and group, for which this process has to be root's. The rest of the process keeps its own.
+///
+/// # Errors
+/// Fails if this process may not, or as `work` does.
+pub fn as_user<T: Send>(user: u32, group: u32, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+    let as_that_user = || {
+        // These calls concern this thread alone, which ends with its work.
+        set_thread_groups(&[])?;
+        set_thread_res_gid(group, group, group)?;
+        set_thread_res_uid(user, user, user)?;
+        work()
+    };
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(as_that_user).join();
+        thread.unwrap_or_else(|_| Err(io::Error::other("the thread of another user has failed")))
+    })
 }
 
 /// Returns the inode number of this process's PID namespace.

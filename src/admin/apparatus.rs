@@ -3,6 +3,7 @@
 mod start;
 mod stop;
 mod upgrade;
+mod without_store;
 
 pub(crate) use start::{FAILED_BECAUSE, FAILED_HINT, UNOPENED, WARNING};
 pub use start::{Start, Started, UnopenedDisk, is_memory_limited, start};
@@ -10,6 +11,7 @@ pub use stop::{
     Fenced, check as check_stop, check_fence, fence, kill_supervisor_of, rejoin, stop, stop_unlisted,
 };
 pub use upgrade::{check_upgrade, upgrade};
+pub use without_store::{check_process, kill_process, process_of, stop_process};
 
 use super::view::with_names;
 use crate::cluster::{self, Presence};

@@ -3,7 +3,7 @@
 use crate::cluster;
 use crate::controller::Controller;
 use crate::controller::node;
-use crate::controller::pool::refuse_file;
+use crate::controller::pool::{refuse_deleted, refuse_file};
 use crate::controller::space;
 use crate::model::alloc::Policy;
 use crate::model::dir::PoolDir;
@@ -43,9 +43,12 @@ pub fn check_absent(pool: &PoolDir) -> Result<()> {
     refuse_file(pool)?;
     let what = || format!("pool {}", pool.display());
     match pool.database().try_exists() {
-        Ok(false) => super::backup::check_nobody_lives(pool, "by a database that was deleted").map_err(|error| {
-            error.hint("save its database first: vctl pool backup FILE; then vctl apparatus stop NAME, vctl pool restore FILE")
-        }),
+        Ok(false) => {
+            refuse_deleted(pool)?;
+            super::backup::check_nobody_lives(pool, "by a database that was deleted").map_err(|error| {
+                error.hint("save its database first: vctl pool backup FILE; then vctl apparatus stop NAME, vctl pool restore FILE")
+            })
+        }
         Ok(true) => {
             Err(Error::failed(what(), "there is a pool here already").hint("look at it: vctl pool show"))
         }

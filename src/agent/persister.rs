@@ -98,6 +98,18 @@ impl Persister {
         let _ = self.runtime.set(Arc::downgrade(runtime));
     }
 
+    /// Opens a connection to the store in the background, so that flushes continue where the database's file cannot be opened any more: the pool's
+    /// directory may be frozen or deleted later.
+    pub fn open_ahead(self: &Arc<Self>) {
+        let persister = Arc::clone(self);
+        let open = move || match (persister.open)() {
+            Ok(store) => persister.keep(store),
+            Err(why) => log::debug!("no connection to the store was opened ahead: {why}"),
+        };
+        // The first flush opens one otherwise.
+        let _ = std::thread::Builder::new().name("open-ahead".into()).spawn(open);
+    }
+
     /// Returns the permit to use the store, or the number of completions when another thread has it or the store failed a moment ago.
     fn use_store(&self) -> Result<StorePermit<'_>, u64> {
         let state = lock(&self.state);

@@ -8,6 +8,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -39,6 +40,23 @@ pub fn fault(pool: &PoolDir) -> Result<Option<io::Error>> {
             ))
         }
         Err(why) => Ok(Some(why)),
+    }
+}
+
+/// Refuses a directory that was deleted while this process has it open: nothing can be created in it any more.
+///
+/// # Errors
+/// Fails with the way out.
+pub fn refuse_if_deleted(pool: &PoolDir) -> Result<()> {
+    match std::fs::metadata(pool.path()) {
+        Ok(found) if found.nlink() == 0 => {
+            let what = format!("pool directory {}", pool.display());
+            let why = "was deleted: volumes are served, and nothing can be changed";
+            Err(Error::failed(what, why).hint(
+                "stop all apparatuses of the pool, then make it again from its disks: vctl pool import DISK...",
+            ))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -3,11 +3,12 @@
 use super::environment::{Environment, ProcessEnvironment};
 use super::history::user_name;
 use super::{archive, directory, node};
-use crate::cluster::{self, Cluster};
+use crate::cluster::{self, Cluster, Owner};
 use crate::model::dir::{DATABASE, PoolDir};
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::store::{self, DATABASE_GONE, NO_POOL, NOT_A_POOLS, OpenStore, OwnNode, Store};
 use crate::sys::hold;
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -148,6 +149,9 @@ pub fn refuse_file(pool: &PoolDir) -> Result<()> {
 /// copy of the database that is gone or damaged.
 fn with_rescue(pool: &PoolDir, error: Error) -> Error {
     let is_gone = [NO_POOL, DATABASE_GONE].contains(&error.why());
+    if is_gone && let Err(deleted) = refuse_deleted(pool) {
+        return deleted;
+    }
     if !(is_gone || error.why().ends_with(NOT_A_POOLS)) {
         return error;
     }
@@ -159,6 +163,43 @@ fn with_rescue(pool: &PoolDir, error: Error) -> Error {
         return Error::new(ErrorKind::NotFound, error.what(), why).hint(RESCUE);
     }
     error.hint(RESCUE)
+}
+
+/// Refuses a pool whose directory was deleted while its apparatuses serve: they go on, and have its disks.
+///
+/// # Errors
+/// Fails with `NotFound` when there is one that lives; the error names the way back.
+pub fn refuse_deleted(pool: &PoolDir) -> Result<()> {
+    let mut left = cluster::owners(pool);
+    left.retain(|owner| owner.is_deleted);
+    if left.is_empty() {
+        return Ok(());
+    }
+    let serve = if left.len() == 1 { "serves" } else { "serve" };
+    let who: Vec<String> = left.iter().map(ToString::to_string).collect();
+    let why = format!(
+        "its directory was deleted, and {} still {serve} its volumes: hosts go on, and nothing can be changed",
+        who.join(" and ")
+    );
+    let stop = |owner: &Owner| match &owner.name {
+        Some(name) => format!("vctl apparatus stop {name}"),
+        None => format!("kill {}", owner.pid),
+    };
+    let stops: Vec<String> = left.iter().map(stop).collect();
+    let disks: BTreeSet<String> = left
+        .iter()
+        .flat_map(|owner| &owner.disks)
+        .map(|disk| disk.display().to_string())
+        .collect();
+    let disks = match disks.is_empty() {
+        true => "DISK...".to_owned(),
+        false => disks.into_iter().collect::<Vec<_>>().join(" "),
+    };
+    let hint = format!(
+        "once their hosts have ended: {}; then make the pool again from its disks: vctl pool import {disks}",
+        stops.join("; ")
+    );
+    Err(Error::new(ErrorKind::NotFound, format!("pool {}", pool.display()), why).hint(hint))
 }
 
 /// Replaces the way out by the newest copy in the archive, if there is one.

@@ -247,6 +247,7 @@ impl Core<'_> {
                 labels::Renewals::start(apparatus.control().clone(), ledgers.clone(), stores.clone());
             self.memory.warn(settings, joined);
             process::notify(&[NotifyState::Ready, NotifyState::Status(&serves)]);
+            persister.open_ahead();
             let serving = Serving {
                 settings,
                 apparatus: &apparatus,

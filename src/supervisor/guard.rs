@@ -4,7 +4,6 @@
 use crate::model::dir::PoolDir;
 use crate::model::names::Name;
 use crate::sys;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -70,6 +69,15 @@ pub fn supervisor_of(pool: &PoolDir, name: &Name) -> io::Result<Option<u32>> {
     Ok(text.trim().parse().ok())
 }
 
+/// Returns the process id of the supervisor of this apparatus, found by its lock on the file: the pool's directory is not accessed, which may not
+/// answer, or was deleted.
+#[must_use]
+pub fn supervisor_by_lock(pool: &PoolDir, name: &Name) -> Option<u32> {
+    let file = pool.named().parent()?.canonicalize().ok()?;
+    let file = path(&PoolDir::new(file.join(pool.named().file_name()?)), name);
+    sys::proc::lockers(&file).first().map(|locker| locker.pid)
+}
+
 /// Returns the apparatuses of a pool whose supervisors live, with the process ids of these, by name.
 ///
 /// # Errors
@@ -105,7 +113,7 @@ pub fn stop_supervisor(pool: &PoolDir, name: &Name, signal: Signal, within: Dura
         return Ok(true);
     };
     pidfd_send_signal(&process, signal)?;
-    has_ended(&process, within)
+    sys::await_process(&process, within)
 }
 
 /// Waits for the end of the supervisor of this apparatus, no longer than `within`. Returns whether there is none any more.
@@ -113,7 +121,7 @@ pub fn stop_supervisor(pool: &PoolDir, name: &Name, signal: Signal, within: Dura
 /// # Errors
 /// Fails when its file cannot be read.
 pub fn await_end(pool: &PoolDir, name: &Name, within: Duration) -> io::Result<bool> {
-    find(pool, name)?.map_or(Ok(true), |process| has_ended(&process, within))
+    find(pool, name)?.map_or(Ok(true), |process| sys::await_process(&process, within))
 }
 
 /// Returns a descriptor of the supervisor of this apparatus.
@@ -129,18 +137,6 @@ fn find(pool: &PoolDir, name: &Name) -> io::Result<Option<OwnedFd>> {
     };
     // The number may have become another process's since it was read.
     Ok((supervisor_of(pool, name)? == Some(supervisor)).then_some(process))
-}
-
-/// Waits for the end of a process. Returns whether it has ended.
-fn has_ended(process: &OwnedFd, within: Duration) -> io::Result<bool> {
-    let timeout = Timespec::try_from(within).map_err(io::Error::other)?;
-    loop {
-        match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout)) {
-            Ok(ready) => return Ok(ready > 0),
-            Err(Errno::INTR) => (),
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 #[cfg(test)]

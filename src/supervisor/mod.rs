@@ -31,7 +31,7 @@ pub(crate) fn parse_message(bytes: &[u8]) {
 }
 
 pub use channel::Kind;
-pub use guard::{Guard, await_end, stop_supervisor, supervisor_of, supervisors};
+pub use guard::{Guard, await_end, stop_supervisor, supervisor_by_lock, supervisor_of, supervisors};
 pub use lifecycle::supervise;
 pub use link::{Inherited, Link, Previous};
 pub use requests::{Requests, Upgraded, ask_for_upgrade};

@@ -165,6 +165,64 @@ impl Descriptor {
     pub fn info(&self) -> io::Result<Lines> {
         Lines::read(&self.info)
     }
+
+    /// Returns the locks that were taken through the descriptor, as first and last byte; none if it has been closed.
+    #[must_use]
+    pub fn locks(&self) -> Vec<(u64, u64)> {
+        self.info().map(|lines| lines.locks()).unwrap_or_default()
+    }
+}
+
+/// A process that has locked bytes of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Locker {
+    /// The process.
+    pub pid: u32,
+    /// The locked bytes, as first and last byte.
+    pub locks: Vec<(u64, u64)>,
+    /// Whether the file was deleted.
+    pub is_deleted: bool,
+}
+
+/// Returns the processes that have locked bytes of the file or directory at this path, or of a deleted one that was there, as far as this user may
+/// see them. The file is not accessed, so one that does not answer delays no one. `path` is absolute and without links.
+#[must_use]
+pub fn lockers(path: &Path) -> Vec<Locker> {
+    let mut deleted = path.as_os_str().to_owned();
+    deleted.push(" (deleted)");
+    let mut found = Vec::new();
+    for pid in processes() {
+        for open in descriptors(pid) {
+            let is_deleted = match open.target() {
+                Some(target) if target == path => false,
+                Some(target) if target.as_os_str() == deleted => true,
+                _ => continue,
+            };
+            let locks = open.locks();
+            if !locks.is_empty() {
+                found.push(Locker {
+                    pid,
+                    locks,
+                    is_deleted,
+                });
+            }
+        }
+    }
+    found
+}
+
+/// Returns the value of an option `--name VALUE` or `--name=VALUE` on the command line of a process; `None` if it has none or has ended.
+#[must_use]
+pub fn option_of(pid: u32, name: &str) -> Option<OsString> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let mut words = line.split(|&byte| byte == 0);
+    let value = words.find_map(|word| match word.strip_prefix(name.as_bytes())? {
+        [] => Some(None),
+        [b'=', value @ ..] => Some(Some(value)),
+        _ => None,
+    })?;
+    let value = value.or_else(|| words.next())?;
+    Some(OsStr::from_bytes(value).to_owned())
 }
 
 /// Returns the open descriptors of a process; none if it has ended or belongs to another user.
@@ -200,6 +258,23 @@ impl Lines {
     #[must_use]
     pub fn contains(&self, text: &str) -> bool {
         self.0.lines().any(|line| line.contains(text))
+    }
+
+    /// Returns the locks in lines such as `lock: 1: OFDLCK ADVISORY READ -1 fe:01:12 1 1` (proc(5)), as first and last byte. A last byte of `EOF` is
+    /// the largest number.
+    #[must_use]
+    pub fn locks(&self) -> Vec<(u64, u64)> {
+        let lock = |line: &str| {
+            let mut fields = line.strip_prefix("lock:")?.split_ascii_whitespace().rev();
+            let (last, first) = (fields.next()?, fields.next()?);
+            let last = if last == "EOF" {
+                Some(u64::MAX)
+            } else {
+                last.parse().ok()
+            };
+            Some((first.parse().ok()?, last?))
+        };
+        self.0.lines().filter_map(lock).collect()
     }
 
     /// Returns the value behind this name.
@@ -298,6 +373,35 @@ mod tests {
             .chars()
             .take(15)
             .collect()
+    }
+
+    #[test]
+    fn who_has_locked_a_file_is_found_though_the_file_is_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("file");
+        let file = fs::File::create(&path).unwrap();
+        assert_eq!(lockers(&path), [], "nothing is locked");
+        crate::sys::share_byte(std::os::fd::AsFd::as_fd(&fs::File::open(&path).unwrap()), 5).unwrap();
+        assert_eq!(lockers(&path), [], "that descriptor is closed");
+        let open = fs::File::open(&path).unwrap();
+        crate::sys::share_byte(std::os::fd::AsFd::as_fd(&open), 5).unwrap();
+        crate::sys::share_byte(std::os::fd::AsFd::as_fd(&open), 9).unwrap();
+        let mut locker = Locker {
+            pid: std::process::id(),
+            locks: vec![(5, 5), (9, 9)],
+            is_deleted: false,
+        };
+        assert_eq!(lockers(&path), [locker.clone()]);
+        fs::remove_file(&path).unwrap();
+        locker.is_deleted = true;
+        assert_eq!(lockers(&path), [locker]);
+        drop(file);
+    }
+
+    #[test]
+    fn locks_are_parsed() {
+        let text = "pos:\t0\nlock:\t1: OFDLCK ADVISORY  READ -1 fe:01:12 7 8\nlock:\t2: POSIX  ADVISORY  WRITE 9 fe:01:12 0 EOF\nlock:\tx\n";
+        assert_eq!(Lines(text.into()).locks(), [(7, 8), (0, u64::MAX)]);
     }
 
     #[test]

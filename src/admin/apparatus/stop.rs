@@ -183,7 +183,7 @@ pub fn kill_supervisor_of(pool: &PoolDir, name: &str, within: Duration) -> Resul
         .ok_or_else(|| has_not_ended(pool, name, within))
 }
 
-fn what(name: &str) -> String {
+pub(super) fn what(name: &str) -> String {
     format!("apparatus {name}")
 }
 

@@ -205,6 +205,35 @@ impl Census {
     }
 }
 
+/// Finds the users of an apparatus's mount at this place, whichever volumes they use. Neither the apparatus nor the mount is asked.
+pub(super) fn usage_of_mount(apparatus: &Name, mount: &Path) -> Usage {
+    let device = fuse::device_at(mount, apparatus).ok().flatten();
+    let devices: BTreeSet<_> = device.into_iter().collect();
+    let holders = ProcessHolders::scan(&devices);
+    let on_mount = |each: &Loop| match each.below {
+        Some((number, _)) => devices.contains(&number),
+        None => each.file.starts_with(mount),
+    };
+    let loops = loops::all(&[], loops::PATIENCE).into_iter().filter(on_mount);
+    let mut users: Vec<User> = loops
+        .map(|each| User::LoopDevice {
+            used_by: loops::users(&each.path, &holders),
+            device: each.path,
+            apparatus: Some(apparatus.clone()),
+        })
+        .collect();
+    users.extend(holders.of_all_files().map(|process| User::Process {
+        pid: process.pid,
+        name: process.name,
+        apparatus: apparatus.clone(),
+    }));
+    Usage {
+        open: users.len() as u64,
+        users,
+        ..Usage::default()
+    }
+}
+
 /// Describes what uses a loop device.
 pub(in crate::admin) fn users_of_loop(device: &Path) -> Vec<String> {
     loops::users(device, &ProcessHolders::scan(&BTreeSet::new()))

@@ -31,6 +31,7 @@ use crate::rpc::message::{Answer, Request};
 use crate::store::Store;
 use rustix::event::poll;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long an apparatus may take to report what is open.
@@ -164,6 +165,19 @@ pub fn check_known(pool: &PoolDir, store: &mut dyn Store, member: &Member) -> Re
     })?;
     match usage.matters(false) {
         true => Err(usage.refusal("apparatus", &member.name)),
+        false => Ok(()),
+    }
+}
+
+/// Checks that no host has a file on the mount of an apparatus open, as far as that can be seen without asking the apparatus or the database.
+///
+/// # Errors
+/// Fails with `Busy` and the users' names.
+pub fn check_mount(apparatus: &Name, mount: &Path) -> Result<()> {
+    let until = Instant::now() + CLOSING_BEFORE_FORCE;
+    let usage = settled(until, || Ok(census::usage_of_mount(apparatus, mount)))?;
+    match usage.matters(false) {
+        true => Err(usage.refusal("apparatus", apparatus)),
         false => Ok(()),
     }
 }

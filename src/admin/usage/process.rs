@@ -88,6 +88,15 @@ impl ProcessHolders {
         named(self.files.get(&(device, inode)))
     }
 
+    /// Returns the processes that have a file on these mounts open.
+    pub(super) fn of_all_files(&self) -> impl Iterator<Item = Process> {
+        let all: BTreeSet<u32> = self.files.values().flatten().copied().collect();
+        all.into_iter().map(|pid| Process {
+            pid,
+            name: name_of(pid),
+        })
+    }
+
     /// Returns the processes that have this block device open.
     pub(super) fn of_device(&self, path: &Path) -> impl Iterator<Item = Process> {
         named(self.devices.get(path))

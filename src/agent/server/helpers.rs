@@ -5,6 +5,7 @@ use super::copy_retries::CopyRetries;
 use super::hangs::{HangChange, Hangs};
 use crate::blockdev::{Disk, on_helper_thread, within};
 use crate::cluster::{Cluster, FlushLedgers, Membership, NameClaim};
+use crate::controller::directory::refuse_if_deleted;
 use crate::controller::metadata::catch_up;
 use crate::controller::observe::observe_members;
 use crate::datapath::{Runtime, Waker};
@@ -357,6 +358,7 @@ impl Helper {
         let Some(claim) = self.claim.upgrade() else {
             return Ok(false);
         };
+        refuse_if_deleted(&self.pool)?;
         let claimed = claim.restore()?;
         let present = socket_file
             .is_present()

@@ -159,6 +159,11 @@ pub(super) fn byte_of_life(name: &str) -> u64 {
     within(&LIVES, hash(name.as_bytes()))
 }
 
+/// Returns whether this is the byte of a life lock.
+pub(super) fn is_life(byte: u64) -> bool {
+    LIVES.contains(&byte)
+}
+
 /// Returns the byte for discards on a disk.
 pub(super) fn byte_of_discard(disk: DiskId) -> u64 {
     DISCARDS + u64::from(disk.0)

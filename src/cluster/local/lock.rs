@@ -18,7 +18,7 @@ use rustix::fs::inotify;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -311,8 +311,18 @@ impl AttachLock {
             )
             .hint("try again")
         })?;
+        give_to_owner(&lock.file, pool).map_err(failed(pool, &path))?;
         Ok(Self { _lock: lock })
     }
+}
+
+/// Gives a file that root has created in the run directory to the pool's owner, who could not use it otherwise.
+fn give_to_owner(file: &File, pool: &PoolDir) -> io::Result<()> {
+    let (file_owner, pool_owner) = (file.metadata()?.uid(), fs::metadata(pool.path())?);
+    if !rustix::process::geteuid().is_root() || file_owner == pool_owner.uid() {
+        return Ok(());
+    }
+    fchown(file, Some(pool_owner.uid()), Some(pool_owner.gid()))
 }
 
 #[cfg(test)]

@@ -23,12 +23,23 @@ fn opened_by(pid: u32) -> BTreeSet<PathBuf> {
     if !open.iter().any(|file| is_table(file)) {
         return BTreeSet::new();
     }
-    // A process of a pool has the database and its directory open.
+    // A process of a pool has the database and its directory open, though both may be deleted by now.
     let of_database = |file: &PathBuf| {
         let dir = file.parent()?;
-        (file.file_name()? == DATABASE && open.contains(dir)).then(|| dir.to_owned())
+        let is_open = open.contains(dir) || open.contains(&deleted(dir));
+        let is_database = [Path::new(DATABASE).to_owned(), deleted(Path::new(DATABASE))]
+            .iter()
+            .any(|name| file.file_name() == Some(name.as_os_str()));
+        (is_database && is_open).then(|| dir.to_owned())
     };
     open.iter().filter_map(of_database).collect()
+}
+
+/// Returns the name that the kernel shows for a deleted file.
+fn deleted(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(" (deleted)");
+    name.into()
 }
 
 fn is_table(file: &Path) -> bool {

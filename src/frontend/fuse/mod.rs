@@ -25,7 +25,7 @@ pub(crate) fn parse_request(bytes: &[u8]) {
     }
 }
 
-pub use mount_point::{allows_others, mounts_of, mounts_of_pool};
+pub use mount_point::{allows_others, device_at, mounts_of, mounts_of_pool, owner_at};
 
 use crate::datapath::Apparatus;
 use crate::locks::Locks;

@@ -1,6 +1,7 @@
 //! Prepares the mount point: creates a missing one, takes it over from an apparatus that has died, and refuses one that is in use.
 
 use crate::model::error::{Error, Result};
+use crate::model::names::Name;
 use crate::sys::proc::{self, Mounted};
 use crossbeam_channel::bounded;
 use rustix::io::Errno;
@@ -150,6 +151,24 @@ pub fn allows_others(point: &Path) -> io::Result<bool> {
     }))
 }
 
+/// Returns the user and group that mounted the apparatus's mount at `point`. Does not access the mount itself.
+///
+/// # Errors
+/// Fails when the mount table cannot be read.
+pub fn owner_at(point: &Path) -> io::Result<Option<(u32, u32)>> {
+    let mount = find_mount(point)?.filter(|mount| mount.kind == TYPE);
+    Ok(mount.and_then(|mount| owner_in(&mount.options)))
+}
+
+/// Parses options such as `rw,user_id=1000,group_id=1000`.
+fn owner_in(options: &str) -> Option<(u32, u32)> {
+    let value = |name: &str| {
+        let mut options = options.split(',');
+        options.find_map(|option| option.strip_prefix(name)?.parse().ok())
+    };
+    Some((value("user_id=")?, value("group_id=")?))
+}
+
 /// Returns the source of the apparatus's mount at `point`, if there is one, and whether it is read-only. Does not access the mount itself.
 pub(super) fn mounted_at(point: &Path) -> io::Result<Option<(String, bool)>> {
     let mount = find_mount(point)?.filter(|mount| mount.kind == TYPE);
@@ -166,6 +185,21 @@ fn find_mount(point: &Path) -> io::Result<Option<Mounted>> {
 /// Returns the device number of the apparatus's mount with this source on `point`.
 pub(super) fn device_of(point: &Path, source: &str) -> io::Result<Option<(u32, u32)>> {
     let found = find_mount(point)?.filter(|mount| mount.kind == TYPE && mount.source == source);
+    Ok(found.map(|mount| mount.device))
+}
+
+/// Returns the device number of this apparatus's mount at `point`, of whichever pool. Does not access the mount.
+///
+/// # Errors
+/// Fails when the mount table cannot be read.
+pub fn device_at(point: &Path, apparatus: &Name) -> io::Result<Option<(u32, u32)>> {
+    let begin = format!("{apparatus}@");
+    // Access to a mount may fail or wait, so its own name is not resolved.
+    let point = match (point.parent(), point.file_name()) {
+        (Some(parent), Some(name)) => parent.canonicalize()?.join(name),
+        _ => point.to_owned(),
+    };
+    let found = find_mount(&point)?.filter(|mount| mount.kind == TYPE && mount.source.starts_with(&begin));
     Ok(found.map(|mount| mount.device))
 }
 
@@ -188,6 +222,15 @@ mod tests {
     fn finds_the_mount_on_exactly_this_path() {
         assert!(find_mount(Path::new("/proc")).unwrap().is_some());
         assert!(find_mount(Path::new("/proc/self")).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_user_who_mounted_is_found_in_the_options() {
+        assert_eq!(
+            owner_in("rw,user_id=1000,group_id=7,max_read=131072"),
+            Some((1000, 7))
+        );
+        assert_eq!(owner_in("rw,user_id=1000"), None);
     }
 
     #[test]

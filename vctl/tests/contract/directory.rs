@@ -1,4 +1,4 @@
-//! A pool's directory on a file system that is full or frozen: the error names it, volumes are served, and nothing is lost or ended.
+//! A pool's directory that is deleted, or on a file system that is full or frozen: the error names it, volumes are served, and nothing is lost or ended.
 
 use crate::support::{Pool, finish};
 use std::fs::{File, OpenOptions};
@@ -163,6 +163,36 @@ fn a_full_pool_directory_is_named_and_a_flush_that_needs_it_waits_for_room() {
     pool.run(["apparatus", "stop", "a"]).ok();
 }
 
+/// Fences apparatus `b` while the database cannot be read.
+fn fences_by_its_lock(pool: &Pool, mount: &Path) {
+    let fence = |options: &[&str]| {
+        let words = [&["apparatus", "fence", "b"][..], options].concat();
+        finish(pool.command(words).spawn().unwrap())
+    };
+    let file = File::open(mount.join("w")).unwrap();
+    let me = format!("process {}", std::process::id());
+    fence(&[])
+        .ended(4)
+        .complains(&["in use by", &me, "--cut-off-users"]);
+    let would = fence(&["--cut-off-users", "--dry-run"]).ok().out;
+    assert!(would.starts_with("would kill apparatus b, process "), "{would}");
+    drop(file);
+    let fenced = fence(&["--cut-off-users"]).ok();
+    assert!(
+        fenced
+            .out
+            .contains("its process has ended; its record stays in the database"),
+        "{fenced:?}"
+    );
+    assert!(fenced.err.contains("vctl apparatus fence b"), "{fenced:?}");
+    let unserved = File::open(mount.join("w")).unwrap_err();
+    assert_eq!(unserved.kind(), std::io::ErrorKind::NotConnected);
+    crate::support::unmount(mount);
+    fence(&[])
+        .ended(6)
+        .complains(&["pool directory", "does not answer"]);
+}
+
 #[test]
 fn a_frozen_pool_directory_keeps_no_command_and_no_host() {
     if !FileSystem::is_available() {
@@ -175,14 +205,7 @@ fn a_frozen_pool_directory_keeps_no_command_and_no_host() {
     did(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
     system.mount(&pool, &["-o", "loop"], &image);
     populate(&pool);
-    let mount = pool.start("a");
-    // The first flush of an apparatus reads the database.
-    for volume in ["v", "w"] {
-        flushing(&mount.join(volume))
-            .recv_timeout(PATIENCE)
-            .unwrap()
-            .unwrap();
-    }
+    let (mount, other) = (pool.start("a"), pool.start("b"));
     system.frozen("-f");
     flushing(&mount.join("w"))
         .recv_timeout(PATIENCE)
@@ -198,6 +221,7 @@ fn a_frozen_pool_directory_keeps_no_command_and_no_host() {
         .recv_timeout(PATIENCE)
         .unwrap()
         .unwrap();
+    fences_by_its_lock(&pool, &other);
     // It is asked to stop, and cannot leave the database yet.
     finish(
         pool.command(["apparatus", "stop", "a", "--timeout", "1s"])
@@ -212,8 +236,90 @@ fn a_frozen_pool_directory_keeps_no_command_and_no_host() {
         "thaws it",
     ]);
     system.frozen("-u");
+    let status = pool.run(["status"]).ended(7);
+    assert!(status.out.contains("apparatus b: its process, "), "{status:?}");
+    pool.run(["apparatus", "fence", "b"]).ok();
     pool.run(["volume", "create", "x", "1M"]).ok();
     // It may have left already.
     let stopped = pool.run(["apparatus", "stop", "a"]);
     assert!([0, 3].contains(&stopped.status), "{stopped:?}");
+}
+
+/// Serves volumes whose data was written and flushed through a mount, whose pool's directory is deleted then.
+#[test]
+fn a_deleted_pool_directory_keeps_no_host_and_the_pool_is_made_again_from_its_disks() {
+    if !Path::new("/dev/fuse").exists() {
+        return println!("skipped: needs /dev/fuse");
+    }
+    let pool = Pool::absent();
+    populate(&pool);
+    let (mount, supervised) = (pool.start("a"), pool.path("mount-b"));
+    let words = [
+        "apparatus",
+        "start",
+        "b",
+        supervised.to_str().unwrap(),
+        "--supervisor",
+    ];
+    pool.run(words).ok();
+    let flush = |mount: &Path, volume: &str| {
+        flushing(&mount.join(volume))
+            .recv_timeout(PATIENCE)
+            .unwrap()
+            .unwrap()
+    };
+    flush(&mount, "v");
+    let file = OpenOptions::new().write(true).open(mount.join("w")).unwrap();
+    std::fs::remove_dir_all(pool.pool_dir()).unwrap();
+    flush(&mount, "w");
+    flush(&supervised, "v");
+
+    let disks = ["d1.img", "d2.img"].map(|disk| pool.file(disk));
+    let import = format!("vctl pool import {} {}", disks[0], disks[1]);
+    for words in [
+        &["status"][..],
+        &["volume", "list"],
+        &["pool", "create"],
+        &["pool", "import", &disks[0], &disks[1]],
+    ] {
+        let refused = pool.run(words).ended(3);
+        refused.complains(&[
+            "its directory was deleted",
+            "apparatus a, process ",
+            "apparatus b, process ",
+            &import,
+        ]);
+    }
+    let listed = pool.run(["pool", "list"]).ok();
+    assert!(
+        listed.out.contains(pool.pool_dir().to_str().unwrap()),
+        "{listed:?}"
+    );
+
+    let me = format!("process {}", std::process::id());
+    pool.run(["apparatus", "stop", "a"])
+        .ended(4)
+        .complains(&["in use by", &me, "--cut-off-users"]);
+    drop(file);
+    let would = pool.run(["apparatus", "stop", "a", "--dry-run"]).ok();
+    assert!(
+        would.out.starts_with("would stop apparatus a, process "),
+        "{would:?}"
+    );
+    pool.run(["apparatus", "stop", "a"]).ok();
+    pool.run(["apparatus", "fence", "b"]).ok();
+    crate::support::unmount(&supervised);
+    pool.run(["pool", "import", &disks[0], &disks[1]]).ok();
+    let mount = pool.start("a");
+    for volume in ["v", "w"] {
+        let mut found = vec![0; 64 << 10];
+        File::open(mount.join(volume))
+            .unwrap()
+            .read_exact_at(&mut found, 15 << 20)
+            .unwrap();
+        assert!(found.iter().all(|byte| *byte == 7), "{volume}");
+    }
+    pool.run(["status"]).ok();
+    pool.run(["pool", "check"]).ok();
+    pool.run(["apparatus", "stop", "a"]).ok();
 }

@@ -7,9 +7,10 @@ use crate::exit::Done;
 use crate::output::note;
 use ::apparatus::admin::apparatus::Fenced;
 use ::apparatus::admin::{apparatus, place};
+use ::apparatus::cluster::Owner;
 use ::apparatus::controller::Wait;
 use ::apparatus::frontend::fuse::Transport;
-use ::apparatus::model::error::{ErrorKind, Result};
+use ::apparatus::model::error::{Error, ErrorKind, Result};
 use ::apparatus::model::member::Member;
 use ::apparatus::model::names::Name;
 use clap::Args;
@@ -23,7 +24,7 @@ pub struct Start {
     /// Its name
     #[arg(value_parser = arguments::name("apparatus"))]
     name: Name,
-    /// The directory to mount on; created if missing
+    /// The directory to mount on; created if missing, and kept when the apparatus stops
     mountpoint: PathBuf,
     /// Maximum number of FUSE reader threads; the best number up to it is found while it serves
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -182,11 +183,11 @@ impl Stop {
             // Without a database the control socket is enough.
             Err(error) => {
                 let name = Name::new("apparatus", &self.name)?;
-                if self.dry_run || !apparatus::runs(&context.pool, &name)? {
-                    return Err(error);
+                if !self.dry_run && apparatus::runs(&context.pool, &name)? {
+                    apparatus::stop_unlisted(&context.pool, &name, overridden, self.timeout)?;
+                    return print_end(context, &self.name, true, "stopped");
                 }
-                apparatus::stop_unlisted(&context.pool, &name, overridden, self.timeout)?;
-                return print_end(context, &self.name, true, "stopped");
+                return self.without_directory(context, error);
             }
         };
         if self.dry_run {
@@ -198,6 +199,47 @@ impl Stop {
         let changed = apparatus::stop(&context.pool, &mut *store, &self.name, overridden, self.timeout)?;
         print_end(context, &self.name, changed, "stopped")
     }
+}
+
+impl Stop {
+    /// Stops it by a signal if the pool's directory, and its control socket with it, was deleted; `error` is why the pool cannot be read.
+    fn without_directory(&self, context: &mut Context, error: Error) -> Result<Done> {
+        let found = apparatus::process_of(&context.pool, &self.name);
+        let Some(owner) = found.filter(|owner| owner.is_deleted) else {
+            return Err(error);
+        };
+        if !self.overriding.cut_off_users {
+            apparatus::check_process(&owner)?;
+        }
+        if self.dry_run {
+            return would_end(context, &owner, &self.name, "stop");
+        }
+        apparatus::stop_process(&context.pool, &owner, self.timeout)?;
+        print_end(context, &self.name, true, "stopped")
+    }
+}
+
+/// Prints which process the verb would act on, where the pool cannot be read.
+fn would_end(context: &mut Context, owner: &Owner, name: &str, verb: &str) -> Result<Done> {
+    #[derive(Serialize)]
+    struct WouldEnd<'a> {
+        dry_run: bool,
+        verb: &'a str,
+        apparatus: &'a str,
+        pid: u32,
+    }
+    let pid = owner.pid;
+    let body = WouldEnd {
+        dry_run: true,
+        verb,
+        apparatus: name,
+        pid,
+    };
+    context.out.say(&body, |out| {
+        out.line(&format!("would {verb} apparatus {name}, process {pid}"));
+        Ok(())
+    })?;
+    Ok(Done::Plainly)
 }
 
 /// Prints which process the verb would act on.
@@ -253,7 +295,10 @@ pub struct Fence {
 impl Fence {
     /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
-        let mut store = context.store()?;
+        let mut store = match context.store() {
+            Ok(store) => store,
+            Err(error) => return self.without_store(context, error),
+        };
         let member = match apparatus::member(&mut *store, &self.name) {
             Err(error) if error.kind() == ErrorKind::NotFound && !self.dry_run => {
                 // Its server has ended and its record is removed; only the supervisor is left.
@@ -276,6 +321,39 @@ impl Fence {
             Fenced::IsEnding => ending(&member),
         };
         print_end(context, &self.name, fenced != Fenced::HadEnded, &done)
+    }
+}
+
+impl Fence {
+    /// Kills it, known by its lock, where the pool cannot be read; `error` is why.
+    fn without_store(&self, context: &mut Context, error: Error) -> Result<Done> {
+        let Some(owner) = apparatus::process_of(&context.pool, &self.name) else {
+            return Err(error);
+        };
+        if !self.overriding.cut_off_users {
+            apparatus::check_process(&owner)?;
+        }
+        if self.dry_run {
+            return would_end(context, &owner, &self.name, "kill");
+        }
+        let end = match apparatus::kill_process(&context.pool, &owner, self.timeout)? {
+            Fenced::HadEnded | Fenced::Ended => "its process has ended".to_owned(),
+            Fenced::IsEnding => format!("killed; its process, {}, ends when the kernel lets it", owner.pid),
+        };
+        let left = match owner.is_deleted {
+            true => String::new(),
+            false => "; its record stays in the database".to_owned(),
+        };
+        print_end(context, &self.name, true, &format!("{end}{left}"))?;
+        if !owner.is_deleted {
+            note(&format!("vctl: {}: {}", error.what(), error.why()));
+            let again = "once that is repaired: vctl apparatus fence";
+            note(&format!(
+                "hint: {again} {name}, or start it again: vctl apparatus start {name} MOUNTPOINT",
+                name = self.name
+            ));
+        }
+        Ok(Done::Plainly)
     }
 }
 
