@@ -369,6 +369,9 @@ pub struct ApparatusMetrics {
     pub waiting: BTreeMap<String, LongRequests>,
     /// Memory limits of the process.
     pub memory: Memory,
+    /// Disks of the table that it has not open, so that requests for them fail; mostly none.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub closed_disks: BTreeSet<String>,
 }
 
 /// Memory limits of an apparatus.

@@ -5,8 +5,9 @@ use crate::admin::apparatus::{ApparatusView, State};
 use crate::admin::finding::{Finding, FindingKind};
 use crate::admin::job;
 use crate::admin::usage::has_deleted_file;
-use crate::admin::view::PoolView;
+use crate::admin::view::{DiskView, PoolView};
 use crate::admin::{disk, room};
+use crate::model::error::Error;
 use crate::model::event::Severity;
 use crate::model::job::JobState;
 use crate::model::names::Name;
@@ -25,40 +26,57 @@ pub(super) fn of_disks(
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     let records: Vec<DiskRecord> = view.disks.iter().map(|disk| disk.record.clone()).collect();
-    for (record, fault) in records.iter().zip(disk::faults(store, &records, &view.header)) {
-        let name = &record.name;
-        if let Some(error) = fault {
-            if let Some(apparatus) = has_deleted(&record.path, apparatuses) {
-                let text = format!(
-                    "{}; apparatus {apparatus} still has the deleted file open, and serves it until it stops: copy its volumes from the mount before that",
-                    error.why()
-                );
-                let finding = Finding::new(
-                    FindingKind::DiskFault,
-                    Severity::Error,
-                    format!("disk {name}"),
-                    text,
-                );
-                findings.push(finding.next(format!("vctl disk show {name}")));
-                continue;
-            }
-            let finding = Finding::new(
-                FindingKind::DiskFault,
-                Severity::Error,
-                format!("disk {name}"),
-                error.why(),
-            );
-            findings.push(match error.way_out() {
-                Some(hint) => finding.next(hint),
-                None => finding.next("vctl pool check"),
-            });
-        }
+    for (disk, fault) in view.disks.iter().zip(disk::faults(store, &records, &view.header)) {
+        findings.extend(match fault {
+            Some(error) => Some(of_fault(&disk.record, &error, apparatuses)),
+            None => of_unopened(disk, apparatuses),
+        });
     }
     if view.disks.is_empty() {
         let finding = Finding::new(FindingKind::NoDisks, Severity::Info, "disks", "there is none yet");
         findings.push(finding.next("vctl disk add PATH [--create SIZE]"));
     }
     findings
+}
+
+/// Reports a disk that cannot be opened from here.
+fn of_fault(record: &DiskRecord, error: &Error, apparatuses: &[ApparatusView]) -> Finding {
+    let name = &record.name;
+    let finding = |text: &str| {
+        Finding::new(
+            FindingKind::DiskFault,
+            Severity::Error,
+            format!("disk {name}"),
+            text,
+        )
+    };
+    if let Some(apparatus) = has_deleted(&record.path, apparatuses) {
+        let text = format!(
+            "{}; apparatus {apparatus} still has the deleted file open, and serves it until it stops: copy its volumes from the mount before that",
+            error.why()
+        );
+        return finding(&text).next(format!("vctl disk show {name}"));
+    }
+    finding(error.why()).next(error.way_out().unwrap_or("vctl pool check"))
+}
+
+/// Reports a disk that can be opened from here and that apparatuses have not opened again yet.
+fn of_unopened(disk: &DiskView, apparatuses: &[ApparatusView]) -> Option<Finding> {
+    let name = disk.record.name.as_str();
+    let closed = apparatuses.iter().filter(|each| {
+        let figures = each.figures.as_ref();
+        figures.is_some_and(|figures| figures.closed_disks.contains(name))
+    });
+    let closed: Vec<&str> = closed.map(|each| each.member.name.as_str()).collect();
+    if closed.is_empty() || disk.volumes == 0 {
+        return None;
+    }
+    let text = format!(
+        "is not open in apparatus {}, where requests for it end with EIO: it is tried again every few seconds",
+        closed.join(", ")
+    );
+    let subject = format!("disk {name}");
+    Some(Finding::new(FindingKind::DiskFault, Severity::Warning, subject, text).next("vctl status"))
 }
 
 /// Returns an apparatus that still has this deleted file open, as far as that can be seen from here.

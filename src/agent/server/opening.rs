@@ -11,8 +11,8 @@ use crate::model::records::{Delta, DiskRecord, Edit};
 use crate::model::units::{ChangeId, DiskId};
 use crate::protocol::participant::Event;
 use crate::rpc::message::Answer;
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -193,6 +193,15 @@ impl Openings {
             disk: record.name.to_string(),
             waited_us: u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX),
         })
+    }
+
+    /// Returns the names of the disks of the table that are not open.
+    pub(super) fn closed(&self) -> BTreeSet<String> {
+        let disks = self.runtime.disks();
+        let all = self.wanted.records.values();
+        all.filter(|record| disks.get(record.id).is_none())
+            .map(|record| record.name.to_string())
+            .collect()
     }
 
     /// Retries the disks of the table that are not open: one that did not answer before may do so now.

@@ -129,6 +129,7 @@ impl Core {
             oldest: self.runtime.oldest(),
             jobs: self.jobs.running(),
             memory: (self.memory)(),
+            closed_disks: self.openings.closed(),
             ..self.runtime.figures()
         }
     }
