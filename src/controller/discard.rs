@@ -95,17 +95,32 @@ impl Controller {
     }
 
     fn note_discarded(&mut self, id: DiskId, bytes: u64) {
-        let all = self.discarded.entry(id).or_default();
-        let before = *all;
-        *all += bytes;
-        let steps = |bytes: u64| (bytes / REPORT_EVERY).checked_ilog2();
-        if steps(*all) > steps(before)
+        let count = self.discarded.entry(id).or_default();
+        if let Some(untold) = count.add(bytes)
             && let Some(disk) = self.disks.get(id)
         {
-            let text = format!("{} of freed space discarded", HumanSize(ByteCount(*all)));
+            let text = format!("{} of freed space discarded", HumanSize(ByteCount(untold)));
             self.notes
                 .push((Severity::Info, format!("disk {}", disk.name()), text));
         }
+    }
+}
+
+/// Bytes discarded on a disk by one controller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct DiscardCount {
+    all: u64,
+    /// Those that an event has reported.
+    reported: u64,
+}
+
+impl DiscardCount {
+    /// Counts bytes. When an event is due, returns how many were discarded since the last one, so that the events of a disk add up.
+    fn add(&mut self, bytes: u64) -> Option<u64> {
+        let steps = |bytes: u64| (bytes / REPORT_EVERY).checked_ilog2();
+        let before = steps(self.all);
+        self.all += bytes;
+        (steps(self.all) > before).then(|| self.all - std::mem::replace(&mut self.reported, self.all))
     }
 }
 
@@ -134,4 +149,19 @@ fn discard_all(disk: &Arc<Disk>, areas: &[Area], size: ExtentSize, until: Instan
         }
     }
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_event_tells_what_was_discarded_since_the_one_before() {
+        const MIB: u64 = 1 << 20;
+        let mut count = DiscardCount::default();
+        let reported: Vec<_> = (0..8).filter_map(|_| count.add(40 * MIB)).collect();
+        assert_eq!(reported, [80 * MIB, 80 * MIB, 120 * MIB]);
+        assert_eq!(count.add(MIB), None);
+        assert_eq!(count.add(1 << 30), Some((1 << 30) + 41 * MIB));
+    }
 }

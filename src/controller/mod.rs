@@ -147,7 +147,7 @@ pub struct Controller {
     /// Whether later parts of the operation in progress need extents that are still free.
     more_parts: bool,
     /// Bytes discarded so far, by disk.
-    discarded: BTreeMap<DiskId, u64>,
+    discarded: BTreeMap<DiskId, discard::DiscardCount>,
     /// Dropped last.
     leadership: Box<dyn Leadership>,
 }
