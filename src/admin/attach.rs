@@ -5,12 +5,13 @@ use super::memory;
 use super::select;
 use super::usage::{self, Census, LoopUse};
 use crate::cluster;
+use crate::frontend::fuse;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::names::Name;
 use crate::model::units::VolumeId;
 use crate::store::Store;
-use crate::sys::loopdev;
+use crate::sys::{self, loopdev};
 use rustix::fs::OFlags;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -111,7 +112,9 @@ fn first_serving(pool: &PoolDir, store: &mut dyn Store, volume: &str) -> Result<
 fn make(place: &VolumeFile, options: Options) -> Result<Device> {
     let what = || format!("volume file {}", place.file.display());
     let read_only = options.read_only || place.read_only;
-    let file = OpenOptions::new().read(true).write(!read_only).open(&place.file);
+    let user = user_of(&place.file).map_err(|error| Error::because(what(), error))?;
+    let open_file = || OpenOptions::new().read(true).write(!read_only).open(&place.file);
+    let file = as_user(user, open_file);
     let file = file.map_err(|error| with_root_hint(Error::because(what(), error)))?;
     let control = open("/dev/loop-control".as_ref())?;
     let request = loopdev::LoopOptions {
@@ -122,7 +125,8 @@ fn make(place: &VolumeFile, options: Options) -> Result<Device> {
         let number = loopdev::free(&control).map_err(|error| Error::because("/dev/loop-control", error))?;
         let path = PathBuf::from(format!("/dev/loop{number}"));
         let device = open(&path)?;
-        match loopdev::configure(&device, &file, &place.file, request) {
+        // The kernel asks for the size of the file with the permissions of who configures the device.
+        match as_user(user, || loopdev::configure(&device, &file, &place.file, request)) {
             Ok(()) => {
                 return Ok(Device {
                     apparatus: Some(place.apparatus.clone()),
@@ -140,6 +144,25 @@ fn make(place: &VolumeFile, options: Options) -> Result<Device> {
         }
     }
     Err(Error::failed("loop devices", "each free one was taken by another process first").hint("try again"))
+}
+
+/// Returns the user and group as whom root has to use a volume's file: the mount of another user lets in only that user. `None` if it may be used by
+/// this process as it is.
+fn user_of(file: &Path) -> io::Result<Option<(u32, u32)>> {
+    let is_root = rustix::process::geteuid().is_root();
+    let refused = |why: &io::Error| why.kind() == io::ErrorKind::PermissionDenied;
+    match fs::metadata(file) {
+        Err(why) if is_root && refused(&why) => file.parent().map_or(Ok(None), fuse::owner_at),
+        _ => Ok(None),
+    }
+}
+
+/// Does something as this user, or as it is.
+fn as_user<T: Send>(user: Option<(u32, u32)>, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    match user {
+        Some((user, group)) => sys::as_user(user, group, work),
+        None => work(),
+    }
 }
 
 fn open(device: &Path) -> Result<File> {

@@ -3,9 +3,11 @@
 
 use super::process::ProcessHolders;
 use crate::blockdev::with_timeout;
+use crate::frontend::fuse;
 use crate::sys;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -47,7 +49,7 @@ fn look(dir: &Path, silent: &[&Path], until: Instant) -> Option<Loop> {
     let file = PathBuf::from(file.strip_suffix(" (deleted)").unwrap_or(file));
     let answers = !silent.iter().any(|place| file.starts_with(place));
     Some(Loop {
-        below: if answers { below(&path, until) } else { None },
+        below: if answers { below(&path, &file, until) } else { None },
         path,
         file,
         read_only: is_set("ro"),
@@ -55,11 +57,23 @@ fn look(dir: &Path, silent: &[&Path], until: Instant) -> Option<Loop> {
     })
 }
 
-fn below(path: &Path, until: Instant) -> Option<((u32, u32), u64)> {
+/// Asks a loop device what it lies on: the file that was at `file` when the device was made.
+fn below(path: &Path, file: &Path, until: Instant) -> Option<((u32, u32), u64)> {
     let left = until.saturating_duration_since(Instant::now());
-    let device = path.to_owned();
-    let asked = with_timeout::ask(path, left, move || sys::loop_backing(&File::open(device)?));
-    let backing = asked.ok()?.ok()?;
+    let (device, mount) = (path.to_owned(), file.parent().map(Path::to_owned));
+    let ask = move || {
+        let device = File::open(device)?;
+        match sys::loop_backing(&device) {
+            // The kernel asks the file for that with the permissions of the caller, and the mount of another user lets in only that user.
+            Err(why) if why.kind() == io::ErrorKind::PermissionDenied => {
+                let owner = mount.as_deref().map(fuse::owner_at).transpose()?.flatten();
+                let (user, group) = owner.ok_or(why)?;
+                sys::as_user(user, group, || sys::loop_backing(&device))
+            }
+            other => other,
+        }
+    };
+    let backing = with_timeout::ask(path, left, ask).ok()?.ok()?;
     let number = (
         rustix::fs::major(backing.device),
         rustix::fs::minor(backing.device),

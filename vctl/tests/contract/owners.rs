@@ -255,6 +255,62 @@ fn root_does_not_work_on_the_pool_of_another_user() {
     pool.run(["status"]).ok();
 }
 
+/// A mount lets in only the user who has made it, and loop devices need root.
+#[test]
+fn root_attaches_a_volume_of_another_users_pool() {
+    let needed = [
+        "/dev/fuse",
+        "/dev/loop-control",
+        "/usr/bin/fusermount3",
+        "/usr/bin/setpriv",
+    ];
+    if !rustix::process::geteuid().is_root() || needed.iter().any(|path| !Path::new(path).exists()) {
+        return eprintln!("skipped: needs root, fuse, loop devices, fusermount3 and setpriv");
+    }
+    let pool = Pool::absent();
+    let program = pool.path("vctl");
+    fs::copy(env!("CARGO_BIN_EXE_vctl"), &program).unwrap();
+    std::os::unix::fs::chown(pool.path(""), Some(65534), Some(65534)).unwrap();
+    let as_user = |words: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command
+            .args(words)
+            .env("VCTL_POOL", pool.pool_dir())
+            .current_dir(pool.path(""));
+        let piped = [std::process::Stdio::piped(), std::process::Stdio::piped()];
+        let [out, err] = piped;
+        finish(command.stdout(out).stderr(err).spawn().unwrap())
+    };
+    for line in [
+        "pool create",
+        "disk add d1.img --create 64M",
+        "volume create v 8M",
+        "apparatus start a m",
+    ] {
+        let words: Vec<&str> = ["./vctl"].into_iter().chain(line.split(' ')).collect();
+        as_user(&words).ok();
+    }
+    let roots = || {
+        walk(&pool.pool_dir())
+            .into_iter()
+            .filter(|path| fs::symlink_metadata(path).unwrap().uid() == 0)
+    };
+    let attached = pool.run(["volume", "attach", "v"]).ok();
+    let device = attached.out.trim().to_owned();
+    fs::write(&device, "by root").unwrap();
+    fs::File::open(&device).unwrap().sync_all().unwrap();
+    assert_eq!(as_user(&["head", "-c7", "m/v"]).ok().out, "by root");
+    assert_eq!(
+        pool.run(["volume", "attach", "v"]).ok().out.trim(),
+        device,
+        "the same device"
+    );
+    pool.run(["volume", "detach", "v"]).ok();
+    assert_eq!(roots().collect::<Vec<_>>(), Vec::<PathBuf>::new());
+    as_user(&["./vctl", "apparatus", "stop", "a"]).ok();
+}
+
 /// Returns a directory and everything in it.
 fn walk(dir: &Path) -> Vec<PathBuf> {
     let mut all = vec![dir.to_owned()];
