@@ -312,6 +312,8 @@ pub fn plan_set(store: &mut dyn TableStore, disk: &str, change: &DiskChange) -> 
         within(DISK_TIMEOUT, &describe(&moved), path, move || {
             is_this_disk(&asked, &header, &known)
         })?;
+        // As long as the present file is open, another one is refused, in a rehearsal too. It may be missing.
+        let _present = Disk::open_within(DISK_TIMEOUT, old, &snapshot.header);
         Disk::open_within(DISK_TIMEOUT, &moved, &snapshot.header)?;
     }
     plan::set_disk(&snapshot, disk, change)

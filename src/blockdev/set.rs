@@ -45,12 +45,12 @@ impl Disks {
         Some(self.view().get(id)?.name().to_owned())
     }
 
-    /// Returns whether this disk is open with at least the size in its record.
+    /// Returns whether this disk is open with the size in its record: the end of a disk that has shrunk may be cut off, and come back with other content.
     #[must_use]
     pub fn has(&self, record: &DiskRecord) -> bool {
         self.view()
             .get(record.id)
-            .is_some_and(|disk| disk.extents() >= record.extents)
+            .is_some_and(|disk| disk.extents() == record.extents)
     }
 
     /// Returns all disks, by id.

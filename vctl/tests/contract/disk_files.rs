@@ -155,3 +155,102 @@ fn a_copy_that_cannot_be_repaired_has_its_reason_once() {
     pool.run(["pool", "check", "--repair"]).ok();
     pool.run(["status"]).ok();
 }
+
+/// A disk that was missing at the start is there again. Apparatuses try it again after a while; until then `status` may not be healthy.
+#[test]
+fn a_pool_is_not_healthy_while_reads_of_a_disk_that_is_back_still_fail() {
+    if !serves_fuse() {
+        return println!("skipped: needs /dev/fuse");
+    }
+    let pool = Pool::with_volume();
+    let (image, away) = (pool.path("d1.img"), pool.path("away.img"));
+    fs::rename(&image, &away).unwrap();
+    let mount = pool.start("a");
+    let reads = || fs::read(mount.join("v")).is_ok();
+    assert!(!reads());
+    fs::rename(&away, &image).unwrap();
+    let status = pool.run(["status"]);
+    let is_named = status.out.contains("disk d1: is not open in apparatus a");
+    assert!(is_named || reads(), "{status:?}");
+    crate::support::until("status is healthy", || {
+        let is_healthy = pool.run(["status"]).status == 0;
+        assert!(!is_healthy || reads(), "a read fails though status is healthy");
+        is_healthy
+    });
+    pool.run(["apparatus", "stop", "a"]).ok();
+}
+
+/// `disk set --path` names a copy while the disk itself is in its place: of the two only the operator can know which is to be used.
+#[test]
+fn a_disk_is_exchanged_for_its_copy_only_once_it_is_moved_away() {
+    if !serves_fuse() {
+        return println!("skipped: needs /dev/fuse");
+    }
+    let pool = Pool::with_volume();
+    let (image, copy) = (pool.path("d1.img"), pool.path("copy.img"));
+    let mount = pool.start("a");
+    fs::write(mount.join("v"), "before the copy").unwrap();
+    let set = |path: &Path, extra: &[&str]| {
+        let words = ["disk", "set", "d1", "--path", path.to_str().unwrap()];
+        pool.run([&words[..], extra].concat())
+    };
+    let refused = |hint: &str| {
+        fs::copy(&image, &copy).unwrap();
+        for extra in [&[][..], &["--dry-run"]] {
+            set(&copy, extra).ended(4).complains(&[
+                "copy.img",
+                "another file than the one that is in use",
+                hint,
+            ]);
+        }
+        let shown = pool.json(["disk", "show", "d1"]);
+        assert_eq!(shown["disk"]["path"], pool.file("d1.img"), "{shown}");
+        pool.run(["status"]).ok();
+    };
+    refused("stop the processes that use it");
+    pool.run(["apparatus", "stop", "a"]).ok();
+    refused("move away the file that is not to be used any more");
+
+    fs::rename(&image, pool.path("left.img")).unwrap();
+    set(&copy, &[]).ok();
+    let mount = pool.start("a");
+    assert!(fs::read(mount.join("v")).unwrap().starts_with(b"before the copy"));
+    fs::write(mount.join("v"), "after the copy").unwrap();
+    pool.run(["apparatus", "stop", "a"]).ok();
+    pool.run(["status"]).ok();
+    // The file that was left behind is an older copy now.
+    set(&pool.path("left.img"), &[])
+        .ended(4)
+        .complains(&["left.img", "another file"]);
+    fs::rename(&copy, pool.path("newest.img")).unwrap();
+    set(&pool.path("left.img"), &[])
+        .ended(1)
+        .complains(&["left.img", "older copy"]);
+}
+
+/// A smaller disk gives up the tail of its image, whose length stays, as that of a device does. It may be cut by hand while the rest is served.
+#[test]
+fn the_image_of_a_disk_that_shrinks_keeps_its_length_until_it_is_cut_by_hand() {
+    if !serves_fuse() {
+        return println!("skipped: needs /dev/fuse");
+    }
+    let pool = Pool::with_volume();
+    let mount = pool.start("a");
+    pool.run(["disk", "resize", "d1", "32M"]).ok();
+    let image = fs::File::options().write(true).open(pool.path("d1.img")).unwrap();
+    assert_eq!(image.metadata().unwrap().len(), 64 << 20);
+    image.set_len(32 << 20).unwrap();
+    assert!(fs::read(mount.join("v")).is_ok());
+    pool.run(["disk", "resize", "d1", "48M"]).ok();
+    assert_eq!(image.metadata().unwrap().len(), 48 << 20);
+    pool.run(["volume", "create", "w", "30M", "--on", "d1"]).ok();
+    let file = fs::File::options().write(true).open(mount.join("w")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &vec![7; 30 << 20], 0).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    pool.run(["status"]).ok();
+    pool.run(["pool", "check"]).ok();
+    let events = pool.run(["events"]).ok().out;
+    assert!(!events.contains("truncated"), "{events}");
+    pool.run(["apparatus", "stop", "a"]).ok();
+}
