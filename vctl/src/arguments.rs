@@ -85,13 +85,15 @@ pub enum NewSize {
     To(ByteCount),
     /// The volume grows by this much.
     By(ByteCount),
+    /// The volume shrinks by this much.
+    Less(ByteCount),
 }
 
 impl NewSize {
     /// Returns the new size of a volume that is `old` bytes long.
     ///
     /// # Errors
-    /// Fails when the sum exceeds the largest size.
+    /// Fails when the sum exceeds the largest size, or the volume is smaller than what it is to lose.
     pub fn from(self, old: ByteCount) -> Result<ByteCount> {
         match self {
             Self::To(size) => Ok(size),
@@ -100,18 +102,24 @@ impl NewSize {
                 .checked_add(more.0)
                 .map(ByteCount)
                 .ok_or_else(|| Error::usage(format!("size +{more}"), "exceeds 16 EiB")),
+            Self::Less(less) => old
+                .0
+                .checked_sub(less.0)
+                .map(ByteCount)
+                .ok_or_else(|| Error::usage(format!("size -{less}"), "is more than the volume has")),
         }
     }
 }
 
-/// Parses `S` or `+S`.
+/// Parses `S`, `+S` or `-S`.
 ///
 /// # Errors
 /// Fails when the size is not valid.
 pub fn new_size(text: &str) -> Result<NewSize> {
-    match text.strip_prefix('+') {
-        Some(more) => size::parse(more).map(NewSize::By),
-        None => size::parse(text).map(NewSize::To),
+    match text.split_at_checked(1) {
+        Some(("+", more)) => size::parse(more).map(NewSize::By),
+        Some(("-", less)) => size::parse(less).map(NewSize::Less),
+        _ => size::parse(text).map(NewSize::To),
     }
 }
 
@@ -211,6 +219,25 @@ pub fn rate(text: &str) -> Result<ByteCount> {
         ByteCount(0) => Err(Error::usage(format!("rate {text:?}"), "would never move anything")
             .hint("omit --rate for no limit, or lift one with vctl job set JOB --rate none; to stop for a while: vctl job pause JOB")),
         rate => Ok(rate),
+    }
+}
+
+/// The longest average of holds that an operator may ask for: a hold ends after 5 s whatever was copied.
+const LONGEST_HOLDS: Duration = Duration::from_secs(1);
+
+/// Parses the duration that the holds of a move are to have on average.
+///
+/// # Errors
+/// Fails when the text is no duration, or a chunk could not be sized for it.
+pub fn latency(text: &str) -> Result<Duration> {
+    let wrong = |why: &str| {
+        Error::usage(format!("latency {text:?}"), why)
+            .hint("hosts wait that long for each chunk; 1ms is the default")
+    };
+    match duration(text)? {
+        Duration::ZERO => Err(wrong("is zero")),
+        time if time > LONGEST_HOLDS => Err(wrong("is more than 1s")),
+        time => Ok(time),
     }
 }
 
@@ -321,6 +348,15 @@ mod tests {
     }
 
     #[test]
+    fn latencies() {
+        assert_eq!(latency("1s").unwrap(), Duration::from_secs(1));
+        assert_eq!(latency("20us").unwrap(), Duration::from_micros(20));
+        for text in ["0", "0ms", "1001ms", "2h", "99999999h", "1M"] {
+            assert!(latency(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn modes() {
         assert_eq!(mode("0600").unwrap(), 0o600);
         assert_eq!(mode("0o640").unwrap(), 0o640);
@@ -364,5 +400,12 @@ mod tests {
             ByteCount(1 << 20)
         );
         assert!(new_size("+1").unwrap().from(ByteCount(u64::MAX)).is_err());
+        let smaller = new_size("-512").unwrap();
+        assert_eq!(
+            smaller.from(ByteCount(1 << 20)).unwrap(),
+            ByteCount((1 << 20) - 512)
+        );
+        assert!(smaller.from(ByteCount(511)).is_err());
+        assert!(new_size("-").is_err() && new_size("--1").is_err() && new_size("+-1").is_err());
     }
 }

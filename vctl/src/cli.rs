@@ -79,7 +79,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, u8> {
     let parsed = Cli::command()
         .try_get_matches_from(&arguments)
         .and_then(|matches| Ok((changes_something(&matches), Cli::from_arg_matches(&matches)?)));
-    let (changes, cli) = parsed.map_err(|error| failure::of_arguments(&error, &arguments))?;
+    let (changes, cli) =
+        parsed.map_err(|error| failure::of_arguments(&error, &Cli::command(), &arguments))?;
     let json = cli.global.json;
     start_log(cli.global.verbose);
     let line = changes.then_some(&arguments[..]);
@@ -94,7 +95,7 @@ fn changes_something(matches: &ArgMatches) -> bool {
     });
     let flag = |matches: &ArgMatches, name| matches.try_get_one::<bool>(name).ok().flatten().copied();
     verb.last()
-        .is_some_and(|verb| flag(verb, "dry_run") == Some(false) || flag(verb, "repair") == Some(true))
+        .is_some_and(|verb| flag(verb, "dry_run") == Some(false) && flag(verb, "repair") != Some(false))
 }
 
 /// Runs a verb. `recorded` is the command line if the history has to record it.

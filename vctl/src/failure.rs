@@ -61,17 +61,30 @@ fn write_json(error: &Error) {
 }
 
 /// Reports invalid arguments, or prints the help that was asked for, and returns the exit status.
-pub fn of_arguments(error: &clap::Error, arguments: &[OsString]) -> u8 {
+pub fn of_arguments(error: &clap::Error, commands: &clap::Command, arguments: &[OsString]) -> u8 {
     if !error.use_stderr() {
         let _ = write!(std::io::stdout(), "{}", error.render());
         return 0;
     }
     let json = arguments.iter().any(|argument| argument == "--json");
-    report(&usage(error), json)
+    report(&usage(error, &verb_of(commands, arguments)), json)
+}
+
+/// Returns the program and the command that arguments begin with, as far as there is one: `vctl volume move`.
+fn verb_of(commands: &clap::Command, arguments: &[OsString]) -> String {
+    let mut found = vec![commands.get_name()];
+    let mut command = commands;
+    for word in arguments.iter().skip(1).filter_map(|word| word.to_str()) {
+        if let Some(next) = command.find_subcommand(word) {
+            found.push(next.get_name());
+            command = next;
+        }
+    }
+    found.join(" ")
 }
 
 /// Returns one line: the error of our own parser if a value was refused, otherwise the message of clap without its usage.
-fn usage(error: &clap::Error) -> Error {
+fn usage(error: &clap::Error, verb: &str) -> Error {
     let source = std::error::Error::source(error);
     if let Some(own) = source.and_then(|source| source.downcast_ref::<Error>()) {
         let failure = Error::new(ErrorKind::Usage, own.what(), own.why());
@@ -80,11 +93,14 @@ fn usage(error: &clap::Error) -> Error {
         });
     }
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return Error::usage("arguments", "a command is missing").hint("vctl --help lists them");
+        return Error::usage("arguments", "a command is missing").hint(format!("{verb} --help lists them"));
     }
     let text = error.render().to_string();
     let mut words = Vec::new();
-    let mut hint = "see 'vctl --help'".to_owned();
+    let mut hint = match error.kind() {
+        clap::error::ErrorKind::InvalidSubcommand => format!("{verb} --help lists the commands"),
+        _ => format!("see '{verb} --help'"),
+    };
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         if let Some(tip) = line.strip_prefix("tip: ") {
             // What is no option of the verb is no value of it either.

@@ -207,7 +207,7 @@ fn publish_new(
     if file.try_exists().map_err(failed)? {
         return Err(exists_already(dir));
     }
-    let draft = side(&file, &format!("{}.new", Uuid::new_v4()));
+    let draft = side(&file, &draft_end());
     let made = new_database(&draft, &Directory::of(dir)?, instance, fill).and_then(|()| publish(dir, &draft));
     // The content, if there was any, is linked under its final name by now.
     let tidied = fs::remove_file(&draft);
@@ -281,12 +281,28 @@ fn empty_file(file: &Path) -> Result<()> {
         .mode(0o600)
         .open(file);
     made.map(drop)
-        .map_err(|error| Error::because(file.display().to_string(), error))
+        .map_err(|error| Error::because(of_draft(file), error))
+}
+
+/// Returns what is appended to the name of a file while it is being written.
+fn draft_end() -> String {
+    format!("{}.new", Uuid::new_v4())
+}
+
+/// Returns the name for messages of the file that a draft becomes: the draft's own name is none that the operator knows.
+fn of_draft(file: &Path) -> String {
+    let name = file.display().to_string();
+    let added = side(Path::new(""), &draft_end()).as_os_str().len();
+    let end = name.len().saturating_sub(added);
+    match name.get(end..) {
+        Some(last) if last.ends_with(".new") => name[..end].to_owned(),
+        _ => name,
+    }
 }
 
 fn sync_file(file: &Path) -> Result<()> {
     let synced = File::open(file).and_then(|file| file.sync_all());
-    synced.map_err(|error| Error::because(file.display().to_string(), error))
+    synced.map_err(|error| Error::because(of_draft(file), error))
 }
 
 /// Links the draft to its final name. A link and not a rename, so that of two processes that create the same pool one fails.
@@ -346,7 +362,7 @@ pub(super) fn backup(connection: &Connection, to: &Path) -> Result<()> {
     {
         return Err(Error::failed(what, "the file is there already").hint("name a file that does not exist"));
     }
-    let draft = side(to, &format!("{}.new", Uuid::new_v4()));
+    let draft = side(to, &draft_end());
     let made = copy_into(connection, &draft).and_then(|()| {
         let parent = to
             .parent()
@@ -385,7 +401,7 @@ pub(super) fn restore(dir: &PoolDir, from: &Path) -> Result<()> {
         .and_then(|()| private_dir(&dir.run()))
         .map_err(failed)?;
     let database = dir.database();
-    let draft = side(&database, &format!("{}.new", Uuid::new_v4()));
+    let draft = side(&database, &draft_end());
     copy_into(&source, &draft)?;
     drop(source);
     restart_lineage(&draft).inspect_err(|_| drop(fs::remove_file(&draft)))?;

@@ -23,7 +23,7 @@ pub struct Events {
     #[arg(long, short = 'f')]
     follow: bool,
     /// At most this many of the latest
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 50)]
+    #[arg(long, short = 'n', alias = "limit", value_name = "N", default_value_t = 50)]
     lines: usize,
     /// Only those after this number
     #[arg(long, value_name = "SEQ")]

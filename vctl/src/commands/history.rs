@@ -24,8 +24,8 @@ pub struct History {
     #[arg(long, short = 'f')]
     follow: bool,
     /// At most this many of the latest; the newest 10000 are kept
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 50)]
-    limit: usize,
+    #[arg(long, short = 'n', alias = "limit", value_name = "N", default_value_t = 50)]
+    lines: usize,
     /// Only what began at or after this time: a time (2026-03-01T09:00:00Z), or 12h for that long before now
     #[arg(long, value_name = "TIME", value_parser = crate::arguments::moment)]
     since: Option<Timestamp>,
@@ -157,7 +157,7 @@ impl History {
         // The watch begins before the first look, so that no record is missed between the two.
         let watch = self.follow.then(|| Watch::new(&context.pool)).transpose()?;
         let mut store = context.store()?;
-        let (found, last) = history::latest(&mut *store, self.since, self.limit)?;
+        let (found, last) = history::latest(&mut *store, self.since, self.lines)?;
         let cluster = cluster::open(&context.pool)?;
         let row = |recorded| Row::new(recorded, &*cluster);
         let rows: Vec<Row> = found.into_iter().map(row).collect();

@@ -86,3 +86,16 @@ fn a_copy_that_is_older_than_the_disks_is_refused_and_a_destroyed_pool_leaves_no
     pool.run(["pool", "destroy", "--yes"]).ok();
     assert!(!pool.pool_dir().join("archive").exists());
 }
+
+#[test]
+fn an_error_names_the_file_that_was_asked_for() {
+    let pool = Pool::with_volume();
+    for file in ["none/backup", "d1.img/backup"] {
+        let file = pool.file(file);
+        let refused = pool
+            .run(["pool", "backup", &file])
+            .ended(1)
+            .complains(&[&format!("{file}: ")]);
+        assert!(!refused.err.contains(".new"), "{refused:?}");
+    }
+}

@@ -180,3 +180,35 @@ fn a_dry_run_refuses_what_the_verb_refuses() {
         pool.run(*words).ended(*status);
     }
 }
+
+#[test]
+fn repairs_are_reported_and_not_made() {
+    let pool = Pool::with_volume();
+    pool.start("a");
+    rustix::process::kill_process(pool.pid_of("a"), rustix::process::Signal::KILL).unwrap();
+    crate::support::until("it has ended", || pool.run(["status"]).out.contains("has ended"));
+    for _ in 0..2 {
+        let check = pool.run(["pool", "check", "--repair", "--dry-run"]).ended(7).out;
+        let lines: Vec<&str> = check.lines().collect();
+        assert!(lines[0].starts_with("apparatus a: "), "{check}");
+        assert_eq!(lines[1], "  would be repaired", "{check}");
+    }
+    pool.run(["pool", "check", "--dry-run"]).ended(2);
+    pool.run(["pool", "check", "--repair"]).ok();
+    let recorded = pool.json(["history"]);
+    let recorded = recorded["history"].to_string();
+    assert!(!recorded.contains("--dry-run"), "{recorded}");
+}
+
+#[test]
+fn a_volume_shrinks_by_a_size_too() {
+    let pool = Pool::with_volume();
+    pool.run(["volume", "resize", "v", "-512", "--yes"]).ok();
+    let shown = pool.json(["volume", "show", "v"]);
+    assert_eq!(shown["volume"]["size"], (8 << 20) - 512, "{shown}");
+    pool.run(["volume", "resize", "v", "-9M", "--yes"])
+        .ended(2)
+        .complains(&["is more than the volume has"]);
+    pool.run(["volume", "resize", "v", "--nonsense", "--yes"])
+        .ended(2);
+}

@@ -111,3 +111,18 @@ fn completions_and_manual_pages_know_every_noun() {
         assert!(page == "vctl-volume.1" || text.contains(".SH EXAMPLES"), "{page}");
     }
 }
+
+#[test]
+fn a_refusal_points_to_the_help_of_its_command() {
+    for (line, hint) in [
+        ("", "hint: vctl --help lists them"),
+        ("volume", "hint: vctl volume --help lists them"),
+        ("volume nonsense", "hint: vctl volume --help lists the commands"),
+        ("disk evacuate d1 --to", "hint: see 'vctl disk evacuate --help'"),
+        ("job set 1", "hint: usage: vctl job set <--rate"),
+        ("job set 1 --dry-run", "not provided: <--rate"),
+    ] {
+        let refused = finish(vctl().args(line.split_whitespace()).spawn().unwrap()).ended(2);
+        assert!(refused.err.contains(hint), "{line}: {refused:?}");
+    }
+}

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 /// Returns state, status and command line of all records.
 fn output(pool: &Pool) -> Vec<(String, Value, String)> {
-    let output = pool.json(["history", "--limit", "1000"]);
+    let output = pool.json(["history", "--lines", "1000"]);
     let row = |row: &Value| {
         let words = row["command"].as_array().unwrap().iter();
         let words: Vec<&str> = words.map(|word| word.as_str().unwrap()).collect();
@@ -141,4 +141,15 @@ fn is_no_reason_to_fail() {
     pool.run(["volume", "rename", "v", "w"])
         .ended(1)
         .complains(&["damaged"]);
+}
+
+#[test]
+fn events_and_history_take_the_same_options() {
+    let pool = Pool::with_volume();
+    for (verb, key) in [("history", "history"), ("events", "events")] {
+        for option in ["-n", "--lines", "--limit"] {
+            let output = pool.json([verb, option, "1"]);
+            assert!(output[key].as_array().unwrap().len() <= 1, "{output}");
+        }
+    }
 }

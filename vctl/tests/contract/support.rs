@@ -211,20 +211,24 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        if !self.pool_dir().join("pool.db").exists() {
-            return;
+        if self.pool_dir().join("pool.db").exists()
+            && let Ok(output) = self.command(["apparatus", "list", "--json"]).output()
+        {
+            let listed: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            for apparatus in listed["apparatuses"].as_array().into_iter().flatten() {
+                let name = apparatus["name"].as_str().unwrap_or_default();
+                let _ = self
+                    .command(["apparatus", "fence", name, "--cut-off-users"])
+                    .output();
+            }
         }
-        let Ok(output) = self.command(["apparatus", "list", "--json"]).output() else {
-            return;
-        };
-        let listed: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        for apparatus in listed["apparatuses"].as_array().into_iter().flatten() {
-            let name = apparatus["name"].as_str().unwrap_or_default();
-            let _ = self
-                .command(["apparatus", "fence", name, "--cut-off-users"])
-                .output();
-            unmount(Path::new(apparatus["mount"].as_str().unwrap_or_default()));
-        }
+        // An apparatus that no database knows ends with its mount, and a mount whose apparatus was killed stays until it is unmounted.
+        let table = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let points = table.lines().rev().filter_map(|line| line.split(' ').nth(1));
+        points
+            .map(Path::new)
+            .filter(|point| point.starts_with(self.dir.path()))
+            .for_each(unmount);
     }
 }
 

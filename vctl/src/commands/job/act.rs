@@ -14,7 +14,7 @@ use apparatus::model::error::{Error, ErrorKind, Result};
 use apparatus::model::job::{JobLimits, JobState};
 use apparatus::model::units::{ByteCount, JobId};
 use apparatus::store::Store;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -268,7 +268,10 @@ impl Cancel {
 
 /// `vctl job set`
 #[derive(Args, Debug)]
-#[group(required = true, multiple = true, id = "requested", args = ["rate", "latency", "hold_all", "skip_unreadable"])]
+// A group of the struct itself would have its number and --dry-run as members too.
+#[group(skip)]
+#[command(group(ArgGroup::new("requested").required(true).multiple(true)
+    .args(["rate", "latency", "hold_all", "skip_unreadable"])))]
 pub struct Set {
     /// Its number
     #[arg(value_name = "JOB", value_parser = arguments::job)]
@@ -277,7 +280,7 @@ pub struct Set {
     #[arg(long, value_name = "SIZE", value_parser = arguments::or_none(arguments::rate))]
     rate: Option<arguments::OrNone<ByteCount>>,
     /// Size chunks so that holds take about this; `none` for the default
-    #[arg(long, value_name = "TIME", value_parser = arguments::or_none(arguments::duration))]
+    #[arg(long, value_name = "TIME", value_parser = arguments::or_none(arguments::latency))]
     latency: Option<arguments::OrNone<Duration>>,
     /// Whether reads are held too
     #[arg(long, value_name = "YES|NO", value_parser = arguments::yes_or_no)]

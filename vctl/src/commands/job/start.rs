@@ -42,7 +42,7 @@ pub struct JobOptions {
     #[arg(long, value_name = "SIZE", value_parser = arguments::rate)]
     rate: Option<ByteCount>,
     /// Size chunks so that holds take about this; 1ms by default
-    #[arg(long, value_name = "TIME", value_parser = arguments::duration)]
+    #[arg(long, value_name = "TIME", value_parser = arguments::latency)]
     latency: Option<Duration>,
     /// The requests of hosts that wait while a chunk is copied
     #[arg(long, value_enum, default_value_t)]

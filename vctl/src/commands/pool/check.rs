@@ -15,6 +15,9 @@ pub struct Check {
     /// Repair what can be repaired without losing data
     #[arg(long)]
     repair: bool,
+    /// With --repair: say what would be repaired, and repair nothing
+    #[arg(long, requires = "repair")]
+    dry_run: bool,
     /// With --repair: wait while another controller holds the lock, at most this long if a time is given
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, requires = "repair",
           default_missing_value = "ever", value_parser = crate::arguments::waiting)]
@@ -25,6 +28,7 @@ pub struct Check {
 struct Report<'a> {
     problems: &'a [Problem],
     repaired: &'a [String],
+    dry_run: bool,
 }
 
 impl Check {
@@ -32,7 +36,7 @@ impl Check {
     pub fn run(self, context: &mut Context) -> Result<Done> {
         let mut problems = check::check(&context.pool)?;
         let mut repaired = Vec::new();
-        if self.repair && problems.iter().any(|problem| problem.repairable) {
+        if self.repair && !self.dry_run && problems.iter().any(|problem| problem.repairable) {
             let changing = Changing {
                 dry_run: false,
                 wait: self.wait,
@@ -45,6 +49,7 @@ impl Check {
         let report = Report {
             problems: &problems,
             repaired: &repaired,
+            dry_run: self.dry_run,
         };
         context.out.say(&report, |out| {
             print_text(out, &report);
@@ -64,7 +69,9 @@ fn print_text(out: &mut Output, report: &Report<'_>) {
             printable(&problem.subject),
             printable(&problem.why)
         ));
-        if let Some(hint) = &problem.hint {
+        if report.dry_run && problem.repairable {
+            out.line("  would be repaired");
+        } else if let Some(hint) = &problem.hint {
             out.line(&format!("  hint: {}", printable(hint)));
         }
     }

@@ -80,8 +80,8 @@ pub struct Resize {
     /// Its name
     #[arg(value_name = "VOLUME")]
     volume: String,
-    /// The new size, or `+S` to grow by S
-    #[arg(value_parser = arguments::new_size)]
+    /// The new size, or `+S` to grow by S and `-S` to shrink by S
+    #[arg(value_parser = arguments::new_size, allow_negative_numbers = true, allow_hyphen_values = true)]
     size: NewSize,
     /// New space only on this disk, or on those with this tag; can be repeated
     #[arg(long, value_name = "DISK|@TAG")]

@@ -208,6 +208,7 @@ fn new_size(size: NewSize) -> String {
     match size {
         NewSize::To(size) => exact(size.0),
         NewSize::By(more) => format!("+{}", exact(more.0)),
+        NewSize::Less(less) => format!("-{}", exact(less.0)),
     }
 }
 

@@ -25,7 +25,11 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme, tab:
         all = lists::shown(lists::rows(model, tab), "", choice.sort);
         &all
     };
-    let room = usize::from(area.height.saturating_sub(1));
+    let lines = usize::from(area.height.saturating_sub(1));
+    // Without a selection nothing can be scrolled, so the last line tells how many rows have no line.
+    let more = if choosing { 0 } else { left_out(rows.len(), lines) };
+    let room = lines - usize::from(more > 0);
+    let (area, note) = split_note(area, more > 0);
     let chosen = (choosing && !rows.is_empty()).then(|| choice.at());
     let first = first_shown(chosen.unwrap_or(0), rows.len(), room);
     let window = &rows[first..(first + room).min(rows.len())];
@@ -64,6 +68,28 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme, tab:
     let mut state = TableState::new().with_selected(chosen.map(|chosen| chosen - first));
     frame.render_stateful_widget(widget, table, &mut state);
     draw_bar(frame, bar, theme, (first, room, rows.len()));
+    if more > 0 {
+        let text = format!("and {more} more");
+        frame.render_widget(
+            Paragraph::new(theme.cut(&text, usize::from(note.width))).style(theme.dim()),
+            note,
+        );
+    }
+}
+
+/// Returns how many of `rows` get no line where there is room for `lines`, one of which says so if there are any.
+fn left_out(rows: usize, lines: usize) -> usize {
+    match rows > lines && lines > 1 {
+        true => rows - (lines - 1),
+        false => 0,
+    }
+}
+
+/// Splits off the last line if it is needed.
+fn split_note(area: Rect, needed: bool) -> (Rect, Rect) {
+    let [above, below] =
+        Layout::vertical([Constraint::Fill(1), Constraint::Length(u16::from(needed))]).areas(area);
+    (above, below)
 }
 
 /// Draws the filter and how many lines pass it, or the filter while it is typed.
@@ -197,7 +223,16 @@ pub fn draw_bar(
 
 #[cfg(test)]
 mod tests {
-    use super::first_shown;
+    use super::{first_shown, left_out};
+
+    #[test]
+    fn rows_without_a_line_are_counted() {
+        assert_eq!(left_out(10, 10), 0);
+        assert_eq!(left_out(10, 8), 3, "seven rows, and a line that says so");
+        assert_eq!(left_out(10, 2), 9);
+        assert_eq!(left_out(10, 1), 0, "there is room for one row only");
+        assert_eq!(left_out(10, 0), 0);
+    }
 
     #[test]
     fn the_selected_line_is_shown_and_no_line_is_left_empty() {

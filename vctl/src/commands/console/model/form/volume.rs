@@ -62,7 +62,7 @@ impl Form {
     pub fn of_resize(model: &Model, volume: &VolumeView) -> Self {
         let size = Field::new(
             "size",
-            "the new size, or +S to grow by S; data beyond a smaller size is lost",
+            "the new size, or +S or -S to change it by S; data beyond a smaller size is lost",
         );
         let fields = vec![
             size.with(exact(volume.record.size.0)),
