@@ -33,8 +33,63 @@ fn document(path: &str) -> String {
 /// A block of commands.
 #[derive(Clone, Debug)]
 struct Block {
-    root: bool,
+    needs: Needs,
     text: String,
+}
+
+/// What a block needs beyond the programs of the guide: the word behind `sh` in its first line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    /// `root`, and loop devices.
+    Root,
+    /// Root that may create memory cgroups.
+    Cgroup,
+    /// A program with the feature `etcd`, and etcd.
+    Etcd,
+}
+
+impl Needs {
+    fn of(line: &str) -> Option<Self> {
+        match line {
+            "```sh" => Some(Self::Nothing),
+            "```sh root" => Some(Self::Root),
+            "```sh cgroup" => Some(Self::Cgroup),
+            "```sh etcd" => Some(Self::Etcd),
+            _ => None,
+        }
+    }
+
+    fn is_roots(self) -> bool {
+        matches!(self, Self::Root | Self::Cgroup)
+    }
+
+    /// Returns what is missing here, if anything is.
+    fn missing(self) -> Option<&'static str> {
+        match self {
+            Self::Nothing => None,
+            Self::Root if is_root() && Path::new("/dev/loop-control").exists() => None,
+            Self::Root => Some("root and loop devices"),
+            Self::Cgroup if is_root() && may_make_cgroups() => None,
+            Self::Cgroup => Some("root and writable memory cgroups"),
+            Self::Etcd if cfg!(feature = "etcd") && has("etcd") => None,
+            Self::Etcd => Some("etcd"),
+        }
+    }
+}
+
+/// Returns whether a memory cgroup with a limit can be created.
+fn may_make_cgroups() -> bool {
+    let top = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(Path::new);
+    let top = top.into_iter().find(|dir| dir.is_dir());
+    top.is_some_and(|top| {
+        let dir = top.join(format!("guide-{}", std::process::id()));
+        let made = fs::create_dir(&dir).is_ok();
+        let limits = ["memory.limit_in_bytes", "memory.max"]
+            .iter()
+            .any(|file| dir.join(file).exists());
+        made && fs::remove_dir(&dir).is_ok() && limits
+    })
 }
 
 /// Returns the sections with their blocks, in order.
@@ -49,9 +104,9 @@ fn sections(text: &str) -> Vec<(String, Vec<Block>)> {
                 inside = None;
             }
             (Some(block), line) => block.text.extend([line, "\n"]),
-            (None, "```sh" | "```sh root") => {
-                inside = Some(Block {
-                    root: line.ends_with("root"),
+            (None, line) if Needs::of(line).is_some() => {
+                inside = Needs::of(line).map(|needs| Block {
+                    needs,
                     text: String::new(),
                 });
             }
@@ -86,20 +141,28 @@ fn procedure(path: &str, title: &str, before: &[Block]) {
             return eprintln!("skipped: {title}: needs {program}");
         }
     }
-    let mine = section(path, title);
-    let ordinary: Vec<Block> = mine.iter().filter(|block| !block.root).cloned().collect();
-    if users_may_mount() {
+    let mut mine = section(path, title);
+    mine.retain(|block| match block.needs.missing() {
+        None => true,
+        Some(missing) => {
+            eprintln!("skipped: {title}: a block needs {missing}");
+            false
+        }
+    });
+    let ordinary: Vec<Block> = mine
+        .iter()
+        .filter(|block| !block.needs.is_roots())
+        .cloned()
+        .collect();
+    if ordinary.is_empty() {
+        // There is nothing to run as an ordinary user.
+    } else if users_may_mount() {
         Place::new(is_root()).run(&commands(&[before, &ordinary].concat()));
     } else {
         eprintln!("skipped: {title}: only root may use /dev/fuse here");
     }
-    if ordinary.len() == mine.len() {
-        return;
-    }
-    if is_root() && Path::new("/dev/loop-control").exists() {
+    if ordinary.len() < mine.len() {
         Place::new(false).run(&commands(&[before, &mine].concat()));
-    } else {
-        eprintln!("skipped: {title}: the block for root needs root and loop devices");
     }
 }
 
@@ -115,7 +178,7 @@ fn of_the_guide(title: &str) {
 fn after_the_first(path: &str, title: &str) {
     let first: Vec<Block> = section("docs/OPERATING.md", FIRST)
         .into_iter()
-        .filter(|block| !block.root)
+        .filter(|block| !block.needs.is_roots())
         .collect();
     procedure(path, title, &first);
 }

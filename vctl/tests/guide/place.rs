@@ -80,6 +80,8 @@ impl Place {
     /// Runs commands one after the other; all have to succeed. `/tmp/` is this directory.
     pub fn run(&self, text: &str) {
         let own = format!("{}/", self.path().display());
+        // What still runs in the background when a command fails ends with it.
+        let text = format!("trap 'jobs -p > jobs; kill -KILL $(cat jobs) 2> /dev/null || true' EXIT\n{text}");
         let output = self.shell(&text.replace("/tmp/", &own));
         assert!(
             output.status.success(),
