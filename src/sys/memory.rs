@@ -304,4 +304,56 @@ mod tests {
             "{refused}"
         );
     }
+
+    #[test]
+    fn the_cgroup_beside_has_the_same_limit_and_this_process() {
+        if Path::new("/run/systemd/system").exists() {
+            return println!("skipped: a service manager manages the cgroups here");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let cgroup = hierarchy_in(dir.path(), "limited");
+        fs::write(dir.path().join("limited/memory.max"), "4194304").unwrap();
+        let own = cgroup.limit().unwrap().enter_beside("own").unwrap();
+        let written = |file: &str| fs::read_to_string(dir.path().join("own").join(file)).unwrap();
+        assert_eq!(
+            (written("memory.max"), written(MEMBERS)),
+            ("4194304".into(), "0".into())
+        );
+        // The next process of this name enters the cgroup that is there.
+        cgroup.limit().unwrap().enter_beside("own").unwrap();
+        assert!(own.dir.ends_with("own"));
+    }
+
+    /// A real hierarchy of the second version. Where the memory controller belongs to the first, no limit can be set in it.
+    #[test]
+    fn a_hierarchy_without_the_memory_controller_is_left_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let point = dir.path();
+        let mounted =
+            rustix::mount::mount("none", point, "cgroup2", rustix::mount::MountFlags::empty(), None);
+        if let Err(why) = mounted {
+            return println!("skipped: cgroups of the second version cannot be mounted: {why}");
+        }
+        let controllers = fs::read_to_string(point.join("cgroup.controllers")).unwrap();
+        let limit = Limit {
+            bytes: 4 << 20,
+            cgroup: Cgroup {
+                version: Version::Two,
+                dir: point.join("limited"),
+                top: point.to_owned(),
+            },
+        };
+        let name = format!("apparatus-test-{}", std::process::id());
+        let refused = (!controllers.contains("memory")).then(|| limit.enter_beside(&name).map(drop));
+        let left = point.join(&name).exists();
+        let before = fs::read_to_string("/proc/self/cgroup").unwrap();
+        rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH).unwrap();
+        match refused {
+            None => println!("skipped: the memory controller is in the second version"),
+            Some(refused) => {
+                assert!(refused.is_err() && !left, "{refused:?}, {left}");
+                assert!(!before.contains(&name), "{before}");
+            }
+        }
+    }
 }

@@ -376,7 +376,11 @@ impl Drop for Daemon {
                 let _ = pidfd_send_signal(&*self.handle, Signal::KILL);
             }
         }
-        let _ = self.child.wait();
+        // One that waits for a disk which the test has not let go yet ends after this.
+        match ended(&self.handle, Duration::from_secs(10)) {
+            true => drop(self.child.wait()),
+            false => eprintln!("{} is killed and has not ended", self.log.display()),
+        }
         if thread::panicking() {
             eprintln!("--- {}\n{}", self.log.display(), self.log_text());
         }
