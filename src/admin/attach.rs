@@ -22,6 +22,9 @@ use std::time::Duration;
 /// How often a free loop device is requested: other processes may take one before it is configured.
 const ATTEMPTS: usize = 16;
 
+/// Why an ordinary user cannot use loop devices.
+const NEEDS_ROOT: &str = "loop devices need root";
+
 /// How long concurrent attach operations are waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
@@ -109,14 +112,14 @@ fn first_serving(pool: &PoolDir, store: &mut dyn Store, volume: &str) -> Result<
 }
 
 /// Creates a loop device on the file, with direct I/O.
-fn make(place: &VolumeFile, options: Options) -> Result<Device> {
+fn make(place: &VolumeFile, options: Options, command: &str) -> Result<Device> {
     let what = || format!("volume file {}", place.file.display());
     let read_only = options.read_only || place.read_only;
     let user = user_of(&place.file).map_err(|error| Error::because(what(), error))?;
     let open_file = || OpenOptions::new().read(true).write(!read_only).open(&place.file);
     let file = as_user(user, open_file);
-    let file = file.map_err(|error| with_root_hint(Error::because(what(), error)))?;
-    let control = open("/dev/loop-control".as_ref())?;
+    let file = file.map_err(|error| with_root_hint(Error::because(what(), error), command))?;
+    let control = open("/dev/loop-control".as_ref(), command)?;
     let request = loopdev::LoopOptions {
         read_only,
         partitions: options.partitions,
@@ -124,7 +127,7 @@ fn make(place: &VolumeFile, options: Options) -> Result<Device> {
     for _ in 0..ATTEMPTS {
         let number = loopdev::free(&control).map_err(|error| Error::because("/dev/loop-control", error))?;
         let path = PathBuf::from(format!("/dev/loop{number}"));
-        let device = open(&path)?;
+        let device = open(&path, command)?;
         // The kernel asks for the size of the file with the permissions of who configures the device.
         match as_user(user, || loopdev::configure(&device, &file, &place.file, request)) {
             Ok(()) => {
@@ -146,14 +149,16 @@ fn make(place: &VolumeFile, options: Options) -> Result<Device> {
     Err(Error::failed("loop devices", "each free one was taken by another process first").hint("try again"))
 }
 
-/// Returns the user and group as whom root has to use a volume's file: the mount of another user lets in only that user. `None` if it may be used by
-/// this process as it is.
+/// Returns the user and group as whom root uses a volume's file; `None` where this process uses it as it is. The mount of another user lets in only that
+/// user. And whoever has written the database of another user's pool may have written any path into it, so root follows it only to a mount of an apparatus.
 fn user_of(file: &Path) -> io::Result<Option<(u32, u32)>> {
-    let is_root = rustix::process::geteuid().is_root();
-    let refused = |why: &io::Error| why.kind() == io::ErrorKind::PermissionDenied;
-    match fs::metadata(file) {
-        Err(why) if is_root && refused(&why) => file.parent().map_or(Ok(None), fuse::owner_at),
-        _ => Ok(None),
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    match file.parent().map(fuse::owner_at).transpose()?.flatten() {
+        Some((0, _)) => Ok(None),
+        None => Err(io::Error::other("no apparatus is mounted there")),
+        user => Ok(user),
     }
 }
 
@@ -165,25 +170,25 @@ fn as_user<T: Send>(user: Option<(u32, u32)>, work: impl FnOnce() -> io::Result<
     }
 }
 
-fn open(device: &Path) -> Result<File> {
+fn open(device: &Path, command: &str) -> Result<File> {
     let opened = OpenOptions::new().read(true).write(true).open(device);
     opened.map_err(|error| {
         let refused = error.kind() == io::ErrorKind::PermissionDenied;
         let error = Error::because(device.display().to_string(), error);
         if refused {
-            with_root_hint(error)
+            with_root_hint(error, command)
         } else {
             error.hint("load the kernel's loop module: modprobe loop")
         }
     })
 }
 
-/// Adds the hint that loop devices need root.
-fn with_root_hint(error: Error) -> Error {
+/// Adds the hint that loop devices need root, with the command for it.
+fn with_root_hint(error: Error, command: &str) -> Error {
     if rustix::process::geteuid().is_root() {
         error
     } else {
-        error.hint("loop devices need root: try it with sudo")
+        error.hint(format!("{NEEDS_ROOT}: {command}"))
     }
 }
 
@@ -241,7 +246,10 @@ pub fn attach(
     let _alone = cluster::open(pool)?.claim_attaching(LOCK_WAIT)?;
     match present(pool, store, place, through, options)? {
         Some(device) => Ok(device),
-        None => make(place, options),
+        None => {
+            let command = format!("sudo vctl --pool {} volume attach {}", pool.display(), place.name);
+            make(place, options, &command)
+        }
     }
 }
 
@@ -336,8 +344,10 @@ pub fn refresh(pool: &PoolDir, store: &mut dyn Store, volume: &str) -> Result<Ve
     let found = attached(pool, store, volume)?;
     let refresh_one = |path: &PathBuf| {
         let what = || format!("{}: the volume's new size", path.display());
-        let refreshed = open(path).and_then(|device| {
-            loopdev::set_capacity(&device).map_err(|error| with_root_hint(Error::because(what(), error)))
+        let command = format!("sudo losetup -c {}", path.display());
+        let refreshed = open(path, &command).and_then(|device| {
+            loopdev::set_capacity(&device)
+                .map_err(|error| with_root_hint(Error::because(what(), error), &command))
         });
         refreshed.err()
     };
@@ -351,7 +361,7 @@ pub fn refresh(pool: &PoolDir, store: &mut dyn Store, volume: &str) -> Result<Ve
 pub fn detach(volume: &str, devices: &[PathBuf]) -> Result<()> {
     for path in devices {
         let what = || format!("volume {volume}, {}", path.display());
-        let device = open(path)?;
+        let device = open(path, &format!("sudo losetup -d {}", path.display()))?;
         // A mounted device is refused here; the kernel would only remember the request.
         let exclusive = i32::try_from(OFlags::EXCL.bits()).unwrap_or_default();
         let alone = OpenOptions::new().read(true).custom_flags(exclusive).open(path);

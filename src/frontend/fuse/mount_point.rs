@@ -34,7 +34,7 @@ pub(super) fn prepare(point: &Path, source: &str) -> Result<(PathBuf, bool)> {
             return free_directory(point).map(|point| (point, made));
         };
         if !(mount.kind == TYPE && (mount.source == source || is_dead(&point))) {
-            let why = format!("is in use: {} ({}) is mounted there", mount.source, mount.kind);
+            let why = format!("is in use: {} is mounted there", described(&mount));
             return Err(
                 Error::failed(what(), why).hint("choose another directory, or unmount that one first")
             );
@@ -57,12 +57,27 @@ pub(super) fn resolve(point: &Path) -> io::Result<(PathBuf, bool)> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
         other => other.map(|()| true)?,
     };
-    // Access to a dead mount fails, so the last component is resolved only if it is a link.
+    without_links(&parent.join(name)).map(|path| (path, made))
+}
+
+/// Resolves the links of a mount point's path. Access to a dead mount fails, so the last component is resolved only if it is a link.
+fn without_links(point: &Path) -> io::Result<PathBuf> {
+    let (Some(parent), Some(name)) = (point.parent(), point.file_name()) else {
+        return Ok(point.to_owned());
+    };
     let path = parent.canonicalize()?.join(name);
-    Ok(match fs::read_link(&path) {
-        Ok(_) => (path.canonicalize()?, made),
-        Err(_) => (path, made),
-    })
+    match fs::read_link(&path) {
+        Ok(_) => path.canonicalize(),
+        Err(_) => Ok(path),
+    }
+}
+
+/// Describes what is mounted.
+fn described(mount: &Mounted) -> String {
+    match mount.source.split_once('@') {
+        Some((name, _)) if mount.kind == TYPE => format!("apparatus {name}"),
+        _ => format!("{} ({})", mount.source, mount.kind),
+    }
 }
 
 fn free_directory(point: PathBuf) -> Result<PathBuf> {
@@ -156,7 +171,7 @@ pub fn allows_others(point: &Path) -> io::Result<bool> {
 /// # Errors
 /// Fails when the mount table cannot be read.
 pub fn owner_at(point: &Path) -> io::Result<Option<(u32, u32)>> {
-    let mount = find_mount(point)?.filter(|mount| mount.kind == TYPE);
+    let mount = find_mount(&without_links(point)?)?.filter(|mount| mount.kind == TYPE);
     Ok(mount.and_then(|mount| owner_in(&mount.options)))
 }
 
@@ -194,11 +209,7 @@ pub(super) fn device_of(point: &Path, source: &str) -> io::Result<Option<(u32, u
 /// Fails when the mount table cannot be read.
 pub fn device_at(point: &Path, apparatus: &Name) -> io::Result<Option<(u32, u32)>> {
     let begin = format!("{apparatus}@");
-    // Access to a mount may fail or wait, so its own name is not resolved.
-    let point = match (point.parent(), point.file_name()) {
-        (Some(parent), Some(name)) => parent.canonicalize()?.join(name),
-        _ => point.to_owned(),
-    };
+    let point = without_links(point)?;
     let found = find_mount(&point)?.filter(|mount| mount.kind == TYPE && mount.source.starts_with(&begin));
     Ok(found.map(|mount| mount.device))
 }
