@@ -246,8 +246,7 @@ impl Core<'_> {
             let renewals =
                 labels::Renewals::start(apparatus.control().clone(), ledgers.clone(), stores.clone());
             self.memory.warn(settings, joined);
-            process::notify(&[NotifyState::Ready, NotifyState::Status(&serves)]);
-            persister.open_ahead();
+            announce(&serves, &persister);
             let serving = Serving {
                 settings,
                 apparatus: &apparatus,
@@ -275,6 +274,12 @@ impl Core<'_> {
         }
         ended
     }
+}
+
+/// Tells the service manager that hosts are served, and prepares what no host has to wait for.
+fn announce(serves: &str, persister: &Arc<Persister>) {
+    process::notify(&[NotifyState::Ready, NotifyState::Status(serves)]);
+    persister.open_ahead();
 }
 
 /// Starts to exchange times of modification. A server that goes on with a mount does not wait for them.

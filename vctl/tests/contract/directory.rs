@@ -245,6 +245,16 @@ fn a_frozen_pool_directory_keeps_no_command_and_no_host() {
     assert!([0, 3].contains(&stopped.status), "{stopped:?}");
 }
 
+/// Asserts that a volume has what [`flushing`] writes.
+fn has_what_was_flushed(volume: &Path) {
+    let mut found = vec![0; 64 << 10];
+    File::open(volume)
+        .unwrap()
+        .read_exact_at(&mut found, 15 << 20)
+        .unwrap();
+    assert!(found.iter().all(|byte| *byte == 7), "{volume:?}");
+}
+
 /// Serves volumes whose data was written and flushed through a mount, whose pool's directory is deleted then.
 #[test]
 fn a_deleted_pool_directory_keeps_no_host_and_the_pool_is_made_again_from_its_disks() {
@@ -311,14 +321,9 @@ fn a_deleted_pool_directory_keeps_no_host_and_the_pool_is_made_again_from_its_di
     crate::support::unmount(&supervised);
     pool.run(["pool", "import", &disks[0], &disks[1]]).ok();
     let mount = pool.start("a");
-    for volume in ["v", "w"] {
-        let mut found = vec![0; 64 << 10];
-        File::open(mount.join(volume))
-            .unwrap()
-            .read_exact_at(&mut found, 15 << 20)
-            .unwrap();
-        assert!(found.iter().all(|byte| *byte == 7), "{volume}");
-    }
+    ["v", "w"]
+        .iter()
+        .for_each(|volume| has_what_was_flushed(&mount.join(volume)));
     pool.run(["status"]).ok();
     pool.run(["pool", "check"]).ok();
     pool.run(["apparatus", "stop", "a"]).ok();
