@@ -22,6 +22,7 @@ pub mod locks;
 pub mod map;
 pub mod metadata;
 pub mod model;
+pub mod place;
 pub mod protocol;
 pub mod rpc;
 pub mod serve;

@@ -310,7 +310,7 @@ fn disks_are_synced_through_one_door() {
         "src/blockdev/labelled.rs",
         "src/blockdev/probe.rs",
         "src/blockdev/room.rs",
-        "src/store/place.rs",
+        "src/place.rs",
         "src/store/sqlite/",
         "src/sys.rs",
         "src/sys/file.rs",

@@ -13,8 +13,10 @@ pub use stop::{
 pub use upgrade::{check_upgrade, upgrade};
 pub use without_store::{check_process, kill_process, process_of, stop_process};
 
+use super::usage::ask::ask;
 use super::view::with_names;
 use crate::cluster::{self, Presence};
+use crate::controller::elsewhere;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, Result};
 use crate::model::member::{Member, MemberState};
@@ -151,6 +153,40 @@ pub fn figures(pool: &PoolDir, uuid: Uuid, name: &Name) -> Result<ApparatusMetri
     }
 }
 
+/// Returns the figures that a member reports, on whatever node it is.
+fn figures_of(pool: &PoolDir, uuid: Uuid, member: &Member) -> Result<ApparatusMetrics> {
+    if elsewhere::addresses(pool, std::slice::from_ref(member))?.is_empty() {
+        return figures(pool, uuid, &member.name);
+    }
+    let mut asked = ask(
+        pool,
+        uuid,
+        std::slice::from_ref(member),
+        &Request::Status,
+        PATIENCE,
+    );
+    match asked.answers.remove(&member.slot) {
+        Some(Ok(Answer::Status(figures))) => Ok(*figures),
+        Some(Err(why)) => Err(Error::failed(format!("apparatus {}", member.name), why)),
+        _ => Err(Error::failed(
+            format!("apparatus {}", member.name),
+            "does not answer",
+        )),
+    }
+}
+
+/// Refuses what a process of this machine alone can do, for a member on another node.
+fn refuse_elsewhere(pool: &PoolDir, member: &Member) -> Result<()> {
+    match &member.node {
+        Some(node) if elsewhere::is_on_another(pool, member)? => {
+            let why = format!("runs on node {node}, and only that machine can do this");
+            Err(Error::failed(format!("apparatus {}", member.name), why)
+                .hint(format!("type the command on {node}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn look(pool: &PoolDir, presence: &dyn Presence, uuid: Uuid, member: Member) -> Result<ApparatusView> {
     let supervisor = supervisor::supervisor_of(pool, &member.name).ok().flatten();
     let ended = match presence.has_ended(&member) {
@@ -185,7 +221,7 @@ fn look(pool: &PoolDir, presence: &dyn Presence, uuid: Uuid, member: Member) -> 
             supervisor,
         });
     }
-    let (figures, fault) = match figures(pool, uuid, &member.name) {
+    let (figures, fault) = match figures_of(pool, uuid, &member) {
         Ok(figures) => (Some(figures), None),
         Err(error) => (None, Some(error.why().to_owned())),
     };

@@ -3,6 +3,7 @@
 use super::apparatus;
 use super::view::PoolView;
 use crate::cluster;
+use crate::controller::elsewhere;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, Result};
 use crate::model::job::{JobKind, JobRecord, JobState, Step};
@@ -359,7 +360,11 @@ pub fn check_hand_over(pool: &PoolDir, store: &mut dyn MemberStore, to: Option<&
 }
 
 fn serves(pool: &PoolDir, member: &Member) -> Result<bool> {
-    Ok(member.state == MemberState::Joined && !cluster::open(pool)?.has_ended(member)?)
+    // A job is handed over at a control socket of this machine.
+    if member.state != MemberState::Joined || elsewhere::is_on_another(pool, member)? {
+        return Ok(false);
+    }
+    Ok(!cluster::open(pool)?.has_ended(member)?)
 }
 
 /// Hands a job to an apparatus: the named one, or the first that accepts it. Returns its name.

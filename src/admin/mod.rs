@@ -21,6 +21,7 @@ pub mod health;
 pub mod hold;
 pub mod import;
 pub mod job;
+pub mod join;
 pub mod label;
 mod memory;
 pub mod metrics;

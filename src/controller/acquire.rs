@@ -4,8 +4,9 @@ use super::placing::COPIES;
 use super::pool::PoolHandle;
 use super::{Controller, Wait};
 use crate::blockdev::Disks;
-use crate::cluster::{Role, WaitLimit};
-use crate::controller::observe::observe_member;
+use crate::cluster::{Presence, Role, WaitLimit};
+use crate::controller::elsewhere::Elsewhere;
+use crate::controller::observe::observe;
 use crate::controller::persist::disks_at_risk;
 use crate::failpoint::{Point, hit};
 use crate::model::change::ChangeState;
@@ -89,6 +90,7 @@ impl Controller {
             cluster: Arc::clone(&pool.cluster),
             environment: Arc::clone(&pool.environment),
             links: Links::over(pool.environment.transport(), header.uuid, term),
+            elsewhere: Elsewhere::new(pool, header.uuid),
             store,
             members: shared.members,
             ledgers: shared.ledgers,
@@ -181,8 +183,8 @@ impl Controller {
         // The names are added to those known, because a member may have gone when the recovery reports what it did to it.
         self.names
             .extend(members.iter().map(|member| (member.slot, member.name.clone())));
-        let look = |member| observe_member(member, &*self.members, &*self.cluster);
-        let members = members.iter().map(look).collect::<Result<_>>()?;
+        let here = (&*self.members, &*self.cluster as &dyn Presence);
+        let members = observe(&members, &mut *self.store, here, &mut self.elsewhere)?;
         self.members.set_committed(current);
         Ok(PoolObservation {
             current,

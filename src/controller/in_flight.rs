@@ -344,7 +344,7 @@ impl Controller {
     /// Returns whether the process in this slot is known to have ended.
     fn has_ended(&self, slot: Slot) -> bool {
         let alive = |name| self.cluster.is_claimed(name).unwrap_or(true);
-        self.names.get(&slot).is_some_and(|name| !alive(name.as_str()))
+        !self.elsewhere.has(slot) && self.names.get(&slot).is_some_and(|name| !alive(name.as_str()))
     }
 
     /// Logs what could not be logged while requests were held.

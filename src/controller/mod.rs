@@ -8,6 +8,7 @@ pub mod archive;
 pub mod directory;
 mod discard;
 mod disks;
+pub mod elsewhere;
 pub mod environment;
 pub mod history;
 mod in_flight;
@@ -24,6 +25,7 @@ mod settle;
 pub mod space;
 mod whole;
 
+use self::elsewhere::Elsewhere;
 use crate::blockdev::{Disks, Opening};
 use crate::cluster::{Cluster, FlushLedger, FlushLedgers, Leadership, Membership};
 use crate::model::change::NewChange;
@@ -130,6 +132,8 @@ pub struct Controller {
     /// Disks that are not open yet: opening them has begun, and is waited for when they are needed.
     opening: BTreeMap<DiskId, Opening>,
     links: Links,
+    /// Members on other nodes.
+    elsewhere: Elsewhere,
     term: Term,
     patience: Patience,
     /// Names of the members by slot, as last read.

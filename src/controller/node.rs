@@ -1,12 +1,13 @@
 //! This machine as a node of the pool: its record, its certificates, and where its apparatuses listen for other nodes.
 
 use crate::model::dir::PoolDir;
-use crate::model::error::Result;
+use crate::model::error::{Error, Result};
 use crate::model::node::Node;
+use crate::model::records::DiskAccess;
 use crate::model::units::{CacheEpoch, Timestamp};
 use crate::rpc::NodeListener;
 use crate::rpc::transport::Sockets;
-use crate::store::{NodeStore, OwnNode, Place};
+use crate::store::{OwnNode, Place, Store};
 use crate::sys::machine_id;
 
 /// Returns this machine as a node, if the pool knows its machines by name.
@@ -34,13 +35,48 @@ pub fn record(own: &OwnNode, epoch: CacheEpoch) -> Node {
 /// Records this machine as it is now. It comes before the recovery of anything: members and changes of its earlier boots end by it.
 ///
 /// # Errors
-/// Fails when another machine has its name, and returns the errors of the store.
-pub fn announce<S: NodeStore + ?Sized>(
-    own: Option<&OwnNode>,
-    epoch: CacheEpoch,
-    store: &mut S,
-) -> Result<()> {
-    own.map_or(Ok(()), |own| store.set_node(&record(own, epoch)))
+/// Fails when another machine has its name, and for a node that the pool does not take; returns the errors of the store.
+pub fn announce(own: Option<&OwnNode>, epoch: CacheEpoch, store: &mut dyn Store) -> Result<()> {
+    let Some(own) = own else { return Ok(()) };
+    let nodes = store.nodes()?;
+    if !nodes.is_empty() {
+        admit(own, &nodes, store.header()?.access)?;
+    }
+    store.set_node(&record(own, epoch))
+}
+
+/// Refuses a machine that the pool does not take as a node: this is the only place that does. One that is a node already is taken.
+///
+/// # Errors
+/// Fails for a pool whose machines have no names or that goes through the page cache, and for a second node.
+pub fn admit(own: &OwnNode, nodes: &[Node], access: DiskAccess) -> Result<()> {
+    if nodes.iter().any(|node| node.name == own.name) {
+        return Ok(());
+    }
+    let refused = |why: &str| Error::failed(format!("node {}", own.name), why);
+    let Some(first) = nodes.first() else {
+        return Err(
+            refused("cannot join: the machine that serves the pool has no name among its nodes")
+                .hint("create the pool with --node, on its first machine"),
+        );
+    };
+    if access.is_cached() {
+        let why = "cannot join: the pool goes through the page cache, which two machines do not share";
+        return Err(refused(why).hint("vctl pool create --direct makes a pool that does not"));
+    }
+    if takes_several() {
+        return Ok(());
+    }
+    let why = format!(
+        "cannot join: {} is the pool's node, and nothing would keep one that does not answer from writing after the other has taken over",
+        first.name
+    );
+    Err(refused(&why).hint("a pool is served by one machine for now; docs/NODES.md says what is missing"))
+}
+
+/// Returns whether a pool may have several nodes: in debug builds only, for tests that do without leases and fences between machines.
+fn takes_several() -> bool {
+    cfg!(debug_assertions) && std::env::var_os("APPARATUS_SEVERAL_NODES").is_some()
 }
 
 /// Checks that the certificates can be used.
@@ -101,4 +137,37 @@ pub(super) fn transport(own: Option<&OwnNode>) -> Sockets {
 #[cfg(not(feature = "etcd"))]
 pub(super) fn transport(_: Option<&OwnNode>) -> Sockets {
     Sockets::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::names::Name;
+    use uuid::Uuid;
+
+    fn node(name: &str) -> OwnNode {
+        OwnNode {
+            name: Name::new("node", name).unwrap(),
+            certificate: None,
+            listen: None,
+            tls: None,
+        }
+    }
+
+    #[test]
+    fn a_second_node_is_refused_in_words() {
+        let first = record(&node("n1"), CacheEpoch(Uuid::nil()));
+        let nodes = [first];
+        admit(&node("n1"), &nodes, DiskAccess::Cached).unwrap();
+        let refused = |nodes: &[Node], access, word: &str| {
+            let error = admit(&node("n2"), nodes, access).unwrap_err().to_string();
+            assert!(
+                error.contains("node n2: cannot join") && error.contains(word),
+                "{error}"
+            );
+        };
+        refused(&nodes, DiskAccess::Direct, "n1 is the pool's node");
+        refused(&nodes, DiskAccess::Cached, "page cache");
+        refused(&[], DiskAccess::Direct, "has no name");
+    }
 }

@@ -1,14 +1,15 @@
 //! Gathers what a change starts with: the participants, connected and greeted, and the disks that it maps onto.
 
 use super::{Controller, settle};
-use crate::controller::observe::observe_member;
+use crate::cluster::Presence;
+use crate::controller::observe::observe;
 use crate::held::may_wait;
 use crate::model::change::NewChange;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::records::{DiskRecord, Edit};
 use crate::model::units::{DiskId, MembershipVersion, Slot};
 use crate::protocol::controller::{Participant, Plan, Reason};
-use crate::protocol::recovery::{MemberView, late_writes, participants};
+use crate::protocol::recovery::{late_writes, participants};
 use crate::rpc::client::WaitOutcome;
 use crate::rpc::message::Refusal;
 use std::collections::BTreeSet;
@@ -35,10 +36,8 @@ impl Controller {
                 .iter()
                 .map(|member| (member.slot, member.name.clone()))
                 .collect();
-            let seen: Vec<MemberView> = members
-                .iter()
-                .map(|member| observe_member(member, &*self.members, &*self.cluster))
-                .collect::<Result<_>>()?;
+            let here = (&*self.members, &*self.cluster as &dyn Presence);
+            let seen = observe(&members, &mut *self.store, here, &mut self.elsewhere)?;
             let ended: Vec<Participant> = seen
                 .iter()
                 .filter(|seen| !seen.alive)
@@ -67,8 +66,10 @@ impl Controller {
         while self.links.wait(self.environment.now()).is_some() {}
         let mut awaited = BTreeSet::new();
         for slot in participants.iter().map(|who| who.slot) {
-            if let Some(name) = self.names.get(&slot) {
-                self.links.connect(slot, &self.pool, name);
+            match (self.elsewhere.address(slot), self.names.get(&slot)) {
+                (Some(address), _) => self.links.connect_to(slot, address),
+                (None, Some(name)) => self.links.connect(slot, &self.pool, name),
+                (None, None) => {}
             }
             if !self.links.is_welcomed(slot) {
                 awaited.insert(slot);

@@ -109,7 +109,11 @@ impl Controller {
         self.store.forget_oldest_removed(removed::KEPT, since)?;
         let current = self.store.header()?.generation;
         // An apparatus shows its oldest table in the member table before it answers.
-        let seen = observe_members(&mut *self.store, &*self.members, &*self.cluster)?;
+        let seen = observe_members(
+            &mut *self.store,
+            (&*self.members, &*self.cluster),
+            &mut self.elsewhere,
+        )?;
         // The copies of the metadata must not name what is freed, either.
         let oldest = oldest_in_use(&seen, current).min(self.bring_up_copies()?);
         let busy = self.discard(oldest)?;

@@ -29,19 +29,18 @@ mod members;
 pub mod memory;
 pub mod metadata;
 mod nodes;
-mod place;
 mod removed;
 pub mod sqlite;
 mod table;
 mod upkeep;
 
+pub use crate::place::{EtcdPlace, OwnNode, Place};
 pub use changes::ChangeStore;
 pub use events::EventStore;
 pub use jobs::JobStore;
 pub use members::MemberStore;
 pub use metadata::MetadataStore;
 pub use nodes::NodeStore;
-pub use place::{EtcdPlace, OwnNode, Place};
 pub use removed::RemovedStore;
 pub use sqlite::{DATABASE_GONE, Imported, NO_POOL, NOT_A_POOLS, Named, NamedJob, Names, names};
 pub use table::TableStore;
@@ -150,6 +149,27 @@ fn begin_log(dir: &PoolDir, epoch: CacheEpoch, (etcd, node): (EtcdPlace, Option<
     let place = Place { pool, etcd, node };
     SqliteStore::open_mirror(dir, epoch, journal_of(&place)?)?.begin_log()?;
     place.write(dir)
+}
+
+/// Creates the directory of a pool on another machine, and fills its database from the log. Both are durable when this returns; nothing is left
+/// if it fails.
+///
+/// # Errors
+/// Fails if a pool exists already, a file cannot be made, or etcd does not answer or has no such pool.
+pub fn join(dir: &PoolDir, place: &Place) -> Result<()> {
+    SqliteStore::join(dir, journal_of(place)?)?;
+    // The error tells why; the next attempt says so if a file could not be removed.
+    place.write(dir).inspect_err(|_| drop(leave(dir)))
+}
+
+/// Removes the pool's database from this machine; its log stays for the others. The caller holds the controller lock, or has just created it.
+///
+/// # Errors
+/// Fails if a file cannot be removed.
+pub fn leave(dir: &PoolDir) -> Result<()> {
+    let failed = |error| Error::because(format!("pool {}", dir.display()), error);
+    SqliteStore::destroy(dir).map_err(failed)?;
+    Place::remove(dir).map_err(failed)
 }
 
 /// Opens the metadata that is in the pool's directory, whether it is the newest or not.

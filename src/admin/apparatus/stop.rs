@@ -1,7 +1,7 @@
 //! Stops an apparatus or ends it by force, and waits for the rejoin of a fenced one.
 
 use super::start::open_process;
-use super::{State, member, show};
+use super::{State, member, refuse_elsewhere, show};
 use crate::admin::usage;
 use crate::admin::watch::Watch;
 use crate::cluster;
@@ -49,6 +49,7 @@ pub fn stop(
         }
         other => other?,
     };
+    refuse_elsewhere(pool, &member)?;
     if cluster::open(pool)?.has_ended(&member)? {
         let kept = give_up_mount(pool, &member.name, overridden, within)?;
         store.leave(member.slot, member.incarnation)?;
@@ -229,6 +230,7 @@ pub enum Fenced {
 /// # Errors
 /// Fails when the process may not be killed, or when it has not ended and its fence could not be recorded.
 pub fn fence(pool: &PoolDir, store: &mut dyn Store, member: &Member, within: Duration) -> Result<Fenced> {
+    refuse_elsewhere(pool, member)?;
     let name = member.name.as_str();
     let (_, members) = store.members()?;
     let still = |each: &Member| (each.slot, each.incarnation) == (member.slot, member.incarnation);

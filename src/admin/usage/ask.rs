@@ -1,5 +1,6 @@
 //! Sends one request to all apparatuses at once.
 
+use crate::controller::elsewhere;
 use crate::model::dir::PoolDir;
 use crate::model::member::Member;
 use crate::model::units::{Slot, Term};
@@ -23,11 +24,19 @@ pub(in crate::admin) fn ask(
     request: &Request,
     patience: Duration,
 ) -> Answers {
-    let mut links = Links::new(uuid, Term(0));
+    // Members on other nodes that cannot be found now do not answer.
+    let others = elsewhere::addresses(pool, members).unwrap_or_default();
+    let mut links = match others.is_empty() {
+        true => Links::new(uuid, Term(0)),
+        false => elsewhere::links(pool, uuid).unwrap_or_else(|_| Links::new(uuid, Term(0))),
+    };
     let mut awaited: BTreeSet<Slot> = members.iter().map(|member| member.slot).collect();
     let mut answers = BTreeMap::new();
     for member in members {
-        links.connect(member.slot, pool, &member.name);
+        match others.get(&member.slot) {
+            Some(address) => links.connect_to(member.slot, address.clone()),
+            None => links.connect(member.slot, pool, &member.name),
+        }
     }
     let deadline = Instant::now() + patience;
     while !awaited.is_empty() {

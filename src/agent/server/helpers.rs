@@ -6,6 +6,7 @@ use super::hangs::{HangChange, Hangs};
 use crate::blockdev::{Disk, on_helper_thread, within};
 use crate::cluster::{Cluster, FlushLedgers, Membership, NameClaim};
 use crate::controller::directory::refuse_if_deleted;
+use crate::controller::elsewhere::Elsewhere;
 use crate::controller::metadata::catch_up;
 use crate::controller::observe::observe_members;
 use crate::datapath::{Runtime, Waker};
@@ -211,6 +212,7 @@ struct Helper {
     me: Member,
     cluster: Arc<dyn Cluster>,
     members: Arc<dyn Membership>,
+    elsewhere: Elsewhere,
     runtime: Arc<dyn Runtime>,
     waker: Arc<Waker>,
     open_store: OpenStore,
@@ -237,6 +239,7 @@ impl Helper {
             me: setup.member.clone(),
             cluster: Arc::clone(&setup.pool.cluster),
             members: Arc::clone(&setup.shared.members),
+            elsewhere: Elsewhere::new(&setup.pool, setup.header.uuid),
             runtime: Arc::clone(&setup.runtime),
             waker: Arc::clone(&setup.waker),
             open_store: Arc::clone(&setup.pool.open_store),
@@ -319,7 +322,11 @@ impl Helper {
     }
 
     fn reached(&mut self, generations: &BTreeSet<Generation>) -> Result<Vec<Generation>> {
-        let seen = observe_members(&mut *self.store, &*self.members, &*self.cluster)?;
+        let seen = observe_members(
+            &mut *self.store,
+            (&*self.members, &*self.cluster),
+            &mut self.elsewhere,
+        )?;
         Ok(generations
             .iter()
             .copied()

@@ -12,6 +12,8 @@ use crate::model::audit::Process;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::member::{Member, Origin};
+use crate::model::names::Name;
+use crate::place::Place;
 use crate::sys;
 use std::fs;
 use std::io;
@@ -41,6 +43,10 @@ fn process_has_ended(origin: Origin, pid: u32) -> io::Result<bool> {
 /// # Errors
 /// Fails with `ErrorKind::Busy` when it may live but is not visible from here, or when a lock cannot be read.
 pub(super) fn has_ended(pool: &PoolDir, member: &Member) -> Result<bool> {
+    // Nothing here shows a process of another node.
+    if member.node.is_some() && member.node != own_node(pool)? {
+        return Ok(false);
+    }
     let (name, pid) = (&member.name, member.pid);
     if LifeLock::alive(pool, name.as_str())? {
         return Ok(false);
@@ -64,6 +70,13 @@ pub(super) fn has_ended(pool: &PoolDir, member: &Member) -> Result<bool> {
     Err(Error::new(ErrorKind::Busy, what, why).hint(format!(
         "put that directory back in place, or end the process (kill {pid}) and try again"
     )))
+}
+
+/// Returns this machine's name among the nodes of the pool, if it has one.
+fn own_node(pool: &PoolDir) -> Result<Option<Name>> {
+    Ok(Place::read(pool)?
+        .and_then(|place| place.node)
+        .map(|node| node.name))
 }
 
 /// Returns a process that has a life lock in this pool, if there is one, whatever the database contains. Files of the run directory show its name.

@@ -17,8 +17,8 @@ pub(super) mod testing;
 mod tests;
 
 use super::journal::{Appended, Entry, Journal, Missing, Position};
-use super::place::Place;
 use crate::model::error::{Error, Result};
+use crate::place::Place;
 use client::{Bytes, Client, Compare, Operation, Range, Transaction};
 
 /// Most bytes of a value: etcd accepts requests of 1.5 MiB.

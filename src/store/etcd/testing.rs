@@ -5,7 +5,7 @@
 mod process;
 
 use super::EtcdJournal;
-use crate::store::place::{EtcdPlace, Place};
+use crate::place::{EtcdPlace, Place};
 use process::Cluster;
 use std::sync::OnceLock;
 use uuid::Uuid;

@@ -8,6 +8,7 @@ mod create;
 mod describe;
 mod destroy;
 mod import;
+mod join;
 pub mod list;
 mod rescue;
 mod set;
@@ -37,6 +38,8 @@ pub enum Verb {
     Restore(copy::Restore),
     /// Make a pool whose database is gone again, from its disks alone
     Import(import::Import),
+    /// Make this machine a node of a pool whose metadata is in etcd
+    Join(join::Join),
     /// Make this copy of a pool the owner of its disks
     Adopt(adopt::Adopt),
     /// Make a pool whose metadata is in etcd one of this machine alone
@@ -64,6 +67,7 @@ impl Verb {
             Self::Backup(verb) => verb.run(context),
             Self::Restore(verb) => verb.run(context),
             Self::Import(verb) => verb.run(context),
+            Self::Join(verb) => verb.run(context),
             Self::Adopt(verb) => verb.run(context),
             Self::Rescue(verb) => verb.run(context),
             Self::Tls(verb) => verb.run(context),

@@ -316,6 +316,7 @@ mod tests {
         free(&crate::cli::Cli::command(), &mut Vec::new(), &mut found);
         let known = [
             "A..B", "IP:PORT", "MODE", "N", "NAME", "NEW", "NODE", "PERCENT", "SEQ", "SIZE", "TIME", "URL",
+            "UUID",
         ];
         let found: Vec<&str> = found.iter().map(String::as_str).collect();
         assert_eq!(found, known);

@@ -2,7 +2,7 @@
 
 #[path = "../../../tests/support/etcd.rs"]
 #[allow(dead_code, reason = "other tests use it too")]
-mod cluster;
+pub mod cluster;
 
 use crate::support::{Pool, until};
 use apparatus::model::units::{Slot, Term};
@@ -182,7 +182,7 @@ fn keys(cluster: &Cluster) -> u64 {
 }
 
 /// Returns a port that nobody uses at this moment.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     listener.local_addr().unwrap().port()
 }

@@ -33,6 +33,11 @@ const VERBS: &[(&str, Kind, i32)] = &[
     ("pool backup list", Table, 0),
     ("pool restore FILE.backup --yes", Changes, 0),
     ("pool import NEW", Changes, 1),
+    (
+        "pool join etcd://127.0.0.1:1 --uuid 5f0c0000-0000-4000-8000-000000000000 --node n1",
+        Changes,
+        1,
+    ),
     ("pool adopt", Changes, 0),
     ("pool rescue", Changes, 1),
     (
@@ -224,6 +229,7 @@ fn refuses_unknown_values() {
             "pool apply",
             "pool restore",
             "pool import",
+            "pool join",
             "pool tls init",
         ];
         if !without_pool.contains(&name(verb).as_str()) {

@@ -63,7 +63,7 @@ fn every_verb_of_the_contract_is_there() {
         ),
         (
             "pool",
-            "create list show check backup restore import adopt rescue tls apply dump",
+            "create list show check backup restore import join adopt rescue tls apply dump",
         ),
         (
             "disk",

@@ -24,6 +24,8 @@ mod json;
 mod live;
 mod locale;
 mod memory;
+#[cfg(feature = "etcd")]
+mod nodes;
 mod older;
 mod owners;
 mod placement;

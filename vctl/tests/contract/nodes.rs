@@ -1,0 +1,172 @@
+//! Nodes of one pool, here on one machine, each with a directory of its own. A second one is refused; debug builds let it in, so that what is there can be tried.
+
+use crate::etcd::cluster::Cluster;
+use crate::etcd::free_port;
+use crate::support::{CommandOutput, Pool, finish};
+
+/// Two directories, of which the first one has a pool as the node n1; certificates for n1 and n2 are in it.
+struct Scene {
+    cluster: Cluster,
+    one: Pool,
+    two: Pool,
+}
+
+impl Scene {
+    /// Returns `None`, with a message, where etcd is not installed.
+    fn new(more: &[&str]) -> Option<Self> {
+        let cluster = Cluster::start(1)?;
+        let scene = Self {
+            cluster,
+            one: Pool::absent(),
+            two: Pool::absent(),
+        };
+        let tls = scene.one.file("tls");
+        scene
+            .one
+            .run(["pool", "tls", "init", &tls, "--name", "n1", "--name", "n2"])
+            .ok();
+        let url = scene.url();
+        let create = ["pool", "create", "--store", &url];
+        let node = scene.node("n1");
+        let node = node.iter().map(String::as_str);
+        scene
+            .one
+            .run(create.into_iter().chain(more.iter().copied()).chain(node))
+            .ok();
+        Some(scene)
+    }
+
+    fn url(&self) -> String {
+        format!("etcd://{}", self.cluster.addresses[0])
+    }
+
+    /// Returns the options of a node.
+    fn node(&self, name: &str) -> Vec<String> {
+        let listen = format!("127.0.0.1:{}", free_port());
+        let tls = self.one.file(&format!("tls/{name}"));
+        ["--node", name, "--listen", &listen, "--node-tls", &tls]
+            .map(str::to_owned)
+            .into()
+    }
+
+    /// Has the second directory join; `allowed` is what only debug builds take.
+    fn join(&self, name: &str, allowed: bool) -> CommandOutput {
+        let uuid = self.one.json(["pool", "show"])["pool"]["uuid"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let url = self.url();
+        let words = ["pool", "join", &url, "--uuid", &uuid].map(str::to_owned);
+        let mut command = self.two.command(words.into_iter().chain(self.node(name)));
+        if allowed {
+            command.env("APPARATUS_SEVERAL_NODES", "1");
+        }
+        finish(command.spawn().unwrap())
+    }
+
+    fn nodes(&self) -> usize {
+        self.one.json(["node", "list"])["nodes"].as_array().unwrap().len()
+    }
+}
+
+#[test]
+fn a_second_node_is_refused_and_leaves_no_trace() {
+    let Some(scene) = Scene::new(&["--direct"]) else {
+        return;
+    };
+    scene
+        .join("n2", false)
+        .ended(1)
+        .complains(&["node n2: cannot join", "n1 is the pool's node"]);
+    scene.two.run(["pool", "show"]).ended(3);
+    assert_eq!(scene.nodes(), 1);
+    scene.two.run(["pool", "create"]).ok();
+}
+
+#[test]
+fn a_pool_that_goes_through_the_page_cache_stays_one_of_one_machine() {
+    let Some(scene) = Scene::new(&[]) else { return };
+    scene
+        .join("n2", true)
+        .ended(1)
+        .complains(&["cannot join", "page cache", "--direct"]);
+    scene.two.run(["pool", "show"]).ended(3);
+}
+
+#[test]
+fn a_change_of_either_node_reaches_the_apparatuses_of_both() {
+    let Some(scene) = Scene::new(&["--direct"]) else {
+        return;
+    };
+    let (one, two) = (&scene.one, &scene.two);
+    one.run([
+        "disk",
+        "add",
+        &one.file("d1.img"),
+        "--create",
+        "64M",
+        "--name",
+        "d1",
+    ])
+    .ok();
+    one.run(["volume", "create", "v", "8M"]).ok();
+    scene.join("n2", true).ok();
+    assert_eq!(scene.nodes(), 2);
+    // Both are on one kernel, where only one directory has a disk: the second apparatus serves the names alone.
+    let (here, there) = (one.start("a1"), two.start("a2"));
+    for pool in [one, two] {
+        let list = pool.json(["apparatus", "list"]);
+        for (row, node) in list["apparatuses"].as_array().unwrap().iter().zip(["n1", "n2"]) {
+            assert_eq!(
+                (&row["node"], &row["state"]),
+                (&node.into(), &"serving".into()),
+                "{row}"
+            );
+        }
+    }
+    for (pool, old, new) in [(one, "v", "w"), (two, "w", "x")] {
+        pool.run(["volume", "rename", old, new]).ok();
+        for mount in [&here, &there] {
+            assert!(
+                mount.join(new).exists() && !mount.join(old).exists(),
+                "{mount:?} {new}"
+            );
+        }
+    }
+    one.run(["apparatus", "stop", "a2"])
+        .ended(1)
+        .complains(&["runs on node n2"]);
+    one.run(["node", "remove", "n2"]).ended(4).complains(&["a2"]);
+    two.run(["apparatus", "stop", "a2"]).ok();
+    one.run(["apparatus", "stop", "a1"]).ok();
+    one.run(["node", "remove", "n2"]).ok();
+    assert_eq!(scene.nodes(), 1);
+}
+
+#[test]
+fn the_one_node_comes_back_when_its_directory_is_lost() {
+    let Some(scene) = Scene::new(&["--direct"]) else {
+        return;
+    };
+    let (one, two) = (&scene.one, &scene.two);
+    one.run([
+        "disk",
+        "add",
+        &one.file("d1.img"),
+        "--create",
+        "64M",
+        "--name",
+        "d1",
+    ])
+    .ok();
+    one.run(["volume", "create", "v", "8M"]).ok();
+    scene.join("n1", false).ok();
+    let volumes = one.json(["volume", "list"]);
+    std::fs::remove_dir_all(one.pool_dir()).unwrap();
+    assert_eq!(two.json(["volume", "list"]), volumes);
+    let volume = two.start("a").join("v");
+    std::fs::write(&volume, [7; 4096]).unwrap();
+    assert_eq!(std::fs::read(&volume).unwrap()[..4096], [7; 4096]);
+    two.run(["apparatus", "stop", "a"]).ok();
+    two.run(["pool", "check"]).ok();
+}
