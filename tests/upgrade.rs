@@ -173,6 +173,33 @@ fn a_database_of_another_format_is_not_converted_by_a_new_server() {
 }
 
 #[test]
+fn a_database_of_an_older_format_is_not_converted_while_an_apparatus_serves() {
+    let pool = pool();
+    let daemon = pool.start("a1");
+    let database = rusqlite::Connection::open(pool.dir.path().join("pool.db")).unwrap();
+    let format = || -> i64 {
+        let read = database.query_row("PRAGMA user_version", [], |row| row.get(0));
+        read.unwrap()
+    };
+    let present = format();
+    database.pragma_update(None, "user_version", present - 1).unwrap();
+    let refused = apparatus::controller::pool::open_store(&pool.dir)
+        .map(drop)
+        .unwrap_err();
+    assert_eq!(format(), present - 1);
+    database.pragma_update(None, "user_version", present).unwrap();
+    assert_eq!(refused.kind(), ErrorKind::Busy);
+    let text = refused.to_string();
+    let serves = format!("apparatus a1, process {}", daemon.pid());
+    assert!(
+        text.contains("an older format") && text.contains(&serves),
+        "{text}"
+    );
+    drop(database);
+    daemon.stop();
+}
+
+#[test]
 fn an_apparatus_without_a_supervisor_cannot_be_replaced() {
     let pool = pool();
     let daemon = pool.start("a1");

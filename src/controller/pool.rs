@@ -11,6 +11,8 @@ use crate::sys::hold;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::parent_id;
+use std::process;
 use std::sync::Arc;
 
 /// The way out when the database is gone or is another one, and an apparatus still has the right one open.
@@ -104,7 +106,9 @@ pub fn open_to_rehearse(pool: &PoolDir) -> Result<Box<dyn Store>> {
 /// Fails with `NotFound` when there is no pool; returns the errors of the store.
 pub fn open_store(pool: &PoolDir) -> Result<Box<dyn Store>> {
     refuse_file(pool)?;
-    store::open(pool, cluster::open(pool)?.epoch()?).map_err(|error| {
+    let cluster = cluster::open(pool)?;
+    let may_convert = || refuse_conversion_in_use(pool, &*cluster);
+    store::open_unless(pool, cluster.epoch()?, &may_convert).map_err(|error| {
         match directory::try_writing(pool.path()) {
             Err(why) if error.kind() == ErrorKind::Failed && !error.why().ends_with(NOT_A_POOLS) => {
                 not_writable(pool, &why)
@@ -112,6 +116,34 @@ pub fn open_store(pool: &PoolDir) -> Result<Box<dyn Store>> {
             _ => with_rescue(pool, error),
         }
     })
+}
+
+/// Refuses to convert the database while apparatuses serve, other than this process and its supervisor: their program is an older one, which could not open
+/// the database again.
+fn refuse_conversion_in_use(pool: &PoolDir, cluster: &dyn Cluster) -> Result<()> {
+    if cluster.any_claimed()?.is_none() {
+        return Ok(());
+    }
+    let own = [process::id(), parent_id()];
+    let owners = cluster::owners(pool);
+    let others: Vec<String> = owners
+        .iter()
+        .filter(|owner| !own.contains(&owner.pid))
+        .map(Owner::to_string)
+        .collect();
+    if others.is_empty() && !owners.is_empty() {
+        return Ok(());
+    }
+    let why = format!(
+        "has an older format than this program's, and an older program serves the pool: {}",
+        match others.is_empty() {
+            true => "another user's".to_owned(),
+            false => others.join("; "),
+        }
+    );
+    Err(Error::new(ErrorKind::Busy, DATABASE, why).hint(
+        "stop it by its own vctl, or by kill -TERM PROCESS once no host uses it, and start it with this program",
+    ))
 }
 
 /// Explains that the directory accepts no change: SQLite needs space even to read a database that is not open elsewhere.

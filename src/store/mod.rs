@@ -99,9 +99,23 @@ impl<T> Store for T where
 /// # Errors
 /// Fails with `NotFound` if there is none, and for a damaged, foreign or newer store; each error names the way out.
 pub fn open(dir: &PoolDir, epoch: CacheEpoch) -> Result<Box<dyn Store>> {
-    Ok(Box::new(match Place::read(dir)? {
-        None => SqliteStore::open(dir, epoch)?,
-        Some(place) => SqliteStore::open_mirror(dir, epoch, journal_of(&place)?)?,
+    open_unless(dir, epoch, &|| Ok(()))
+}
+
+/// Opens the store as [`open`] does. Asks `may_convert` before it converts a database of an older format, which programs of that format cannot open any more.
+///
+/// # Errors
+/// As for [`open`], and with the error of `may_convert`; the database is as it was then.
+pub fn open_unless(
+    dir: &PoolDir,
+    epoch: CacheEpoch,
+    may_convert: &dyn Fn() -> Result<()>,
+) -> Result<Box<dyn Store>> {
+    let place = Place::read(dir)?;
+    let store = SqliteStore::open_unless(dir, epoch, may_convert)?;
+    Ok(Box::new(match place {
+        None => store,
+        Some(place) => store.mirroring(journal_of(&place)?)?,
     }))
 }
 

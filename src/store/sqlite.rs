@@ -85,8 +85,20 @@ impl SqliteStore {
     /// # Errors
     /// Fails with `NotFound` if there is none, and for a damaged, foreign or newer database; each error names the way out.
     pub fn open(dir: &PoolDir, epoch: CacheEpoch) -> Result<Self> {
+        Self::open_unless(dir, epoch, &|| Ok(()))
+    }
+
+    /// Opens an existing pool in this epoch. Asks `may_convert` before it converts a database of an older format.
+    ///
+    /// # Errors
+    /// As for [`Self::open`], and with the error of `may_convert`; the database is as it was then.
+    pub fn open_unless(
+        dir: &PoolDir,
+        epoch: CacheEpoch,
+        may_convert: &dyn Fn() -> Result<()>,
+    ) -> Result<Self> {
         let dir = hold(dir)?;
-        let connection = files::open(&dir)?;
+        let connection = files::open(&dir, may_convert)?;
         let log = Log::of(&dir, epoch)?;
         Ok(Self {
             connection,
@@ -102,7 +114,15 @@ impl SqliteStore {
     /// # Errors
     /// As for [`Self::open`], and if the database is not a prefix of the log.
     pub fn open_mirror(dir: &PoolDir, epoch: CacheEpoch, journal: Box<dyn Journal>) -> Result<Self> {
-        let mut store = Self::open(dir, epoch)?;
+        Self::open(dir, epoch)?.mirroring(journal)
+    }
+
+    /// Makes an open pool a mirror of this log.
+    ///
+    /// # Errors
+    /// Fails if the database is not a prefix of the log.
+    pub fn mirroring(self, journal: Box<dyn Journal>) -> Result<Self> {
+        let mut store = self;
         store.mirror = Some(Mirror::of(&mut store.connection, journal)?);
         Ok(store)
     }

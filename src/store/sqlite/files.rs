@@ -9,7 +9,7 @@ use super::directory::{Directory, settle};
 use super::import::{Imported, fill};
 use super::metadata::begin_lineage;
 use super::mirror::Mirror;
-use super::schema::{APPLICATION_ID, MIGRATIONS, is_migrated, migrate};
+use super::schema::{APPLICATION_ID, MIGRATIONS, is_migrated, is_older, migrate};
 use super::stalled_writer::resume_if_stopped;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
@@ -35,9 +35,12 @@ const DRAFT_CACHE_KIB: i32 = -(64 << 10);
 /// Number of prepared statements that are kept: more than there are statements.
 const STATEMENTS: usize = 256;
 
-/// Opens an existing pool's database, and migrates it to the current format.
-pub(super) fn open(dir: &PoolDir) -> Result<Connection> {
+/// Opens an existing pool's database, and migrates it to the current format, unless `may_migrate` refuses that.
+pub(super) fn open(dir: &PoolDir, may_migrate: impl FnOnce() -> Result<()>) -> Result<Connection> {
     open_with(dir, |mut connection| {
+        if is_older(&connection, MIGRATIONS)? {
+            may_migrate()?;
+        }
         migrate(&mut connection, MIGRATIONS)?;
         Ok(connection)
     })

@@ -277,6 +277,11 @@ pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> Resul
     Ok(tx.commit()?)
 }
 
+/// Returns whether the database has an older format than that which the last of `migrations` leads to.
+pub(super) fn is_older(connection: &Connection, migrations: &[&str]) -> Result<bool> {
+    Ok(version(connection)?.is_some_and(|version| version < migrations.len()))
+}
+
 /// Returns whether the database has the format that the last of `migrations` leads to.
 pub(super) fn is_migrated(connection: &Connection, migrations: &[&str]) -> Result<bool> {
     Ok(version(connection)? == Some(migrations.len()))
