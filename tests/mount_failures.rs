@@ -283,7 +283,10 @@ fn one_name_and_one_mount_point_each() {
         "{error}"
     );
     let error = pool.refused(&mut pool.command("y", daemon.mount()));
-    assert!(error.contains("in use") && error.contains("apparatus x is mounted there"), "{error}");
+    assert!(
+        error.contains("in use") && error.contains("apparatus x is mounted there"),
+        "{error}"
+    );
     let full = pool.scratch().join("full");
     fs::create_dir(&full).unwrap();
     fs::write(full.join("file"), "").unwrap();

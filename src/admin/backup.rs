@@ -183,7 +183,7 @@ pub(super) fn check_no_job_runs(pool: &PoolDir) -> Result<()> {
 /// # Errors
 /// Fails when one runs, or has a supervisor; `how` describes what it uses.
 pub(super) fn check_nobody_lives(pool: &PoolDir, how: &str) -> Result<()> {
-    pool::refuse_deleted(pool)?;
+    pool::refuse_deleted(pool, ErrorKind::Busy)?;
     match cluster::open(pool)?.any_claimed()? {
         None => check_no_supervisor(pool, how),
         Some(Claimed::Named(name)) => Err(Error::new(

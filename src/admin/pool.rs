@@ -7,7 +7,7 @@ use crate::controller::pool::{refuse_deleted, refuse_file};
 use crate::controller::space;
 use crate::model::alloc::Policy;
 use crate::model::dir::PoolDir;
-use crate::model::error::{Error, Result};
+use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::options::{Options, Thresholds};
 use crate::model::records::NewPool;
 use crate::store::{self, EtcdPlace, OwnNode};
@@ -44,7 +44,7 @@ pub fn check_absent(pool: &PoolDir) -> Result<()> {
     let what = || format!("pool {}", pool.display());
     match pool.database().try_exists() {
         Ok(false) => {
-            refuse_deleted(pool)?;
+            refuse_deleted(pool, ErrorKind::Busy)?;
             super::backup::check_nobody_lives(pool, "by a database that was deleted").map_err(|error| {
                 error.hint("save its database first: vctl pool backup FILE; then vctl apparatus stop NAME, vctl pool restore FILE")
             })

@@ -181,7 +181,7 @@ pub fn refuse_file(pool: &PoolDir) -> Result<()> {
 /// copy of the database that is gone or damaged.
 fn with_rescue(pool: &PoolDir, error: Error) -> Error {
     let is_gone = [NO_POOL, DATABASE_GONE].contains(&error.why());
-    if is_gone && let Err(deleted) = refuse_deleted(pool) {
+    if is_gone && let Err(deleted) = refuse_deleted(pool, ErrorKind::NotFound) {
         return deleted;
     }
     if !(is_gone || error.why().ends_with(NOT_A_POOLS)) {
@@ -200,8 +200,8 @@ fn with_rescue(pool: &PoolDir, error: Error) -> Error {
 /// Refuses a pool whose directory was deleted while its apparatuses serve: they go on, and have its disks.
 ///
 /// # Errors
-/// Fails with `NotFound` when there is one that lives; the error names the way back.
-pub fn refuse_deleted(pool: &PoolDir) -> Result<()> {
+/// Fails with an error of this kind when there is one that lives; the error names the way back.
+pub fn refuse_deleted(pool: &PoolDir, kind: ErrorKind) -> Result<()> {
     let mut left = cluster::owners(pool);
     left.retain(|owner| owner.is_deleted);
     if left.is_empty() {
@@ -231,7 +231,7 @@ pub fn refuse_deleted(pool: &PoolDir) -> Result<()> {
         "once their hosts have ended: {}; then make the pool again from its disks: vctl pool import {disks}",
         stops.join("; ")
     );
-    Err(Error::new(ErrorKind::NotFound, format!("pool {}", pool.display()), why).hint(hint))
+    Err(Error::new(kind, format!("pool {}", pool.display()), why).hint(hint))
 }
 
 /// Replaces the way out by the newest copy in the archive, if there is one.

@@ -492,7 +492,7 @@ mod tests {
             first_row(db, ExtentSize::DEFAULT.into())
         });
         assert!(late.unwrap_err().why().contains("there is a pool here already"));
-        let stored: u64 = open(&dir)
+        let stored: u64 = open(&dir, || Ok(()))
             .unwrap()
             .query_row("SELECT extent_size FROM pool", [], |row| row.get(0))
             .unwrap();

@@ -241,8 +241,7 @@ fn disks_that_cannot_be_taken() {
 fn options_that_are_none_are_not_offered_as_values() {
     let pool = Pool::with_volume();
     for words in [
-        &["volume", "resize", "v", "-4M"][..],
-        &["volume", "set", "v", "--size", "4M"],
+        &["volume", "set", "v", "--size", "4M"][..],
         &["apparatus", "start", "a", "/nowhere", "--metrics", "127.0.0.1:1"],
     ] {
         let refused = pool

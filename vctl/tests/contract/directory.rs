@@ -286,13 +286,13 @@ fn a_deleted_pool_directory_keeps_no_host_and_the_pool_is_made_again_from_its_di
 
     let disks = ["d1.img", "d2.img"].map(|disk| pool.file(disk));
     let import = format!("vctl pool import {} {}", disks[0], disks[1]);
-    for words in [
-        &["status"][..],
-        &["volume", "list"],
-        &["pool", "create"],
-        &["pool", "import", &disks[0], &disks[1]],
+    for (words, status) in [
+        (&["status"][..], 3),
+        (&["volume", "list"], 3),
+        (&["pool", "create"], 4),
+        (&["pool", "import", &disks[0], &disks[1]], 4),
     ] {
-        let refused = pool.run(words).ended(3);
+        let refused = pool.run(words).ended(status);
         refused.complains(&[
             "its directory was deleted",
             "apparatus a, process ",
