@@ -45,8 +45,8 @@ const DIRECT_READ: u64 = 1 << 20;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Upper limit of the threads that read host requests, 1 to 64. In a pool that uses disks through the page cache: 4 if absent, and no more than one above
-    /// the number of processors; while hosts are busy, the number of active threads that serves most is found by trying. In a direct pool: 16 if absent,
-    /// and all are active, because each waits for the disk of its request.
+    /// the number of processors; while hosts are busy, the number of active threads that serves most is found by trying. In a direct pool: 16 if absent;
+    /// each waits for the disk of its request, and twice as many are active as requests are in flight.
     pub threads: Option<usize>,
     /// Whether users other than the one that mounts may access the mount.
     pub allow_other: bool,

@@ -60,7 +60,7 @@ impl Volumes {
         );
         let readers = match options.access {
             DiskAccess::Cached => ReaderScheduler::new(options.threads),
-            DiskAccess::Direct => ReaderScheduler::all_active(options.threads),
+            DiskAccess::Direct => ReaderScheduler::waiting(options.threads),
         };
         Self {
             apparatus,

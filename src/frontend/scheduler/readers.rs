@@ -5,6 +5,7 @@
 //! parked thread checks at intervals whether the others make progress. Where they do not, because there are no requests or because they block on
 //! a disk, it reads requests again. So no thread has to be woken, and while hosts are idle only the spare wakes up at intervals.
 
+use super::concurrency::Concurrency;
 use super::governor::Governor;
 use std::cmp::Ordering;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -14,8 +15,9 @@ use std::time::{Duration, Instant};
 
 /// Length of a window, over which the governor gets a rate.
 const WINDOW: Duration = Duration::from_millis(5);
-/// Number of requests between two readings of the clock.
+/// Number of requests between two readings of the clock, and where each request waits for a disk.
 const LOOK: u64 = 16;
+const LOOK_WAITING: u64 = 4;
 /// Interval at which a parked thread checks the others. A request may wait this long when all active threads block on a disk.
 const NAP: Duration = Duration::from_millis(4);
 /// Interval at which the spare checks the readers.
@@ -27,6 +29,9 @@ const FEW: u64 = 25;
 pub(in crate::frontend) struct ReaderScheduler {
     readers: usize,
     active: AtomicUsize,
+    look: u64,
+    /// Largest number of threads that were seen busy at once in this window.
+    peak: AtomicUsize,
     window_ends_us: AtomicU64,
     counters: Box<[CacheLine]>,
     taken: AtomicUsize,
@@ -44,9 +49,17 @@ struct CacheLine {
 }
 
 struct Window {
-    governor: Governor,
+    rule: Rule,
     began_us: u64,
     served: u64,
+}
+
+/// Rule for the number of active threads.
+enum Rule {
+    /// The number that serves most.
+    Throughput(Governor),
+    /// A number that follows the requests in flight.
+    InFlight(Concurrency),
 }
 
 /// State of one reader thread, which drops it at its end.
@@ -102,12 +115,14 @@ impl ReaderScheduler {
         Self {
             readers,
             active: AtomicUsize::new(readers),
+            look: LOOK,
+            peak: AtomicUsize::new(0),
             window_ends_us: AtomicU64::new(0),
             counters: (0..=readers).map(|_| CacheLine::default()).collect(),
             taken: AtomicUsize::new(0),
             spare_slot: Arc::default(),
             window: Mutex::new(Window {
-                governor: Governor::new(readers),
+                rule: Rule::Throughput(Governor::new(readers)),
                 began_us: 0,
                 served: 0,
             }),
@@ -115,12 +130,18 @@ impl ReaderScheduler {
         }
     }
 
-    /// Makes a scheduler for `readers` reader threads that are always active, and a spare. It suits requests that all wait for disks: the readers sleep most
-    /// of the time, so they do not contend, and the more of them there are the fewer requests are handed to a worker.
-    pub(in crate::frontend) fn all_active(readers: usize) -> Self {
+    /// Makes a scheduler for `readers` reader threads that all wait for the disks of their requests, and a spare. The number of active ones follows the
+    /// requests in flight, so that few are handed to a worker.
+    pub(in crate::frontend) fn waiting(readers: usize) -> Self {
+        let scheduler = Self::new(readers);
         Self {
-            window_ends_us: AtomicU64::new(u64::MAX),
-            ..Self::new(readers)
+            look: LOOK_WAITING,
+            window: Mutex::new(Window {
+                rule: Rule::InFlight(Concurrency::new(readers)),
+                began_us: 0,
+                served: 0,
+            }),
+            ..scheduler
         }
     }
 
@@ -159,7 +180,7 @@ impl ReaderScheduler {
         let counter = &self.counters[context.index];
         counter.served.store(context.served, Relaxed);
         counter.busy.store(false, Relaxed);
-        if context.served.is_multiple_of(LOOK) {
+        if context.served.is_multiple_of(self.look) {
             self.check_window(changed);
         }
         if context.index >= self.active.load(Relaxed) {
@@ -168,6 +189,10 @@ impl ReaderScheduler {
     }
 
     fn check_window(&self, changed: impl FnOnce(usize)) {
+        if self.look == LOOK_WAITING {
+            // The calling thread has just served a request.
+            self.peak.fetch_max(1 + self.busy(), Relaxed);
+        }
         if !self.window_is_over(self.now_us()) {
             return;
         }
@@ -175,6 +200,12 @@ impl ReaderScheduler {
         if let Ok(mut window) = self.window.try_lock() {
             self.end_window(&mut window, changed);
         }
+    }
+
+    /// Returns how many threads serve a request now.
+    fn busy(&self) -> usize {
+        let counters = self.counters.iter();
+        counters.filter(|counter| counter.busy.load(Relaxed)).count()
     }
 
     fn now_us(&self) -> u64 {
@@ -192,7 +223,8 @@ impl ReaderScheduler {
         if !self.window_is_over(now_us) {
             return;
         }
-        let number = window.end(now_us, self.served_by(self.counters.len()));
+        let peak = self.peak.swap(0, Relaxed);
+        let number = window.end(now_us, self.served_by(self.counters.len()), peak);
         let ends_us = now_us.saturating_add(u64::try_from(WINDOW.as_micros()).unwrap_or(u64::MAX));
         self.window_ends_us.store(ends_us, Relaxed);
         if self.active.swap(number, Relaxed) != number {
@@ -254,16 +286,25 @@ impl ReaderScheduler {
 
 impl Window {
     /// Ends the window, begins the next one, and returns how many threads are active in that.
-    #[expect(clippy::cast_precision_loss, reason = "a rate needs no more digits")]
-    fn end(&mut self, now_us: u64, served: u64) -> usize {
+    fn end(&mut self, now_us: u64, served: u64, peak: usize) -> usize {
         let (took_us, more) = (
             now_us.saturating_sub(self.began_us),
             served.saturating_sub(self.served),
         );
         (self.began_us, self.served) = (now_us, served);
-        self.governor.window(more as f64 * 1e6 / took_us.max(1) as f64);
-        self.governor.number()
+        match &mut self.rule {
+            Rule::Throughput(governor) => {
+                governor.window(rate(more, took_us));
+                governor.number()
+            }
+            Rule::InFlight(concurrency) => concurrency.window(peak),
+        }
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate needs no more digits")]
+fn rate(requests: u64, took_us: u64) -> f64 {
+    requests as f64 * 1e6 / took_us.max(1) as f64
 }
 
 #[cfg(test)]
@@ -388,13 +429,22 @@ mod tests {
     }
 
     #[test]
-    fn readers_that_are_always_active_are_not_counted_in_windows() {
-        let readers = ReaderScheduler::all_active(16);
-        let mut last = (0..16).filter_map(|_| readers.context()).next_back().unwrap();
-        for _ in 0..10 * LOOK {
-            readers.served(&mut last, |number| panic!("{number} are active"));
+    fn readers_that_wait_for_disks_are_as_many_as_twice_the_requests_in_flight() {
+        let readers = ReaderScheduler::waiting(16);
+        readers.window_ends_us.store(u64::MAX, Relaxed);
+        let mut contexts: Vec<_> = (0..4).map(|_| readers.context().unwrap()).collect();
+        for context in &contexts[1..] {
+            readers.begins(context);
         }
-        assert_eq!(readers.active.load(Relaxed), 16);
+        for _ in 0..LOOK_WAITING {
+            readers.served(&mut contexts[0], |number| {
+                panic!("{number} are active: the window has not ended")
+            });
+        }
+        readers.window_ends_us.store(0, Relaxed);
+        let mut reported = Vec::new();
+        readers.check_window(|number| reported.push(number));
+        assert_eq!(reported, [8], "three were busy beside the one that looked");
     }
 
     #[test]
@@ -421,7 +471,7 @@ mod tests {
         assert_eq!(window.began_us, u64::MAX - 1);
         // The length of a window is never negative, in whatever order clock and counts are read.
         window.served = 9;
-        window.end(5, 8);
+        window.end(5, 8, 0);
         assert_eq!((window.began_us, window.served), (5, 8));
     }
 }
