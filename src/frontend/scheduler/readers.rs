@@ -1,7 +1,7 @@
-//! Schedules the FUSE reader threads: as many as the governor says are active and read requests, and the others are parked. One more thread is a
-//! spare, which runs only while all readers block on disks.
+//! Schedules the FUSE reader threads: as many as a rule says are active and read requests, and the others are parked. The rule is the governor, or in a direct
+//! pool the number of requests in flight. One more thread is a spare, which runs only while all readers block on disks.
 //!
-//! Each thread counts its requests in a cache line of its own. The thread that finds a window ended adds the counts up and asks the governor. A
+//! Each thread counts its requests in a cache line of its own. The thread that finds a window ended adds the counts up and asks the rule. A
 //! parked thread checks at intervals whether the others make progress. Where they do not, because there are no requests or because they block on
 //! a disk, it reads requests again. So no thread has to be woken, and while hosts are idle only the spare wakes up at intervals.
 
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// Length of a window, over which the governor gets a rate.
+/// Length of a window, over which the rule gets figures.
 const WINDOW: Duration = Duration::from_millis(5);
 /// Number of requests between two readings of the clock, and where each request waits for a disk.
 const LOOK: u64 = 16;

@@ -93,23 +93,21 @@ fn a_pool_that_goes_through_the_page_cache_stays_one_of_one_machine() {
     scene.two.run(["pool", "show"]).ended(3);
 }
 
+/// Creates volume `v` of 8 MiB on a disk `d1`.
+fn create_volume(pool: &Pool) {
+    let image = pool.file("d1.img");
+    pool.run(["disk", "add", &image, "--create", "64M", "--name", "d1"])
+        .ok();
+    pool.run(["volume", "create", "v", "8M"]).ok();
+}
+
 #[test]
 fn a_change_of_either_node_reaches_the_apparatuses_of_both() {
     let Some(scene) = Scene::new(&["--direct"]) else {
         return;
     };
     let (one, two) = (&scene.one, &scene.two);
-    one.run([
-        "disk",
-        "add",
-        &one.file("d1.img"),
-        "--create",
-        "64M",
-        "--name",
-        "d1",
-    ])
-    .ok();
-    one.run(["volume", "create", "v", "8M"]).ok();
+    create_volume(one);
     scene.join("n2", true).ok();
     assert_eq!(scene.nodes(), 2);
     // Both are on one kernel, where only one directory has a disk: the second apparatus serves the names alone.
@@ -149,17 +147,7 @@ fn the_one_node_comes_back_when_its_directory_is_lost() {
         return;
     };
     let (one, two) = (&scene.one, &scene.two);
-    one.run([
-        "disk",
-        "add",
-        &one.file("d1.img"),
-        "--create",
-        "64M",
-        "--name",
-        "d1",
-    ])
-    .ok();
-    one.run(["volume", "create", "v", "8M"]).ok();
+    create_volume(one);
     scene.join("n1", false).ok();
     let volumes = one.json(["volume", "list"]);
     std::fs::remove_dir_all(one.pool_dir()).unwrap();
