@@ -266,11 +266,8 @@ mod tests {
             include_str!("agent/server/core.rs"),
             include_str!("agent/server/core/requests.rs"),
             include_str!("agent/server/helpers.rs"),
-            include_str!("agent/server/holds.rs"),
             include_str!("agent/server/links.rs"),
-            include_str!("agent/server/others.rs"),
-            include_str!("agent/server/rejoin.rs"),
-            include_str!("agent/server/version.rs"),
+            include_str!("agent/server/services.rs"),
         ];
         for (point, name) in Point::ALL {
             let used = format!("Point::{point:?}");

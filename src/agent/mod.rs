@@ -1,7 +1,9 @@
-//! The control side of an apparatus: the control thread (`server`), and persisting changes for flushes (`persister`).
+//! The control side of an apparatus: the control thread (`server`), rejoining in the store (`rejoining`), and persisting changes for flushes (`persister`).
 
 pub mod persister;
+mod rejoining;
 pub mod server;
 
 pub use persister::Persister;
+pub use rejoining::rejoin;
 pub use server::Server;

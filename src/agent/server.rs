@@ -1,23 +1,19 @@
-//! The control thread of an apparatus: it receives requests of controllers, drives [`crate::protocol::participant`], and carries out its effects on
-//! the data path.
+//! The control thread of an apparatus: it receives requests of controllers, drives [`crate::protocol::agent`], and gives it what it uses: the data
+//! path, the entry among the members, helper threads, timers.
 //!
 //! ```text
-//!  connections --requests--> Core --events--> Machine --effects--> Core --> parts --> Runtime (gate, table), member entry
-//!       ^                     |  ^                                            |
-//!       +------ answers ------+  +- results - helper threads <--- works ------+  (store, disks: all that may wait)
+//!  connections --requests--> Core --inputs--> Agent --calls--> services --> Runtime (gate, table), member entry
+//!       ^                     |  ^                                   |
+//!       +------ answers ------+  +- results - helper threads <-------+  (store, disks: all that may wait)
 //! ```
 //!
 //! | part | state |
 //! |---|---|
 //! | `connections` | sockets, partial frames |
 //! | `links` | greetings, queued answers |
-//! | `holds` | holds in place, their drains |
-//! | `version` | the present table: its volumes, and the generation in the member entry |
-//! | `others` | generations that the other apparatuses have to reach |
+//! | `services` | what a helper has brought from a rejoin; carries out what the agent decides |
 //! | `opening` | disks to open, and the holds that wait for them |
 //! | `opens` | blocks on opens |
-//! | `quiesce` | requests that wait for old tables to fall out of use |
-//! | `rejoin` | the way back after a fence |
 //! | `upkeep` | heartbeat, checks of disks and run directory |
 //! | `jobs`, with `job_records` | threads that act as a controller |
 //! | `timers` | times at which the parts are called again |
@@ -29,18 +25,14 @@ mod copy_retries;
 mod core;
 mod hangs;
 mod helpers;
-mod holds;
 mod job_records;
 mod jobs;
 mod links;
 mod opening;
 mod opens;
-mod others;
-mod quiesce;
-mod rejoin;
+mod services;
 mod timers;
 mod upkeep;
-mod version;
 
 use self::connections::{Connections, Inbound};
 use self::core::{Core, TimerKey};
@@ -172,7 +164,7 @@ impl Server {
         let ending = Arc::new(AtomicBool::new(false));
         let (waker, jobs) = (Arc::clone(&setup.waker), Arc::<JobPause>::default());
         let (mut control, stop) = (ControlLoop::new(setup, Arc::clone(&jobs))?, Arc::clone(&ending));
-        control.core.run();
+        control.core.begin();
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
             if let Err(why) = crate::sys::prefer_latency() {
                 log::debug!("the control thread runs without a higher priority: {why}");
@@ -268,7 +260,6 @@ impl ControlLoop {
                 TimerKey::Sweep => self.sweep(),
                 key => self.core.due(key),
             }
-            self.core.run();
         }
         self.send_answers();
     }
@@ -288,7 +279,6 @@ impl ControlLoop {
             Inbound::Lost(link) => self.core.lost(link),
             Inbound::Stranger(link) => self.core.stranger(link),
         }
-        self.core.run();
     }
 
     /// Closes connections that have not sent `Hello`, or not finished a frame, in time.
@@ -309,6 +299,5 @@ impl ControlLoop {
                 self.core.lost(link);
             }
         }
-        self.core.run();
     }
 }

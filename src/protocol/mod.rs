@@ -3,6 +3,7 @@
 //! [`crate::controller`] and [`crate::agent`] carry out the effects; the simulator and the explorer in `tests/` drive the same
 //! machines.
 
+pub mod agent;
 pub mod controller;
 pub mod participant;
 pub mod parts;

@@ -1,4 +1,4 @@
-//! An apparatus's process: its start, its fence, its way back.
+//! An apparatus's process: its start, and what the store is asked for when it rejoins.
 
 use super::fault::Fault;
 use super::host::{Lane, What};
@@ -6,18 +6,20 @@ use super::promise::Placed;
 use super::served::Served;
 use super::shared::Shared;
 use super::{Delay, LinkId, ProcId, ReqId, Task, World};
+use apparatus::agent::rejoin;
 use apparatus::gate::Access;
 use apparatus::gate::core::Holds;
-use apparatus::model::change::HoldMode;
+use apparatus::map::Draft;
 use apparatus::model::member::{Joined, Joiner};
 use apparatus::model::names::Name;
-use apparatus::model::records::{Snapshot, Span};
+use apparatus::model::records::{Delta, Snapshot, Span};
 use apparatus::model::units::{ChangeId, Generation, Incarnation, Slot, Term, VolumeExtent};
-use apparatus::protocol::participant::{Bounds, Event, Machine};
-use apparatus::protocol::recovery::{self, MemberView};
+use apparatus::protocol::agent::{Agent, Input, Rejoined};
+use apparatus::protocol::participant::{Bounds, Machine, Participation};
+use apparatus::protocol::recovery::MemberView;
 use apparatus::store::memory::Placements;
 use apparatus::store::roles::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What the store said to a join or rejoin, until it is put to use.
 #[derive(Clone, Debug)]
@@ -28,11 +30,10 @@ pub enum Stage {
     Joining,
     /// The table is to be loaded.
     Loading(Box<Joined>),
+    /// The agent does the rest.
     Serving,
-    /// Fenced: nothing may be in flight before the store is asked.
-    Draining,
-    /// The store is asked to rejoin.
-    Rejoining,
+    /// The store is asked to rejoin, from this incarnation.
+    Rejoining(Incarnation),
     /// The table is to be loaded anew.
     Reloading(Box<Joined>),
 }
@@ -46,20 +47,26 @@ pub struct App {
     pub incarnation: Incarnation,
     pub generation: Generation,
     pub placements: Placements,
-    pub machine: Option<Machine>,
+    /// The production agent; an input takes it out while it is handled.
+    pub agent: Option<Agent>,
     /// The simulation's: its data path. The explorer has these in its place: holds, lanes and strays.
     pub served: Option<Served>,
     pub holds: Holds<ReqId>,
     pub lanes: BTreeMap<ReqId, Lane>,
     /// Found fenced, to go on after the rejoining.
     pub strays: Vec<ReqId>,
-    /// Holds that wait for their drain.
-    pub draining: BTreeMap<ChangeId, (Vec<Span>, HoldMode)>,
-    /// Notes that wait for theirs; the explorer's, with the writes that were in flight when they were placed.
+    /// Notes; the explorer's have the writes that were in flight when they were placed.
     pub settling: BTreeMap<ChangeId, BTreeSet<ReqId>>,
-    /// Generations that the others are awaited at.
-    pub awaited: BTreeSet<Generation>,
-    pub looking: bool,
+    /// Generations of which the store is asked whether the others have reached them.
+    pub finding: BTreeSet<Generation>,
+    /// A fault: deltas that are to be applied late.
+    pub switches: VecDeque<Delta>,
+    /// A fault: changes that were not committed when the store was to be asked for them.
+    pub not_committed: BTreeSet<ChangeId>,
+    /// It has rejoined in the store, and the answer was lost.
+    pub unheard: bool,
+    /// The explorer's: the agent is woken when the next request leaves the gate.
+    pub wakes: bool,
     /// The holds in place, as they were asked for.
     pub placed: BTreeMap<ChangeId, Placed>,
     /// Holds asked for: by which connection, and until when.
@@ -78,7 +85,14 @@ pub struct App {
 impl App {
     /// Whether hosts see its mount.
     pub fn serves(&self) -> bool {
-        self.machine.is_some()
+        !matches!(self.stage, Stage::Booting | Stage::Joining | Stage::Loading(_))
+    }
+
+    /// Whether it is in the control range, waits for nobody, and holds nothing.
+    pub fn is_calm(&self) -> bool {
+        let machine = self.agent.as_ref().map(Agent::machine);
+        let calm = |machine: &Machine| machine.standing() == Participation::Serving && machine.holds() == 0;
+        machine.is_some_and(calm)
     }
 
     /// Whether a request is to be parked.
@@ -124,15 +138,17 @@ impl World {
             incarnation: Incarnation(0),
             generation: Generation(0),
             placements: Placements::default(),
-            machine: None,
+            agent: None,
             served: None,
             holds: Holds::new(),
             lanes: BTreeMap::new(),
             strays: Vec::new(),
-            draining: BTreeMap::new(),
             settling: BTreeMap::new(),
-            awaited: BTreeSet::new(),
-            looking: false,
+            finding: BTreeSet::new(),
+            switches: VecDeque::new(),
+            not_committed: BTreeSet::new(),
+            wakes: false,
+            unheard: false,
             placed: BTreeMap::new(),
             asked: BTreeMap::new(),
             terms: BTreeMap::new(),
@@ -171,18 +187,16 @@ impl World {
 
     fn serve(&mut self, index: usize, joined: &Joined) {
         self.load(index, joined);
-        let (incarnation, generation) = (joined.member.incarnation, joined.snapshot.header.generation);
         let bounds = Bounds {
             holds: 8,
             patience_us: self.options.patience_us,
         };
-        let (machine, effects) = Machine::joined(incarnation, generation, bounds);
         self.start_data_path(index, joined);
         if let Some(app) = self.apps[index].as_mut() {
             app.stage = Stage::Serving;
-            app.machine = Some(machine);
+            app.agent = Some(Agent::new(Rejoined::of(joined), bounds));
         }
-        self.carry_out(index, effects);
+        self.with_agent(index, |agent, services| agent.begin(services));
         for client in 0..self.clients.len() {
             if self.clients[client].app == index {
                 self.clients[client].busy = None;
@@ -195,9 +209,15 @@ impl World {
     fn load(&mut self, index: usize, joined: &Joined) {
         let (slot, incarnation) = (joined.member.slot, joined.member.incarnation);
         let generation = joined.snapshot.header.generation;
+        // The snapshot has no segments if deltas lead to them; no change was committed since.
+        let placements = match joined.since {
+            Some(_) => (*self.store.placements()).clone(),
+            None => placements(&joined.snapshot),
+        };
         if let Some(app) = self.apps[index].as_mut() {
             (app.slot, app.incarnation, app.generation) = (slot, incarnation, generation);
-            app.placements = placements(&joined.snapshot);
+            app.placements = placements;
+            app.unheard = false;
         }
         let row = self.row(slot);
         (row.incarnation, row.generation, row.oldest) = (incarnation, generation, generation);
@@ -217,120 +237,89 @@ impl World {
             .fold(app.generation, Generation::min)
     }
 
-    /// A request leaves the gate: drains may have waited for it, and so may a way back.
+    /// The explorer's: a request leaves the gate. The agent is woken if it has found something to wait for.
     pub fn leave_lane(&mut self, index: usize, id: ReqId) {
         let Some(app) = self.apps[index].as_mut() else {
             return;
         };
         app.lanes.remove(&id);
+        let woken = std::mem::take(&mut app.wakes);
         let (slot, oldest) = (app.slot, self.oldest(index));
         self.row(slot).oldest = oldest;
-        self.look_at_drains(index);
-        self.look_at_rejoining(index);
-    }
-
-    pub fn look_at_drains(&mut self, index: usize) {
-        let Some(app) = self.apps[index].as_mut() else {
-            return;
-        };
-        let wrong = self.options.fault == Some(Fault::NoDrain);
-        let (lanes, served) = (&app.lanes, &app.served);
-        let waits = |change: ChangeId, spans: &[Span], mode: HoldMode| {
-            if let Some(served) = served {
-                return served.runtime.lag(change).is_some();
-            }
-            lanes.values().any(|lane| {
-                let stopped = mode == HoldMode::All || lane.access == apparatus::gate::Access::Write;
-                stopped && spans.iter().any(|span| span.overlaps(&lane.span))
-            })
-        };
-        let done = app
-            .draining
-            .iter()
-            .filter(|&(&id, (spans, mode))| wrong || !waits(id, spans, *mode));
-        let done: Vec<ChangeId> = done.map(|(&id, _)| id).collect();
-        for change in done {
-            if let Some(app) = self.apps[index].as_mut() {
-                app.draining.remove(&change);
-            }
-            self.deliver(index, Event::Drained(change));
-        }
-        self.look_at_notes(index);
-    }
-
-    /// Looks at the fence word, as the control thread does now and then.
-    pub fn look_at_word(&mut self, index: usize) {
-        let Some(app) = &self.apps[index] else { return };
-        let (slot, incarnation) = (app.slot, app.incarnation);
-        if app.serves() && self.row(slot).fenced == incarnation {
-            self.deliver(index, Event::Fenced(incarnation));
+        if woken {
+            self.input(index, Input::Woken(BTreeSet::new()));
         }
     }
 
-    pub fn begin_rejoining(&mut self, index: usize) {
-        self.count("rejoins begun");
-        let Some(app) = self.apps[index].as_mut() else {
-            return;
-        };
-        match &app.served {
-            Some(served) => served.runtime.close(),
-            None => app.holds.close(),
-        }
-        app.draining.clear();
-        app.settling.clear();
-        app.placed.clear();
-        app.asked.clear();
-        app.closed = true;
-        app.awaited.clear();
-        app.stage = Stage::Draining;
-        self.look_at_rejoining(index);
-    }
-
-    pub fn look_at_rejoining(&mut self, index: usize) {
-        let Some(app) = &self.apps[index] else { return };
-        let proc = app.proc;
-        if !matches!(app.stage, Stage::Draining) {
-            return;
-        }
-        let empty = app.is_drained();
-        if matches!(app.stage, Stage::Draining) && (empty || self.wrong(Fault::RejoinWithoutDrain)) {
-            self.set_stage(index, Stage::Rejoining);
-            self.after(Some(proc), Delay::Store, Task::Rejoin(index));
-        }
-    }
-
+    /// Asks the store to rejoin, loads the table, and has the agent go on.
     pub fn rejoin_step(&mut self, index: usize) {
         let Some(app) = &self.apps[index] else { return };
-        let (proc, slot, incarnation) = (app.proc, app.slot, app.incarnation);
         match app.stage.clone() {
-            Stage::Rejoining => {
-                let joined = match self.store.rejoin(slot, incarnation, None) {
-                    Ok(joined) => Some(Box::new(joined)),
-                    Err(_) => {
-                        self.count("rejoins without a fence");
-                        let left = self.store.leave(slot, incarnation);
-                        self.must(left.is_ok(), || format!("leave: {left:?}"));
-                        self.ask_to_join(index)
-                    }
-                };
-                if let Some(joined) = joined {
-                    self.set_stage(index, Stage::Reloading(joined));
-                    self.after(Some(proc), Delay::Step, Task::Rejoin(index));
-                }
+            Stage::Rejoining(_) if self.reads_table(index) => {}
+            Stage::Rejoining(from) => self.ask_to_rejoin(index, from),
+            Stage::Reloading(joined) => {
+                self.count("rejoined");
+                self.input(index, Input::Rejoined(Some(Rejoined::of(&joined))));
             }
-            Stage::Reloading(joined) => self.rejoined(index, &joined),
             _ => {}
         }
     }
 
-    fn rejoined(&mut self, index: usize, joined: &Joined) {
-        self.count("rejoined");
+    /// The simulation's: the table is read before the store is asked, so that it may change in between.
+    fn reads_table(&mut self, index: usize) -> bool {
+        let proc = self.apps[index].as_ref().map(|app| app.proc);
+        let Some(served) = self.apps[index].as_ref().and_then(|app| app.served.clone()) else {
+            return false;
+        };
+        let reads = served.read().is_none();
+        if reads {
+            let read = self.store.snapshot().and_then(|snapshot| Draft::new(&snapshot));
+            self.must(read.is_ok(), || format!("read: {read:?}"));
+            served.keep(read.ok());
+            self.after(proc, Delay::Store, Task::Rejoin(index));
+        }
+        reads
+    }
+
+    fn ask_to_rejoin(&mut self, index: usize, from: Incarnation) {
+        let Some(app) = &self.apps[index] else { return };
+        let (proc, slot) = (app.proc, app.slot);
+        let known = app.served.as_ref().and_then(|served| served.read());
+        let joiner = Joiner {
+            known,
+            ..Joiner::new(&app.name, proc.0 as u32, "/mnt")
+        };
+        let fails = !self.options.explore && self.rng.permille(self.options.chaos.store_fails);
+        if fails && self.rng.permille(500) {
+            return self.rejoin_failed(index);
+        }
+        let joined = rejoin(&mut self.store, (slot, from), &joiner);
+        self.must(joined.is_ok(), || format!("rejoin: {joined:?}"));
+        if fails {
+            // The answer is lost.
+            self.apps[index].iter_mut().for_each(|app| app.unheard = true);
+            return self.rejoin_failed(index);
+        }
+        if let Ok(joined) = joined {
+            self.set_stage(index, Stage::Reloading(Box::new(joined)));
+            self.after(Some(proc), Delay::Step, Task::Rejoin(index));
+        }
+    }
+
+    fn rejoin_failed(&mut self, index: usize) {
+        self.count("store failed at a rejoin");
+        if let Some(served) = self.apps[index].as_ref().and_then(|app| app.served.as_ref()) {
+            served.keep(None);
+        }
+        self.input(index, Input::Rejoined(None));
+    }
+
+    /// The agent loads the table that it has rejoined with.
+    pub fn reload(&mut self, index: usize, joined: &Joined) {
+        self.reload_data_path(index, joined);
         self.load(index, joined);
         self.set_stage(index, Stage::Serving);
-        self.reload(index, joined);
         self.finish_strays(index);
-        let (incarnation, generation) = (joined.member.incarnation, joined.snapshot.header.generation);
-        self.deliver(index, Event::Rejoined(incarnation, generation));
     }
 
     /// The explorer's: a write that had reached its disk is acknowledged if its range has not moved since; all else runs again, when the gate opens.
@@ -371,40 +360,6 @@ impl World {
             MemberView::new(member, &row.line(), self.lives(member))
         });
         seen.collect()
-    }
-
-    pub fn look_at_others(&mut self, index: usize) {
-        let Some(app) = &self.apps[index] else { return };
-        let (proc, awaited) = (app.proc, app.awaited.clone());
-        let seen = self.see();
-        for generation in awaited {
-            let joining = matches!(
-                self.standing(index),
-                apparatus::protocol::participant::Participation::Waiting(_)
-            );
-            let wrong = self.wrong(Fault::ReopenAlone) || (joining && self.wrong(Fault::JoinerDoesNotWait));
-            if wrong || recovery::others_reached(&seen, generation) {
-                if let Some(app) = self.apps[index].as_mut() {
-                    app.awaited.remove(&generation);
-                }
-                self.deliver(index, Event::OthersReached(generation));
-            }
-        }
-        let Some(app) = self.apps[index].as_mut() else {
-            return;
-        };
-        app.looking = !app.awaited.is_empty();
-        if app.looking {
-            self.after(Some(proc), Delay::Exactly(300), Task::Others(index));
-        }
-    }
-
-    fn standing(&self, index: usize) -> apparatus::protocol::participant::Participation {
-        let machine = self.apps[index].as_ref().and_then(|app| app.machine.as_ref());
-        machine.map_or(
-            apparatus::protocol::participant::Participation::Out,
-            Machine::standing,
-        )
     }
 
     /// Connections of an apparatus.

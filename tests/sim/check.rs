@@ -28,8 +28,9 @@ impl World {
             }
         }
         let mut wrong = None;
-        // Drained, with its gate closed, and joined anew: it has the new table, and only lacks the time to load it.
-        let reloads = |app: &App| matches!(app.stage, Stage::Reloading(_)) && app.is_drained();
+        // Drained, with its gate closed, and joined anew: it has the new table, and only lacks the time to load it, or the answer.
+        let joined = |app: &App| app.unheard || matches!(app.stage, Stage::Reloading(_));
+        let reloads = |app: &App| joined(app) && app.is_drained();
         for app in self
             .apps
             .iter()

@@ -9,6 +9,7 @@ use super::app::Stage;
 use super::ctl::Todo;
 use super::host::What;
 use super::{Delay, Entry, ProcId, Task, World};
+use apparatus::protocol::agent::{Agent, Due};
 use apparatus::protocol::participant::Event;
 use apparatus::protocol::recovery;
 use apparatus::store::roles::*;
@@ -209,9 +210,9 @@ impl World {
             Task::Step(id) => !self.pauses(id),
             Task::Others(index) => {
                 let seen = self.see();
-                let awaited = self.apps[index].as_ref().map(|app| &app.awaited);
-                awaited.is_some_and(|awaited| {
-                    awaited
+                let asked = self.apps[index].as_ref().map(|app| &app.finding);
+                asked.is_some_and(|asked| {
+                    asked
                         .iter()
                         .any(|&generation| recovery::others_reached(&seen, generation))
                 })
@@ -264,9 +265,11 @@ impl World {
         }
         match &entry.task {
             Task::Enter(_) | Task::Reply(_) | Task::DisksOpen(..) => true,
-            Task::Others(index) => self.apps[*index]
-                .as_ref()
-                .is_none_or(|app| app.awaited.is_empty()),
+            Task::Others(index) => self.apps[*index].as_ref().is_none_or(|app| {
+                let awaits = |agent: &Agent| !agent.awaited().is_disjoint(&app.finding);
+                !app.agent.as_ref().is_some_and(awaits)
+            }),
+            Task::AppTimer(_, due) => !matches!(due, Due::Change(..)),
             Task::Start(index) => self.apps[*index]
                 .as_ref()
                 .is_some_and(|app| matches!(app.stage, Stage::Booting)),
@@ -310,11 +313,12 @@ impl World {
 
     fn meaningless(&self, entry: &Entry) -> bool {
         match &entry.task {
-            Task::AppTimer(index, change, timer) => {
-                let Some(machine) = self.apps[*index].as_ref().and_then(|app| app.machine.as_ref()) else {
+            Task::AppTimer(index, Due::Change(change, timer)) => {
+                let Some(agent) = self.apps[*index].as_ref().and_then(|app| app.agent.as_ref()) else {
                     return true;
                 };
-                machine.clone().on(Event::TimedOut(*change, *timer)).is_empty()
+                let mut machine = agent.machine().clone();
+                machine.on(Event::TimedOut(*change, *timer)).is_empty()
             }
             Task::Issue(client) => {
                 self.clients[*client].script.is_empty() || self.clients[*client].busy.is_some()

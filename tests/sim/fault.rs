@@ -1,5 +1,5 @@
 //! Wrong protocols, by switch: each is what somebody might write who has not understood one of the rules. They live around the
-//! machines, the driver and the data path, in the simulated control side and in the seams, and nowhere else.
+//! machines, the agent, the driver and the data path: in the services that the agent is given and in the seams, and nowhere else.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
@@ -97,10 +97,22 @@ pub enum Fault {
     AheadWithLateWriter,
     /// A change that a power loss does not take back is committed before its copy is durable.
     CommitBeforeDurable,
+    /// Whoever has joined or rejoined forgets to hold all writes before it opens its gate.
+    WritesNotHeldAtRejoin,
+    /// Who rejoins loads the table that it had read before it asked the store.
+    OldTableLoaded,
+    /// Applied is said, and the table is switched later.
+    AppliedBeforeSwitch,
+    /// An apparatus whose hold ran out takes what the store said of the change before for the answer to its cancelling.
+    OldAnswerTaken,
+    /// An apparatus takes the answer for one generation for that of all that it waits for.
+    OtherGenerationsReached,
+    /// An apparatus shows its present generation as the oldest in use, whatever its requests in flight use.
+    OldTablesForgotten,
 }
 
 impl Fault {
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 53] = [
         Self::ReleaseEarly,
         Self::ReopenByClock,
         Self::ReopenAlone,
@@ -148,6 +160,12 @@ impl Fault {
         Self::NoteLost,
         Self::AheadWithLateWriter,
         Self::CommitBeforeDurable,
+        Self::WritesNotHeldAtRejoin,
+        Self::OldTableLoaded,
+        Self::AppliedBeforeSwitch,
+        Self::OldAnswerTaken,
+        Self::OtherGenerationsReached,
+        Self::OldTablesForgotten,
     ];
 
     /// The promise that it breaks and by whose check it has to be caught, where there is one for just that.

@@ -2,9 +2,10 @@
 
 use super::fault::Fault;
 use super::{Delay, LinkId, ProcId, Task, World};
-use apparatus::model::units::{Generation, Slot, Term};
+use apparatus::model::units::{Slot, Term};
+use apparatus::protocol::agent::{Agent, Input};
 use apparatus::protocol::controller;
-use apparatus::protocol::participant::{Event, Link, OWN};
+use apparatus::protocol::participant::{Link, OWN};
 use apparatus::rpc::message::{Answer, Request, VERSION};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -114,14 +115,8 @@ impl World {
         else {
             return;
         };
-        match request {
-            Request::Hello { .. } => return self.welcome(index, link),
-            Request::Quiesce { wait_us } => {
-                let target = self.apps[index].as_ref().map(|app| app.generation);
-                let until = self.now + wait_us;
-                return self.quiesce(index, link, target.unwrap_or_default(), until);
-            }
-            _ => {}
+        if let Request::Hello { .. } = request {
+            return self.welcome(index, link);
         }
         if let (Request::Hold { change, .. }, Some(app)) = (&request, self.apps[index].as_mut())
             && !app.placed.contains_key(change)
@@ -138,7 +133,7 @@ impl World {
         {
             term = placed;
         }
-        self.deliver(index, Event::Asked(Link(link.0), term, request));
+        self.input(index, Input::Asked(Link(link.0), term, request));
     }
 
     pub fn to_ctl(&mut self, link: LinkId, answer: Answer) {
@@ -158,7 +153,9 @@ impl World {
         let (Some(app), Some(wire)) = (self.apps[index].as_ref(), self.wires.get(&link)) else {
             return;
         };
-        let Some(machine) = &app.machine else { return };
+        let Some(machine) = app.agent.as_ref().map(Agent::machine) else {
+            return;
+        };
         let answer = Answer::Welcome {
             version: VERSION,
             name: app.name.to_string(),
@@ -167,20 +164,6 @@ impl World {
         };
         let owner = Some(wire.ctl);
         self.after(owner, Delay::Message, Task::ToCtl(link, answer));
-    }
-
-    /// Answers when no request uses an older table, or when the time is over.
-    pub fn quiesce(&mut self, index: usize, link: LinkId, target: Generation, until: u64) {
-        if !self.options.explore {
-            self.show_oldest(index);
-        }
-        let oldest = self.oldest(index);
-        if oldest >= target || until <= self.now {
-            return self.send_to_ctl(link, Answer::Quiesced { oldest });
-        }
-        let owner = self.apps[index].as_ref().map(|app| app.proc);
-        let task = Task::Quiesce(index, link, target, until);
-        self.after(owner, Delay::Exactly(100), task);
     }
 
     pub fn app_lost(&mut self, link: LinkId) {
@@ -192,7 +175,7 @@ impl World {
         self.close_if_unused(link);
         self.note_lost(index, link);
         if !self.wrong(Fault::LossIgnored) {
-            self.deliver(index, Event::Lost(Link(link.0)));
+            self.input(index, Input::Lost(Link(link.0)));
         }
     }
 

@@ -1,4 +1,5 @@
 //! A whole pool in one process: hosts, apparatuses, controllers, disks and the store, driving the machines of `protocol/` and the store in memory.
+//! The control side of an apparatus is the production agent (`control.rs`), in the explorer too.
 //! In the simulation the production driver of controllers (`driver.rs`) and the production data path of apparatuses (`served.rs`) run in it; the
 //! explorer, which copies and compares states, drives the core of the gate and steps of its own (`way.rs`, `ctl.rs`). A run is a queue of tasks;
 //! who picks the next one (a seed, or an explorer that tries them all) decides what happens.
@@ -25,11 +26,12 @@ pub mod app;
 pub mod chaos;
 pub mod check;
 pub mod command;
+pub mod control;
 pub mod copy;
 pub mod ctl;
 pub mod disk;
 pub mod driver;
-pub mod effects;
+pub mod ends;
 pub mod explore;
 pub mod fault;
 pub mod history;
@@ -61,7 +63,7 @@ use app::App;
 use apparatus::blockdev::label::COPY;
 use apparatus::model::member::{Member, MemberEntry};
 use apparatus::model::units::{CacheEpoch, ChangeId, Generation, Incarnation, JobId, Slot, Term, VolumeId};
-use apparatus::protocol::participant::Timer;
+use apparatus::protocol::agent::Due;
 use apparatus::rpc::message::{Answer, Request};
 use apparatus::store::memory::MemoryStore;
 use ctl::Ctl;
@@ -120,7 +122,7 @@ pub enum Task {
     /// An apparatus's process starts, or takes its next step towards serving.
     Start(usize),
     /// A timer of an apparatus.
-    AppTimer(usize, ChangeId, Timer),
+    AppTimer(usize, Due),
     /// The disks are open.
     DisksOpen(usize, ChangeId),
     /// An apparatus asks the store to cancel.
@@ -131,12 +133,12 @@ pub enum Task {
     Word(usize),
     /// It takes its next step towards rejoining.
     Rejoin(usize),
+    /// A fault: its data path gets a table that it was to have already.
+    Switch(usize),
     /// A thread goes on, if it has paused as many times as this and not more.
     Resume(ThreadId, u64),
     /// An apparatus tries its flushes again, if this request has no answer.
     Retry(usize, ReqId),
-    /// An apparatus may have finished the requests by tables older than this generation, which a connection waits for until this time.
-    Quiesce(usize, LinkId, Generation, u64),
     /// The explorer's controller takes its next step.
     Step(ProcId),
     /// A controller's timer for one of its changes; timers armed since have a higher number.
@@ -439,15 +441,15 @@ impl World {
             Task::AppLost(link) => self.app_lost(link),
             Task::CtlLost(link) => self.ctl_lost(link),
             Task::Start(app) => self.start_step(app),
-            Task::AppTimer(app, change, timer) => self.app_timer(app, change, timer),
+            Task::AppTimer(app, due) => self.app_timer(app, due),
             Task::DisksOpen(app, change) => self.disks_open(app, change),
             Task::Cancel(app, change) => self.app_cancel(app, change),
             Task::Others(app) => self.look_at_others(app),
             Task::Word(app) => self.look_around(app),
             Task::Retry(app, req) => self.retry_flushes(app, req),
             Task::Rejoin(app) => self.rejoin_step(app),
+            Task::Switch(app) => self.switch_late(app),
             Task::Resume(thread, epoch) => self.resume(thread, epoch),
-            Task::Quiesce(app, link, target, until) => self.quiesce(app, link, target, until),
             Task::Step(ctl) => self.ctl_step(ctl),
             Task::CtlTimer(ctl, key, epoch) => self.ctl_timer(ctl, key, epoch),
             Task::RecoveryTimer(ctl) => self.recovery_timer(ctl),

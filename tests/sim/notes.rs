@@ -1,92 +1,14 @@
-//! Notes of writes at an apparatus, and what wrong protocols make of them.
+//! What wrong protocols make of notes of writes.
 
 use super::fault::Fault;
-use super::host::Lane;
-use super::{LinkId, ProcId, ReqId, World};
-use apparatus::gate::Access;
-use apparatus::model::records::Span;
-use apparatus::model::units::{ChangeId, MembershipVersion, Slot, Term};
+use super::{LinkId, ProcId, World};
+use apparatus::model::units::{MembershipVersion, Slot, Term};
 use apparatus::protocol::controller::Participant;
-use apparatus::protocol::participant::{Event, Link};
 use apparatus::rpc::message::{Answer, Request};
 use apparatus::rpc::written::Written;
 use apparatus::store::roles::*;
-use std::collections::BTreeSet;
 
 impl World {
-    pub fn place_note(&mut self, index: usize, change: ChangeId, spans: &[Span]) {
-        self.count("notes");
-        let undrained = self.wrong(Fault::NoteWithoutDrain);
-        let Some(app) = self.apps[index].as_mut() else {
-            return;
-        };
-        let placed = match &app.served {
-            Some(served) => served.runtime.note_writes(change, spans),
-            None => {
-                app.holds.place_note(change, spans);
-                true
-            }
-        };
-        if !placed {
-            return self.deliver(index, Event::NoteRefused(change));
-        }
-        let overlaps = |lane: &Lane| spans.iter().any(|span| span.overlaps(&lane.span));
-        let inside = app
-            .lanes
-            .iter()
-            .filter(|(_, lane)| lane.access == Access::Write && overlaps(lane));
-        let inside = inside.map(|(&id, _)| id).collect();
-        app.settling.insert(change, inside);
-        if undrained {
-            app.settling.remove(&change);
-            return self.deliver(index, Event::NoteSettled(change));
-        }
-        self.look_at_notes(index);
-    }
-
-    pub fn end_note(&mut self, index: usize, change: ChangeId) {
-        self.count("notes that ended before their hold");
-        let Some(app) = self.apps[index].as_mut() else {
-            return;
-        };
-        app.settling.remove(&change);
-        match &app.served {
-            Some(served) => served.runtime.end_note(change),
-            None => app.holds.end_note(change),
-        }
-    }
-
-    pub fn look_at_notes(&mut self, index: usize) {
-        let Some(app) = self.apps[index].as_mut() else {
-            return;
-        };
-        let settled = |(change, inside): &(&ChangeId, &BTreeSet<ReqId>)| match &app.served {
-            Some(served) => served.runtime.lag(**change).is_none(),
-            None => !inside.iter().any(|id| app.lanes.contains_key(id)),
-        };
-        let settled: Vec<ChangeId> = app
-            .settling
-            .iter()
-            .filter(settled)
-            .map(|(&change, _)| change)
-            .collect();
-        for change in settled {
-            if let Some(app) = self.apps[index].as_mut() {
-                app.settling.remove(&change);
-            }
-            self.deliver(index, Event::NoteSettled(change));
-        }
-    }
-
-    pub fn report_held(&mut self, index: usize, change: ChangeId, link: Link) {
-        let written = self.apps[index].as_ref().and_then(|app| match &app.served {
-            Some(served) => served.runtime.written(change),
-            None => app.holds.written(change),
-        });
-        let written = Written::of_note(written);
-        self.send_to_ctl(LinkId(link.0), Answer::Held { change, written });
-    }
-
     /// A fault: a driver does not notice that a connection is broken between a note and the hold.
     pub fn overlooks(&self, id: ProcId) -> bool {
         let notes = self

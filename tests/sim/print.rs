@@ -125,8 +125,7 @@ fn hash_app(app: Option<&App>, hasher: &mut impl Hasher) {
         Stage::Joining => (1, 0),
         Stage::Loading(joined) => (2, joined.member.incarnation.0),
         Stage::Serving => (3, 0),
-        Stage::Draining => (4, 0),
-        Stage::Rejoining => (5, 0),
+        Stage::Rejoining(from) => (5, from.0),
         Stage::Reloading(joined) => (6, joined.member.incarnation.0),
     }
     .hash(hasher);
@@ -136,17 +135,16 @@ fn hash_app(app: Option<&App>, hasher: &mut impl Hasher) {
         app.incarnation,
         app.generation,
         &app.placements,
-        &app.machine,
+        &app.agent,
     )
         .hash(hasher);
     (
         &app.holds,
         &app.lanes,
         &app.strays,
-        &app.draining,
         &app.settling,
-        &app.awaited,
-        app.looking,
+        &app.finding,
+        app.wakes,
         app.takeover,
     )
         .hash(hasher);

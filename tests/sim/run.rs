@@ -7,7 +7,6 @@ use super::thread::{Scheduler, Turn};
 use super::{Coverage, Delay, Task, World};
 use apparatus::model::job::JobState;
 use apparatus::model::units::VolumeId;
-use apparatus::protocol::participant::Participation;
 use apparatus::store::roles::*;
 
 /// More tasks than any run needs: one that takes so many does not end.
@@ -148,13 +147,7 @@ impl World {
 
     /// Everyone serves, nothing is held or asked, no controller runs and none is needed.
     fn at_rest(&self) -> bool {
-        let calm = |app: &super::app::App| {
-            let standing = app
-                .machine
-                .as_ref()
-                .is_some_and(|machine| machine.standing() == Participation::Serving && machine.holds() == 0);
-            standing && app.placed.is_empty() && app.is_drained()
-        };
+        let calm = |app: &super::app::App| app.is_calm() && app.placed.is_empty() && app.is_drained();
         let stuck = |app: &super::app::App| self.stopped.contains(&app.proc);
         let calm_or_stuck = |app: &super::app::App| stuck(app) || calm(app);
         let asked = || self.reqs.values().any(|req| !self.stopped.contains(&req.proc));
@@ -222,14 +215,14 @@ impl World {
         );
         for app in self.apps.iter().flatten() {
             out += &format!(
-                "{} {:?} stage {:?} {:?} lanes {:?} strays {:?} machine {:?}\n",
+                "{} {:?} stage {:?} {:?} lanes {:?} strays {:?} {:?}\n",
                 app.name,
                 app.proc,
                 stage(&app.stage),
                 app.served,
                 app.lanes.len(),
                 app.strays,
-                app.machine
+                app.agent
             );
         }
         for driver in self.drivers.values() {
@@ -247,8 +240,7 @@ fn stage(stage: &super::app::Stage) -> &'static str {
         Stage::Joining => "joining",
         Stage::Loading(_) => "loading",
         Stage::Serving => "serving",
-        Stage::Draining => "draining",
-        Stage::Rejoining => "rejoining",
+        Stage::Rejoining(_) => "rejoining",
         Stage::Reloading(_) => "reloading",
     }
 }

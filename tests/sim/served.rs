@@ -22,9 +22,9 @@ use apparatus::map::{Draft, Table};
 use apparatus::model::error::Result;
 use apparatus::model::member::Joined;
 use apparatus::model::names::Name;
-use apparatus::model::records::Snapshot;
 use apparatus::model::units::{DiskId, Generation, VolumeExtent, VolumeId, VolumeOffset};
-use std::collections::BTreeMap;
+use apparatus::protocol::agent::Input;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub struct Served {
     waker: Arc<Waker>,
     starts: Starts,
     readers: BTreeMap<usize, ThreadId>,
+    /// The table that was read for a rejoin.
+    draft: Arc<Mutex<Option<Draft>>>,
 }
 
 /// Threads that production code wants to be started.
@@ -194,6 +196,7 @@ impl Served {
             waker,
             starts,
             readers,
+            draft: Arc::default(),
         })
     }
 
@@ -217,8 +220,26 @@ impl Served {
         woken
     }
 
-    pub fn reload(&self, snapshot: &Snapshot) -> Result<()> {
-        self.runtime.reload(Draft::new(snapshot)?, &snapshot.disks)
+    /// Keeps a table that was read for a rejoin.
+    pub fn keep(&self, read: Option<Draft>) {
+        *self.draft.lock().expect("one thread at a time runs") = read;
+    }
+
+    /// Returns the generation of that table.
+    pub fn read(&self) -> Option<Generation> {
+        let draft = self.draft.lock().expect("one thread at a time runs");
+        draft.as_ref().map(Draft::generation)
+    }
+
+    /// Loads the table that a rejoin has led to.
+    fn reload(&self, joined: &Joined, as_read: bool) -> Result<()> {
+        let read = self.draft.lock().expect("one thread at a time runs").take();
+        let table = match read {
+            Some(read) if as_read => read,
+            Some(read) => read.joined(&joined.snapshot, joined.since.as_deref())?,
+            None => Draft::new(&joined.snapshot)?,
+        };
+        self.runtime.reload(table, &joined.snapshot.disks)
     }
 }
 
@@ -242,21 +263,19 @@ impl World {
     }
 
     /// Its data path gets the table that it has rejoined with.
-    pub fn reload(&mut self, index: usize, joined: &Joined) {
+    pub fn reload_data_path(&mut self, index: usize, joined: &Joined) {
         let served = self.apps[index].as_ref().and_then(|app| app.served.as_ref());
-        let reloaded = served.map_or(Ok(()), |served| served.reload(&joined.snapshot));
+        let as_read = self.wrong(Fault::OldTableLoaded);
+        let reloaded = served.map_or(Ok(()), |served| served.reload(joined, as_read));
         self.must(reloaded.is_ok(), || format!("reload: {reloaded:?}"));
     }
 
     /// The control side of an apparatus was woken: by a request that met the fence, or that left the gate.
     pub fn look_around(&mut self, index: usize) {
-        self.look_at_word(index);
-        if self.options.explore {
-            return;
+        if !self.options.explore {
+            self.show_oldest(index);
         }
-        self.show_oldest(index);
-        self.look_at_drains(index);
-        self.look_at_rejoining(index);
+        self.input(index, Input::Woken(BTreeSet::new()));
     }
 
     /// The member table shows the oldest table in use.
@@ -264,7 +283,7 @@ impl World {
         let Some(app) = self.apps[index].as_ref().filter(|app| app.serves()) else {
             return;
         };
-        let (slot, oldest) = (app.slot, self.oldest(index));
+        let (slot, oldest) = (app.slot, self.shown_as_oldest(index));
         self.row(slot).oldest = oldest;
     }
 

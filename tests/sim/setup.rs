@@ -123,9 +123,13 @@ impl Options {
             | Fault::NoDrain
             | Fault::ApplyBeforeCommit
             | Fault::CopyWithoutHold => {}
-            Fault::JoinerDoesNotWait | Fault::MembershipUnchecked => self.apps = 3,
+            Fault::JoinerDoesNotWait | Fault::MembershipUnchecked | Fault::WritesNotHeldAtRejoin => {
+                self.apps = 3
+            }
             Fault::ReopenAlone
             | Fault::ReopenByClock
+            | Fault::OldAnswerTaken
+            | Fault::OtherGenerationsReached
             | Fault::RecoveryIgnoresBehind
             | Fault::DeadlineIgnored
             | Fault::LossIgnored
@@ -166,7 +170,7 @@ fn chaos_for(fault: Fault) -> Option<Chaos> {
             slow: 60,
             ..none
         },
-        Fault::JoinerDoesNotWait | Fault::MembershipUnchecked => Chaos {
+        Fault::JoinerDoesNotWait | Fault::MembershipUnchecked | Fault::WritesNotHeldAtRejoin => Chaos {
             every_us: 1_000,
             kill_app: 4,
             stop_app: 1,
@@ -175,6 +179,8 @@ fn chaos_for(fault: Fault) -> Option<Chaos> {
         },
         Fault::ReopenAlone
         | Fault::ReopenByClock
+        | Fault::OldAnswerTaken
+        | Fault::OtherGenerationsReached
         | Fault::RecoveryIgnoresBehind
         | Fault::DeadlineIgnored
         | Fault::LossIgnored

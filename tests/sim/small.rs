@@ -11,7 +11,6 @@ use super::{Delay, Entry, Task, World, spec};
 use apparatus::model::job::{JobState, Step};
 use apparatus::model::records::Area;
 use apparatus::model::units::{DiskId, Term, VolumeId};
-use apparatus::protocol::participant::{Machine, Participation};
 use apparatus::store::roles::*;
 
 impl World {
@@ -71,7 +70,10 @@ impl World {
 
     /// Everyone has joined, and nobody waits for anybody.
     fn serve_all(&mut self) {
-        let calm = |app: &App| app.serves() && app.awaited.is_empty();
+        let calm = |app: &App| {
+            let agent = app.agent.as_ref();
+            agent.is_some_and(|agent| agent.awaited().is_empty())
+        };
         let starts = |entry: &Entry| matches!(entry.task, Task::Start(_) | Task::Others(_));
         while !self
             .apps
@@ -88,11 +90,7 @@ impl World {
 
     /// Nothing is left to happen: then everyone serves, everything asked is answered, and the volume is moved.
     pub fn must_rest(&self) -> Result<(), String> {
-        let calm = |app: &App| {
-            let serving =
-                |machine: &Machine| machine.standing() == Participation::Serving && machine.holds() == 0;
-            app.machine.as_ref().is_some_and(serving) && app.holds.holds() == 0
-        };
+        let calm = |app: &App| app.is_calm() && app.holds.holds() == 0;
         let apps = self
             .apps
             .iter()

@@ -3,6 +3,7 @@
 use super::Setup;
 use super::copy_retries::CopyRetries;
 use super::hangs::{HangChange, Hangs};
+use crate::agent::rejoin;
 use crate::blockdev::{Disk, on_helper_thread, within};
 use crate::cluster::{Cluster, FlushLedgers, Membership, NameClaim};
 use crate::controller::directory::refuse_if_deleted;
@@ -14,7 +15,7 @@ use crate::failpoint::{Point, hit};
 use crate::map::Draft;
 use crate::model::change::Cancel;
 use crate::model::dir::PoolDir;
-use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::error::{Error, Result};
 use crate::model::event::Severity;
 use crate::model::member::{Joined, Joiner, Member};
 use crate::model::records::{DiskRecord, PoolHeader};
@@ -463,11 +464,12 @@ impl Helper {
     fn rejoin(&mut self, incarnation: Incarnation) -> Result<Rejoined> {
         // The table is read first, so that no other process waits for the store meanwhile, nor for this apparatus once it is in the control range.
         let read = Draft::new(&self.store.snapshot()?)?;
-        let known = Some(read.generation());
-        let joined = match self.store.rejoin(self.me.slot, incarnation, known) {
-            Err(why) if why.kind() == ErrorKind::Stale => self.join_again(incarnation, known)?,
-            other => other?,
+        let joiner = Joiner {
+            origin: self.cluster.origin(),
+            known: Some(read.generation()),
+            ..Joiner::new(&self.me.name, self.me.pid, &self.me.mount)
         };
+        let joined = rejoin(&mut *self.store, (self.me.slot, incarnation), &joiner)?;
         let table = read.joined(&joined.snapshot, joined.since.as_deref())?;
         hit(Point::ApparatusRejoined);
         let closed = |record: &&DiskRecord| !self.runtime.disks().has(record);
@@ -484,17 +486,5 @@ impl Helper {
             }
         }
         Ok(Rejoined { joined, table, disks })
-    }
-
-    /// Leaves and joins again: this incarnation was not fenced in the store, or a rejoin took place whose result was lost. The claim on the name
-    /// proves that this is the only process of this name.
-    fn join_again(&mut self, incarnation: Incarnation, known: Option<Generation>) -> Result<Joined> {
-        self.store.leave(self.me.slot, incarnation)?;
-        let joiner = Joiner {
-            origin: self.cluster.origin(),
-            known,
-            ..Joiner::new(&self.me.name, self.me.pid, &self.me.mount)
-        };
-        self.store.join(&joiner, &|_| false)
     }
 }

@@ -9,7 +9,7 @@ use crate::datapath::Runtime;
 use crate::model::event::Severity;
 use crate::model::records::{Delta, DiskRecord, Edit};
 use crate::model::units::{ChangeId, DiskId};
-use crate::protocol::participant::Event;
+use crate::protocol::agent::{Input, NotOpened};
 use crate::rpc::message::Answer;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,20 +96,23 @@ impl Openings {
         }
     }
 
-    /// Opens the disks that a hold needs. Returns an event if they are open already.
-    pub(super) fn open_for(&mut self, change: ChangeId, records: Vec<DiskRecord>) -> Option<Event> {
+    /// Opens the disks that a hold needs. Returns whether they are open already.
+    pub(super) fn open_for(&mut self, change: ChangeId, records: Vec<DiskRecord>) -> bool {
         self.wanted.holds.insert(change, records);
         self.check(change)
     }
 
-    fn check(&mut self, change: ChangeId) -> Option<Event> {
-        let missing = self.missing(self.wanted.holds.get(&change)?);
+    /// Returns whether the disks that a hold waits for are open, and begins to open those that are not.
+    fn check(&mut self, change: ChangeId) -> bool {
+        let Some(records) = self.wanted.holds.get(&change) else {
+            return false;
+        };
+        let missing = self.missing(records);
+        missing.iter().for_each(|record| self.begin(record));
         if missing.is_empty() {
             self.forget(change);
-            return Some(Event::DisksOpen(change, Ok(())));
         }
-        missing.iter().for_each(|record| self.begin(record));
-        None
+        missing.is_empty()
     }
 
     fn missing(&self, records: &[DiskRecord]) -> Vec<DiskRecord> {
@@ -129,7 +132,7 @@ impl Openings {
     }
 
     /// Handles the result of an opening.
-    pub(super) fn opened(&mut self, record: &DiskRecord, opened: Result<Arc<Disk>, String>) -> Vec<Event> {
+    pub(super) fn opened(&mut self, record: &DiskRecord, opened: Result<Arc<Disk>, String>) -> Vec<Input> {
         self.running.remove(&key(record));
         let failed = match opened {
             Ok(disk) if self.wanted.is_wanted(record) => {
@@ -148,14 +151,17 @@ impl Openings {
         };
         let waiting = self.wanted.waiting_for(record).into_iter();
         match failed {
-            None => waiting.filter_map(|change| self.check(change)).collect(),
+            None => waiting
+                .filter(|change| self.check(*change))
+                .map(|change| Input::DisksOpen(change, Ok(())))
+                .collect(),
             Some(why) => waiting.map(|change| self.fail(change, why.clone())).collect(),
         }
     }
 
-    fn fail(&mut self, change: ChangeId, why: (String, String)) -> Event {
+    fn fail(&mut self, change: ChangeId, why: NotOpened) -> Input {
         self.forget(change);
-        Event::DisksOpen(change, Err(why))
+        Input::DisksOpen(change, Err(why))
     }
 
     fn install(&mut self, record: &DiskRecord, disk: Arc<Disk>) {

@@ -5,7 +5,8 @@ use crate::agent::server::helpers::Work;
 use crate::agent::server::links::refused;
 use crate::failpoint::{Point, hit};
 use crate::model::units::{Term, VolumeId};
-use crate::protocol::participant::{Event, Link};
+use crate::protocol::agent::Input;
+use crate::protocol::participant::Link;
 use crate::rpc::message::{Answer, ApparatusMetrics, Refusal, Request, RequestFrame, VERSION};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ impl Core {
     /// Handles a frame that has arrived.
     pub(in crate::agent::server) fn received(&mut self, link: Link, frame: RequestFrame) {
         for request in frame.requests {
-            if self.links.is_dismissed(link) {
+            if self.parts.links.is_dismissed(link) {
                 return;
             }
             self.request(link, frame.term, request);
@@ -28,39 +29,39 @@ impl Core {
 
     /// Closes a connection that has sent an invalid frame, because nothing after it can be decoded.
     pub(in crate::agent::server) fn garbled(&mut self, link: Link, why: String) {
-        self.links.dismiss(link, refused(Refusal::Malformed(why)));
+        self.parts.links.dismiss(link, refused(Refusal::Malformed(why)));
     }
 
     fn request(&mut self, link: Link, term: Term, request: Request) {
         match request {
             Request::Hello { version, pool } => self.hello(link, version, pool),
-            _ if !self.links.is_welcome(link) => self.links.dismiss(link, refused(Refusal::NoHello)),
-            Request::Note { .. } => self.pass_to_machine(Point::ApparatusNoteAsked, link, term, request),
-            Request::Hold { .. } => self.pass_to_machine(Point::ApparatusHoldAsked, link, term, request),
-            Request::Apply { .. } => self.pass_to_machine(Point::ApparatusApplyAsked, link, term, request),
-            Request::Release { .. } => {
-                self.pass_to_machine(Point::ApparatusReleaseAsked, link, term, request)
+            _ if !self.parts.links.is_welcome(link) => {
+                self.parts.links.dismiss(link, refused(Refusal::NoHello))
             }
+            Request::Note { .. } => self.pass_to_agent(Point::ApparatusNoteAsked, link, term, request),
+            Request::Hold { .. } => self.pass_to_agent(Point::ApparatusHoldAsked, link, term, request),
+            Request::Apply { .. } => self.pass_to_agent(Point::ApparatusApplyAsked, link, term, request),
+            Request::Release { .. } => self.pass_to_agent(Point::ApparatusReleaseAsked, link, term, request),
             Request::Backup { file } => self.back_up(link, file),
             Request::Status => {
                 let metrics = Answer::Status(Box::new(self.metrics()));
-                self.links.answer(link, metrics);
+                self.parts.links.answer(link, metrics);
             }
-            Request::Quiesce { wait_us } => self.quiesce(link, Duration::from_micros(wait_us)),
+            Request::Quiesce { .. } => self.on(Input::Asked(link, term, request)),
             Request::RunJob { job } => {
-                let begun = self.jobs.begin(job).map_err(refused);
-                self.links.answer(link, accepted(begun));
+                let begun = self.parts.jobs.begin(job).map_err(refused);
+                self.parts.links.answer(link, accepted(begun));
             }
             Request::Stop => {
                 self.runtime.stop();
-                self.links.answer(link, Answer::Accepted);
+                self.parts.links.answer(link, Answer::Accepted);
             }
             Request::StopUnused => self.stop_unused(link),
             Request::ClearDisk { disk } => {
                 self.runtime.clear_disk(disk);
-                self.links.answer(link, Answer::Accepted);
+                self.parts.links.answer(link, Answer::Accepted);
             }
-            Request::Opens => self.links.answer(link, self.opens.report()),
+            Request::Opens => self.parts.links.answer(link, self.opens.report()),
             Request::Vacate {
                 volumes,
                 writers_only,
@@ -69,27 +70,27 @@ impl Core {
         }
     }
 
-    fn pass_to_machine(&mut self, point: Point, link: Link, term: Term, request: Request) {
+    fn pass_to_agent(&mut self, point: Point, link: Link, term: Term, request: Request) {
         hit(point);
-        self.events.push_back(Event::Asked(link, term, request));
+        self.on(Input::Asked(link, term, request));
     }
 
     fn hello(&mut self, link: Link, version: u32, pool: Uuid) {
-        if self.links.hello(link, version, pool) {
+        if self.parts.links.hello(link, version, pool) {
             let welcome = Answer::Welcome {
                 version: VERSION,
                 name: self.me.to_string(),
-                incarnation: self.machine.incarnation(),
-                generation: self.machine.generation(),
+                incarnation: self.agent.machine().incarnation(),
+                generation: self.agent.machine().generation(),
             };
-            self.links.answer(link, welcome);
+            self.parts.links.answer(link, welcome);
         }
     }
 
     /// Has a helper copy the database, which answers when that is done.
     fn back_up(&mut self, link: Link, file: PathBuf) {
-        if !self.helpers.give(Work::Backup(link, file)) {
-            self.links.answer(link, refused(Refusal::TooMany));
+        if !self.parts.helpers.give(Work::Backup(link, file)) {
+            self.parts.links.answer(link, refused(Refusal::TooMany));
         }
     }
 
@@ -99,37 +100,31 @@ impl Core {
         if blocked.is_ok() {
             self.runtime.stop();
         }
-        self.links.answer(link, accepted(blocked));
+        self.parts.links.answer(link, accepted(blocked));
     }
 
     fn vacate(&mut self, link: Link, volumes: BTreeSet<VolumeId>, writers_only: bool, time: Duration) {
         let blocked = self.opens.block(link, volumes, writers_only);
         if blocked.is_ok() {
-            self.timers.arm(TimerKey::AllowOpens(link), time.min(LONGEST));
+            self.parts
+                .timers
+                .arm(TimerKey::AllowOpens(link), time.min(LONGEST));
         }
         let answer = blocked.map_or_else(|refused| refused, |()| Answer::Vacant);
-        self.links.answer(link, answer);
-    }
-
-    fn quiesce(&mut self, link: Link, wait: Duration) {
-        if self.quiesces.add(link, wait.min(LONGEST)) {
-            self.answer_quiesces();
-        } else {
-            self.links.answer(link, refused(Refusal::TooMany));
-        }
+        self.parts.links.answer(link, answer);
     }
 
     fn metrics(&self) -> ApparatusMetrics {
         ApparatusMetrics {
             name: self.me.to_string(),
             pid: std::process::id(),
-            incarnation: self.machine.incarnation(),
-            term: self.machine.term(),
-            generation: self.machine.generation(),
+            incarnation: self.agent.machine().incarnation(),
+            term: self.agent.machine().term(),
+            generation: self.agent.machine().generation(),
             oldest: self.runtime.oldest(),
-            jobs: self.jobs.running(),
+            jobs: self.parts.jobs.running(),
             memory: (self.memory)(),
-            closed_disks: self.openings.closed(),
+            closed_disks: self.parts.openings.closed(),
             ..self.runtime.figures()
         }
     }
