@@ -7,12 +7,18 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Largest size of the file in bytes.
 const LARGEST: u64 = 64 << 10;
+/// Usual length of a lease in seconds.
+pub const LEASE_S: u16 = 30;
+/// Lengths that a lease may have, in seconds.
+pub const LEASES_S: RangeInclusive<u16> = 6..=300;
 /// Most endpoints of an etcd cluster: etcd itself advises at most seven members.
 const MOST_ENDPOINTS: usize = 16;
 
@@ -42,6 +48,9 @@ pub struct OwnNode {
     /// A directory with `ca.pem`, `cert.pem` and `key.pem`, for links to other nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<PathBuf>,
+    /// Length of the leases of its apparatuses in seconds, if it is another than [`LEASE_S`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_s: Option<u16>,
 }
 
 impl OwnNode {
@@ -50,6 +59,10 @@ impl OwnNode {
     /// # Errors
     /// Fails with `Usage` if not.
     pub fn checked(self) -> Result<Self> {
+        if let Some(seconds) = self.lease_s.filter(|seconds| !LEASES_S.contains(seconds)) {
+            let why = format!("is not between {} s and {} s", LEASES_S.start(), LEASES_S.end());
+            return Err(Error::usage(format!("lease of {seconds} s"), why));
+        }
         let Some(listen) = self.listen else {
             return Ok(self);
         };
@@ -68,6 +81,13 @@ impl OwnNode {
             return Err(refused("has no port"));
         }
         Ok(self)
+    }
+
+    /// Returns the length of the leases of its apparatuses, inside the bounds that leases have.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        let seconds = self.lease_s.unwrap_or(LEASE_S);
+        Duration::from_secs(seconds.clamp(*LEASES_S.start(), *LEASES_S.end()).into())
     }
 
     /// Returns the name in its certificate.
@@ -268,6 +288,7 @@ mod tests {
             certificate: None,
             listen: listen.map(|address| address.parse().unwrap()),
             tls: tls.map(PathBuf::from),
+            lease_s: None,
         }
         .checked()
     }
@@ -283,6 +304,18 @@ mod tests {
             ("[::]:7300", Some("/tls")),
         ] {
             assert!(node(Some(listen), tls).is_err(), "{listen}");
+        }
+    }
+
+    #[test]
+    fn a_lease_has_bounds() {
+        let lease = |lease_s| {
+            let node = node(None, None).unwrap();
+            OwnNode { lease_s, ..node }.checked()
+        };
+        assert_eq!(lease(None).unwrap().lease(), Duration::from_secs(30));
+        for (seconds, is_good) in [(5, false), (6, true), (300, true), (301, false)] {
+            assert_eq!(lease(Some(seconds)).is_ok(), is_good, "{seconds}");
         }
     }
 

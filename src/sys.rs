@@ -113,7 +113,13 @@ pub fn monotonic_us() -> u64 {
     micros(ClockId::Monotonic)
 }
 
-/// Returns the same time in microseconds, exact to a tick of the kernel, for the cost of two loads.
+/// Returns `CLOCK_BOOTTIME` in microseconds: it goes on while the machine is suspended.
+#[must_use]
+pub fn boottime_us() -> u64 {
+    micros(ClockId::Boottime)
+}
+
+/// Returns `CLOCK_MONOTONIC` in microseconds, exact to a tick of the kernel, for the cost of two loads.
 #[must_use]
 pub fn coarse_us() -> u64 {
     micros(ClockId::MonotonicCoarse)

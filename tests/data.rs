@@ -14,6 +14,8 @@ mod durable;
 mod fences;
 #[path = "data/inside.rs"]
 mod inside;
+#[path = "data/leases.rs"]
+mod leases;
 mod support;
 
 use apparatus::blockdev::device::{Fault, Faults, Faulty, On, Rule};

@@ -1,5 +1,6 @@
 //! The control side of an apparatus: the control thread (`server`), rejoining in the store (`rejoining`), and persisting changes for flushes (`persister`).
 
+pub mod lease;
 pub mod persister;
 mod rejoining;
 pub mod server;

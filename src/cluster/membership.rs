@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// Entries that the members of a pool publish, in addition to the store's records of them.
 ///
 /// A fence goes to the store first, and then to [`Membership::fence`]. An apparatus answers a request in this order: disk I/O,
-/// [`FlushLedger::written`](super::FlushLedger::written) (for a write), [`OwnEntry::is_fenced`], reply.
+/// [`FlushLedger::written`](super::FlushLedger::written) (for a write), [`OwnEntry::is_fenced`] and [`OwnEntry::has_lapsed`], reply.
 pub trait Membership: Send + Sync {
     /// Returns the entry in a slot that this process publishes.
     fn own(&self, slot: Slot) -> Arc<dyn OwnEntry>;
@@ -47,6 +47,21 @@ pub trait OwnEntry: Send + Sync {
     /// Returns whether this incarnation is fenced, or none has begun. Called twice for each request; it neither takes a lock nor allocates. A write calls it
     /// after [`FlushLedger::written`](super::FlushLedger::written).
     fn is_fenced(&self) -> bool;
+
+    /// Returns whether a lease has run out: nothing may be acknowledged until it is renewed. Called where [`OwnEntry::is_fenced`] is: before and
+    /// after the I/O of each request. Without a lease it is false, for the cost of one load.
+    fn has_lapsed(&self) -> bool {
+        false
+    }
+
+    /// Sets the time of the clock of [`OwnEntry::lease_clock_us`] until which this process may acknowledge. Later calls only raise it; before the first there is
+    /// no lease.
+    fn set_lease(&self, _until_us: u64) {}
+
+    /// Returns the time by the clock that leases are counted by. It goes on while the process or the machine is stopped.
+    fn lease_clock_us(&self) -> u64 {
+        0
+    }
 
     /// Publishes the generation in use, after a switch.
     fn set_generation(&self, generation: Generation);

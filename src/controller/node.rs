@@ -151,6 +151,7 @@ mod tests {
             certificate: None,
             listen: None,
             tls: None,
+            lease_s: None,
         }
     }
 

@@ -150,6 +150,10 @@ impl Runtime for ControlPort {
         self.parking.open();
     }
 
+    fn renewed(&self) {
+        self.parking.resume_lapsed();
+    }
+
     fn disks(&self) -> &Disks {
         &self.disks
     }

@@ -5,6 +5,7 @@ use super::park_timeouts::ParkTimeouts;
 use super::submit::NextStep;
 use super::workers::Workers;
 use super::{Failure, Owned, Reply, Response, Waker};
+use crate::cluster::OwnEntry;
 use crate::datapath::runtime::Resumed;
 use crate::gate::{Access, Bounds, Counts, Drain, Entry, Gate, Lane, Parked, Pass, ReleasedRequests};
 use crate::model::change::HoldMode;
@@ -78,6 +79,34 @@ impl Parking {
         let next = self.park(request, span, access);
         drop(pass);
         next
+    }
+
+    /// Parks a request that has found the lease run out, and all that follow, until the lease is renewed. Holds stay in place.
+    #[cold]
+    pub(super) fn park_lapsed(
+        &self,
+        pass: Pass<'_>,
+        request: Owned,
+        (span, access): (Span, Access),
+        entry: &dyn OwnEntry,
+    ) -> NextStep {
+        self.gate.pause();
+        self.park_timeouts.closed();
+        let next = self.park(request, span, access);
+        drop(pass);
+        // It may have been renewed before the gate was paused: whoever renews it lets the requests go on after that.
+        if !entry.has_lapsed() {
+            self.resume_lapsed();
+        }
+        next
+    }
+
+    /// Lets requests go on that have found the lease run out: it is renewed.
+    pub(super) fn resume_lapsed(&self) {
+        if let Some(freed) = self.gate.resume() {
+            self.park_timeouts.opened();
+            self.resume(freed);
+        }
     }
 
     /// Requests the end of these holds, because the gate is full, and waits a while for room.

@@ -72,6 +72,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn reload(&self, table: Draft, disks: &[DiskRecord]) -> Result<()>;
     /// Ends [`Runtime::close`]: other threads finish the parked requests by the rule of rejoining.
     fn open(&self);
+    /// Has other threads run the requests that were parked because the lease had run out: it is renewed. Any thread may call it.
+    fn renewed(&self) {}
     /// Returns the open disks; the caller may add and remove some.
     fn disks(&self) -> &Disks;
     /// Records the requests in flight. The interval between calls is the precision of their ages.

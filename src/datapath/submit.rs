@@ -158,10 +158,21 @@ impl Submitter {
         if self.entry.is_fenced() {
             return self.parking.park_fenced(pass, request.own(), span, access);
         }
+        if self.entry.has_lapsed() {
+            return self
+                .parking
+                .park_lapsed(pass, request.own(), (span, access), &*self.entry);
+        }
         let disks = self.disks.view();
         let outcome = self.carry_out(scratch, &disks, role, &mut request);
         if self.entry.is_fenced() {
             return self.parking.park_fenced(pass, request.own(), span, access);
+        }
+        // A read too: one that is late may have seen a late write of this apparatus, which nobody else will see.
+        if self.entry.has_lapsed() {
+            return self
+                .parking
+                .park_lapsed(pass, request.own(), (span, access), &*self.entry);
         }
         match outcome {
             Outcome::Completion(completion) => {

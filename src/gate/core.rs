@@ -51,6 +51,16 @@ pub struct Released<T> {
     pub longest_us: u64,
 }
 
+impl<T> Released<T> {
+    fn nothing() -> Self {
+        Self {
+            items: Vec::new(),
+            parked: 0,
+            longest_us: 0,
+        }
+    }
+}
+
 /// Requests that [`Holds::expire`] removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expired<T> {
@@ -177,11 +187,7 @@ impl<T> Holds<T> {
     pub fn release(&mut self, id: ChangeId, now_us: u64) -> Released<T> {
         self.end_note(id);
         if !self.ids.remove(&id) {
-            return Released {
-                items: Vec::new(),
-                parked: 0,
-                longest_us: 0,
-            };
+            return Released::nothing();
         }
         let alone = self.cover.only(id);
         let (parked, longest_us) = self.cost(&alone, now_us);
@@ -202,15 +208,29 @@ impl<T> Holds<T> {
 
     /// Ends `close`. Holds placed since then stay in place.
     pub fn open(&mut self, now_us: u64) -> Released<T> {
-        if !self.cover.closed() {
-            return Released {
-                items: Vec::new(),
-                parked: 0,
-                longest_us: 0,
-            };
+        match self.cover.closed() {
+            true => self.uncover(now_us, Cover::open),
+            false => Released::nothing(),
         }
+    }
+
+    /// Covers everything from now on, beside the holds and notes, which stay in place.
+    pub fn pause(&mut self) {
+        Arc::make_mut(&mut self.cover).pause(true);
+    }
+
+    /// Ends `pause`, which `close` ends too.
+    pub fn resume(&mut self, now_us: u64) -> Released<T> {
+        match self.cover.paused() {
+            true => self.uncover(now_us, |cover| cover.pause(false)),
+            false => Released::nothing(),
+        }
+    }
+
+    /// Ends what covers everything, and returns the requests that may go on.
+    fn uncover(&mut self, now_us: u64, end: impl FnOnce(&mut Cover)) -> Released<T> {
         let (parked, longest_us) = self.cost(&Cover::everything(), now_us);
-        Arc::make_mut(&mut self.cover).open();
+        end(Arc::make_mut(&mut self.cover));
         let volumes: Vec<_> = self.queues.keys().copied().collect();
         let items = self.sweep(&volumes);
         Released {

@@ -297,6 +297,25 @@ impl<T: Parkable> Gate<T> {
         self.reopen(&mut control, freed)
     }
 
+    /// Parks every request from now on, whatever its range, because the lease has run out. Holds and notes stay in place: the life goes on, and may have
+    /// confirmed them. It is idempotent, and any thread that finds the lease run out may call it. [`Gate::close`] ends it.
+    pub fn pause(&self) {
+        let mut control = self.control();
+        control.holds.pause();
+        self.show(&control);
+    }
+
+    /// Ends [`Gate::pause`]. The caller runs the requests that it gets; `None` if the gate was not paused.
+    #[must_use]
+    pub fn resume(&self) -> Option<ReleasedRequests<T>> {
+        let mut control = self.control();
+        if !control.holds.cover().paused() {
+            return None;
+        }
+        let freed = control.holds.resume(self.now_us());
+        Some(self.reopen(&mut control, freed))
+    }
+
     /// Removes the requests that have been parked for `patience` or longer, whatever covers them.
     #[must_use]
     pub fn expire(&self, patience: Duration) -> Expired<T> {

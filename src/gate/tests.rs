@@ -287,6 +287,49 @@ fn a_closed_gate_empties_parks_everything_and_releases_it_when_opened() {
 }
 
 #[test]
+fn a_paused_gate_parks_everything_and_keeps_its_holds() {
+    let (gate, _) = gate();
+    assert!(gate.hold(ChangeId(1), &[span(0, 10)], HoldMode::Writes));
+    assert!(gate.note(ChangeId(2), &[span(0, 10)]));
+    assert!(gate.resume().is_none(), "it is not paused");
+    gate.pause();
+    gate.pause();
+    for (item, span) in [
+        (Item(1, 1), span(0, 10)),
+        (Item(2, 1), span(20, 30)),
+        (Item(3, 1), span(0, 0)),
+    ] {
+        assert!(is_held(&gate, span, Access::Write));
+        assert!(matches!(gate.park(item, span, Access::Write), Parked::Waits));
+    }
+    assert_eq!(
+        gate.drained(ChangeId(1)),
+        Some(Drain::Done),
+        "the hold is in place"
+    );
+    assert_eq!(gate.written(ChangeId(2)), Some(vec![]), "and so is the note");
+    assert_eq!(gate.resume().unwrap().requests, [Item(2, 1), Item(3, 1)]);
+    assert!(is_held(&gate, span(0, 10), Access::Write) && !is_held(&gate, span(20, 30), Access::Write));
+    assert_eq!(gate.release(ChangeId(1)).requests, [Item(1, 1)]);
+}
+
+#[test]
+fn the_end_of_a_hold_releases_nothing_from_a_paused_gate_and_closing_ends_the_pause() {
+    let (gate, _) = gate();
+    assert!(gate.hold(ChangeId(1), &[span(0, 10)], HoldMode::Writes));
+    gate.pause();
+    assert!(matches!(
+        gate.park(Item(1, 1), span(0, 10), Access::Write),
+        Parked::Waits
+    ));
+    assert!(gate.release(ChangeId(1)).requests.is_empty());
+    gate.close();
+    assert!(gate.resume().is_none());
+    assert!(is_held(&gate, span(0, 10), Access::Write));
+    assert_eq!(gate.open().requests, [Item(1, 1)]);
+}
+
+#[test]
 fn the_oldest_generation_is_that_of_a_request_inside() {
     let (gate, _) = gate();
     assert_eq!(gate.oldest(Generation(9)), Generation(9));

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod controller;
+pub mod lease;
 pub mod participant;
 pub mod parts;
 pub mod recovery;

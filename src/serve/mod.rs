@@ -13,6 +13,7 @@ mod history;
 mod hosts;
 mod kept;
 mod labels;
+mod lease;
 mod lines;
 mod memory;
 mod mount_helper;
@@ -228,6 +229,7 @@ impl Core<'_> {
         process::step("apparatus");
         let runtime: Arc<dyn Runtime> = apparatus.control().clone();
         persister.serve(&runtime);
+        let lease = lease::start(&self.pool, joined, (&self.shared, &self.entry), &runtime)?;
         let (ledgers, stores) = (self.shared.ledgers.clone(), self.pool.open_store.clone());
         let (ours, inside) = ((self.shared, self.entry), (runtime, waker));
         let mut setup = Setup::new(&self.pool, joined, endpoint.parts(), ours, inside);
@@ -257,7 +259,7 @@ impl Core<'_> {
             let ended = serving.watch(asked, Heartbeat::new(who, reporter))?;
             if ended == ServeEnd::Replaced {
                 // The next server has the claim only when this process has ended, which follows at once.
-                std::mem::forget((times, renewals, server, mount));
+                std::mem::forget((times, renewals, server, mount, lease));
                 return Ok(ended);
             }
             times.end();

@@ -25,6 +25,7 @@ mod etcd;
 mod events;
 mod jobs;
 pub mod journal;
+pub mod leases;
 mod members;
 pub mod memory;
 pub mod metadata;

@@ -58,7 +58,18 @@ impl Drop for Lifted<'_> {
 
 /// Writes, and does `meanwhile` while the write is at its disk. The request has left the gate when this returns.
 fn write_and_meanwhile(rig: &Rig, faults: &Faults, write: Operation<'_>, meanwhile: impl FnOnce()) {
-    faults.set([Rule::always(On::Write, Fault::Hang)]);
+    at_its_disk(rig, faults, On::Write, write, meanwhile);
+}
+
+/// Serves a request, and does `meanwhile` while it is at its disk.
+pub(super) fn at_its_disk(
+    rig: &Rig,
+    faults: &Faults,
+    on: On,
+    write: Operation<'_>,
+    meanwhile: impl FnOnce(),
+) {
+    faults.set([Rule::always(on, Fault::Hang)]);
     thread::scope(|scope| {
         let (apparatus, mut context) = (&rig.apparatus, rig.io_context());
         let request = Request::new(rig.volume, write, Ear(1, rig.ear.clone()));
@@ -66,7 +77,7 @@ fn write_and_meanwhile(rig: &Rig, faults: &Faults, write: Operation<'_>, meanwhi
         let writing = scope.spawn(move || apparatus.serve(&mut context, request));
         let since = Instant::now();
         while faults.hanging() == 0 {
-            assert!(since.elapsed() < SOON, "the write is not at its disk");
+            assert!(since.elapsed() < SOON, "the request is not at its disk");
             thread::yield_now();
         }
         meanwhile();

@@ -83,7 +83,15 @@ pub struct OwnLine {
     line: usize,
     /// Copy of the incarnation, which the data path reads without touching a cache line that is written all the time.
     life: AtomicU64,
+    lease: LeaseEnd,
 }
+
+/// The time until which this process may acknowledge, in a cache line of its own: it is read with each request and seldom written.
+#[repr(align(128))]
+struct LeaseEnd(AtomicU64);
+
+/// The end of a lease where there is none.
+const NO_LEASE: u64 = u64::MAX;
 
 impl MemberTable {
     /// Maps the pool's table. Creates it, and the run directory, if it does not exist, and replaces one of another boot or pool. While a process has it
@@ -157,6 +165,7 @@ impl MemberTable {
             table: Arc::clone(self),
             line: line_of(slot),
             life: AtomicU64::new(0),
+            lease: LeaseEnd(AtomicU64::new(NO_LEASE)),
         }
     }
 
@@ -268,6 +277,25 @@ impl OwnEntry for OwnLine {
     /// Loads one cache line that only fencing writes.
     fn is_fenced(&self) -> bool {
         self.word(FENCED).load(Acquire) >= self.life.load(Relaxed)
+    }
+
+    fn has_lapsed(&self) -> bool {
+        let until = self.lease.0.load(Acquire);
+        until != NO_LEASE && sys::boottime_us() >= until
+    }
+
+    fn set_lease(&self, until_us: u64) {
+        let until_us = until_us.min(NO_LEASE - 1);
+        let raise = |now: u64| match now {
+            NO_LEASE => Some(until_us),
+            now => Some(now.max(until_us)),
+        };
+        // It cannot fail: there is always a next value.
+        let _ = self.lease.0.fetch_update(SeqCst, SeqCst, raise);
+    }
+
+    fn lease_clock_us(&self) -> u64 {
+        sys::boottime_us()
     }
 
     fn set_generation(&self, generation: Generation) {

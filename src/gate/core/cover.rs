@@ -12,6 +12,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cover {
     closed: bool,
+    paused: bool,
     ranges: Vec<Range>,
     /// Each in the order in which it was placed.
     notes: Vec<(ChangeId, Arc<Note>)>,
@@ -36,6 +37,7 @@ impl Cover {
     pub fn everything() -> Self {
         Self {
             closed: true,
+            paused: false,
             ranges: Vec::new(),
             notes: Vec::new(),
         }
@@ -84,10 +86,11 @@ impl Cover {
         self.notes.retain(|(of, _)| *of != id);
     }
 
-    /// Returns whether a hold, or the closed gate, covers this request.
+    /// Returns whether a hold, or the closed or paused gate, covers this request.
     #[must_use]
     pub fn covers(&self, span: &Span, access: Access) -> bool {
         self.closed
+            || self.paused
             || self
                 .in_volume(span.volume)
                 .iter()
@@ -110,10 +113,16 @@ impl Cover {
         self.closed
     }
 
+    /// Returns whether the gate is paused.
+    #[must_use]
+    pub fn paused(&self) -> bool {
+        self.paused
+    }
+
     /// Returns whether nothing is covered or noted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.closed && self.ranges.is_empty() && self.notes.is_empty()
+        !self.closed && !self.paused && self.ranges.is_empty() && self.notes.is_empty()
     }
 
     /// Returns the cover of this hold alone.
@@ -150,6 +159,10 @@ impl Cover {
 
     pub(super) fn open(&mut self) {
         self.closed = false;
+    }
+
+    pub(super) fn pause(&mut self, paused: bool) {
+        self.paused = paused;
     }
 
     pub(super) fn check(&self, ids: &BTreeSet<ChangeId>) -> Result<(), String> {

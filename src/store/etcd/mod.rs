@@ -7,18 +7,23 @@
 //! | `part/NUMBER/NONCE/K` | a part of an entry that is too large for one request |
 //! | `base/NUMBER/head` | number and chain of an entry, and the number of parts |
 //! | `base/NUMBER/K` | a part of all rows as of that entry |
+//! | `member/SLOT`, `nodes` | derived from the rows: `joined`, `fenced` or `left`, incarnation and node of a member; the nodes by name |
+//! | `live/SLOT` | incarnation of a member, and its lease in microseconds; written by its apparatus |
 //!
 //! Numbers have twenty digits, so that keys are in their order. An entry is appended by one transaction that compares `head`.
 
 mod client;
+mod leases;
 #[cfg(test)]
 pub(super) mod testing;
 #[cfg(test)]
 mod tests;
 
-use super::journal::{Appended, Entry, Journal, Missing, Position};
+use super::journal::{Appended, DerivedKey, Entry, Journal, Missing, Position};
 use crate::model::error::{Error, Result};
 use crate::place::Place;
+pub(super) use leases::EtcdLeases;
+
 use client::{Bytes, Client, Compare, Operation, Range, Transaction};
 
 /// Most bytes of a value: etcd accepts requests of 1.5 MiB.
@@ -287,7 +292,7 @@ impl Journal for EtcdJournal {
         Err(damaged())
     }
 
-    fn append(&mut self, entry: &Entry) -> Result<Appended> {
+    fn append(&mut self, entry: &Entry, derived: &[DerivedKey]) -> Result<Appended> {
         let mut old = match self.head {
             Some(head) if head.last == entry.after => head,
             _ => self.read_head()?,
@@ -305,7 +310,12 @@ impl Journal for EtcdJournal {
                 key: self.key(&format!("log/{:020}", new.last.number)),
                 value: Bytes(value.clone()),
             };
-            match self.replace_head(old, new, vec![put])? {
+            let derived = derived.iter().map(|derived| Operation::Put {
+                key: self.key(&derived.key),
+                value: derived.value.clone().into(),
+            });
+            let puts = std::iter::once(put).chain(derived).collect();
+            match self.replace_head(old, new, puts)? {
                 None => return Ok(Appended::Accepted),
                 Some(other) => old = other,
             }

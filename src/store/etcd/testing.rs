@@ -4,7 +4,7 @@
 #[allow(unreachable_pub, dead_code, reason = "integration tests use it too")]
 mod process;
 
-use super::EtcdJournal;
+use super::{EtcdJournal, EtcdLeases};
 use crate::place::{EtcdPlace, Place};
 use process::Cluster;
 use std::sync::OnceLock;
@@ -37,6 +37,13 @@ impl EtcdCluster {
         let etcd = self.place.clone();
         let node = None;
         EtcdJournal::new(&Place { pool, etcd, node }).unwrap()
+    }
+
+    /// Returns a handle on the leases of a pool.
+    pub(crate) fn leases(&self, pool: Uuid) -> EtcdLeases {
+        let etcd = self.place.clone();
+        let node = None;
+        EtcdLeases::new(&Place { pool, etcd, node }).unwrap()
     }
 
     /// Ends a member.

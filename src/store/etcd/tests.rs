@@ -3,6 +3,9 @@
 use super::testing::EtcdCluster;
 use super::*;
 use crate::model::error::ErrorKind;
+use crate::model::names::Name;
+use crate::model::units::{Incarnation, Slot};
+use crate::store::leases::{LeaseHolder, Leases, Renewed};
 use uuid::Uuid;
 
 fn entry(after: Position, rows: usize) -> Entry {
@@ -21,7 +24,7 @@ fn append(log: &mut EtcdJournal, sizes: &[usize]) -> Vec<Entry> {
         .iter()
         .map(|&size| {
             let entry = entry(at, size);
-            assert_eq!(log.append(&entry).unwrap(), Appended::Accepted);
+            assert_eq!(log.append(&entry, &[]).unwrap(), Appended::Accepted);
             at = entry.position();
             entry
         })
@@ -38,14 +41,14 @@ fn of_two_entries_at_one_position_one_is_accepted() {
     assert_eq!(one.head().unwrap(), Position::default());
     assert_eq!(other.head().unwrap(), Position::default());
     let first = entry(Position::default(), 10);
-    assert_eq!(one.append(&first).unwrap(), Appended::Accepted);
+    assert_eq!(one.append(&first, &[]).unwrap(), Appended::Accepted);
     let second = entry(Position::default(), 10);
-    assert_eq!(other.append(&second).unwrap(), Appended::Outdated);
+    assert_eq!(other.append(&second, &[]).unwrap(), Appended::Outdated);
     let entries = other.after(Position::default()).unwrap().entries;
     assert_eq!(entries, std::slice::from_ref(&first));
     assert_eq!(other.head().unwrap(), first.position());
     // The same entry again, as after a lost answer, is not accepted twice.
-    assert_eq!(one.append(&first).unwrap(), Appended::Outdated);
+    assert_eq!(one.append(&first, &[]).unwrap(), Appended::Outdated);
 }
 
 #[test]
@@ -122,7 +125,7 @@ fn a_member_may_end_and_a_majority_is_needed() {
     }
     let mut next = entry(at.unwrap(), 5);
     for _ in 0..30 {
-        match log.append(&next) {
+        match log.append(&next, &[]) {
             Ok(Appended::Accepted) => break,
             Ok(Appended::Outdated) => {
                 // An attempt without an answer has arrived.
@@ -136,6 +139,70 @@ fn a_member_may_end_and_a_majority_is_needed() {
     assert_eq!(last.number, 2);
     cluster.end(0);
     next = entry(last, 5);
-    assert_eq!(log.append(&next).unwrap_err().kind(), ErrorKind::TimedOut);
+    assert_eq!(log.append(&next, &[]).unwrap_err().kind(), ErrorKind::TimedOut);
     assert_eq!(log.head().unwrap_err().kind(), ErrorKind::TimedOut);
+}
+
+#[test]
+fn a_lease_is_renewed_exactly_while_its_life_is_in_the_control_range() {
+    let Some(cluster) = EtcdCluster::shared(3) else {
+        return;
+    };
+    let pool = Uuid::new_v4();
+    let (mut log, mut own, mut other) = (cluster.log(pool), cluster.leases(pool), cluster.leases(pool));
+    let holder = |incarnation| LeaseHolder {
+        slot: Slot(3),
+        incarnation: Incarnation(incarnation),
+        node: Name::new("node", "n1").unwrap(),
+    };
+    let mut at = Position::default();
+    let mut state = |member: &str, nodes: &str| {
+        let entry = entry(at, 1);
+        at = entry.position();
+        let key = |key: &str, value: &str| DerivedKey {
+            key: key.into(),
+            value: value.into(),
+        };
+        let keys = [key("member/3", member), key("nodes", nodes)];
+        assert_eq!(log.append(&entry, &keys).unwrap(), Appended::Accepted);
+    };
+    assert_eq!(
+        own.renew(&holder(7), None).unwrap(),
+        Renewed::No,
+        "no such member"
+    );
+    state("joined 7 n1", "n1");
+    assert_eq!(
+        own.renew(&holder(7), None).unwrap(),
+        Renewed::Yes { several: false }
+    );
+    assert_eq!(other.published(Slot(3), Incarnation(7)).unwrap(), None);
+    state("joined 7 n1", "n1 n2");
+    assert_eq!(
+        own.renew(&holder(7), None).unwrap(),
+        Renewed::Yes { several: true }
+    );
+    for _ in 0..3 {
+        // The second and later ones write nothing new.
+        assert_eq!(
+            own.renew(&holder(7), Some(30)).unwrap(),
+            Renewed::Yes { several: true }
+        );
+        assert_eq!(other.published(Slot(3), Incarnation(7)).unwrap(), Some(30));
+    }
+    assert_eq!(other.published(Slot(3), Incarnation(6)).unwrap(), None);
+    assert_eq!(
+        own.renew(&holder(6), Some(30)).unwrap(),
+        Renewed::No,
+        "another life"
+    );
+    state("fenced 7 n1", "n1 n2");
+    assert_eq!(own.renew(&holder(7), Some(30)).unwrap(), Renewed::No);
+    state("joined 8 n1", "n1 n2");
+    assert_eq!(other.published(Slot(3), Incarnation(8)).unwrap(), None, "not yet");
+    assert_eq!(
+        own.renew(&holder(8), Some(40)).unwrap(),
+        Renewed::Yes { several: true }
+    );
+    assert_eq!(other.published(Slot(3), Incarnation(8)).unwrap(), Some(40));
 }

@@ -21,6 +21,15 @@ pub enum Appended {
     Outdated,
 }
 
+/// A key beside the log that an entry sets with it, for those who decide by one key and do not read the log: see [`crate::store::leases`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DerivedKey {
+    /// The key, below those of the pool.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+}
+
 /// What leads a mirror from a position to the end of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Missing {
@@ -44,12 +53,12 @@ pub trait Journal: Send {
     /// Fails with `TimedOut` if the log cannot be reached in time, and if it does not contain the position: it was replaced by an older log.
     fn after(&mut self, position: Position) -> Result<Missing>;
 
-    /// Appends an entry, unless the log has another one at its number.
+    /// Appends an entry, unless the log has another one at its number. The derived keys are set by the same transaction.
     ///
     /// # Errors
     /// Fails with `TimedOut` if it is unknown whether the entry was appended or will be. It competes with whatever is appended next, so only
     /// one of both is accepted.
-    fn append(&mut self, entry: &Entry) -> Result<Appended>;
+    fn append(&mut self, entry: &Entry, derived: &[DerivedKey]) -> Result<Appended>;
 
     /// Replaces the entries up to a position by the rows that they lead to, if the log has grown enough since the last time. `rows` is called
     /// only then.

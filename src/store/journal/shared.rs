@@ -1,7 +1,8 @@
 //! A log in memory, which loses answers on request. For tests.
 
-use super::{Appended, Entry, Journal, Missing, Position};
+use super::{Appended, DerivedKey, Entry, Journal, Missing, Position};
 use crate::model::error::{Error, ErrorKind, Result};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the log does with the next append.
@@ -23,6 +24,7 @@ struct Log {
     entries: Vec<Entry>,
     late: Vec<Entry>,
     trouble: Trouble,
+    keys: BTreeMap<String, String>,
     /// Number of entries after which the log is trimmed.
     most: Option<usize>,
 }
@@ -60,6 +62,11 @@ impl SharedLog {
     /// Sets the number of entries after which the log is trimmed.
     pub(crate) fn keep(&self, most: usize) {
         self.lock().most = Some(most);
+    }
+
+    /// Returns a derived key.
+    pub(crate) fn key(&self, key: &str) -> Option<String> {
+        self.lock().keys.get(key).cloned()
     }
 
     /// Returns the number of entries that the log has.
@@ -104,7 +111,7 @@ impl Journal for SharedLog {
         Ok(Missing { base, entries })
     }
 
-    fn append(&mut self, entry: &Entry) -> Result<Appended> {
+    fn append(&mut self, entry: &Entry, derived: &[DerivedKey]) -> Result<Appended> {
         let mut log = self.lock();
         let trouble = log.trouble;
         if trouble == Trouble::Away {
@@ -116,6 +123,12 @@ impl Journal for SharedLog {
             return Err(away());
         }
         let answer = log.accept(entry.clone());
+        if answer == Appended::Accepted {
+            let keys = derived
+                .iter()
+                .map(|derived| (derived.key.clone(), derived.value.clone()));
+            log.keys.extend(keys);
+        }
         // What was late arrives behind it, and finds that the log has gone on.
         for late in std::mem::take(&mut log.late) {
             log.accept(late);

@@ -1,10 +1,12 @@
 //! Keeps this database a prefix of a log that several machines share: see [`crate::store::journal`].
 
+mod derived;
+
 use super::capture::{Capture, POSITION};
 use super::convert::damaged;
 use super::schema::MIGRATIONS;
 use crate::model::error::{Error, ErrorKind, Result};
-use crate::store::journal::{Appended, Entry, Journal, Missing, Position};
+use crate::store::journal::{Appended, DerivedKey, Entry, Journal, Missing, Position};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -47,7 +49,7 @@ impl Mirror {
     pub(super) fn found(&mut self, db: &mut Connection) -> Result<()> {
         let tx = begin(db)?;
         let entry = entry(position(&tx)?, self.capture.all(&tx)?);
-        match self.append(&entry)? {
+        match self.append(&entry, &derived::keys(&tx, &entry.rows)?)? {
             Appended::Accepted => {}
             Appended::Outdated => {
                 return Err(Error::failed("log of the pool", "has entries of a pool already"));
@@ -145,7 +147,7 @@ impl Mirror {
             return Ok(Some(answer));
         }
         let entry = entry(at, rows);
-        if self.append(&entry)? == Appended::Outdated {
+        if self.append(&entry, &derived::keys(&tx, &entry.rows)?)? == Appended::Outdated {
             return Ok(None);
         }
         // If this machine cannot write it, the entry is applied by the next transaction.
@@ -156,8 +158,8 @@ impl Mirror {
     }
 
     /// Appends an entry; finds out whether it was appended if there was no answer.
-    fn append(&mut self, entry: &Entry) -> Result<Appended> {
-        let lost = match self.journal.append(entry) {
+    fn append(&mut self, entry: &Entry, derived: &[DerivedKey]) -> Result<Appended> {
+        let lost = match self.journal.append(entry, derived) {
             Err(error) if error.kind() == ErrorKind::TimedOut => error,
             other => return other,
         };

@@ -230,3 +230,25 @@ fn entries_and_ledgers_are_where_the_module_says() {
     assert_eq!((word(384), word(384 + 8), word(384 + 64)), (3, 4, 5));
     assert_eq!((word(8320), word(8320 + 64)), (1, 1));
 }
+
+#[test]
+fn a_lease_lapses_and_is_only_raised() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = open(dir.path(), 1, 1);
+    let mine = table.mine(Slot(0));
+    mine.begin(Incarnation(5), Generation(1));
+    assert!(!mine.has_lapsed(), "without a lease nothing runs out");
+    mine.set_lease(0);
+    assert!(mine.has_lapsed());
+    let far = mine.lease_clock_us() + 3_600_000_000;
+    mine.set_lease(far);
+    assert!(!mine.has_lapsed());
+    mine.set_lease(1);
+    assert!(!mine.has_lapsed(), "a late answer does not shorten it");
+    // Another process of the machine has its own lease, and a next life has that of its process.
+    assert!(!table.mine(Slot(0)).has_lapsed());
+    mine.begin(Incarnation(6), Generation(1));
+    assert!(!mine.has_lapsed());
+    mine.set_lease(u64::MAX);
+    assert!(!mine.has_lapsed(), "it stays a lease");
+}

@@ -3,7 +3,10 @@
 use super::*;
 use crate::model::dir::PoolDir;
 use crate::model::event::{Event, Severity};
-use crate::model::units::{CacheEpoch, ExtentSize};
+use crate::model::member::Joiner;
+use crate::model::names::Name;
+use crate::model::node::Node;
+use crate::model::units::{CacheEpoch, ExtentSize, Term, Timestamp};
 use crate::store::journal::shared::{SharedLog, Trouble};
 use crate::store::roles::*;
 use crate::store::sqlite::SqliteStore;
@@ -197,4 +200,56 @@ fn the_columns_of_the_metadata_are_integers_and_text() {
                 AND NOT EXISTS (SELECT 1 FROM pragma_table_info(tables.name) WHERE pk > 0)";
     let without_key: u64 = a.connection.query_row(keys, [], |row| row.get(0)).unwrap();
     assert_eq!(without_key, 0);
+}
+
+#[test]
+fn joining_and_fencing_set_the_keys_that_renewals_are_decided_by() {
+    let machines = Machines::new();
+    let mut a = machines.open("a");
+    let node = |name: &str| Node {
+        name: Name::new("node", name).unwrap(),
+        machine: name.into(),
+        epoch: EPOCH,
+        certificate: name.into(),
+        address: None,
+        program: "1".into(),
+        since: Timestamp(0),
+    };
+    a.set_node(&node("n1")).unwrap();
+    assert_eq!(machines.log.key("nodes").unwrap(), "n1");
+    let joiner = Joiner {
+        node: Some(Name::new("node", "n1").unwrap()),
+        ..Joiner::new(&Name::new("apparatus", "a1").unwrap(), 1, "/m")
+    };
+    let joined = a.join(&joiner, &|_| false).unwrap().member;
+    let key = format!("member/{}", joined.slot);
+    let value = |state: &str, life: u64| format!("{state} {life} n1");
+    let life = joined.incarnation.0;
+    assert_eq!(machines.log.key(&key), Some(value("joined", life)));
+    a.set_node(&Node {
+        since: Timestamp(1),
+        ..node("n2")
+    })
+    .unwrap();
+    assert_eq!(machines.log.key("nodes").unwrap(), "n1 n2");
+    // A fence by another machine whose answer is lost sets the key nevertheless, with its entry.
+    let mut b = machines.join("b");
+    machines.log.plan(Trouble::LosesAnswer);
+    b.fence(Term(0), joined.slot, joined.incarnation).unwrap();
+    assert_eq!(machines.log.key(&key), Some(value("fenced", life)));
+    let rejoined = a.rejoin(joined.slot, joined.incarnation, None).unwrap().member;
+    assert_eq!(
+        machines.log.key(&key),
+        Some(value("joined", rejoined.incarnation.0))
+    );
+    a.leave(joined.slot, rejoined.incarnation).unwrap();
+    assert_eq!(
+        machines.log.key(&key),
+        Some(value("left", rejoined.incarnation.0))
+    );
+    a.remove_node(&Name::new("node", "n2").unwrap()).unwrap();
+    assert_eq!(machines.log.key("nodes").unwrap(), "n1");
+    // What concerns no member sets no key.
+    log_event(&mut a, "text").unwrap();
+    assert_eq!(derived::keys(&a.connection, b"i\tevents\t[1]\n").unwrap(), []);
 }

@@ -1,5 +1,6 @@
 //! Options that describe this machine as a node of a pool.
 
+use crate::arguments;
 use apparatus::admin::place::absolute;
 use apparatus::model::error::Result;
 use apparatus::model::names::Name;
@@ -7,6 +8,7 @@ use apparatus::store::OwnNode;
 use clap::Args;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What a node has besides its name.
 #[derive(Args, Debug)]
@@ -20,6 +22,9 @@ pub struct NodeOptions {
     /// The name in this machine's certificate, if it is not that of the node
     #[arg(long, value_name = "NAME", requires = "node")]
     certificate: Option<String>,
+    /// How long its apparatuses acknowledge without a renewal [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = arguments::duration, requires = "node")]
+    lease: Option<Duration>,
 }
 
 impl NodeOptions {
@@ -34,6 +39,10 @@ impl NodeOptions {
             certificate: self.certificate.clone(),
             listen: self.listen,
             tls: tls.map(absolute).transpose()?,
+            // One that is longer than what the number can be is refused as too long.
+            lease_s: self
+                .lease
+                .map(|lease| u16::try_from(lease.as_secs()).unwrap_or(u16::MAX)),
         };
         node.checked()
     }
