@@ -156,8 +156,7 @@ pub fn restore(
     let leadership = cluster.lead(Role::Command, "pool restore", WaitLimit::of(within))?;
     check_no_job_runs(pool)?;
     check_nobody_lives(pool, "by the table that would be replaced")?;
-    store::restore(pool, file)?;
-    pool::open(pool)?.raise_layout_to(found.labels_layout)?;
+    store::restore(pool, file, Some(found.labels_layout))?;
     drop(leadership);
     let written = Controller::acquire(pool, "pool restore", Wait::For(within))
         .and_then(|mut controller| controller.persist());
@@ -234,7 +233,7 @@ impl Copy {
         let found = fs::metadata(file).map_err(|error| Error::because(&what, error))?;
         crate::sys::text::check_regular(&found, &what)?;
         let copy = Self::empty()?;
-        store::restore(&copy.pool(), file)?;
+        store::restore(&copy.pool(), file, None)?;
         Ok(copy)
     }
 
@@ -243,7 +242,7 @@ impl Copy {
         let copy = Self::empty()?;
         let file = copy.dir.join("backup");
         pool::open(pool)?.back_up(&file)?;
-        store::restore(&copy.pool(), &file)?;
+        store::restore(&copy.pool(), &file, None)?;
         Ok(copy)
     }
 

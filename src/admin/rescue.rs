@@ -2,7 +2,7 @@
 
 use super::backup::{self, check_no_job_runs, check_nobody_lives};
 use crate::cluster::{self, Role, WaitLimit};
-use crate::controller::{Controller, Wait, pool};
+use crate::controller::{Controller, Wait};
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, Result};
 use crate::model::records::Snapshot;
@@ -69,9 +69,8 @@ pub fn rescue(pool: &PoolDir, accepted: bool, within: Option<Duration>) -> Resul
     let leadership = cluster.lead(Role::Command, "pool rescue", WaitLimit::of(within))?;
     check_no_job_runs(pool)?;
     check_nobody_lives(pool, "by the metadata in etcd")?;
-    let stale = store::rescue(pool, cluster.epoch()?)?;
+    let stale = store::rescue(pool, cluster.epoch()?, found.labels_layout)?;
     found.copy_used_because = stale.map(|why| why.to_string());
-    pool::open(pool)?.raise_layout_to(found.labels_layout)?;
     drop(leadership);
     // The copies on the disks are of the former history until then.
     Controller::acquire(pool, "pool rescue", Wait::For(within))?.persist()?;

@@ -227,7 +227,7 @@ mod tests {
         drop(opened);
         let listed = list(&pool).unwrap();
         assert_eq!(listed[0].file, file);
-        store::restore(&pool, &file).unwrap();
+        store::restore(&pool, &file, None).unwrap();
         let restored = crate::controller::pool::open_store(&pool)
             .unwrap()
             .header()

@@ -207,18 +207,19 @@ pub fn unreachable(dir: &PoolDir) -> Result<Option<Error>> {
 }
 
 /// Makes a pool whose log is in etcd one of this machine alone, with the metadata that this machine has. The caller holds the controller
-/// lock, and no apparatus runs. It is durable when this returns. Returns why the newest metadata could not be had from etcd, if so.
+/// lock, and no apparatus runs. `seen` is the highest layout number of a disk's label. It is durable when this returns. Returns why the newest metadata could not be
+/// had from etcd, if so.
 ///
 /// # Errors
 /// Fails if the pool is one of this machine alone already, or a file cannot be written.
-pub fn rescue(dir: &PoolDir, epoch: CacheEpoch) -> Result<Option<Error>> {
+pub fn rescue(dir: &PoolDir, epoch: CacheEpoch, seen: u64) -> Result<Option<Error>> {
     let what = || format!("pool {}", dir.display());
     let Some(place) = Place::read(dir)? else {
         return Err(Error::failed(what(), "has its metadata in its directory alone"));
     };
     let newest =
         journal_of(&place).and_then(|journal| SqliteStore::open_mirror(dir, epoch, journal)?.catch_up());
-    SqliteStore::open(dir, epoch)?.leave_log()?;
+    SqliteStore::open(dir, epoch)?.leave_log(seen)?;
     Place::remove(dir).map_err(|error| Error::because(what(), error))?;
     Ok(newest.err())
 }
@@ -234,13 +235,13 @@ pub fn import(dir: &PoolDir, imported: &Imported<'_>) -> Result<()> {
 }
 
 /// Replaces the pool's store, which need not exist or be readable, by a backup. The caller holds the controller lock, and no
-/// apparatus runs.
+/// apparatus runs. With `seen`, the highest layout number of a disk's label, the store counts as newer than the disks.
 ///
 /// # Errors
 /// Fails if the file is not a backup, or is damaged; the pool is unchanged then.
-pub fn restore(dir: &PoolDir, backup: &Path) -> Result<()> {
+pub fn restore(dir: &PoolDir, backup: &Path, seen: Option<u64>) -> Result<()> {
     Place::refuse(dir, "a restore")?;
-    SqliteStore::restore(dir, backup)
+    SqliteStore::restore(dir, backup, seen)
 }
 
 /// Removes the pool's store permanently. The caller holds the controller lock, and no apparatus runs.

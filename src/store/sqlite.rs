@@ -151,14 +151,15 @@ impl SqliteStore {
             .map_or(Ok(()), |mirror| mirror.catch_up(connection))
     }
 
-    /// Makes this database one that mirrors no log, with a history of its own. It is durable when this returns.
+    /// Makes this database one that mirrors no log, with a history of its own, newer than what disks have `seen`. It is durable when this returns.
     ///
     /// # Errors
     /// Fails if it cannot be written.
-    pub fn leave_log(&mut self) -> Result<()> {
+    pub fn leave_log(&mut self, seen: u64) -> Result<()> {
         self.write(|db| {
             mirror::forget_position(db)?;
-            metadata::begin_lineage(db)
+            metadata::begin_lineage(db)?;
+            metadata::overtake(db, seen)
         })?;
         self.log.sync()
     }
@@ -184,8 +185,8 @@ impl SqliteStore {
     ///
     /// # Errors
     /// Fails if the file is not a backup, or is damaged; the pool is unchanged then.
-    pub fn restore(dir: &PoolDir, backup: &Path) -> Result<()> {
-        files::restore(dir, backup)?;
+    pub fn restore(dir: &PoolDir, backup: &Path, seen: Option<u64>) -> Result<()> {
+        files::restore(dir, backup, seen)?;
         FailedSync::clear(dir)
     }
 

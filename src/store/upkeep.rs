@@ -42,12 +42,6 @@ pub trait UpkeepStore: Send {
     fn check(&mut self) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
-    /// Raises the layout number, after a restore, above `layout` (the highest that a disk has seen) unless it is at least that, so that
-    /// the store counts as the newest, and begins a new lineage. It is durable when this returns.
-    ///
-    /// # Errors
-    /// Fails if the store cannot be written.
-    fn raise_layout_to(&mut self, layout: u64) -> Result<()>;
     /// Writes the whole database, as it is now, to one new file. It is durable when it returns.
     ///
     /// # Errors

@@ -122,7 +122,7 @@ impl Machine {
 }
 
 /// Returns the first problem that the check finds. A job whose process is gone is none: it waits for `job resume`.
-fn problem_of(pool: &PoolDir) -> Result<Option<Problem>, String> {
+pub(crate) fn problem_of(pool: &PoolDir) -> Result<Option<Problem>, String> {
     let until = Instant::now() + PATIENCE;
     loop {
         let problems = check(pool).map_err(|why| format!("cannot be checked: {why}"))?;
@@ -180,7 +180,7 @@ fn reads(
 }
 
 /// Removes the member table of a pool whose processes have ended.
-fn forget_shared_state(pool: &PoolDir) {
+pub(crate) fn forget_shared_state(pool: &PoolDir) {
     if let Ok(table) = fs::read_link(pool.run().join("members")) {
         let _ = fs::remove_file(table);
     }
@@ -201,7 +201,7 @@ fn identity(dir: &Path) -> (String, String) {
 }
 
 /// Writes a file anew, without its pages of zeroes.
-fn write_sparse(path: &Path, bytes: &[u8]) {
+pub(crate) fn write_sparse(path: &Path, bytes: &[u8]) {
     const PIECE: usize = 16 << 10;
     let file = File::create(path).unwrap();
     file.set_len(bytes.len() as u64).unwrap();

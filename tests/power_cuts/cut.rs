@@ -76,6 +76,10 @@ impl<'a> Machine<'a> {
                 self.at += 1;
                 return Some(entry);
             }
+            Entry::Name { .. } | Entry::Unname { .. } | Entry::Rename { .. } | Entry::FlushNames { .. } => {
+                self.at += 1;
+                return Some(entry);
+            }
         };
         if let Some(state) = self.files.get_mut(file) {
             state.unflushed.push(Unflushed {
@@ -197,7 +201,7 @@ fn apply(to: &mut Vec<u8>, entry: &Entry, range: Range<u64>) {
         }
         Entry::Clear { .. } => to[start..end].fill(0),
         Entry::Resize { size, .. } => to.resize(place(*size), 0),
-        Entry::Flush { .. } => {}
+        _ => {}
     }
 }
 

@@ -20,6 +20,8 @@ mod recorder;
 mod scene;
 #[path = "../support/mod.rs"]
 mod support;
+mod tree;
+mod verbs;
 
 use after::Machine;
 use cut::Leaves;
@@ -57,12 +59,17 @@ type Cut = (usize, Leaves);
 
 /// Chooses the cuts: at each flush one, in turn of each kind, and random ones.
 fn choose(recorded: &Recorded, count: u64, random: &mut Random) -> Vec<Cut> {
-    let is_flush = |(_, entry): &(usize, &Entry)| matches!(entry, Entry::Flush { .. });
-    let flushes = recorded.entries.iter().enumerate().filter(is_flush);
+    choose_from(&recorded.entries, count, random)
+}
+
+fn choose_from(entries: &[Entry], count: u64, random: &mut Random) -> Vec<Cut> {
+    let is_flush =
+        |(_, entry): &(usize, &Entry)| matches!(entry, Entry::Flush { .. } | Entry::FlushNames { .. });
+    let flushes = entries.iter().enumerate().filter(is_flush);
     let kinds = Leaves::EACH.into_iter().cycle();
     let mut cuts: Vec<Cut> = flushes.zip(kinds).map(|((at, _), leaves)| (at, leaves)).collect();
     while (cuts.len() as u64) < count {
-        let at = random.below(recorded.entries.len() as u64 + 1) as usize;
+        let at = random.below(entries.len() as u64 + 1) as usize;
         cuts.push((at, Leaves::EACH[random.below(4) as usize]));
     }
     cuts.sort_unstable_by_key(|(at, leaves)| (*at, *leaves as u8));
@@ -179,4 +186,9 @@ fn after_a_power_cut_at_any_point_everything_synced_is_there() {
         counts.imports.into_inner(),
         counts.of_recoveries.into_inner()
     );
+}
+
+#[test]
+fn a_command_that_makes_or_replaces_files_and_is_cut_off_is_done_again_and_loses_nothing() {
+    verbs::record_and_cut(number("CUTS", CUTS) / 5, number("SEED", 1));
 }

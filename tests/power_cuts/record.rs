@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
-/// What happened to a file, named by its inode.
+/// What happened to a file or to a name, each file named by its inode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
     Write {
@@ -29,6 +29,40 @@ pub(crate) enum Entry {
         file: u64,
         only: Option<u64>,
     },
+    /// A name was given to a file: a new one, or one more of one that has a name.
+    Name {
+        dir: u64,
+        name: String,
+        file: u64,
+        kind: Kind,
+    },
+    /// A name was removed.
+    Unname {
+        dir: u64,
+        name: String,
+    },
+    /// A name was replaced by another, of which the earlier file is gone.
+    Rename {
+        from: (u64, String),
+        to: (u64, String),
+    },
+    /// All names in a directory that were given or removed before it are durable.
+    FlushNames {
+        dir: u64,
+    },
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File,
+    Directory,
+    /// A symbolic link or a socket, which no power cut has to leave.
+    Other,
+}
+
+impl Kind {
+    const EACH: [Self; 3] = [Self::File, Self::Directory, Self::Other];
 }
 
 pub(crate) struct Log(File);
@@ -39,6 +73,7 @@ impl Log {
     }
 
     pub(crate) fn add(&mut self, entry: &Entry) -> io::Result<()> {
+        let joined;
         let (kind, numbers, bytes): (u8, [u64; 4], &[u8]) = match entry {
             Entry::Write {
                 file,
@@ -54,6 +89,19 @@ impl Log {
             } => (1, [*file, *handle, *at, *len], &[]),
             Entry::Resize { file, size } => (2, [*file, 0, *size, 0], &[]),
             Entry::Flush { file, only } => (3, [*file, only.unwrap_or(0), 0, 0], &[]),
+            Entry::Name {
+                dir,
+                name,
+                file,
+                kind,
+            } => (4, [*dir, *kind as u64, *file, name.len() as u64], name.as_bytes()),
+            Entry::Unname { dir, name } => (5, [*dir, 0, 0, name.len() as u64], name.as_bytes()),
+            Entry::Rename { from, to } => {
+                // No name has a slash.
+                joined = format!("{}/{}", from.1, to.1);
+                (6, [from.0, to.0, 0, joined.len() as u64], joined.as_bytes())
+            }
+            Entry::FlushNames { dir } => (7, [*dir, 0, 0, 0], &[]),
         };
         let mut out = vec![kind];
         numbers
@@ -79,17 +127,20 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<Entry>> {
             u64::from_le_bytes(field.unwrap_or_default())
         };
         let (file, handle, at, len) = (number(0), number(1), number(2), number(3));
+        // Only entries with bytes have a length in the last field.
+        let mut bytes = Vec::new();
+        if matches!(head[0], 0 | 4..=6) {
+            bytes.resize(usize::try_from(len).map_err(io::Error::other)?, 0);
+            from.read_exact(&mut bytes)?;
+        }
+        let name = || String::from_utf8(bytes.clone()).map_err(io::Error::other);
         entries.push(match head[0] {
-            0 => {
-                let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
-                from.read_exact(&mut bytes)?;
-                Entry::Write {
-                    file,
-                    handle,
-                    at,
-                    bytes,
-                }
-            }
+            0 => Entry::Write {
+                file,
+                handle,
+                at,
+                bytes,
+            },
             1 => Entry::Clear {
                 file,
                 handle,
@@ -97,10 +148,29 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<Entry>> {
                 len,
             },
             2 => Entry::Resize { file, size: at },
-            _ => Entry::Flush {
+            3 => Entry::Flush {
                 file,
                 only: (handle > 0).then_some(handle),
             },
+            4 => Entry::Name {
+                dir: file,
+                name: name()?,
+                file: at,
+                kind: Kind::EACH[usize::try_from(handle).map_err(io::Error::other)?],
+            },
+            5 => Entry::Unname {
+                dir: file,
+                name: name()?,
+            },
+            6 => {
+                let both = name()?;
+                let (old, new) = both.split_once('/').unwrap_or_default();
+                Entry::Rename {
+                    from: (file, old.to_owned()),
+                    to: (handle, new.to_owned()),
+                }
+            }
+            _ => Entry::FlushNames { dir: file },
         });
     }
 }

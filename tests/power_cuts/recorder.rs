@@ -5,9 +5,9 @@
 
 mod filesystem;
 
-use super::record::{Entry, Log};
+use super::record::{Entry, Kind, Log};
 use fuser::{Config, Errno, FileAttr, FileHandle, FileType, Generation, INodeNo, ReplyEntry};
-use rustix::fs::{self, FallocateFlags, Mode, OFlags, Stat};
+use rustix::fs::{self, AtFlags, FallocateFlags, Mode, OFlags, Stat};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -98,6 +98,10 @@ fn time(seconds: i64, nanos: u64) -> std::time::SystemTime {
     UNIX_EPOCH + Duration::new(u64::try_from(seconds).unwrap_or(0), number(nanos))
 }
 
+fn text(name: &OsStr) -> String {
+    name.to_string_lossy().into_owned()
+}
+
 fn answer_error(why: &io::Error) -> Errno {
     Errno::from_i32(why.raw_os_error().unwrap_or(libc::EIO))
 }
@@ -151,11 +155,49 @@ impl Recorder {
         let dir = self.lock().node(parent);
         let made = dir
             .and_then(|dir| Ok(make(&dir)?))
-            .and_then(|()| self.find(parent, name));
+            .and_then(|()| self.named(parent, name));
         match made {
             Ok(found) => reply.entry(&TTL, &found, Generation(0)),
             Err(why) => reply.error(answer_error(&why)),
         }
+    }
+
+    /// Records a name that was given, and returns what it stands for.
+    fn named(&self, dir: INodeNo, name: &OsStr) -> io::Result<FileAttr> {
+        let found = self.find(dir, name)?;
+        self.lock().log.add(&Entry::Name {
+            dir: dir.0,
+            name: text(name),
+            file: found.ino.0,
+            kind: match found.kind {
+                FileType::RegularFile => Kind::File,
+                FileType::Directory => Kind::Directory,
+                _ => Kind::Other,
+            },
+        })?;
+        Ok(found)
+    }
+
+    fn unname(&self, dir: INodeNo, name: &OsStr, flags: AtFlags) -> io::Result<()> {
+        let mut state = self.lock();
+        fs::unlinkat(&*state.node(dir)?, name, flags)?;
+        state.log.add(&Entry::Unname {
+            dir: dir.0,
+            name: text(name),
+        })
+    }
+
+    fn renamed(&self, from: (INodeNo, &OsStr), to: (INodeNo, &OsStr), flags: u32) -> io::Result<()> {
+        let mut state = self.lock();
+        let flags = fs::RenameFlags::from_bits_retain(flags);
+        if flags.contains(fs::RenameFlags::EXCHANGE) {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        fs::renameat_with(&*state.node(from.0)?, from.1, &*state.node(to.0)?, to.1, flags)?;
+        state.log.add(&Entry::Rename {
+            from: (from.0.0, text(from.1)),
+            to: (to.0.0, text(to.1)),
+        })
     }
 
     fn resize(&self, ino: INodeNo, size: u64) -> io::Result<()> {

@@ -33,7 +33,7 @@ const DISK_EXTENTS: u64 = 20;
 const VOLUMES: [(&str, u64); 2] = [("v", 6), ("w", 4)];
 const NOTES: &str = "notes";
 /// Where the recorder is mounted. Without it, cut files lie there, so that everything has the paths that it was recorded with.
-const MOUNT: &str = "mount";
+pub(crate) const MOUNT: &str = "mount";
 const PATIENCE: Duration = Duration::from_secs(100);
 /// How long the recorder lives at most.
 const LIFE: Duration = Duration::from_secs(500);
@@ -67,7 +67,7 @@ pub(crate) fn serve_if_asked() {
 }
 
 /// The recorder, as a process of its own: this test program.
-struct Recorder {
+pub(crate) struct Recorder {
     child: Child,
     mount: PathBuf,
     backing: PathBuf,
@@ -75,7 +75,7 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn start(base: &Path, backing: PathBuf) -> Self {
+    pub(crate) fn start(base: &Path, backing: PathBuf) -> Self {
         let (mount, log) = (base.join(MOUNT), backing.with_extension("log"));
         for dir in [&mount, &backing] {
             fs::create_dir_all(dir).unwrap();
@@ -101,7 +101,7 @@ impl Recorder {
         recorder
     }
 
-    fn entries(&self) -> Vec<Entry> {
+    pub(crate) fn entries(&self) -> Vec<Entry> {
         read(&self.log).unwrap()
     }
 
@@ -165,6 +165,7 @@ impl Recorded {
                 Entry::Clear { file, .. } => ("discards", file),
                 Entry::Resize { file, .. } => ("sizes", file),
                 Entry::Flush { file, .. } => ("flushes", file),
+                _ => continue,
             };
             if self.names.contains_key(file) {
                 *counts.entry(kind).or_default() += 1;

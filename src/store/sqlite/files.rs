@@ -7,7 +7,7 @@
 use super::convert::{DATABASE, Word};
 use super::directory::{Directory, settle};
 use super::import::{Imported, fill};
-use super::metadata::begin_lineage;
+use super::metadata::{begin_lineage, overtake};
 use super::mirror::Mirror;
 use super::schema::{APPLICATION_ID, MIGRATIONS, is_migrated, is_older, migrate};
 use super::stalled_writer::resume_if_stopped;
@@ -389,8 +389,9 @@ fn copy_into(connection: &Connection, file: &Path) -> Result<()> {
 }
 
 /// Replaces the database by a backup; the replaced one is kept as `pool.db.old`. At every moment the pool has its old database,
-/// none, or the backup, but never a database with another one's log. The caller has made sure that no process uses the pool.
-pub(super) fn restore(dir: &PoolDir, from: &Path) -> Result<()> {
+/// none, or the backup, but never a database with another one's log. The caller has made sure that no process uses the pool. With `seen`, the highest layout number that a disk has seen, the backup
+/// counts as newer than the disks from the moment on at which it takes its place.
+pub(super) fn restore(dir: &PoolDir, from: &Path, seen: Option<u64>) -> Result<()> {
     let what = format!("backup {}", from.display());
     let failed = |error: io::Error| Error::because(name(dir), error);
     let source = read_only(from).map_err(|error| Error::because(what.clone(), error))?;
@@ -407,7 +408,7 @@ pub(super) fn restore(dir: &PoolDir, from: &Path) -> Result<()> {
     let draft = side(&database, &draft_end());
     copy_into(&source, &draft)?;
     drop(source);
-    restart_lineage(&draft).inspect_err(|_| drop(fs::remove_file(&draft)))?;
+    restart_lineage(&draft, seen).inspect_err(|_| drop(fs::remove_file(&draft)))?;
     rename_to_old(&database)
         .and_then(|()| sync_dirs(dir.path()))
         .map_err(failed)?;
@@ -417,10 +418,13 @@ pub(super) fn restore(dir: &PoolDir, from: &Path) -> Result<()> {
 }
 
 /// Begins another history in the draft: what is on the disks may be of a later past than the backup.
-fn restart_lineage(draft: &Path) -> Result<()> {
+fn restart_lineage(draft: &Path, seen: Option<u64>) -> Result<()> {
     let mut connection = connect(draft)?;
     migrate(&mut connection, MIGRATIONS)?;
     begin_lineage(&connection)?;
+    if let Some(seen) = seen {
+        overtake(&connection, seen)?;
+    }
     connection.close().map_err(|(_, error)| error)?;
     sync_file(draft)
 }

@@ -2,7 +2,7 @@
 
 use super::change::{Stored, all_live};
 use super::convert::{Ron, StoredState, Word, damaged};
-use super::{options, space};
+use super::{options, removed, space};
 use crate::metadata::contents::{Contents, Facts, body_of};
 use crate::metadata::header::Position;
 use crate::metadata::place::Place;
@@ -21,6 +21,14 @@ pub(super) fn begin_lineage(db: &Connection) -> Result<()> {
     db.prepare_cached("UPDATE copies SET layout = 0, generation = 0")?
         .execute([])?;
     Ok(())
+}
+
+/// Raises the layout number above `seen` (the highest that a disk has seen) unless it is at least that, so that a restored database counts as the newest. It
+/// remembers no removed volumes: their extents may be used by now.
+pub(super) fn overtake(db: &Connection, seen: u64) -> Result<()> {
+    let sql = "UPDATE pool SET layout = CASE WHEN layout < ?1 THEN ?1 + 1 ELSE layout END";
+    db.execute(sql, [seen])?;
+    removed::clear(db)
 }
 
 pub(super) fn read(db: &Connection) -> Result<Persisted> {

@@ -188,18 +188,19 @@ fn a_restore_brings_the_pool_back_and_keeps_the_replaced_database() {
     let before = store.snapshot().unwrap();
     change(&mut store, vec![Edit::AddDisk(disk(2, 100))]);
     drop(store);
-    SqliteStore::restore(&dir, &backup).unwrap();
+    SqliteStore::restore(&dir, &backup, Some(0)).unwrap();
     let mut restored = SqliteStore::open(&dir, EPOCH).unwrap();
     assert_eq!(restored.snapshot().unwrap(), before);
-    restored.raise_layout_to(40).unwrap();
-    restored.raise_layout_to(3).unwrap();
+    assert!(dir.path().join("pool.db.old").exists());
+    drop(restored);
+    SqliteStore::restore(&dir, &backup, Some(40)).unwrap();
+    let mut restored = SqliteStore::open(&dir, EPOCH).unwrap();
     // Above it, so that what a disk has seen at 40 is not taken for this.
     assert_eq!(restored.header().unwrap().layout, 41);
-    assert!(dir.path().join("pool.db.old").exists());
     drop(restored);
 
     std::fs::write(dir.database(), [7; 9000]).unwrap();
-    SqliteStore::restore(&dir, &backup).unwrap();
+    SqliteStore::restore(&dir, &backup, None).unwrap();
     assert_eq!(
         SqliteStore::open(&dir, EPOCH).unwrap().snapshot().unwrap(),
         before
@@ -207,11 +208,11 @@ fn a_restore_brings_the_pool_back_and_keeps_the_replaced_database() {
     let garbage = scratch.path().join("garbage");
     std::fs::write(&garbage, [7; 9000]).unwrap();
     assert_refused(
-        SqliteStore::restore(&dir, &garbage),
+        SqliteStore::restore(&dir, &garbage, None),
         &["garbage", "vctl pool backup"],
     );
     assert_refused(
-        SqliteStore::restore(&dir, &scratch.path().join("none")),
+        SqliteStore::restore(&dir, &scratch.path().join("none"), None),
         &["none"],
     );
     assert_eq!(
@@ -230,7 +231,7 @@ fn an_interrupted_restore_is_reported_and_runs_again() {
     std::fs::rename(dir.database(), dir.path().join("pool.db.old")).unwrap();
     std::fs::write(files::log_of(&dir.database()), "another database's").unwrap();
     assert_refused(SqliteStore::open(&dir, EPOCH), &["restore was interrupted"]);
-    SqliteStore::restore(&dir, &backup).unwrap();
+    SqliteStore::restore(&dir, &backup, None).unwrap();
     assert_eq!(
         SqliteStore::open(&dir, EPOCH).unwrap().snapshot().unwrap(),
         before
@@ -447,7 +448,7 @@ fn a_failed_sync_of_the_log_is_known_to_all_until_the_database_is_rewritten() {
     let backup = scratch.path().join("backup");
     later.back_up(&backup).unwrap();
     drop((other, later));
-    SqliteStore::restore(&dir, &backup).unwrap();
+    SqliteStore::restore(&dir, &backup, None).unwrap();
     let mut anew = SqliteStore::open(&dir, EPOCH).unwrap();
     assert_eq!(SqliteStore::sync_failed(&dir, EPOCH).unwrap(), None);
     anew.persist(&[id]).unwrap();

@@ -1,5 +1,6 @@
 //! The requests that the recorder serves, each passed on to its directory.
 
+use super::super::record::Entry;
 use super::{Recorder, TTL, answer_error, number, reopen};
 use fuser::{
     FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags, RenameFlags,
@@ -97,19 +98,11 @@ impl Filesystem for Recorder {
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let dir = self.lock().node(parent);
-        done(
-            dir.and_then(|dir| Ok(fs::unlinkat(&*dir, name, AtFlags::empty())?)),
-            reply,
-        );
+        done(self.unname(parent, name, AtFlags::empty()), reply);
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let dir = self.lock().node(parent);
-        done(
-            dir.and_then(|dir| Ok(fs::unlinkat(&*dir, name, AtFlags::REMOVEDIR)?)),
-            reply,
-        );
+        done(self.unname(parent, name, AtFlags::REMOVEDIR), reply);
     }
 
     fn symlink(&self, _: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
@@ -126,14 +119,7 @@ impl Filesystem for Recorder {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let state = self.lock();
-        let flags = fs::RenameFlags::from_bits_retain(flags.bits());
-        let renamed = state.node(parent).and_then(|from| {
-            let to = state.node(to)?;
-            Ok(fs::renameat_with(&*from, name, &*to, new, flags)?)
-        });
-        drop(state);
-        done(renamed, reply);
+        done(self.renamed((parent, name), (to, new), flags.bits()), reply);
     }
 
     fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -169,12 +155,10 @@ impl Filesystem for Recorder {
     ) {
         let dir = self.lock().node(parent);
         let rights = Mode::from_bits_retain(mode & 0o7777 & !umask);
-        let only_new = OFlags::from_bits_retain(number(flags)) & OFlags::EXCL;
-        let made = dir.and_then(|dir| {
-            let how = OFlags::CREATE | OFlags::RDWR | only_new;
-            Ok(File::from(fs::openat(&*dir, name, how, rights)?))
-        });
-        match made.and_then(|file| Ok((self.find(parent, name)?, file))) {
+        // The kernel asks for this only where there is no such name.
+        let how = OFlags::CREATE | OFlags::RDWR | OFlags::EXCL;
+        let made = dir.and_then(|dir| Ok(File::from(fs::openat(&*dir, name, how, rights)?)));
+        match made.and_then(|file| Ok((self.named(parent, name)?, file))) {
             Ok((found, file)) => {
                 let handle = self.lock().opened(file, found.ino.0, flags);
                 reply.created(&TTL, &found, Generation(0), handle, FopenFlags::FOPEN_KEEP_CACHE);
@@ -247,8 +231,8 @@ impl Filesystem for Recorder {
         done(self.flushed(handle), reply);
     }
 
-    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply.ok();
+    fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        done(self.lock().log.add(&Entry::FlushNames { dir: ino.0 }), reply);
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectory) {

@@ -341,10 +341,6 @@ impl MetadataStore for SimStore {}
 impl RemovedStore for SimStore {}
 
 impl UpkeepStore for SimStore {
-    fn raise_layout_to(&mut self, layout: u64) -> Result<()> {
-        self.writes("raise_layout_to").raise_layout_to(layout)
-    }
-
     fn checkpoint(&mut self) -> Result<()> {
         self.writes("checkpoint").checkpoint()
     }

@@ -3,8 +3,7 @@
 use crate::held::may_wait;
 use crate::model::error::Result;
 use crate::store::UpkeepStore;
-use crate::store::sqlite::metadata::begin_lineage;
-use crate::store::sqlite::{SqliteStore, check, directory, files, removed};
+use crate::store::sqlite::{SqliteStore, check, directory, files};
 use rusqlite::ErrorCode;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -53,16 +52,6 @@ impl UpkeepStore for SqliteStore {
 
     fn check(&mut self) -> Result<Vec<String>> {
         self.read(check::problems)
-    }
-
-    fn raise_layout_to(&mut self, layout: u64) -> Result<()> {
-        self.write(|db| {
-            let sql = "UPDATE pool SET layout = CASE WHEN layout < ?1 THEN ?1 + 1 ELSE layout END";
-            db.execute(sql, [layout])?;
-            removed::clear(db)?;
-            begin_lineage(db)
-        })?;
-        self.log.sync()
     }
 
     fn back_up(&mut self, file: &Path) -> Result<()> {
