@@ -104,7 +104,7 @@ fn every_order_of_events_in_larger_pools() {
 #[ignore = "some minutes, and some gigabytes"]
 fn two_troubles_at_once_in_larger_pools() {
     all(&[
-        ((&[&[W], &[]], 1, LOST_AND_KILLED), 1_417_603),
+        ((&[&[W], &[]], 1, LOST_AND_KILLED), 1_421_579),
         ((&[&[W], &[]], 1, KILLED_TWICE), 4_509_767),
     ]);
 }
@@ -112,7 +112,7 @@ fn two_troubles_at_once_in_larger_pools() {
 #[test]
 #[ignore = "some minutes, and some gigabytes"]
 fn power_loss_at_every_step_in_larger_pools() {
-    all(&[((&[&[W], &[F]], 1, POWER), 1_194_172)]);
+    all(&[((&[&[W], &[F]], 1, POWER), 1_198_348)]);
 }
 
 fn all(pools: &[(Pool, u64)]) {

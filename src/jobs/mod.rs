@@ -5,7 +5,7 @@
 //! create     table and reservations into the store
 //! run        worker: rounds of changes; between them it persists and reads the operator's commands
 //!              gaps: the controller lock is yielded     overlap: no two jobs on one range
-//!              mover: one change per chunk     stager: prepares the next chunks, starts write-back of the last ones
+//!              mover: one change per chunk, by chunks     stager: prepares the next chunks, starts write-back of the last ones
 //!              write_gate: forbids the stager to write in gaps and under holds
 //!              copier: copies the bytes        pace: chunk size, rate limit, when to persist
 //! commands     pause, resume, cancel, roll back, limits
@@ -28,6 +28,7 @@
 //!   Running, RollingBack <------------+  resume
 //! ```
 
+pub mod chunks;
 mod commands;
 mod copier;
 mod layout;
@@ -44,8 +45,9 @@ mod worker;
 mod write_gate;
 
 pub use commands::{cancel, check_cancel, check_resume, pause, resume, set_limits};
-pub use plan::plan;
-pub use worker::{RELEASE_TIMEOUT, run, run_taken, take_on};
+pub use plan::{plan, plan_back};
+pub use steps::Chunk;
+pub use worker::{RELEASE_TIMEOUT, run, run_taken, take_on, up_to_date};
 
 use crate::controller::Controller;
 use crate::controller::persist::refuse_lost;

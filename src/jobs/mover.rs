@@ -2,23 +2,24 @@
 
 mod copying;
 
-use super::copier::{CopyFault, Route, Scratch};
+use super::chunks::{self, Begun, Chunks};
+use super::copier::{CopyFault, Route};
 use super::pace::{ChunkSize, HOLD_TARGET, Limiter};
 use super::stager::{Stager, Window};
-use super::steps::{Chunk, remaining, still_at};
+use super::steps::Chunk;
 use crate::blockdev::{Disk, Disks};
 use crate::cluster::{Claims, FlushLedgers};
 use crate::controller::{ChangePipeline, Prepare};
-use crate::model::change::{HoldMode, NewChange};
-use crate::model::error::{Error, Result};
+use crate::model::change::NewChange;
+use crate::model::error::Result;
 use crate::model::holds::Holds;
 use crate::model::job::{JobLimits, JobRecord, Progress, Step};
 use crate::model::ranges::{clip, total};
-use crate::model::units::{DiskId, DiskOffset, ExtentSize, JobId};
-use crate::protocol::controller::{Outcome, Reason};
+use crate::model::units::{DiskId, DiskOffset, ExtentSize};
+use crate::protocol::controller::Outcome;
 use crate::rpc::written::Written;
-use copying::BegunChange;
-use std::collections::{BTreeSet, VecDeque};
+use copying::{Copier, Run};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,19 +32,7 @@ const PATIENCE: Duration = Duration::from_millis(10);
 const SETTLE: Duration = Duration::from_secs(5);
 
 /// Why a pipeline ended early.
-#[derive(Debug)]
-pub(super) enum EarlyEnd {
-    /// A disk failed.
-    Disk(Chunk, CopyFault),
-    /// A disk is not open in this process.
-    NoDisk(DiskId),
-    /// A range has another placement by now: it was moved in a gap.
-    Overtaken,
-    /// A change was given up.
-    GaveUp(Reason),
-    /// A change could not be brought to an end: only the store knows the state of the table.
-    Unfinished(String),
-}
+pub(super) type EarlyEnd = chunks::EarlyEnd<CopyFault>;
 
 /// Figures of what was moved since the last call of [`Mover::take_figures`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,33 +51,21 @@ pub(super) struct MoveFigures {
 
 /// The steps of a job, moved chunk by chunk.
 pub(super) struct Mover {
-    job: JobId,
-    title: String,
     size: ExtentSize,
     limits: JobLimits,
-    steps: Vec<Step>,
-    /// The first step that is not done.
-    first: usize,
-    /// The total of the steps, kept because adding up many of them takes long.
-    progress: Progress,
-    /// What has been requested of the stager: this many extents of this step, and all steps before it.
-    asked: (usize, u64),
+    /// The chunks under way, and the steps: what has been requested of the stager is taken of them.
+    chunks: Chunks<Copier>,
+    copier: Copier,
     empty: bool,
     stager: Stager,
-    ledgers: Arc<dyn FlushLedgers>,
     window: Option<(Window, u64)>,
     /// The disks that the steps move between.
     needed: BTreeSet<DiskId>,
-    /// Others have held the controller lock since the steps were read: a chunk's placement is checked before it is moved.
-    stale: bool,
-    begun: VecDeque<BegunChange>,
-    scratch: Scratch,
     chunk_size: ChunkSize,
     limiter: Limiter,
     round: Duration,
     /// Set at the first request for a change, because reaching the apparatuses before that may take long.
     round_ends: Option<Instant>,
-    early_end: Option<EarlyEnd>,
     figures: MoveFigures,
 }
 
@@ -102,27 +79,18 @@ impl Mover {
     ) -> Result<Self> {
         let now = Instant::now();
         let mut mover = Self {
-            job: job.id,
-            title: job.title.clone(),
             size,
             limits: job.limits,
-            steps: Vec::new(),
-            first: 0,
-            progress: Progress::default(),
-            asked: (0, 0),
+            chunks: Chunks::new(job.id, job.title.clone(), size),
+            copier: Copier::new(ledgers.clone()),
             empty: false,
             stager: Stager::start(ledgers.clone())?,
-            ledgers: ledgers.clone(),
             window: None,
             needed: BTreeSet::new(),
-            stale: false,
-            begun: VecDeque::new(),
-            scratch: Scratch::new(),
             chunk_size: ChunkSize::new(HOLD_TARGET),
             limiter: Limiter::new(None, now),
             round: Duration::ZERO,
             round_ends: None,
-            early_end: None,
             figures: MoveFigures::default(),
         };
         mover.set_limits(job.limits);
@@ -141,7 +109,7 @@ impl Mover {
 
     /// Returns the copy progress table.
     pub(super) fn steps(&self) -> &[Step] {
-        &self.steps
+        self.chunks.table.steps()
     }
 
     /// Replaces the table, or starts again from where it stands. What was prepared before is discarded.
@@ -150,21 +118,14 @@ impl Mover {
     /// Fails when a disk does not answer.
     pub(super) fn restart(&mut self, steps: Vec<Step>) -> Result<()> {
         self.settle()?;
-        self.progress = Progress::of(&steps);
-        let disks = |step: &Step| [step.from.placement.disk, step.to.disk];
-        let rest = steps.iter().filter(|step| step.done < step.to.len);
-        self.needed = rest.flat_map(disks).collect();
-        self.steps = steps;
-        self.stale = false;
-        self.first = 0;
-        self.skip_done();
-        self.asked = (self.first, self.steps.get(self.first).map_or(0, |step| step.done));
+        self.chunks.restart(steps);
+        self.needed = self.chunks.table.disks();
         Ok(())
     }
 
     /// Records that others acted in a gap: from now on a chunk whose placement has changed is not moved.
     pub(super) fn mark_stale(&mut self) {
-        self.stale = true;
+        self.chunks.mark_stale();
     }
 
     /// Lets the stager write to targets: the job's controller has the controller lock.
@@ -197,11 +158,10 @@ impl Mover {
     /// # Errors
     /// Fails when a disk does not answer.
     pub(super) fn settle(&mut self) -> Result<()> {
-        self.begun.clear();
+        self.chunks.forget();
         self.window = None;
         self.stager.settle(SETTLE)?;
-        let done = self.steps.get(self.first).map_or(0, |step| step.done);
-        self.asked = (self.first, done);
+        self.chunks.table.rewind();
         Ok(())
     }
 
@@ -220,24 +180,24 @@ impl Mover {
 
     /// Returns extents moved and extents in all.
     pub(super) fn progress(&self) -> Progress {
-        self.progress
+        self.chunks.table.progress()
     }
 
     /// Returns whether everything is moved.
     pub(super) fn finished(&self) -> bool {
-        self.first >= self.steps.len()
+        self.chunks.table.finished()
     }
 
     /// Begins a round: the next pipeline lasts about this long.
     pub(super) fn begin_round(&mut self, round: Duration) {
         self.round = round;
         self.round_ends = None;
-        self.early_end = None;
+        self.chunks.take_early_end();
     }
 
     /// Returns why the last pipeline ended early, if it did.
     pub(super) fn take_early_end(&mut self) -> Option<EarlyEnd> {
-        self.early_end.take()
+        self.chunks.take_early_end()
     }
 
     /// Returns the figures since the last call.
@@ -256,44 +216,26 @@ impl Mover {
         }
     }
 
-    fn skip_done(&mut self) {
-        while self
-            .steps
-            .get(self.first)
-            .is_some_and(|step| step.done >= step.to.len)
-        {
-            self.first += 1;
-        }
-    }
-
     /// Keeps the stager busy with the next runs. Where there are holes it has one run at a time, because the end of such a run is not known
     /// before it is prepared.
     fn look_ahead(&mut self, disks: &Disks) {
-        while self.early_end.is_none() && self.stager.has_room() && (!self.empty || self.stager.is_idle()) {
-            let (index, skip) = self.asked;
-            let Some(step) = self.steps.get(index) else { return };
+        while !self.chunks.has_ended() && self.stager.has_room() && (!self.empty || self.stager.is_idle()) {
             let extents = if self.empty {
                 u64::MAX
             } else {
                 (WINDOW >> self.size.shift()).max(1)
             };
-            let whole = Chunk {
-                volume: step.volume,
-                from: step.from,
-                to: step.to,
-            };
-            let Some(chunk) = whole.part(skip, extents) else {
-                self.asked = (index + 1, self.steps.get(index + 1).map_or(0, |next| next.done));
-                continue;
+            let Some(chunk) = self.chunks.table.next(extents) else {
+                return;
             };
             match self.route(&chunk, disks) {
                 Ok(route) => {
                     if !self.stager.ask(chunk, route) {
                         return;
                     }
-                    self.asked = (index, skip + chunk.len());
+                    self.chunks.table.take(chunk.len());
                 }
-                Err(early_end) => self.early_end = Some(early_end),
+                Err(early_end) => self.chunks.end_early(early_end),
             }
         }
     }
@@ -316,10 +258,10 @@ impl Mover {
             match self.stager.take(patience)? {
                 Some(Ok(window)) => {
                     self.empty = window.staged.data.is_empty();
-                    self.asked.1 = self.asked.1.saturating_sub(window.left_out);
+                    self.chunks.table.give_back(window.left_out);
                     self.window = Some((window, 0));
                 }
-                Some(Err((chunk, fault))) => self.early_end = Some(EarlyEnd::Disk(chunk, fault)),
+                Some(Err((chunk, fault))) => self.chunks.end_early(EarlyEnd::Disk(chunk, fault)),
                 None => {}
             }
         }
@@ -327,59 +269,41 @@ impl Mover {
     }
 
     /// Cuts the next chunk off the window.
-    fn cut(&mut self) -> Option<BegunChange> {
+    fn cut(&mut self) -> Option<(Chunk, Run)> {
         let (window, skip) = self.window.take()?;
         let budget = self.chunk_size.bytes().min(self.limiter.most());
         let extents = fitting(&window, skip, budget, self.size);
         let chunk = window.chunk.part(skip, extents)?;
         let (at, len) = (skip * self.size.bytes(), chunk.len() * self.size.bytes());
         let staged = window.staged.part(&(at..at + len));
-        let begun = BegunChange {
-            chunk,
+        let run = Run {
             route: window.route.part(at, len),
             charged: total(&staged.data).saturating_sub(total(&staged.zeroes)),
             staged,
-            ahead: 0,
-            copied: 0,
             copying: Duration::ZERO,
             retried: false,
         };
         if skip + extents < window.chunk.len() {
             self.window = Some((window, skip + extents));
         }
-        Some(begun)
+        Some((chunk, run))
     }
 
-    fn count(&mut self, begun: &BegunChange, hold: Duration, parked: u64) {
+    fn count(&mut self, begun: &Begun<Run>, hold: Duration, parked: u64) {
         // Of what was copied ahead, the hold has only what hosts write meanwhile: the more of it there is, the smaller the next chunk.
         let size = if begun.ahead > 0 {
             begun.ahead
         } else {
             begun.copied
         };
-        self.chunk_size.learn(size, begun.copying, hold);
-        self.charge(begun.copied.saturating_sub(begun.charged));
+        self.chunk_size.learn(size, begun.run.copying, hold);
+        self.charge(begun.copied.saturating_sub(begun.run.charged));
         self.figures.chunks += 1;
         self.figures.copied += begun.copied;
         self.figures.longest = self.figures.longest.max(hold);
         self.figures.held += parked;
         let us = hold.as_micros();
         self.figures.holds.add(u64::try_from(us).unwrap_or(u64::MAX));
-    }
-
-    /// Advances the progress table by a chunk that the store has committed.
-    fn advance(&mut self, chunk: &Chunk) -> Result<()> {
-        let fits = |step: &&mut Step| remaining(step).is_some_and(|rest| rest.from.start == chunk.from.start);
-        let Some(step) = self.steps.get_mut(self.first).filter(fits) else {
-            return Err(Error::failed(
-                format!("job {}", self.job),
-                "its chunks ended out of order",
-            ));
-        };
-        step.done += chunk.len();
-        self.progress.done += chunk.len();
-        self.skip_done();
-        Ok(())
     }
 }
 
@@ -401,46 +325,27 @@ fn fitting(window: &Window, skip: u64, budget: u64, size: ExtentSize) -> u64 {
     fits
 }
 
-/// Returns whether a chunk still has the placement that it had when it was planned.
-fn is_in_place(prepare: &mut Prepare<'_>, chunk: &Chunk) -> Result<bool> {
-    let now = prepare
-        .store
-        .segments(chunk.volume, chunk.from.start, chunk.from.end())?;
-    let there: u64 = still_at(chunk.from, &now)
-        .iter()
-        .map(|run| run.placement.len)
-        .sum();
-    Ok(there == chunk.len())
-}
-
 impl ChangePipeline for Mover {
     fn next(&mut self, prepare: &mut Prepare<'_>) -> Result<Option<NewChange>> {
-        let idle = self.begun.is_empty();
+        let idle = self.chunks.is_idle();
         let now = Instant::now();
         let over = now >= *self.round_ends.get_or_insert(now + self.round);
-        if self.early_end.is_some() || over || !self.wait().is_zero() {
+        if self.chunks.has_ended() || over || !self.wait().is_zero() {
             return Ok(None);
         }
         self.look_ahead(prepare.disks);
         if !self.fill_window(if idle { PATIENCE } else { Duration::ZERO })? {
             return Ok(None);
         }
-        let Some(begun) = self.cut() else { return Ok(None) };
-        if self.stale && !is_in_place(prepare, &begun.chunk)? {
-            self.early_end = Some(EarlyEnd::Overtaken);
+        let Some((chunk, run)) = self.cut() else {
             return Ok(None);
-        }
-        let all = self.limits.hold_all || prepare.late_writes;
-        let change = NewChange {
-            title: self.title.clone(),
-            job: Some(self.job),
-            delta: begun.chunk.delta(prepare.from),
-            spans: vec![begun.chunk.span(self.size)],
-            mode: if all { HoldMode::All } else { HoldMode::Writes },
         };
-        self.charge(begun.charged);
-        self.begun.push_back(begun);
-        Ok(Some(change))
+        let charged = run.charged;
+        let change = self.chunks.plan(prepare, (chunk, run), self.limits.hold_all)?;
+        if change.is_some() {
+            self.charge(charged);
+        }
+        Ok(change)
     }
 
     fn before_holds(&mut self) {
@@ -452,35 +357,25 @@ impl ChangePipeline for Mover {
     }
 
     fn copies_ahead(&self) -> bool {
-        self.begun.iter().all(BegunChange::is_direct)
+        self.chunks.begun().all(|begun| begun.run.is_direct())
     }
 
     fn copy_ahead(&mut self) -> Result<(), String> {
-        self.copy_chunk_ahead()
+        self.chunks.copy_ahead(&mut self.copier)
     }
 
     fn work(&mut self, written: &Written) -> Result<(), String> {
-        self.copy_chunk(written)
+        self.chunks.copy_held(&mut self.copier, written)
     }
 
     fn ended(&mut self, outcome: &Outcome, hold: Duration) -> Result<()> {
-        let Some(begun) = self.begun.pop_front() else {
-            return Ok(());
-        };
-        match outcome {
-            Outcome::Finished { parked, .. } => {
-                self.count(&begun, hold, *parked);
-                self.advance(&begun.chunk)?;
-                let route = begun.route;
-                if begun.copied > 0 {
-                    self.stager.write_back(route.target, route.to, route.len);
-                }
+        let moved = self.chunks.ended(outcome)?;
+        if let (Some(begun), Outcome::Finished { parked, .. }) = (moved, outcome) {
+            self.count(&begun, hold, *parked);
+            let route = begun.run.route;
+            if begun.copied > 0 {
+                self.stager.write_back(route.target, route.to, route.len);
             }
-            Outcome::GaveUp { reason, .. } => {
-                self.early_end
-                    .get_or_insert_with(|| EarlyEnd::GaveUp(reason.clone()));
-            }
-            Outcome::Unfinished { why, .. } => self.early_end = Some(EarlyEnd::Unfinished(why.clone())),
         }
         Ok(())
     }

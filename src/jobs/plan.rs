@@ -80,7 +80,7 @@ pub(super) fn plan_without(
 ///
 /// # Errors
 /// Fails when there is no longer enough space.
-pub(super) fn plan_back(store: &mut dyn Store, steps: &[Step], subject: &str) -> Result<Vec<Step>> {
+pub fn plan_back(store: &mut dyn Store, steps: &[Step], subject: &str) -> Result<Vec<Step>> {
     let mut returning: BTreeMap<DiskId, Vec<SourceRun>> = BTreeMap::new();
     for chunk in steps.iter().filter_map(moved) {
         let there = Segment {

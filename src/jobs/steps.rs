@@ -6,13 +6,13 @@ use crate::model::units::{DiskExtent, ExtentSize, Generation, VolumeExtent, Volu
 
 /// The piece of a step that one change moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Chunk {
+pub struct Chunk {
     /// The volume.
-    pub(super) volume: VolumeId,
+    pub volume: VolumeId,
     /// The run and its old placement.
-    pub(super) from: Segment,
+    pub from: Segment,
     /// Its new placement.
-    pub(super) to: Area,
+    pub to: Area,
 }
 
 impl Chunk {
@@ -22,7 +22,7 @@ impl Chunk {
     }
 
     /// Returns the part that starts `skip` extents in and has at most `most` extents; `None` if that is empty.
-    pub(super) fn part(&self, skip: u64, most: u64) -> Option<Self> {
+    pub fn part(&self, skip: u64, most: u64) -> Option<Self> {
         let len = self.len().checked_sub(skip)?.min(most);
         (len > 0).then(|| Self {
             volume: self.volume,
@@ -35,7 +35,7 @@ impl Chunk {
     }
 
     /// Returns the delta of the change.
-    pub(super) fn delta(&self, from: Generation) -> Delta {
+    pub fn delta(&self, from: Generation) -> Delta {
         let segments = vec![Segment {
             start: self.from.start,
             placement: self.to,
@@ -50,7 +50,7 @@ impl Chunk {
     }
 
     /// Returns the range that the change holds.
-    pub(super) fn span(&self, size: ExtentSize) -> Span {
+    pub fn span(&self, size: ExtentSize) -> Span {
         let byte = |extent| size.volume_offset(extent).unwrap_or(VolumeOffset(u64::MAX));
         Span {
             volume: self.volume,

@@ -17,7 +17,8 @@ use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::event::Severity;
 use crate::model::job::{JobRecord, JobState, Progress};
 use crate::model::units::{DiskId, ExtentSize, JobId, VolumeId};
-use start::{dirty_allowance, not_begun, open_disks_of, up_to_date};
+pub use start::up_to_date;
+use start::{dirty_allowance, not_begun, open_disks_of};
 use std::time::{Duration, Instant};
 
 /// Duration of a round; the operator's commands are read between rounds.

@@ -6,12 +6,14 @@ use super::fault::Fault;
 use super::host::BLOCK;
 use super::work::{Job, Next, Proposal, new_change};
 use super::{ProcId, World};
+use apparatus::jobs::Request;
+use apparatus::jobs::chunks::StepTable;
 use apparatus::model::change::HoldMode;
 use apparatus::model::holds::Holds;
-use apparatus::model::job::{JobKind, JobLimits, JobRecord, JobState, Progress, Step};
-use apparatus::model::records::{Area, Edit, Segment, Span};
+use apparatus::model::job::{JobKind, JobLimits, JobRecord, JobState, Progress};
+use apparatus::model::records::{Segment, Span};
 use apparatus::model::units::{
-    ByteCount, DiskExtent, DiskId, JobId, Term, Timestamp, VolumeExtent, VolumeId, VolumeOffset,
+    ByteCount, DiskId, ExtentSize, Generation, JobId, Timestamp, VolumeId, VolumeOffset,
 };
 use apparatus::store::roles::*;
 
@@ -54,67 +56,40 @@ impl World {
             .map(|job| job.id)
             .collect::<Vec<_>>()
             .into_iter()
-            .find_map(|job| self.chunk_ahead(job, 0))
+            .find_map(|job| self.chunk(job))
     }
 
     /// Whether a job that runs has something to move. It is ended where all is moved, or where another job has moved the range.
     fn goes_on(&mut self, job: &JobRecord) -> bool {
         let steps = self.store.steps(job.id).unwrap_or_default();
-        let Some(step) = steps.iter().find(|step| step.done < step.to.len) else {
+        if steps.iter().all(|step| step.done >= step.to.len) {
             match job.back {
                 true => self.end_job(job, JobState::Cancelled, "jobs rolled back"),
                 false => self.end_job(job, JobState::Done, "jobs done"),
             }
             return false;
-        };
-        if !self.options.explore && self.command(job) {
-            return false;
         }
-        // Another job may have moved the range since this one was planned: its old placement is somebody else's by now.
-        if !self.is_still_there(step, step.done) && !self.wrong(Fault::OvertakenGoesOn) {
-            self.end_job(job, JobState::Failed, "jobs overtaken by another");
+        if !self.options.explore && self.command(job) {
             return false;
         }
         true
     }
 
-    /// Whether all of a step from this extent on lies where it was planned.
-    fn is_still_there(&self, step: &Step, done: u64) -> bool {
-        let placements = self.store.placements();
-        let placement = |into| {
-            (
-                step.from.placement.disk,
-                DiskExtent(step.from.placement.start.0 + into),
-            )
-        };
-        let extent = |into| VolumeExtent(step.from.start.0 + into);
-        let there = |into| placements.placement(step.volume, extent(into)) == Some(placement(into));
-        (done..step.to.len).all(there)
-    }
-
-    /// The next chunk of a job, when this many extents before it are under way.
-    pub fn chunk_ahead(&mut self, job: JobId, ahead: u64) -> Option<Proposal> {
-        let mut skip = ahead;
+    /// The explorer's: a job's next chunk, as production code cuts it.
+    fn chunk(&mut self, job: JobId) -> Option<Proposal> {
         let steps = self.store.steps(job).unwrap_or_default();
-        for mut step in steps {
-            let rest = step.to.len - step.done;
-            if skip >= rest {
-                skip -= rest;
-                continue;
-            }
-            step.done += skip;
-            if !self.is_still_there(&step, step.done) && !self.wrong(Fault::OvertakenGoesOn) {
-                return None;
-            }
-            let most = (step.to.len - step.done).min(2);
-            let len = if self.options.explore {
-                1
-            } else {
-                self.rng.between(1, most)
-            };
-            return Some(self.chunk(job, &step, len));
-        }
-        None
+        let chunk = StepTable::new(steps).next(1)?;
+        let spans = if self.wrong(Fault::CopyWithoutHold) {
+            Vec::new()
+        } else {
+            vec![chunk.span(ExtentSize::MIN)]
+        };
+        let edits = chunk.delta(Generation(0)).edits;
+        Some(Proposal {
+            change: new_change(Some(job), edits, spans, HoldMode::Writes),
+            purpose: Job::Chunk,
+            copies: copies(chunk.from.placement, chunk.to),
+        })
     }
 
     /// Now and then the operator commands something of a job that runs. True if it does not go on.
@@ -153,115 +128,43 @@ impl World {
         self.set_job(job, state, what);
     }
 
-    /// What the job has moved is to go back: now that it is persisted, the way back is planned.
-    pub fn turn_back(&mut self, term: Term, job: JobId) {
-        let Some(record) = self.store.job(job).ok().flatten() else {
-            return;
-        };
-        match self.plan_back(job) {
-            Some(back) => _ = self.store.replace_steps(term, job, &back, true),
-            None => self.end_job(&record, JobState::Failed, "jobs without room to roll back"),
+    /// There is no room for the way back.
+    pub fn end_job_without_room(&mut self, job: JobId) {
+        if let Ok(Some(record)) = self.store.job(job) {
+            self.end_job(&record, JobState::Failed, "jobs without room to roll back");
         }
     }
 
-    /// A step for each extent that still lies where the job has put it.
-    fn plan_back(&mut self, job: JobId) -> Option<Vec<Step>> {
-        let (placements, mut taken, mut back) = (self.store.placements(), Vec::new(), Vec::new());
-        for step in self.store.steps(job).unwrap_or_default() {
-            for into in 0..step.done {
-                let at = |area: Area| Area {
-                    start: DiskExtent(area.start.0 + into),
-                    len: 1,
-                    ..area
-                };
-                let (start, placement) = (VolumeExtent(step.from.start.0 + into), at(step.to));
-                if placements.placement(step.volume, start) == Some((placement.disk, placement.start)) {
-                    let to = self.free_area(step.from.placement.disk, 1, &taken)?;
-                    taken.push(to);
-                    let (volume, from) = (step.volume, Segment { start, placement });
-                    back.push(Step {
-                        volume,
-                        from,
-                        to,
-                        done: 0,
-                    });
-                }
-            }
-        }
-        Some(back)
-    }
-
-    fn chunk(&mut self, job: JobId, step: &Step, len: u64) -> Proposal {
-        let part = |area: Area| Area {
-            start: DiskExtent(area.start.0 + step.done),
-            len,
-            ..area
-        };
-        let (from, to) = (part(step.from.placement), part(step.to));
-        let start = VolumeExtent(step.from.start.0 + step.done);
-        let segments = vec![Segment { start, placement: to }];
-        let edits = vec![Edit::Map {
-            volume: step.volume,
-            segments,
-        }];
-        let byte = |extent: u64| VolumeOffset(extent * BLOCKS * BLOCK);
-        let span = Span {
-            volume: step.volume,
-            start: byte(start.0),
-            end: byte(start.0 + len),
-        };
-        let spans = if self.wrong(Fault::CopyWithoutHold) {
-            Vec::new()
-        } else {
-            vec![span]
-        };
-        let all = !self.options.explore && self.rng.permille(100);
-        let mode = if all { HoldMode::All } else { HoldMode::Writes };
-        let change = new_change(Some(job), edits, spans, mode);
-        Proposal {
-            change,
-            purpose: Job::Chunk,
-            copies: copies(from, to),
-            extents: len,
-        }
-    }
-
-    /// Records a job that moves a part of a volume to another disk.
-    pub fn new_move(&mut self, term: Term) -> bool {
+    /// A job that moves a part of a volume to another disk.
+    pub fn new_move(&mut self) -> Option<Request> {
         let volumes = self.store.volumes().unwrap_or_default();
         let usable: Vec<_> = volumes
             .iter()
             .filter(|volume| self.usable.contains_key(&volume.id))
             .collect();
-        let Some(volume) = self.rng.pick(&usable).map(|volume| volume.id) else {
-            return false;
-        };
+        let volume = self.rng.pick(&usable).map(|volume| volume.id)?;
         let segments = self.store.placements().segments(volume);
         let size = segments.last().map_or(0, |last| last.end().0);
         let start = self.rng.below(size.max(1));
         let end = self.rng.between(start + 1, size.max(start + 1));
-        let target = DiskId(self.rng.between(1, self.disks.len() as u64) as u32);
-        let mut taken = Vec::new();
-        let mut steps = Vec::new();
-        for segment in segments {
-            let Some(from) = segment.clip(VolumeExtent(start), VolumeExtent(end)) else {
-                continue;
-            };
-            let Some(to) = self.free_area(target, from.placement.len, &taken) else {
-                return false;
-            };
-            taken.push(to);
-            steps.push(Step {
-                volume,
-                from,
-                to,
-                done: 0,
-            });
-        }
-        let created = self.store.create_job(term, &record(volume), &steps);
-        self.trace(|| format!("{created:?}: {steps:?}"));
-        self.count("jobs");
-        created.is_ok() && !steps.is_empty()
+        let there = |segment: &Segment| segment.start.0 <= start && start < segment.end().0;
+        let from = segments.iter().find(|segment| there(segment))?.placement.disk;
+        let others = (1..=self.disks.len() as u32).map(DiskId);
+        let others: Vec<DiskId> = others.filter(|disk| *disk != from).collect();
+        let target = *self.rng.pick(&others)?;
+        let byte = |extent: u64| VolumeOffset(extent * BLOCKS * BLOCK);
+        let range = Span {
+            volume,
+            start: byte(start),
+            end: byte(end),
+        };
+        Some(Request::Move {
+            volume,
+            range: Some(range),
+            from: None,
+            to: vec![target],
+            policy: None,
+        })
     }
 }
 

@@ -39,6 +39,7 @@ pub mod host;
 pub mod jobs;
 pub mod ledger;
 pub mod links;
+pub mod moving;
 pub mod notes;
 pub mod past;
 pub mod power;

@@ -6,11 +6,12 @@ use super::disk::BLOCKS;
 use super::fault::Fault;
 use super::host::BLOCK;
 use super::{ProcId, World};
+use apparatus::jobs::Request;
 use apparatus::model::change::{HoldMode, NewChange};
 use apparatus::model::names::Name;
 use apparatus::model::records::{Area, Delta, Edit, Segment, Span, VolumeRecord};
 use apparatus::model::units::{
-    ByteCount, DiskExtent, DiskId, Generation, JobId, Term, VolumeExtent, VolumeId, VolumeOffset,
+    ByteCount, DiskExtent, DiskId, Generation, JobId, VolumeExtent, VolumeId, VolumeOffset,
 };
 use apparatus::protocol::controller::{Outcome, Plan, Reason};
 use apparatus::protocol::recovery;
@@ -41,8 +42,6 @@ pub struct Proposal {
     pub change: NewChange,
     pub purpose: Job,
     pub copies: Vec<Copy>,
-    /// Extents of a volume that it moves.
-    pub extents: u64,
 }
 
 /// What a driver does next.
@@ -50,6 +49,7 @@ pub struct Proposal {
 pub enum Next {
     Chunks(JobId),
     PlanBack(JobId),
+    Move(Request),
     Change(Proposal),
     Nothing,
 }
@@ -87,7 +87,7 @@ pub fn new_change(job: Option<JobId>, edits: Vec<Edit>, spans: Vec<Span>, mode: 
 
 impl World {
     /// A driver's: finds the next thing to do.
-    pub fn next_work(&mut self, term: Term) -> Next {
+    pub fn next_work(&mut self) -> Next {
         self.check_ownership();
         if let Some(next) = self.next_of_jobs() {
             return next;
@@ -96,7 +96,7 @@ impl World {
             return Next::Nothing;
         }
         let change = match self.rng.below(10) {
-            0..6 if self.new_move(term) => return self.next_of_jobs().unwrap_or(Next::Nothing),
+            0..6 => return self.new_move().map_or(Next::Nothing, Next::Move),
             6 | 7 => self.create().or_else(|| self.remove()),
             8 => self.resize(),
             _ => None,
@@ -190,7 +190,6 @@ impl World {
             change: new_change(None, edits, Vec::new(), HoldMode::Writes),
             purpose: Job::Create(volume),
             copies: self.fills(volume, 0, area),
-            extents: 0,
         })
     }
 
@@ -202,7 +201,6 @@ impl World {
             change: new_change(None, edits, spans, HoldMode::All),
             purpose: Job::Remove(volume),
             copies: Vec::new(),
-            extents: 0,
         })
     }
 
@@ -234,7 +232,6 @@ impl World {
             change: new_change(None, edits, Vec::new(), HoldMode::Writes),
             purpose: Job::Resize(volume),
             copies: self.fills(volume, extents * BLOCKS, placement),
-            extents: 0,
         })
     }
 
@@ -257,7 +254,6 @@ impl World {
             change: new_change(None, edits, spans, HoldMode::All),
             purpose: Job::Resize(volume),
             copies: Vec::new(),
-            extents: 0,
         }
     }
 

@@ -6,12 +6,13 @@ use super::super::testing::Images;
 use super::*;
 use crate::model::alloc::Faults;
 use crate::model::build::{self, map, segment};
-use crate::model::change::Commit;
+use crate::model::change::{Commit, HoldMode};
 use crate::model::job::Progress;
 use crate::model::records::{Delta, Edit, Instance, PoolHeader, Segment, Span};
 use crate::model::units::{
-    ByteCount, CacheEpoch, Generation, MembershipVersion, Term, VolumeExtent, VolumeId, VolumeOffset,
+    ByteCount, CacheEpoch, Generation, JobId, MembershipVersion, Term, VolumeExtent, VolumeId, VolumeOffset,
 };
+use crate::protocol::controller::Reason;
 use crate::store::memory::MemoryStore;
 use crate::store::roles::*;
 use proptest::prelude::*;
@@ -224,7 +225,7 @@ impl Bench {
             };
             match mover.next(&mut prepare).unwrap() {
                 Some(change) => batch.push(change),
-                None if batch.is_empty() && !mover.finished() && mover.early_end.is_none() => {}
+                None if batch.is_empty() && !mover.finished() && !mover.chunks.has_ended() => {}
                 None => break,
             }
         }

@@ -26,8 +26,11 @@ pub(super) fn open_disks_of(controller: &mut Controller, steps: &[Step]) -> Resu
     }
 }
 
-/// Returns the job's steps, without what others have moved or removed since it last ran.
-pub(super) fn up_to_date(controller: &mut Controller, job: &JobRecord) -> Result<Vec<Step>> {
+/// Returns the job's steps, without what others have moved or removed since it last ran. What its destination lacks is reserved again.
+///
+/// # Errors
+/// Returns the errors of the store. The job has failed if its destination has another owner by now.
+pub fn up_to_date(controller: &mut Controller, job: &JobRecord) -> Result<Vec<Step>> {
     let term = controller.term();
     let store = controller.store();
     let steps = store.steps(job.id)?;
