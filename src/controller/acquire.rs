@@ -146,7 +146,7 @@ impl Controller {
             Effect::Look => Some(Event::Looked(self.observe_pool()?)),
             Effect::Cancel(change) => Some(Event::Cancelled(change, self.store.cancel(change)?)),
             Effect::SetWord(who) => {
-                self.members.fence(who.slot, who.incarnation);
+                self.silence(who)?;
                 None
             }
             Effect::Leave(who) => {
@@ -156,7 +156,7 @@ impl Controller {
             Effect::Fence(who) => {
                 let version = self.store.fence(self.term, who.slot, who.incarnation)?;
                 hit(Point::ControllerFenceRecorded);
-                self.members.fence(who.slot, who.incarnation);
+                self.silence(who)?;
                 hit(Point::ControllerFenced);
                 self.fenced
                     .extend(version.and(self.names.get(&who.slot)).cloned());

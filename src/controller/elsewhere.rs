@@ -4,12 +4,14 @@
 
 use super::node::{own, transport};
 use super::pool::PoolHandle;
+use crate::cluster::Membership;
 use crate::model::dir::PoolDir;
 use crate::model::error::Result;
 use crate::model::member::{Member, MemberEntry};
 use crate::model::names::Name;
 use crate::model::node::Node;
 use crate::model::units::{Incarnation, Slot, Term};
+use crate::protocol::controller::Participant;
 use crate::protocol::recovery::MemberView;
 use crate::rpc::Address;
 use crate::rpc::client::{Links, WaitOutcome};
@@ -22,14 +24,20 @@ use uuid::Uuid;
 /// How long members on other nodes may take to report their state.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long those may take that have not answered the last time.
+const SILENT_PATIENCE: Duration = Duration::from_millis(5);
+
 /// Members on other nodes, as they were last seen.
 pub(crate) struct Elsewhere {
     own: Option<Name>,
     links: Links,
     seen: BTreeMap<Slot, Seen>,
+    /// Those that did not answer the last time.
+    silent: BTreeSet<Slot>,
 }
 
 struct Seen {
+    node: Option<Name>,
     address: Option<Address>,
     entry: MemberEntry,
 }
@@ -37,6 +45,7 @@ struct Seen {
 impl Seen {
     fn unknown(member: &Member, nodes: &[Node]) -> Self {
         Self {
+            node: member.node.clone(),
             address: address(member, nodes),
             entry: MemberEntry {
                 incarnation: Incarnation(0),
@@ -78,6 +87,7 @@ impl Elsewhere {
             own: pool.node.as_ref().map(|node| node.name.clone()),
             links: Links::over(pool.environment.transport(), uuid, Term(0)),
             seen: BTreeMap::new(),
+            silent: BTreeSet::new(),
         }
     }
 
@@ -115,7 +125,16 @@ impl Elsewhere {
             awaited.insert(*slot);
         }
         self.links.flush();
-        let deadline = Instant::now() + PATIENCE;
+        let patience = match awaited.is_subset(&self.silent) {
+            true => SILENT_PATIENCE,
+            false => PATIENCE,
+        };
+        self.await_states(&mut awaited, Instant::now() + patience);
+        self.silent = awaited;
+    }
+
+    /// Removes those from `awaited` that report their state, or cannot be reached now.
+    fn await_states(&mut self, awaited: &mut BTreeSet<Slot>, deadline: Instant) {
         while !awaited.is_empty() {
             match self.links.wait(deadline) {
                 Some(WaitOutcome::Welcomed(slot, ..)) => {
@@ -139,10 +158,83 @@ impl Elsewhere {
         }
     }
 
-    /// Returns a member as it was last seen, if it is on another node.
-    pub(crate) fn view(&self, member: &Member) -> Option<MemberView> {
+    /// Returns a member as it was last seen, if it is on another node. The fence word that this machine has for it is set when it is known to acknowledge
+    /// nothing any more.
+    pub(crate) fn view(&self, member: &Member, published: &dyn Membership) -> Option<MemberView> {
         let seen = self.seen.get(&member.slot)?;
-        Some(MemberView::new(member, &seen.entry, true))
+        let entry = MemberEntry {
+            fenced: published.entry(member.slot).fenced,
+            ..seen.entry
+        };
+        Some(MemberView::new(member, &entry, true))
+    }
+
+    /// Returns whether the member in this slot reports its state in time.
+    pub(crate) fn answers(&mut self, slot: Slot) -> bool {
+        self.ask_one(slot, Request::Status, |answer| {
+            matches!(answer, Answer::Status(_)).then_some(())
+        })
+        .is_some()
+    }
+
+    /// Has another apparatus of its node set the fence word of this life. Returns whether its process has ended; `None` if there is no such apparatus that
+    /// answers.
+    pub(crate) fn fence_by_neighbour(&mut self, who: Participant, name: &Name) -> Option<bool> {
+        let node = self.seen.get(&who.slot)?.node.clone();
+        let neighbours: Vec<Slot> = self
+            .seen
+            .iter()
+            .filter(|(slot, seen)| **slot != who.slot && seen.node == node)
+            .map(|(slot, _)| *slot)
+            .collect();
+        let request = Request::FenceNeighbour {
+            slot: who.slot,
+            incarnation: who.incarnation,
+            name: name.clone(),
+        };
+        let fenced = |answer: Answer| match answer {
+            Answer::NeighbourFenced { slot, ended } if slot == who.slot => Some(ended),
+            _ => None,
+        };
+        neighbours
+            .into_iter()
+            .find_map(|neighbour| self.ask_one(neighbour, request.clone(), fenced))
+    }
+
+    /// Asks one member, and waits for an answer of this kind.
+    fn ask_one<T>(&mut self, slot: Slot, request: Request, of: impl Fn(Answer) -> Option<T>) -> Option<T> {
+        let address = self.seen.get(&slot)?.address.clone()?;
+        // A connection that broke unnoticed would lose the request.
+        self.links.forget(slot);
+        self.links.connect_to(slot, address);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.links.wait(deadline)? {
+                WaitOutcome::Welcomed(welcomed, ..) if welcomed == slot => {
+                    self.links.send(slot, request.clone());
+                    self.links.flush();
+                }
+                WaitOutcome::Answered(answered, answer) if answered == slot => {
+                    if let Some(found) = of(answer) {
+                        return Some(found);
+                    }
+                }
+                WaitOutcome::Refused(refused, _) if refused == slot => return None,
+                // What is lost may be the connection that was closed above.
+                WaitOutcome::Lost(lost, _) if lost == slot && !self.links.has(slot) => return None,
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits until this moment, and serves no connection.
+    pub(crate) fn wait_until(&mut self, deadline: Instant) {
+        while self.links.wait(deadline).is_some() {}
+    }
+
+    /// Returns the node of the member in this slot, if it is on another one.
+    pub(crate) fn node(&self, slot: Slot) -> Option<&Name> {
+        self.seen.get(&slot)?.node.as_ref()
     }
 
     /// Returns whether the member in this slot is on another node.

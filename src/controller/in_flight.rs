@@ -304,7 +304,11 @@ impl Controller {
         self.links.flush();
         let answer = self.store.fence(self.term, who.slot, who.incarnation);
         hit(Point::ControllerFenceRecorded);
-        self.members.fence(who.slot, who.incarnation);
+        // Where members are on other nodes, changes hold reads too: one that has confirmed its hold serves nothing of the range by the old table. So
+        // nobody has to wait for it now; the next change does, until it is known to acknowledge nothing.
+        if !self.elsewhere.has(who.slot) {
+            self.members.fence(who.slot, who.incarnation);
+        }
         hit(Point::ControllerFenced);
         self.links.forget(who.slot);
         let event = match answer {
@@ -402,6 +406,7 @@ fn is_about(answer: &Answer, id: ChangeId) -> bool {
         | Answer::Quiesced { .. }
         | Answer::Accepted
         | Answer::Opens(_)
+        | Answer::NeighbourFenced { .. }
         | Answer::Vacant => false,
     }
 }

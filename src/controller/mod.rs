@@ -22,6 +22,7 @@ mod placing;
 mod plan;
 pub mod pool;
 mod settle;
+mod silence;
 pub mod space;
 mod whole;
 
@@ -107,7 +108,10 @@ impl Retries {
 
     /// Returns whether another attempt may succeed.
     fn may_retry(&mut self, reason: &Reason, now: Instant) -> bool {
-        if matches!(reason, Reason::MembershipMoved | Reason::GenerationMoved) {
+        if matches!(
+            reason,
+            Reason::MembershipMoved | Reason::GenerationMoved | Reason::Silent(_)
+        ) {
             self.moved += 1;
             return self.moved < ATTEMPTS;
         }
@@ -308,7 +312,7 @@ impl Controller {
             match self.attempt(&change, claimed, work)? {
                 Ok(outcome) => return self.finished(outcome, persist),
                 Err(reason) if again.may_retry(&reason, self.environment.now()) => {}
-                Err(Reason::MembershipMoved | Reason::GenerationMoved) => {
+                Err(Reason::MembershipMoved | Reason::GenerationMoved | Reason::Silent(_)) => {
                     let why = format!("apparatuses came and went during {ATTEMPTS} attempts");
                     return Err(Error::new(ErrorKind::TimedOut, change.title, why));
                 }
@@ -332,6 +336,13 @@ impl Controller {
         let (outcome, error) = ran?;
         match &outcome {
             Outcome::Finished { .. } => Ok(Ok(outcome)),
+            Outcome::GaveUp {
+                reason: reason @ Reason::Silent(slot),
+                ..
+            } => {
+                self.fence_silent(*slot)?;
+                Ok(Err(reason.clone()))
+            }
             Outcome::GaveUp {
                 reason:
                     reason @ (Reason::MembershipMoved

@@ -33,7 +33,7 @@ pub(crate) fn observe(
     elsewhere.look(store, members)?;
     members
         .iter()
-        .map(|member| match elsewhere.view(member) {
+        .map(|member| match elsewhere.view(member, published) {
             Some(view) => Ok(view),
             None => observe_member(member, published, presence),
         })

@@ -104,6 +104,10 @@ impl Controller {
             match ran? {
                 None => return Ok(()),
                 Some(Reason::MembershipMoved) => range = self.range()?,
+                Some(Reason::Silent(slot)) => {
+                    self.fence_silent(slot)?;
+                    range = self.range()?;
+                }
                 Some(reason) => return give_up(pipeline, &changes, &reason),
             }
         }

@@ -23,6 +23,8 @@ pub(super) struct Range {
     pub(super) membership: MembershipVersion,
     pub(super) participants: Vec<Participant>,
     pub(super) late_writes: bool,
+    /// The participants on other nodes.
+    pub(super) elsewhere: BTreeSet<Slot>,
 }
 
 impl Controller {
@@ -44,7 +46,10 @@ impl Controller {
                 .map(|seen| seen.who)
                 .collect();
             if ended.is_empty() {
-                break (membership, seen);
+                match seen.iter().find(|seen| self.is_to_be_silenced(seen)) {
+                    None => break (membership, seen),
+                    Some(seen) => self.silence(seen.who)?,
+                }
             }
             for who in ended {
                 self.links.forget(who.slot);
@@ -52,11 +57,14 @@ impl Controller {
             }
         };
         let participants = participants(&seen);
+        let slots = participants.iter().map(|who| who.slot);
+        let elsewhere = slots.filter(|slot| self.elsewhere.has(*slot)).collect();
         self.greet(&participants)?;
         Ok(Range {
             membership,
             participants,
             late_writes: late_writes(&seen),
+            elsewhere,
         })
     }
 
@@ -140,6 +148,7 @@ impl Controller {
             membership: range.membership,
             late_writes: range.late_writes,
             copies_ahead: false,
+            elsewhere: range.elsewhere.clone(),
             patience: self.patience,
         })
     }

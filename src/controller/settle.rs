@@ -194,6 +194,7 @@ pub(super) fn given_up(title: &str, reason: &Reason, names: &BTreeMap<Slot, Name
             name(slot)
         ))
         .hint("nothing has changed: try again when the machine is less busy"),
+        Reason::Silent(slot) => timed_out(format!("apparatus {} does not answer", name(slot))),
         Reason::MembershipMoved => timed_out("apparatuses came and went meanwhile".into()),
         Reason::GenerationMoved => timed_out("another change came first".into()),
         Reason::HoldRanOut => timed_out("the hold expired before the change was committed".into()),

@@ -24,7 +24,8 @@
 //! lacks is in a note, and the work under the hold copies that alone. A note dies with its apparatus. So when one is fenced in Holding, the
 //! change is given up and its range copied anew.
 //!
-//! An apparatus that is silent in Holding or Applying (it shows no sign of life until the time-out, or its connection is lost)
+//! An apparatus on another node that is silent in Holding has the change given up: its fence may take as long as a lease, and nothing is held for so long.
+//! Any other apparatus that is silent in Holding or Applying (it shows no sign of life until the time-out, or its connection is lost)
 //! is fenced: the machine emits [`Effect::Fence`] and goes on without it once [`Event::Fenced`] confirms that the fence word is
 //! set. An apparatus that shows signs of life but is slow makes the controller give the change up in Holding; in Applying the
 //! controller waits longer for it ([`WAITS`]), because a committed change cannot be given up. Silence in Releasing has no
@@ -44,6 +45,7 @@ use crate::model::records::DiskRecord;
 use crate::model::units::{ChangeId, Generation, Incarnation, MembershipVersion, Slot};
 use crate::rpc::message::{Answer, Refusal, Request};
 use crate::rpc::written::Written;
+use std::collections::BTreeSet;
 
 /// An apparatus that takes part in a change, in the incarnation that the controller expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,6 +72,8 @@ pub struct Plan {
     pub late_writes: bool,
     /// Whether the ranges are copied before they are held, while the apparatuses note writes to them.
     pub copies_ahead: bool,
+    /// The participants that are on other nodes than the controller. Nobody can set their fence words at once.
+    pub elsewhere: BTreeSet<Slot>,
     /// Limits of each wait.
     pub patience: Patience,
 }
@@ -82,10 +86,15 @@ impl Plan {
         self.copies_ahead && !self.late_writes && !self.change.spans.is_empty()
     }
 
-    /// Returns which requests are held: those that the change names, and all of them while late writes are possible.
+    fn is_elsewhere(&self, peer: &Peer) -> bool {
+        self.elsewhere.contains(&peer.who.slot)
+    }
+
+    /// Returns which requests are held: those that the change names, and all of them while late writes are possible, or while there are participants on
+    /// other nodes. One of these that falls silent after it has confirmed the hold serves nothing by the old table then, so nobody waits for its lease.
     #[must_use]
     pub fn mode(&self) -> HoldMode {
-        if self.late_writes {
+        if self.late_writes || !self.elsewhere.is_empty() {
             HoldMode::All
         } else {
             self.change.mode
@@ -231,6 +240,9 @@ pub enum Reason {
     },
     /// This apparatus shows signs of life but did not answer in time.
     Slow(Slot),
+    /// This apparatus is on another node and did not answer in time, or its connection is lost. It is fenced with nothing held, and the change tried again when
+    /// it is known to acknowledge nothing any more.
+    Silent(Slot),
     /// An apparatus joined, left, rejoined or was fenced meanwhile, or one that was just fenced may have writes in flight that
     /// a hold of writes alone does not cover: the members have to be read and the holds requested again.
     MembershipMoved,

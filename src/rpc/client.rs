@@ -147,6 +147,12 @@ impl Links {
         self.links.get(&slot).is_some_and(|link| link.welcomed)
     }
 
+    /// Returns whether there is a link to this apparatus, welcomed or not.
+    #[must_use]
+    pub fn has(&self, slot: Slot) -> bool {
+        self.links.contains_key(&slot)
+    }
+
     /// Closes a link, and reports it as `Lost`.
     pub fn forget(&mut self, slot: Slot) {
         if self.remove(slot) {

@@ -4,9 +4,12 @@
 //! change id, as soon as possible. All requests are idempotent by change id.
 
 use crate::model::change::HoldMode;
+use crate::model::names::Name;
 use crate::model::records::{Delta, DiskRecord, Span};
 use crate::model::size::HumanSize;
-use crate::model::units::{ByteCount, ChangeId, DiskId, Generation, Incarnation, JobId, Term, VolumeId};
+use crate::model::units::{
+    ByteCount, ChangeId, DiskId, Generation, Incarnation, JobId, Slot, Term, VolumeId,
+};
 use crate::model::words::count;
 use crate::rpc::bounded::few;
 use crate::rpc::written::Written;
@@ -131,6 +134,15 @@ pub enum Request {
         /// The disk.
         disk: DiskId,
     },
+    /// Sets the fence word of another member of this apparatus's node, which the store has as fenced, and reports whether its process has ended.
+    FenceNeighbour {
+        /// Its slot.
+        slot: Slot,
+        /// The incarnation that is fenced; a later one is not concerned.
+        incarnation: Incarnation,
+        /// Its name.
+        name: Name,
+    },
     /// Requests the open handles of hosts.
     Opens,
     /// Blocks opens of these volumes until the connection ends or the time is over. The request is refused with [`Refusal::InUse`] when a host has one
@@ -222,6 +234,13 @@ pub enum Answer {
     },
     /// Answers `RunJob`, `Stop` and `StopUnused`, which have been started, and `ClearDisk` and `Backup`, which are done.
     Accepted,
+    /// Answers `FenceNeighbour`: the word is set, so what that incarnation has acknowledged or will acknowledge is on its disk.
+    NeighbourFenced {
+        /// The slot.
+        slot: Slot,
+        /// Whether the process is known to have ended.
+        ended: bool,
+    },
     /// Answers `Opens`.
     Opens(Box<Opens>),
     /// Answers `Vacate`: no host has the volumes open, and new opens are blocked.

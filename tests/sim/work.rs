@@ -141,6 +141,7 @@ impl World {
             membership,
             late_writes: recovery::late_writes(&seen) && !self.wrong(Fault::ReadsNotHeld),
             copies_ahead: self.options.ahead,
+            elsewhere: std::collections::BTreeSet::new(),
             patience: self.options.patience,
         };
         self.begin(id, plan, purpose, copies);
@@ -367,6 +368,7 @@ fn why(reason: &Reason) -> &'static str {
         Reason::Draining { .. } => "given up: still draining",
         Reason::Opening { .. } => "given up: still opening",
         Reason::Slow(_) => "given up: slow",
+        Reason::Silent(_) => "given up: silent",
         Reason::MembershipMoved => "given up: membership moved",
         Reason::GenerationMoved => "given up: generation moved",
         Reason::HoldRanOut => "given up: hold ran out",

@@ -249,6 +249,10 @@ impl Core {
                 };
                 self.parts.links.answer(link, answer);
             }
+            HelperResult::NeighbourFenced(link, slot, ended) => {
+                let answer = Answer::NeighbourFenced { slot, ended };
+                self.parts.links.answer(link, answer);
+            }
             HelperResult::CheckedDisks => self.arm(TimerKey::Disks, upkeep::DISKS),
             HelperResult::Opened(record, opened) => {
                 let inputs = self.parts.openings.opened(&record, opened);

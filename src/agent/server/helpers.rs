@@ -18,8 +18,9 @@ use crate::model::dir::PoolDir;
 use crate::model::error::{Error, Result};
 use crate::model::event::Severity;
 use crate::model::member::{Joined, Joiner, Member};
+use crate::model::names::Name;
 use crate::model::records::{DiskRecord, PoolHeader};
-use crate::model::units::{ChangeId, DiskId, Generation, Incarnation};
+use crate::model::units::{ChangeId, DiskId, Generation, Incarnation, Slot};
 use crate::protocol::participant::Link;
 use crate::protocol::recovery::others_reached;
 use crate::rpc::Listener;
@@ -64,6 +65,8 @@ pub(super) enum Work {
     Log(Severity, String, String),
     /// Read the names in the certificates of the pool's nodes, for this connection.
     Nodes(Link),
+    /// Set the fence word of this member of the node, for this connection.
+    FenceNeighbour(Link, (Slot, Incarnation, Name)),
 }
 
 /// Result of a helper's work.
@@ -77,6 +80,8 @@ pub(super) enum HelperResult {
     /// The pool's nodes have these names in their certificates; none if they could not be read.
     Nodes(Link, BTreeSet<String>),
     Rejoined(Result<Box<Rejoined>>),
+    /// The fence word of this member is set. The flag tells whether its process has ended.
+    NeighbourFenced(Link, Slot, bool),
     CheckedDisks,
     BackedUp(Link, Result<()>),
     /// The run directory was checked; there is a new control socket if the old one was deleted.
@@ -138,9 +143,12 @@ impl Helpers {
     /// Gives work to the helper that does works of its kind, and returns at once. Returns false when too much work of that kind waits.
     pub(super) fn give(&self, work: Work) -> bool {
         let queue = match work {
-            Work::Cancel(_) | Work::Others(_) | Work::CheckRun(_) | Work::Log(..) | Work::Nodes(_) => {
-                &self.store
-            }
+            Work::Cancel(_)
+            | Work::Others(_)
+            | Work::CheckRun(_)
+            | Work::Log(..)
+            | Work::Nodes(_)
+            | Work::FenceNeighbour(..) => &self.store,
             Work::Backup(..) | Work::CheckDisks => &self.disks,
             Work::Rejoin(_) => &self.rejoin,
         };
@@ -299,6 +307,11 @@ impl Helper {
                 self.renew(nodes.is_err());
                 let names = nodes.unwrap_or_default().into_iter().map(|node| node.certificate);
                 HelperResult::Nodes(link, names.collect())
+            }
+            Work::FenceNeighbour(link, (slot, incarnation, name)) => {
+                self.members.fence(slot, incarnation);
+                let lives = self.cluster.is_claimed(name.as_str()).unwrap_or(true);
+                HelperResult::NeighbourFenced(link, slot, !lives)
             }
             Work::CheckDisks => {
                 self.note_hangs();

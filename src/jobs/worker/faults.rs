@@ -216,6 +216,10 @@ fn waiting(reason: &Reason, members: &[Member]) -> String {
             "apparatus {} is slow to answer; tries again by itself",
             name(*slot)
         ),
+        Reason::Silent(slot) => format!(
+            "apparatus {} does not answer; goes on when it is fenced",
+            name(*slot)
+        ),
         Reason::MembershipMoved => "an apparatus came or went; tries again by itself".into(),
         Reason::GenerationMoved => "the table has changed; tries again by itself".into(),
         Reason::HoldRanOut => "a hold ran out before the chunk was moved; tries again by itself".into(),

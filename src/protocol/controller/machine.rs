@@ -127,6 +127,13 @@ impl Controller {
     fn hold(&mut self, out: &mut Vec<Effect>) {
         let id = self.id;
         self.transition(State::Holding);
+        let lost = self
+            .peers
+            .iter()
+            .find(|peer| peer.lost && self.plan.is_elsewhere(peer));
+        if let Some(slot) = lost.map(|peer| peer.who.slot) {
+            return self.give_up(Reason::Silent(slot), out);
+        }
         self.ask_all(|plan, who| hold(plan, id, who), self.plan.patience.drain_us, out);
         self.advance(out);
     }
@@ -318,6 +325,9 @@ impl Controller {
             // An apparatus that has answered already is not fenced now: it ends its hold, and the store decides which was
             // first, its cancel or the commit.
             State::Noting if asked => self.hold(out),
+            State::Holding if asked && self.plan.elsewhere.contains(&slot) => {
+                self.give_up(Reason::Silent(slot), out);
+            }
             State::Holding | State::Applying if asked => self.fence(slot, out),
             State::Releasing if asked => self.answer_received(slot, out),
             _ => {}
@@ -335,6 +345,11 @@ impl Controller {
 
     /// Fences the apparatuses that show no signs of life. The others are slow, which is no reason to cut off their hosts.
     fn answers_overdue(&mut self, alive: &[Slot], out: &mut Vec<Effect>) {
+        let silent = |peer: &&Peer| peer.state == PeerState::Asked && self.plan.is_elsewhere(peer);
+        let silent = self.peers.iter().find(silent).map(|peer| peer.who.slot);
+        if let Some(slot) = silent.filter(|slot| self.state == State::Holding && !alive.contains(slot)) {
+            return self.give_up(Reason::Silent(slot), out);
+        }
         let patient = self.state == State::Holding || self.waited < WAITS;
         let (mut slow, mut silent) = (None, false);
         for peer in self

@@ -27,6 +27,7 @@ fn plan(mode: HoldMode, slots: u32) -> Plan {
         membership: MembershipVersion(10),
         late_writes: false,
         copies_ahead: false,
+        elsewhere: BTreeSet::new(),
         patience: Patience {
             drain_us: 100,
             answer_us: 10,
@@ -239,6 +240,80 @@ fn an_apparatus_that_is_alive_and_slow_to_hold_ends_the_change_without_a_fence()
     assert_eq!(machine.on(Event::TimedOut(vec![B])), given_up_for(&[A, B]));
     let effects = machine.on(Event::Cancelled(Cancel::Cancelled));
     assert!(matches!(reason(&effects), Some(Reason::Slow(B))));
+}
+
+/// A plan whose second apparatus is on another node.
+fn across_nodes() -> Plan {
+    Plan {
+        elsewhere: BTreeSet::from([B]),
+        ..plan(HoldMode::Writes, 2)
+    }
+}
+
+#[test]
+fn across_nodes_reads_are_held_too_and_a_silent_apparatus_ends_the_change_with_nothing_held() {
+    let silences: [fn(&mut Controller) -> Vec<Effect>; 2] = [
+        |machine| machine.on(Event::TimedOut(vec![])),
+        |machine| machine.on(Event::Lost(B)),
+    ];
+    for silence in silences {
+        let (mut machine, _) = Controller::new(across_nodes());
+        let holds = machine.on(Event::Prepared(X));
+        let all = |effect: &&Effect| {
+            matches!(
+                effect,
+                Effect::Send(
+                    _,
+                    Request::Hold {
+                        mode: HoldMode::All,
+                        ..
+                    }
+                )
+            )
+        };
+        assert_eq!(holds.iter().filter(all).count(), 2);
+        machine.on(Event::Answered(A, held()));
+        let effects = silence(&mut machine);
+        assert!(
+            !effects.iter().any(|effect| matches!(effect, Effect::Fence(_))),
+            "{effects:?}"
+        );
+        assert!(effects.contains(&Effect::Cancel));
+        let effects = machine.on(Event::Cancelled(Cancel::Cancelled));
+        assert!(matches!(reason(&effects), Some(Reason::Silent(B))));
+    }
+}
+
+#[test]
+fn across_nodes_a_connection_that_was_lost_before_the_hold_holds_nothing() {
+    let (mut machine, _) = Controller::new(across_nodes());
+    machine.on(Event::Lost(B));
+    let effects = machine.on(Event::Prepared(X));
+    assert!(
+        !effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Send(_, Request::Hold { .. })))
+    );
+    let effects = machine.on(Event::Cancelled(Cancel::Cancelled));
+    assert!(matches!(reason(&effects), Some(Reason::Silent(B))));
+}
+
+#[test]
+fn across_nodes_one_that_is_silent_at_apply_makes_nobody_wait() {
+    let (mut machine, _) = Controller::new(across_nodes());
+    machine.on(Event::Prepared(X));
+    machine.on(Event::Answered(A, held()));
+    machine.on(Event::Answered(B, held()));
+    machine.on(Event::WorkDone);
+    machine.on(Event::Committed(Commit::Committed(Generation(5))));
+    machine.on(Event::Answered(A, applied()));
+    assert_eq!(machine.on(Event::TimedOut(vec![])), [Effect::Fence(who(1))]);
+    // The store has the fence; the lease of B may be valid, but B holds all requests of the range.
+    let effects = machine.on(fenced(B, 11, false));
+    assert!(
+        matches!(&effects[..], [Effect::Send(A, Request::Release { .. }), ..]),
+        "{effects:?}"
+    );
 }
 
 #[test]

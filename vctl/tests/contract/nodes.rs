@@ -44,9 +44,12 @@ impl Scene {
     fn node(&self, name: &str) -> Vec<String> {
         let listen = format!("127.0.0.1:{}", free_port());
         let tls = self.one.file(&format!("tls/{name}"));
+        let lease = ["--lease", "6s"];
         ["--node", name, "--listen", &listen, "--node-tls", &tls]
+            .into_iter()
+            .chain(lease)
             .map(str::to_owned)
-            .into()
+            .collect()
     }
 
     /// Has the second directory join; `allowed` is what only debug builds take.
@@ -139,6 +142,98 @@ fn a_change_of_either_node_reaches_the_apparatuses_of_both() {
     one.run(["apparatus", "stop", "a1"]).ok();
     one.run(["node", "remove", "n2"]).ok();
     assert_eq!(scene.nodes(), 1);
+}
+
+/// A process that stands still until this is dropped.
+struct Stopped(String);
+
+impl Stopped {
+    fn stop(pool: &Pool, apparatus: &str) -> Self {
+        let list = pool.json(["apparatus", "list"]);
+        let rows = list["apparatuses"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["name"] == apparatus).unwrap();
+        let stopped = Self(row["pid"].to_string());
+        stopped.signal("-STOP");
+        stopped
+    }
+
+    fn signal(&self, signal: &str) {
+        let kill = std::process::Command::new("kill")
+            .args([signal, &self.0])
+            .status();
+        assert!(kill.unwrap().success(), "kill {signal} {}", self.0);
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.signal("-CONT");
+    }
+}
+
+fn state_of(pool: &Pool, apparatus: &str) -> String {
+    let list = pool.json(["apparatus", "list"]);
+    let rows = list["apparatuses"].as_array().unwrap();
+    let row = rows.iter().find(|row| row["name"] == apparatus);
+    row.map_or_else(String::new, |row| row["state"].as_str().unwrap().to_owned())
+}
+
+/// Renames the volume on the first node while `a2` on the second one stands still, and waits until `a2` is back with the new table.
+fn rename_while_a2_stands_still(scene: &Scene, there: &std::path::Path) {
+    let (one, two) = (&scene.one, &scene.two);
+    let stopped = Stopped::stop(two, "a2");
+    one.run(["volume", "rename", "v", "w"])
+        .ended(5)
+        .complains(&["a2"]);
+    drop(stopped);
+    let since = std::time::Instant::now();
+    while !there.join("w").exists() || state_of(two, "a2") != "serving" {
+        assert!(since.elapsed().as_secs() < 60, "a2 does not rejoin");
+        std::thread::yield_now();
+    }
+    assert!(!there.join("v").exists());
+    // It takes part again.
+    one.run(["volume", "rename", "w", "x"]).ok();
+    assert!(there.join("x").exists());
+}
+
+#[test]
+fn a_neighbour_fences_an_apparatus_of_another_node_at_once() {
+    let Some(scene) = Scene::new(&["--direct"]) else {
+        return;
+    };
+    let (one, two) = (&scene.one, &scene.two);
+    create_volume(one);
+    scene.join("n2", true).ok();
+    let there = two.start("a2");
+    let (_, _) = (one.start("a1"), two.start("a3"));
+    rename_while_a2_stands_still(&scene, &there);
+    let events = one.json(["events"]).to_string();
+    assert!(!events.contains("for the lease of"), "{events}");
+    for (pool, name) in [(two, "a2"), (two, "a3"), (one, "a1")] {
+        pool.run(["apparatus", "stop", name]).ok();
+    }
+}
+
+#[test]
+fn without_a_neighbour_the_lease_of_an_apparatus_on_another_node_is_waited_out() {
+    let Some(scene) = Scene::new(&["--direct"]) else {
+        return;
+    };
+    let (one, two) = (&scene.one, &scene.two);
+    create_volume(one);
+    scene.join("n2", true).ok();
+    let (_, there) = (one.start("a1"), two.start("a2"));
+    let begun = std::time::Instant::now();
+    rename_while_a2_stands_still(&scene, &there);
+    assert!(
+        begun.elapsed().as_secs() >= 7,
+        "a lease of 6 s was not waited out"
+    );
+    let events = one.json(["events"]).to_string();
+    assert!(events.contains("waits 8 s for the lease of a2 on n2"), "{events}");
+    two.run(["apparatus", "stop", "a2"]).ok();
+    one.run(["apparatus", "stop", "a1"]).ok();
 }
 
 #[test]

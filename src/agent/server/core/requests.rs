@@ -4,7 +4,8 @@ use super::{Core, TimerKey};
 use crate::agent::server::helpers::Work;
 use crate::agent::server::links::refused;
 use crate::failpoint::{Point, hit};
-use crate::model::units::{Term, VolumeId};
+use crate::model::names::Name;
+use crate::model::units::{Incarnation, Slot, Term, VolumeId};
 use crate::protocol::agent::Input;
 use crate::protocol::participant::Link;
 use crate::rpc::message::{Answer, ApparatusMetrics, Refusal, Request, RequestFrame, VERSION};
@@ -61,6 +62,11 @@ impl Core {
                 self.runtime.clear_disk(disk);
                 self.parts.links.answer(link, Answer::Accepted);
             }
+            Request::FenceNeighbour {
+                slot,
+                incarnation,
+                name,
+            } => self.fence_neighbour(link, (slot, incarnation, name)),
             Request::Opens => self.parts.links.answer(link, self.opens.report()),
             Request::Vacate {
                 volumes,
@@ -90,6 +96,13 @@ impl Core {
     /// Has a helper copy the database, which answers when that is done.
     fn back_up(&mut self, link: Link, file: PathBuf) {
         if !self.parts.helpers.give(Work::Backup(link, file)) {
+            self.parts.links.answer(link, refused(Refusal::TooMany));
+        }
+    }
+
+    /// Has a helper fence another member of this node, which answers when that is done.
+    fn fence_neighbour(&mut self, link: Link, whom: (Slot, Incarnation, Name)) {
+        if !self.parts.helpers.give(Work::FenceNeighbour(link, whom)) {
             self.parts.links.answer(link, refused(Refusal::TooMany));
         }
     }
