@@ -105,7 +105,7 @@ fn every_order_of_events_in_larger_pools() {
 fn two_troubles_at_once_in_larger_pools() {
     all(&[
         ((&[&[W], &[]], 1, LOST_AND_KILLED), 1_421_579),
-        ((&[&[W], &[]], 1, KILLED_TWICE), 4_509_767),
+        ((&[&[W], &[]], 1, KILLED_TWICE), 4_529_311),
     ]);
 }
 

@@ -246,6 +246,49 @@ fn a_hold_is_reported_when_what_was_in_flight_is_done() {
 }
 
 #[test]
+fn a_note_is_reported_when_the_writes_from_before_it_are_done() {
+    let (mut agent, mut recorder) = serving();
+    recorder.lags.insert(X);
+    let note = Request::Note {
+        change: X,
+        spans: vec![Span::whole(V)],
+        drain_us: 10,
+        deadline_us: 100,
+        incarnation: LIFE,
+    };
+    agent.on(Input::Asked(L, Term(1), note), &mut recorder);
+    agent.on(woken(), &mut recorder);
+    assert!(!recorder.take().contains(&"answer Noting".to_owned()));
+    recorder.lags.clear();
+    agent.on(woken(), &mut recorder);
+    assert_eq!(recorder.take(), ["answer Noting"]);
+}
+
+#[test]
+fn too_many_parked_requests_end_the_hold_as_the_store_decides() {
+    let (mut agent, mut recorder) = serving();
+    agent.on(hold(), &mut recorder);
+    recorder.take();
+    agent.on(Input::Woken(BTreeSet::from([X])), &mut recorder);
+    assert_eq!(recorder.take(), ["cancel 7"]);
+}
+
+#[test]
+fn after_a_fence_the_others_are_awaited_for_the_new_table_alone() {
+    let (mut agent, mut recorder) = serving();
+    agent.on(hold(), &mut recorder);
+    agent.on(apply(Vec::new()), &mut recorder);
+    agent.on(Input::Lost(L), &mut recorder);
+    assert_eq!(agent.awaited(), &BTreeSet::from([NEW]));
+    recorder.fenced = true;
+    agent.on(woken(), &mut recorder);
+    assert!(agent.awaited().is_empty());
+    let back = rejoined(Incarnation(4), Generation(6), &[V]);
+    agent.on(Input::Rejoined(Some(back)), &mut recorder);
+    assert_eq!(agent.awaited(), &BTreeSet::from([Generation(6)]));
+}
+
+#[test]
 fn the_table_is_switched_before_that_is_reported() {
     let (mut agent, mut recorder) = serving();
     agent.on(hold(), &mut recorder);
@@ -263,6 +306,10 @@ fn after_a_lost_connection_the_store_decides_and_is_asked_until_it_answers() {
     agent.on(Input::Lost(L), &mut recorder);
     assert_eq!(recorder.take(), ["cancel 7", "arm Change(ChangeId(7), Patience)"]);
     recorder.busy = false;
+    agent.on(Input::Due(Due::Change(X, Timer::Patience)), &mut recorder);
+    assert_eq!(recorder.take(), ["cancel 7"]);
+    agent.on(Input::CancelAnswered(X, None), &mut recorder);
+    assert_eq!(recorder.take(), ["arm Change(ChangeId(7), Patience)"]);
     agent.on(Input::Due(Due::Change(X, Timer::Patience)), &mut recorder);
     assert_eq!(recorder.take(), ["cancel 7"]);
     agent.on(Input::CancelAnswered(X, Some(Cancel::Cancelled)), &mut recorder);
