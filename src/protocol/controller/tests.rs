@@ -1,10 +1,11 @@
 mod noting;
+mod order;
+mod random;
 
 use super::*;
 use crate::model::build;
 use crate::model::records::{Delta, Span};
 use crate::model::units::{Term, VolumeId};
-use proptest::prelude::*;
 
 const X: ChangeId = ChangeId(7);
 const A: Slot = Slot(0);
@@ -533,137 +534,4 @@ fn silence_at_the_release_has_no_consequence() {
     machine.on(Event::Lost(A));
     let effects = machine.on(Event::TimedOut(vec![]));
     assert!(matches!(outcome(&effects), Some(Outcome::Finished { fenced, .. }) if fenced.is_empty()));
-}
-
-fn any_answer() -> impl Strategy<Value = Answer> {
-    let refusals = prop_oneof![
-        Just(Refusal::Fenced),
-        Just(Refusal::NotHeld),
-        Just(Refusal::TooMany),
-        Just(Refusal::StaleTerm(Term(9))),
-        Just(Refusal::Generation(Generation(3))),
-        Just(Refusal::Incarnation(Incarnation(9))),
-    ];
-    let draining = |change| Answer::StillDraining {
-        change,
-        in_flight: 1,
-        oldest_us: 1,
-        disk: String::new(),
-    };
-    prop_oneof![
-        2 => Just(Answer::Noting { change: X }),
-        3 => Just(held()),
-        3 => Just(applied()),
-        3 => Just(released(1, 1)),
-        1 => Just(draining(X)),
-        1 => Just(Answer::StillOpening { change: X, disk: String::new(), waited_us: 1 }),
-        1 => Just(Answer::Held { change: ChangeId(8), written: Written::NOTHING }),
-        1 => Just(Answer::Accepted),
-        1 => refusals.prop_map(refused),
-    ]
-}
-
-fn any_event() -> impl Strategy<Value = Event> {
-    let slot = || (0..3u32).prop_map(Slot);
-    let why = || Just(String::from("why"));
-    prop_oneof![
-        2 => Just(Event::Prepared(X)),
-        1 => why().prop_map(Event::PrepareFailed),
-        8 => (slot(), any_answer()).prop_map(|(slot, answer)| Event::Answered(slot, answer)),
-        1 => slot().prop_map(Event::Lost),
-        2 => proptest::collection::vec(slot(), 0..3).prop_map(Event::TimedOut),
-        2 => (slot(), 10..14u64, any::<bool>()).prop_map(|(slot, version, ended)| fenced(slot, version, ended)),
-        1 => (slot(), why()).prop_map(|(slot, why)| Event::FenceFailed(slot, why)),
-        3 => Just(Event::Copied),
-        1 => why().prop_map(Event::CopyFailed),
-        3 => Just(Event::WorkDone),
-        1 => why().prop_map(Event::WorkFailed),
-        3 => Just(Event::Committed(Commit::Committed(Generation(5)))),
-        1 => Just(Event::Committed(Commit::Cancelled)),
-        1 => Just(Event::Committed(Commit::MembershipMoved(MembershipVersion(12)))),
-        1 => why().prop_map(Event::CommitFailed),
-        2 => Just(Event::Cancelled(Cancel::Cancelled)),
-        1 => why().prop_map(Event::CancelFailed),
-        1 => why().prop_map(Event::Abandon),
-    ]
-}
-
-proptest! {
-    /// For any events in any order: the machine makes only transitions that are drawn (others panic here); a change ends once
-    /// and has no effects after that; work and commit are requested at most once; no apparatus is released between the commit
-    /// and the last apply.
-    #[test]
-    fn every_state_answers_every_event(
-        events in proptest::collection::vec(any_event(), 0..60),
-        copies_ahead in any::<bool>(),
-    ) {
-        let plan = Plan { copies_ahead, ..plan(HoldMode::Writes, 2) };
-        let (mut machine, _) = Controller::new(plan);
-        let (mut ends, mut works, mut commits) = (0, 0, 0);
-        for event in events {
-            let before = machine.state();
-            let effects = machine.on(event);
-            prop_assert!(before != State::Done || effects.is_empty());
-            for effect in &effects {
-                match effect {
-                    Effect::Finish(_) => ends += 1,
-                    Effect::Work => works += 1,
-                    Effect::Commit(_) => commits += 1,
-                    Effect::Copy => prop_assert!(copies_ahead && works == 0),
-                    Effect::Send(_, Request::Release { given_up: true, .. }) => {
-                        prop_assert!(matches!(machine.state(), State::Cancelling | State::Done));
-                    }
-                    Effect::Send(_, Request::Release { .. }) => {
-                        prop_assert!(matches!(machine.state(), State::Releasing | State::Done));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        prop_assert!(ends <= 1 && works <= 1 && commits <= 1);
-        prop_assert_eq!(ends == 1, machine.state() == State::Done);
-    }
-}
-
-#[test]
-fn answers_to_other_changes_count_for_nothing() {
-    let other = ChangeId(6);
-    let of_other = Answer::Held {
-        change: other,
-        written: Written::NOTHING,
-    };
-    let mut machine = holding(HoldMode::Writes);
-    assert_eq!(machine.on(Event::Answered(A, of_other)), []);
-    assert_eq!(machine.on(Event::Answered(B, held())), []);
-    assert_eq!(machine.state(), State::Holding);
-
-    let mut machine = applying();
-    let late = Answer::Applied {
-        change: other,
-        generation: Generation(4),
-        oldest: Generation(4),
-    };
-    assert_eq!(machine.on(Event::Answered(A, late)), []);
-    assert_eq!(machine.on(Event::Answered(B, applied())), []);
-    assert_eq!(machine.state(), State::Applying);
-}
-
-#[test]
-fn nothing_is_released_before_a_fence_is_set() {
-    let mut machine = applying();
-    assert_eq!(machine.on(Event::Lost(A)), [Effect::Fence(who(0))]);
-    assert_eq!(machine.on(Event::Answered(B, applied())), []);
-    assert_eq!(machine.state(), State::Applying);
-    assert_eq!(sent(&machine.on(fenced(A, 11, false))), [B]);
-}
-
-#[test]
-fn work_that_fails_is_not_committed() {
-    let mut machine = holding(HoldMode::Writes);
-    machine.on(Event::Answered(A, held()));
-    machine.on(Event::Answered(B, held()));
-    let effects = machine.on(Event::WorkFailed("the copy failed".into()));
-    let commits = |effect: &Effect| matches!(effect, Effect::Commit(_));
-    assert!(!effects.iter().any(commits), "{effects:?}");
-    assert_ne!(machine.state(), State::Committing);
 }

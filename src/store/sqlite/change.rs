@@ -1,5 +1,8 @@
 //! States of a change's record, up to persisting.
 
+mod persisting;
+
+pub(super) use self::persisting::{begin_persisting, end_persisting, raise_layout};
 use super::convert::{Ron, StoredState, Word, damaged, to_ron};
 use super::edits::{Applied, apply, inside, mapped, placed};
 use super::job;
@@ -470,59 +473,5 @@ pub(super) fn prune(db: &Connection) -> Result<()> {
     let large = "DELETE FROM history WHERE id < ?1 AND max(octet_length(difference), ifnull(octet_length(undo), 0)) > ?2";
     db.prepare_cached(large)?
         .execute([next.saturating_sub(KEPT_LARGE), LARGE])?;
-    Ok(())
-}
-
-/// Does the first half of persisting: once this is durable, another epoch counts these changes as persisted. Returns the latest
-/// generation among them, or `None` if none is left to persist.
-pub(super) fn begin_persisting(db: &Connection, ids: &[ChangeId]) -> Result<Option<Generation>> {
-    let mut latest = None;
-    let mark = "UPDATE changes SET state = 'hardening' WHERE id = ?1 AND state = 'committed'";
-    let look = "SELECT generation FROM changes WHERE id = ?1 AND state = 'hardening'";
-    for id in ids {
-        db.prepare_cached(mark)?.execute([id.0])?;
-        let generation = db
-            .prepare_cached(look)?
-            .query_row([id.0], |row| row.get(0))
-            .optional()?;
-        latest = latest.max(generation.map(Generation));
-    }
-    let Some(latest) = latest else {
-        return Ok(None);
-    };
-    let earlier =
-        "SELECT id FROM changes WHERE state = 'committed' AND generation < ?1 ORDER BY generation LIMIT 1";
-    let left_out = db
-        .prepare_cached(earlier)?
-        .query_row([latest.0], |row| row.get::<_, u64>(0))
-        .optional()?;
-    match left_out {
-        None => Ok(Some(latest)),
-        Some(id) => Err(Error::failed(
-            format!("change {id}"),
-            "precedes a change that is to be persisted, but is not in the list: a later change cannot outlive an earlier one",
-        )),
-    }
-}
-
-/// Does the second half of persisting: everything up to `latest` was marked before the log was synced.
-pub(super) fn end_persisting(db: &Connection, latest: Generation) -> Result<()> {
-    let marked = "SELECT id FROM changes WHERE state = 'hardening' AND generation <= ?1";
-    let ids: Vec<u64> = db
-        .prepare_cached(marked)?
-        .query_map([latest.0], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    for id in &ids {
-        finish(db, ChangeId(*id), StoredState::Persisted)?;
-    }
-    raise_layout(db, ids.len())?;
-    prune(db)
-}
-
-pub(super) fn raise_layout(db: &Connection, by: usize) -> Result<()> {
-    if by > 0 {
-        db.prepare_cached("UPDATE pool SET layout = layout + ?1")?
-            .execute([by])?;
-    }
     Ok(())
 }
