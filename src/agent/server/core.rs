@@ -250,7 +250,10 @@ impl Core {
                 self.parts.links.answer(link, answer);
             }
             HelperResult::NeighbourFenced(link, slot, ended) => {
-                let answer = Answer::NeighbourFenced { slot, ended };
+                let answer = match ended {
+                    Some(ended) => Answer::NeighbourFenced { slot, ended },
+                    None => refused(Refusal::Failed("no such member on this node".to_owned())),
+                };
                 self.parts.links.answer(link, answer);
             }
             HelperResult::CheckedDisks => self.arm(TimerKey::Disks, upkeep::DISKS),

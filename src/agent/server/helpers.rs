@@ -80,8 +80,8 @@ pub(super) enum HelperResult {
     /// The pool's nodes have these names in their certificates; none if they could not be read.
     Nodes(Link, BTreeSet<String>),
     Rejoined(Result<Box<Rejoined>>),
-    /// The fence word of this member is set. The flag tells whether its process has ended.
-    NeighbourFenced(Link, Slot, bool),
+    /// The fence word of this member is set. The flag tells whether its process has ended. `None` if the member is unknown here.
+    NeighbourFenced(Link, Slot, Option<bool>),
     CheckedDisks,
     BackedUp(Link, Result<()>),
     /// The run directory was checked; there is a new control socket if the old one was deleted.
@@ -309,9 +309,7 @@ impl Helper {
                 HelperResult::Nodes(link, names.collect())
             }
             Work::FenceNeighbour(link, (slot, incarnation, name)) => {
-                self.members.fence(slot, incarnation);
-                let lives = self.cluster.is_claimed(name.as_str()).unwrap_or(true);
-                HelperResult::NeighbourFenced(link, slot, !lives)
+                HelperResult::NeighbourFenced(link, slot, self.fence_neighbour(slot, incarnation, &name))
             }
             Work::CheckDisks => {
                 self.note_hangs();
@@ -326,6 +324,16 @@ impl Helper {
                 HelperResult::Rejoined(back.map(Box::new))
             }
         }
+    }
+
+    /// Fences another member of this node. One that has never published this incarnation here does not look at this fence word: it may use another directory
+    /// of the pool, which was deleted.
+    fn fence_neighbour(&self, slot: Slot, incarnation: Incarnation, name: &Name) -> Option<bool> {
+        if self.members.entry(slot).incarnation < incarnation {
+            return None;
+        }
+        self.members.fence(slot, incarnation);
+        Some(!self.cluster.is_claimed(name.as_str()).unwrap_or(true))
     }
 
     /// Opens a new connection to the store after a failure, where that is possible.

@@ -3,6 +3,13 @@
 use crate::etcd::cluster::Cluster;
 use crate::etcd::free_port;
 use crate::support::{CommandOutput, Pool, finish};
+use serde_json::Value;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Instant;
 
 /// Two directories, of which the first one has a pool as the node n1; certificates for n1 and n2 are in it.
 struct Scene {
@@ -149,10 +156,7 @@ struct Stopped(String);
 
 impl Stopped {
     fn stop(pool: &Pool, apparatus: &str) -> Self {
-        let list = pool.json(["apparatus", "list"]);
-        let rows = list["apparatuses"].as_array().unwrap();
-        let row = rows.iter().find(|row| row["name"] == apparatus).unwrap();
-        let stopped = Self(row["pid"].to_string());
+        let stopped = Self(row_of(pool, apparatus)["pid"].to_string());
         stopped.signal("-STOP");
         stopped
     }
@@ -171,23 +175,24 @@ impl Drop for Stopped {
     }
 }
 
-fn state_of(pool: &Pool, apparatus: &str) -> String {
+/// Returns what `apparatus list` says of one; nothing if it does not list it.
+fn row_of(pool: &Pool, apparatus: &str) -> Value {
     let list = pool.json(["apparatus", "list"]);
     let rows = list["apparatuses"].as_array().unwrap();
     let row = rows.iter().find(|row| row["name"] == apparatus);
-    row.map_or_else(String::new, |row| row["state"].as_str().unwrap().to_owned())
+    row.cloned().unwrap_or_default()
 }
 
 /// Renames the volume on the first node while `a2` on the second one stands still, and waits until `a2` is back with the new table.
-fn rename_while_a2_stands_still(scene: &Scene, there: &std::path::Path) {
+fn rename_while_a2_stands_still(scene: &Scene, there: &Path) {
     let (one, two) = (&scene.one, &scene.two);
     let stopped = Stopped::stop(two, "a2");
     one.run(["volume", "rename", "v", "w"])
         .ended(5)
         .complains(&["a2"]);
     drop(stopped);
-    let since = std::time::Instant::now();
-    while !there.join("w").exists() || state_of(two, "a2") != "serving" {
+    let since = Instant::now();
+    while !there.join("w").exists() || row_of(two, "a2")["state"] != "serving" {
         assert!(since.elapsed().as_secs() < 60, "a2 does not rejoin");
         std::thread::yield_now();
     }
@@ -224,7 +229,7 @@ fn without_a_neighbour_the_lease_of_an_apparatus_on_another_node_is_waited_out()
     create_volume(one);
     scene.join("n2", true).ok();
     let (_, there) = (one.start("a1"), two.start("a2"));
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     rename_while_a2_stands_still(&scene, &there);
     assert!(
         begun.elapsed().as_secs() >= 7,
@@ -234,6 +239,57 @@ fn without_a_neighbour_the_lease_of_an_apparatus_on_another_node_is_waited_out()
     assert!(events.contains("waits 8 s for the lease of a2 on n2"), "{events}");
     two.run(["apparatus", "stop", "a2"]).ok();
     one.run(["apparatus", "stop", "a1"]).ok();
+}
+
+/// Writes to a volume again and again, until it is told to end. Returns the last byte that was written.
+fn write_until(volume: &Path, ends: &AtomicBool) -> u8 {
+    let file = OpenOptions::new().write(true).open(volume).unwrap();
+    let mut byte = 0_u8;
+    while !ends.load(SeqCst) {
+        byte = byte.wrapping_add(1);
+        file.write_all_at(&[byte; 4096], 0).unwrap();
+    }
+    byte
+}
+
+#[test]
+fn hosts_wait_while_the_lease_has_run_out_and_go_on_when_etcd_is_back() {
+    let Some(mut scene) = Scene::new(&["--direct"]) else {
+        return;
+    };
+    create_volume(&scene.one);
+    scene.join("n2", true).ok();
+    let volume = scene.one.start("a1").join("v");
+    let (ends, incarnation) = (
+        AtomicBool::new(false),
+        row_of(&scene.one, "a1")["incarnation"].clone(),
+    );
+    let (parked, last) = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| write_until(&volume, &ends));
+        scene.cluster.signal(0, "STOP");
+        let since = Instant::now();
+        // Nothing fails here, because the writer could not end then.
+        let waits = || {
+            let list = scene.one.run(["apparatus", "list", "--json"]).out;
+            let list: Value = serde_json::from_str(&list).unwrap_or_default();
+            list["apparatuses"][0]["figures"]["parked"].as_u64() > Some(0)
+        };
+        let mut parked = false;
+        while !parked && since.elapsed().as_secs() < 60 {
+            parked = waits();
+        }
+        scene.cluster.signal(0, "CONT");
+        ends.store(true, SeqCst);
+        (parked, writing.join().unwrap())
+    });
+    assert!(parked, "hosts are served without a lease");
+    assert_eq!(std::fs::read(&volume).unwrap()[..4096], [last; 4096]);
+    assert_eq!(
+        row_of(&scene.one, "a1")["incarnation"],
+        incarnation,
+        "it is the same life"
+    );
+    scene.one.run(["apparatus", "stop", "a1"]).ok();
 }
 
 #[test]
