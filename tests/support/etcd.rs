@@ -36,6 +36,23 @@ impl Drop for Member {
     }
 }
 
+/// The ports of a member.
+struct Ports {
+    clients: u16,
+    peers: u16,
+    health: u16,
+}
+
+impl Ports {
+    fn free() -> Self {
+        Self {
+            clients: free_port(),
+            peers: free_port(),
+            health: free_port(),
+        }
+    }
+}
+
 fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     listener.local_addr().unwrap().port()
@@ -44,6 +61,16 @@ fn free_port() -> u16 {
 impl Cluster {
     /// Starts a cluster. Returns `None`, with a message, where etcd is not installed.
     pub fn start(members: usize) -> Option<Self> {
+        Self::start_with(members, None)
+    }
+
+    /// Starts a cluster of one member that talks to clients over TLS alone, with the certificates in this directory, one of which is for `localhost`. It
+    /// asks clients for theirs.
+    pub fn start_with_tls(dir: &Path) -> Option<Self> {
+        Self::start_with(1, Some(dir))
+    }
+
+    fn start_with(members: usize, tls: Option<&Path>) -> Option<Self> {
         let known = |dir: &str| Path::new(dir).join("etcd").exists();
         let path = std::env::var("PATH").unwrap_or_default();
         if !path.split(':').any(known) || !Path::new("/dev/shm").exists() {
@@ -51,33 +78,33 @@ impl Cluster {
             return None;
         }
         // Another process may take a port before the member has it.
-        (0..5).find_map(|_| Self::try_to_start(members))
+        (0..5).find_map(|_| Self::try_to_start(members, tls))
     }
 
-    fn try_to_start(count: usize) -> Option<Self> {
-        let ports: Vec<(u16, u16)> = (0..count).map(|_| (free_port(), free_port())).collect();
+    fn try_to_start(count: usize, tls: Option<&Path>) -> Option<Self> {
+        let ports: Vec<Ports> = (0..count).map(|_| Ports::free()).collect();
         let peers: Vec<String> = ports
             .iter()
             .enumerate()
-            .map(|(at, (_, peer))| format!("m{at}=http://127.0.0.1:{peer}"))
+            .map(|(at, ports)| format!("m{at}=http://127.0.0.1:{}", ports.peers))
             .collect();
-        let start =
-            |(at, (client, peer)): (usize, &(u16, u16))| Member::start(at, *client, *peer, &peers.join(","));
+        let start = |(at, ports): (usize, &Ports)| Member::start(at, ports, &peers.join(","), tls);
+        let host = if tls.is_some() { "localhost" } else { "127.0.0.1" };
         let cluster = Self {
             members: ports.iter().enumerate().map(start).collect(),
             addresses: ports
                 .iter()
-                .map(|(client, _)| format!("127.0.0.1:{client}"))
+                .map(|ports| format!("{host}:{}", ports.clients))
                 .collect(),
         };
-        cluster.await_leader().then_some(cluster)
+        cluster.await_leader(&ports).then_some(cluster)
     }
 
     /// Waits until each member knows a leader.
-    fn await_leader(&self) -> bool {
+    fn await_leader(&self, ports: &[Ports]) -> bool {
         let deadline = Instant::now() + Duration::from_secs(60);
         while Instant::now() < deadline {
-            if self.addresses.iter().all(|address| is_healthy(address)) {
+            if ports.iter().all(|ports| is_healthy(ports.health)) {
                 return true;
             }
             std::thread::park_timeout(Duration::from_millis(50));
@@ -98,9 +125,9 @@ impl Cluster {
 }
 
 /// Asks a member for its health, as etcd serves it by HTTP.
-fn is_healthy(address: &str) -> bool {
+fn is_healthy(port: u16) -> bool {
     let ask = || {
-        let mut stream = TcpStream::connect(address)?;
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
         stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();
@@ -111,12 +138,26 @@ fn is_healthy(address: &str) -> bool {
 }
 
 impl Member {
-    fn start(at: usize, client: u16, peer: u16, peers: &str) -> Self {
-        let client = format!("http://127.0.0.1:{client}");
-        let peer = format!("http://127.0.0.1:{peer}");
+    fn start(at: usize, ports: &Ports, peers: &str, tls: Option<&Path>) -> Self {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let client = format!("{scheme}://127.0.0.1:{}", ports.clients);
+        let peer = format!("http://127.0.0.1:{}", ports.peers);
+        let health = format!("http://127.0.0.1:{}", ports.health);
         let name = format!("m{at}");
-        let mut shell = Command::new("sh")
-            .args(["-c", SCRIPT, "etcd"])
+        let mut command = Command::new("sh");
+        command.args(["-c", SCRIPT, "etcd"]);
+        if let Some(dir) = tls {
+            command.arg("--client-cert-auth");
+            for (option, file) in [
+                ("--trusted-ca-file", "ca.pem"),
+                ("--cert-file", "cert.pem"),
+                ("--key-file", "key.pem"),
+            ] {
+                command.arg(option).arg(dir.join(file));
+            }
+        }
+        let mut shell = command
+            .args(["--listen-metrics-urls", &health])
             .args(["--name", &name, "--initial-cluster", peers])
             .args([
                 "--listen-client-urls",

@@ -31,13 +31,13 @@ fn pool_in(cluster: &Cluster) -> Pool {
     pool
 }
 
-fn write(volume: &Path, byte: u8) {
+pub fn write(volume: &Path, byte: u8) {
     let file = OpenOptions::new().write(true).open(volume).unwrap();
     file.write_all_at(&[byte; 8192], 4 << 20).unwrap();
     file.sync_all().unwrap();
 }
 
-fn read(volume: &Path) -> u8 {
+pub fn read(volume: &Path) -> u8 {
     let mut bytes = [0; 8192];
     File::open(volume)
         .unwrap()
@@ -156,6 +156,36 @@ fn nothing_is_left_of_a_pool_that_could_not_be_created() {
 }
 
 #[test]
+fn an_etcd_that_asks_for_certificates_is_used_with_those_of_its_authority_alone() {
+    let pool = Pool::absent();
+    let [own, foreign] = ["own", "foreign"].map(|name| {
+        let dir = pool.file(name);
+        pool.run(["pool", "tls", "init", &dir, "--name", "localhost", "--name", "n1"])
+            .ok();
+        dir
+    });
+    let Some(cluster) = Cluster::start_with_tls(&Path::new(&own).join("localhost")) else {
+        return;
+    };
+    let url = format!("etcd://{}", cluster.addresses[0]);
+    let create = |tls: &str| pool.run(["pool", "create", "--store", &url, "--store-tls", tls]);
+    create(&format!("{foreign}/n1"))
+        .ended(1)
+        .complains(&["etcd", "ca.pem"]);
+    assert_ne!(pool.run(["pool", "create", "--store", &url]).status, 0);
+    pool.run(["pool", "show"]).ended(3);
+    create(&format!("{own}/n1")).ok();
+    pool.run(["disk", "add", &pool.file("d1.img"), "--create", "64M"])
+        .ok();
+    pool.run(["volume", "create", "v", "8M"]).ok();
+    let volume = pool.start("a").join("v");
+    write(&volume, 6);
+    assert_eq!(read(&volume), 6);
+    pool.run(["apparatus", "stop", "a"]).ok();
+    pool.run(["pool", "check"]).ok();
+}
+
+#[test]
 fn a_pool_that_is_destroyed_leaves_no_key() {
     let Some(cluster) = Cluster::start(1) else { return };
     let pool = pool_in(&cluster);
@@ -165,7 +195,7 @@ fn a_pool_that_is_destroyed_leaves_no_key() {
 }
 
 /// Returns the number of keys in the cluster.
-fn keys(cluster: &Cluster) -> u64 {
+pub fn keys(cluster: &Cluster) -> u64 {
     use std::io::Write;
     let body = r#"{"key":"AA==","range_end":"AA==","count_only":true}"#;
     let mut stream = std::net::TcpStream::connect(&cluster.addresses[0]).unwrap();

@@ -1,6 +1,7 @@
 //! A directory that replaces `/tmp`, and scripts that run in it.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -77,12 +78,13 @@ impl Place {
             .unwrap()
     }
 
-    /// Runs commands one after the other; all have to succeed. `/tmp/` is this directory.
+    /// Runs commands one after the other; all have to succeed. `/tmp/` is this directory, and the ports 23791 to 23799 are free ones.
     pub fn run(&self, text: &str) {
         let own = format!("{}/", self.path().display());
         // What still runs in the background when a command fails ends with it.
         let text = format!("trap 'jobs -p > jobs; kill -KILL $(cat jobs) 2> /dev/null || true' EXIT\n{text}");
-        let output = self.shell(&text.replace("/tmp/", &own));
+        let text = with_free_ports(&text.replace("/tmp/", &own));
+        let output = self.shell(&text);
         assert!(
             output.status.success(),
             "{}\n{}{}",
@@ -91,6 +93,19 @@ impl Place {
             String::from_utf8_lossy(&output.stderr)
         );
     }
+}
+
+/// Replaces the ports 23791 to 23799, which the documents use, by ones that nobody uses at this moment.
+fn with_free_ports(text: &str) -> String {
+    // All listeners are there until each has its port, so that no two have the same.
+    let listeners: Vec<TcpListener> = (1..=9)
+        .map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap())
+        .collect();
+    let ports = (23791..).zip(&listeners);
+    ports.fold(text.to_owned(), |text, (written, free)| {
+        let free = free.local_addr().unwrap().port();
+        text.replace(&format!("127.0.0.1:{written}"), &format!("127.0.0.1:{free}"))
+    })
 }
 
 impl Drop for Place {
