@@ -55,6 +55,18 @@ pub enum Point {
     ImportLabelled,
     /// All labels name the imported database; the copies of the metadata are those that it was made from.
     ImportTookOver,
+    /// An import into etcd is noted in the pool's directory; nothing is in etcd.
+    ImportBegun,
+    /// The pool is in etcd; the note says that it is on its way.
+    ImportLogged,
+    /// The pool is in etcd; the labels do not have the new layout yet.
+    ImportDone,
+    /// An export from etcd is noted in the pool's directory; all is in etcd.
+    ExportBegun,
+    /// Nothing is in etcd any more; the note is still there.
+    ExportLogGone,
+    /// The pool is one of this machine alone; the labels do not have the new layout yet.
+    ExportDone,
     /// A request to note writes has arrived; nothing is noted.
     ApparatusNoteAsked,
     /// The controller has been sent `Noting`.
@@ -105,7 +117,7 @@ pub enum Point {
 
 impl Point {
     /// All points with their names.
-    pub const ALL: [(Self, &'static str); 47] = [
+    pub const ALL: [(Self, &'static str); 53] = [
         (Self::ControllerLocked, "controller.locked"),
         (Self::ControllerTermRaised, "controller.term-raised"),
         (Self::ControllerRecovered, "controller.recovered"),
@@ -130,6 +142,12 @@ impl Point {
         (Self::ImportStored, "import.stored"),
         (Self::ImportLabelled, "import.labelled"),
         (Self::ImportTookOver, "import.took-over"),
+        (Self::ImportBegun, "import.begun"),
+        (Self::ImportLogged, "import.logged"),
+        (Self::ImportDone, "import.done"),
+        (Self::ExportBegun, "export.begun"),
+        (Self::ExportLogGone, "export.log-gone"),
+        (Self::ExportDone, "export.done"),
         (Self::ApparatusNoteAsked, "apparatus.note-asked"),
         (Self::ApparatusNotingSent, "apparatus.noting-sent"),
         (Self::ApparatusHoldAsked, "apparatus.hold-asked"),
@@ -263,6 +281,7 @@ mod tests {
             include_str!("controller/settle.rs"),
             include_str!("controller/persist.rs"),
             include_str!("admin/import.rs"),
+            include_str!("admin/in_etcd.rs"),
             include_str!("agent/server/core.rs"),
             include_str!("agent/server/core/requests.rs"),
             include_str!("agent/server/helpers.rs"),

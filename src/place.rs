@@ -4,6 +4,7 @@ use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::names::Name;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -51,6 +52,9 @@ pub struct OwnNode {
     /// Length of the leases of its apparatuses in seconds, if it is another than [`LEASE_S`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_s: Option<u16>,
+    /// Paths of disks that are other ones here than in their records, by the disk's identity.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub paths: BTreeMap<Uuid, PathBuf>,
 }
 
 impl OwnNode {
@@ -108,6 +112,19 @@ pub struct Place {
     /// This machine, if the pool knows its machines by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<OwnNode>,
+    /// What was begun and is not complete: nothing else uses the pool until it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transit: Option<Transit>,
+}
+
+/// A way of the metadata into etcd or out of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transit {
+    /// From the pool's directory alone into etcd.
+    Importing,
+    /// Back again.
+    Exporting,
 }
 
 impl EtcdPlace {
@@ -199,6 +216,25 @@ impl Place {
         write_durably(dir, &text).map_err(|error| Error::because(what(dir), error))
     }
 
+    /// Refuses a pool whose metadata is on its way into etcd or out of it.
+    ///
+    /// # Errors
+    /// Fails with the commands that complete it or take it back.
+    pub fn refuse_transit(&self, dir: &PoolDir) -> Result<()> {
+        let (why, hint) = match self.transit {
+            None => return Ok(()),
+            Some(Transit::Importing) => (
+                "was being put into etcd when that was interrupted",
+                "complete it with the same command, vctl pool import DIR --store URL; or take it back: vctl pool export",
+            ),
+            Some(Transit::Exporting) => (
+                "was being taken out of etcd when that was interrupted",
+                "complete it: vctl pool export",
+            ),
+        };
+        Err(Error::failed(format!("pool {}", dir.display()), why).hint(hint))
+    }
+
     /// Removes the file, if there is one. That is durable when this returns.
     ///
     /// # Errors
@@ -224,7 +260,7 @@ impl Place {
                 );
                 Err(
                     Error::new(ErrorKind::Failed, format!("pool {}", dir.display()), why)
-                        .hint("make it a pool of this machine alone first: vctl pool rescue"),
+                        .hint("make it a pool of this machine alone first: vctl pool export; or, if etcd does not answer, vctl pool rescue"),
                 )
             }
         }
@@ -289,6 +325,7 @@ mod tests {
             listen: listen.map(|address| address.parse().unwrap()),
             tls: tls.map(PathBuf::from),
             lease_s: None,
+            paths: BTreeMap::new(),
         }
         .checked()
     }
@@ -329,11 +366,14 @@ mod tests {
             pool: Uuid::from_u128(7),
             etcd: EtcdPlace::parse("etcd://e1:2379", Some("/tls".into())).unwrap(),
             node: None,
+            transit: None,
         };
         place.write(&dir).unwrap();
         assert_eq!(Place::read(&dir).unwrap(), Some(place.clone()));
+        let mut own = node(Some("[fd00::1]:7300"), Some("/tls")).unwrap();
+        own.paths.insert(Uuid::from_u128(9), "/dev/disk/by-id/x".into());
         let place = Place {
-            node: Some(node(Some("[fd00::1]:7300"), Some("/tls")).unwrap()),
+            node: Some(own),
             ..place
         };
         place.write(&dir).unwrap();

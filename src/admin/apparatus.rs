@@ -16,7 +16,7 @@ pub use without_store::{check_process, kill_process, process_of, stop_process};
 use super::usage::ask::ask;
 use super::view::with_names;
 use crate::cluster::{self, Presence};
-use crate::controller::elsewhere;
+use crate::controller::{elsewhere, node};
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, Result};
 use crate::model::member::{Member, MemberState};
@@ -187,6 +187,17 @@ fn refuse_elsewhere(pool: &PoolDir, member: &Member) -> Result<()> {
     }
 }
 
+/// Says why a member does not answer, and between which nodes.
+fn not_reached(pool: &PoolDir, member: &Member, why: &str) -> String {
+    let own = node::own(pool).ok().flatten();
+    match (&member.node, own) {
+        (Some(node), Some(own)) if *node != own.name => {
+            format!("on node {node} is not reached from node {}: {why}", own.name)
+        }
+        _ => why.to_owned(),
+    }
+}
+
 fn look(pool: &PoolDir, presence: &dyn Presence, uuid: Uuid, member: Member) -> Result<ApparatusView> {
     let supervisor = supervisor::supervisor_of(pool, &member.name).ok().flatten();
     let ended = match presence.has_ended(&member) {
@@ -223,7 +234,7 @@ fn look(pool: &PoolDir, presence: &dyn Presence, uuid: Uuid, member: Member) -> 
     }
     let (figures, fault) = match figures_of(pool, uuid, &member) {
         Ok(figures) => (Some(figures), None),
-        Err(error) => (None, Some(error.why().to_owned())),
+        Err(error) => (None, Some(not_reached(pool, &member, error.why()))),
     };
     let state = match (member.state, &figures) {
         (MemberState::Fenced, _) => State::Fenced,

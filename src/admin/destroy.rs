@@ -41,11 +41,9 @@ pub fn check(pool: &PoolDir, store: &mut dyn TableStore) -> Result<Snapshot> {
 pub fn destroy(mut controller: Controller, pool: &PoolDir) -> Result<Vec<FreedDisk>> {
     let snapshot = check(pool, controller.store())?;
     let free = |record| FreedDisk {
-        label_left: wipe(record, snapshot.header.uuid)
-            .err()
-            .map(|why| label_left(&why)),
+        label_left: wipe(record, &snapshot.header).err().map(|why| label_left(&why)),
         disk: record.name.to_string(),
-        path: record.path.clone(),
+        path: snapshot.header.path_of(record).to_owned(),
     };
     let freed = snapshot.disks.iter().map(free).collect();
     let failed = |why: io::Error| Error::because(format!("pool {}", pool.path().display()), why);

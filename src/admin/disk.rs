@@ -279,7 +279,7 @@ fn label_and_add(
     let sent = send(controller, title, &plan::add_disk(snapshot, record.clone()));
     if sent.is_err() && !is_known(controller, record.id) {
         // A label that cannot be erased only hinders the next attempt, which names it.
-        let _ = wipe(&record, snapshot.header.uuid);
+        let _ = wipe(&record, &snapshot.header);
     }
     Ok((name, sent?))
 }
@@ -303,20 +303,31 @@ pub fn plan_set(store: &mut dyn TableStore, disk: &str, change: &DiskChange) -> 
     let snapshot = store.snapshot()?;
     if let Some(path) = &change.path {
         let old = select::disk(&snapshot.disks, disk)?;
-        let moved = DiskRecord {
-            path: path.clone(),
-            ..old.clone()
-        };
-        let (asked, header, known) = (moved.clone(), snapshot.header.clone(), snapshot.disks.clone());
-        // The label is looked at first: a wrong file is refused for what it is, and not for the locks of the right one.
-        within(DISK_TIMEOUT, &describe(&moved), path, move || {
-            is_this_disk(&asked, &header, &known)
-        })?;
         // As long as the present file is open, another one is refused, in a rehearsal too. It may be missing.
-        let _present = Disk::open_within(DISK_TIMEOUT, old, &snapshot.header);
-        Disk::open_within(DISK_TIMEOUT, &moved, &snapshot.header)?;
+        let present = Disk::open_within(DISK_TIMEOUT, old, &snapshot.header);
+        check_path(&snapshot, old, path)?;
+        drop(present);
     }
     plan::set_disk(&snapshot, disk, change)
+}
+
+/// Checks that a path of this machine leads to the disk.
+///
+/// # Errors
+/// Fails for another file, and for a copy while the disk is in use.
+pub(super) fn check_path(snapshot: &Snapshot, old: &DiskRecord, path: &Path) -> Result<()> {
+    let moved = DiskRecord {
+        path: path.to_owned(),
+        ..old.clone()
+    };
+    let mut header = snapshot.header.clone();
+    header.instance.paths.remove(&old.uuid);
+    let (asked, of, known) = (moved.clone(), header.clone(), snapshot.disks.clone());
+    // The label is looked at first: a wrong file is refused for what it is, and not for the locks of the right one.
+    within(DISK_TIMEOUT, &describe(&moved), path, move || {
+        is_this_disk(&asked, &of, &known)
+    })?;
+    Disk::open_within(DISK_TIMEOUT, &moved, &header).map(drop)
 }
 
 /// Plans that the record takes the size that the device or file has, or is to get; `None` when nothing has to change.
@@ -369,7 +380,8 @@ fn found_extents(record: &DiskRecord, snapshot: &Snapshot) -> Result<u64> {
         ..record.clone()
     };
     let header = snapshot.header.clone();
-    within(DISK_TIMEOUT, &describe(record), &record.path, move || {
+    let here = header.here(record);
+    within(DISK_TIMEOUT, &describe(&here), &here.path, move || {
         let disk = Disk::open(&least, &header)?;
         disk.found_extents().map_err(|error| Error::because(what, error))
     })
@@ -400,8 +412,9 @@ pub fn resize(
             ..old.clone()
         };
         let (header, ledger) = (snapshot.header.clone(), controller.ledger(old.id));
-        let label = write_within(controller, DISK_TIMEOUT, &describe(old), old, move || {
-            let image = grown.map(|size| grow_image(&record, size, &*ledger));
+        let here = header.here(old);
+        let label = write_within(controller, DISK_TIMEOUT, &describe(&here), &here, move || {
+            let image = grown.map(|size| grow_image(&header.here(&record), size, &*ledger));
             let image = image.transpose()?.flatten();
             match Disk::open(&record, &header) {
                 Ok(disk) => disk.set_extents(wanted, &*ledger),
@@ -472,7 +485,7 @@ pub fn remove(controller: &mut Controller, title: &str, disk: &str) -> Result<(S
     }
     let planned = plan_remove(controller.store(), disk)?;
     let sent = send(controller, title, &planned)?;
-    Ok((sent, wipe(record, snapshot.header.uuid).err()))
+    Ok((sent, wipe(record, &snapshot.header).err()))
 }
 
 /// Says what became of the label of a disk that has left the pool and could not be erased.
@@ -485,9 +498,8 @@ pub fn label_left(why: &Error) -> String {
 }
 
 /// Erases a disk's label. A disk that does not answer keeps its label, and can leave the pool all the same.
-pub(super) fn wipe(record: &DiskRecord, pool: Uuid) -> Result<bool> {
-    let known = record.clone();
-    within(INSPECT_TIMEOUT, &describe(record), &record.path, move || {
-        wipe_label(&known, pool)
-    })
+pub(super) fn wipe(record: &DiskRecord, header: &PoolHeader) -> Result<bool> {
+    let (known, pool) = (header.here(record), header.uuid);
+    let (what, path) = (describe(&known), known.path.clone());
+    within(INSPECT_TIMEOUT, &what, &path, move || wipe_label(&known, pool))
 }

@@ -28,7 +28,8 @@ pub enum Cause {
 pub fn inspect(store: &mut dyn TableStore, disk: &str, accepted: bool) -> Result<Option<Cause>> {
     let snapshot = store.snapshot()?;
     let record = select::disk(&snapshot.disks, disk)?.clone();
-    let (what, path) = (describe(&record), record.path.clone());
+    let here = snapshot.header.here(&record);
+    let (what, path) = (describe(&here), here.path);
     within(DISK_TIMEOUT, &what, &path, move || {
         look(&record, &snapshot, accepted)
     })
@@ -69,7 +70,8 @@ pub fn write(controller: &mut Controller, title: &str, disk: &str, accepted: boo
     let record = select::disk(&snapshot.disks, disk)?.clone();
     let (known, ledger) = (snapshot.clone(), controller.ledger(record.id));
     let wanted = record.clone();
-    let label = write_within(controller, DISK_TIMEOUT, &describe(&record), &record, move || {
+    let here = snapshot.header.here(&record);
+    let label = write_within(controller, DISK_TIMEOUT, &describe(&here), &here, move || {
         relabel(cause, &wanted, &known, &*ledger)
     })?;
     controller.store().label_written(record.id, label.sequence)?;

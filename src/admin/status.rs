@@ -43,6 +43,8 @@ pub struct Status {
     pub volumes: usize,
     /// Number of apparatuses that serve, and number of those that have not left.
     pub serving: (usize, usize),
+    /// Number of nodes; 0 where the pool's machines have no names.
+    pub nodes: usize,
     /// Number of unfinished jobs that are not paused.
     pub jobs: usize,
     /// The holder of the controller lock.
@@ -159,6 +161,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &StatusInput) -> Result<S
         disks: view.disks.len(),
         volumes: view.volumes.len(),
         serving: (serving, apparatuses.len()),
+        nodes: store.nodes()?.len(),
         jobs: jobs
             .iter()
             .filter(|each| job::wants_work(each.record.state))

@@ -13,9 +13,9 @@ use std::fs::File;
 use std::io;
 use uuid::Uuid;
 
-/// Names a disk in messages.
-pub(super) fn what(record: &DiskRecord) -> String {
-    format!("disk {} ({})", record.name, record.path.display())
+/// Names a disk in messages, with its path on this machine.
+pub(super) fn what(record: &DiskRecord, header: &PoolHeader) -> String {
+    format!("disk {} ({})", record.name, header.path_of(record).display())
 }
 
 /// Reads the label, and checks that the disk may be used as its record says.
@@ -43,7 +43,7 @@ pub(super) fn acceptable(
         let found = file.metadata().map_err(|why| Error::because(what, why))?;
         return Err(
             match SameFile::user_of_another(&header.instance, record.id.0, &found)? {
-                Some(by) => newest_in_use(&old, record, &by),
+                Some(by) => newest_in_use(&old, &header.here(record), &by),
                 None => old,
             },
         );
@@ -92,7 +92,7 @@ pub(super) fn long_enough(
         (DiskKind::Device, _) => "connect the device again, or correct the path if it has moved".to_owned(),
         (DiskKind::Image { .. }, true) => format!(
             "restore it from a backup; or `truncate -s {recorded} {}` to serve what is left, the lost part reading as zeroes",
-            record.path.display()
+            header.path_of(record).display()
         ),
         (DiskKind::Image { .. }, false) => {
             "check that the path leads to the right disk; if this file is what is left of it, restore it from a backup".to_owned()
@@ -116,7 +116,7 @@ fn not_elsewhere(what: &str, file: &File, record: &DiskRecord, header: &PoolHead
 /// # Errors
 /// Fails when the file cannot be read, has no label, or has that of another disk.
 pub fn is_this_disk(record: &DiskRecord, header: &PoolHeader, known: &[DiskRecord]) -> Result<()> {
-    let what = what(record);
+    let what = what(record, header);
     let label = match Disk::label_at(record, header)? {
         Ok(label) => label,
         Err(fault @ LabelFault::Version(_)) => return Err(unreadable(&what, &record.name, fault)),

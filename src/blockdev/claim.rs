@@ -6,7 +6,8 @@
 //!
 //! | locked file | region | byte |
 //! |---|---|---|
-//! | the disk | 0: whose is it? | the database's instance and directory |
+//! | the disk | 0: whose is it? | the database's instance and directory; the instance alone where the pool has nodes |
+//! | the disk | from 2 on, one for the name of each node: which directory of this node uses it? | the directory |
 //! | the pool's directory | the disk's number: which file is it? | device and inode of the file, or number of the device |
 //! | the disk | byte 0 of region 1: who writes the label? | (exclusive) |
 //! | the disk | byte 1 of region 1: who adds it? | (exclusive) |
@@ -21,7 +22,7 @@ use crate::sys::{self, proc};
 use rustix::io::Errno;
 use std::fs::{self, File, Metadata};
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ const BASE: u64 = 1 << 59;
 const REGION: u64 = 1 << 32;
 const OWNERS: u64 = 0;
 const SINGLE: u64 = 1;
+/// Regions of nodes, up to the last one below the bytes of the pool's directory.
+const NODES: Range<u64> = 2..BASE / REGION;
 const WRITES_LABEL: u64 = 0;
 const ADDS: u64 = 1;
 const WRITES_METADATA: u64 = 2;
@@ -102,18 +105,32 @@ fn without_locks<T>(what: &str, given: io::Result<T>, none: T) -> Result<T> {
     }
 }
 
-/// Returns the byte of a database: copies of it differ in instance or directory.
+/// Returns device and inode of the directory of a database.
+fn directory(owner: &Instance) -> [[u8; 8]; 2] {
+    let (device, inode) = fs::metadata(owner.dir.path()).map_or((0, 0), |dir| (dir.dev(), dir.ino()));
+    [device.to_le_bytes(), inode.to_le_bytes()]
+}
+
+/// Returns the byte of a database: copies of it differ in instance or directory. The nodes of a pool have one instance in several directories.
 fn owner_byte(owner: &Instance) -> SharedByte {
-    let place = fs::metadata(owner.dir.path()).map_or((0, 0), |dir| (dir.dev(), dir.ino()));
-    let parts = [
-        &owner.id.as_bytes()[..],
-        &place.0.to_le_bytes(),
-        &place.1.to_le_bytes(),
-    ];
+    let directory = match owner.node {
+        Some(_) => [[0; 8]; 2],
+        None => directory(owner),
+    };
     SharedByte {
         region: OWNERS,
-        byte: crc32c::crc32c(&parts.concat()),
+        byte: crc32c::crc32c(&[&owner.id.as_bytes()[..], &directory.concat()].concat()),
     }
+}
+
+/// Returns the byte for the directory of a node; `None` where the pool has no nodes. Each node has a region of its own, so that two of them on one
+/// kernel share the disk, and a copy of a node's directory does not.
+fn node_byte(owner: &Instance) -> Option<SharedByte> {
+    let node = owner.node.as_ref()?;
+    Some(SharedByte {
+        region: NODES.start + u64::from(crc32c::crc32c(node.as_str().as_bytes())) % (NODES.end - NODES.start),
+        byte: crc32c::crc32c(&directory(owner).concat()),
+    })
 }
 
 /// Claims the disk for this database, as long as `file` is open.
@@ -130,6 +147,18 @@ pub(super) fn own(what: &str, file: &File, owner: &Instance) -> Result<()> {
             format!("is in use by another pool, or by a copy of this one{by}"),
         )
         .hint("only one database may use a disk: stop the processes that use the other one")
+    })?;
+    let Some(answer) = node_byte(owner) else {
+        return Ok(());
+    };
+    let given = without_locks(what, answer.share(file), Ok(()))?;
+    given.map_err(|byte| {
+        let why = format!(
+            "is in use by this node from another directory of the pool{}",
+            named(&holders(file, byte))
+        );
+        Error::new(ErrorKind::Busy, what, why)
+            .hint("a node has one directory: stop the processes that use the other one")
     })
 }
 

@@ -41,8 +41,8 @@ impl Disk {
         let copy = label
             .copy
             .map(|place| {
-                let (file, ..) = open_for_use(&record.path, &what(record), header)?;
-                read_copy(&file, place).map_err(|why| Error::because(what(record), why))
+                let (file, ..) = open_for_use(header.path_of(record), &what(record, header), header)?;
+                read_copy(&file, place).map_err(|why| Error::because(what(record, header), why))
             })
             .transpose()?;
         Ok((

@@ -27,7 +27,10 @@ use uuid::Uuid;
 pub struct Disk {
     pub(super) id: DiskId,
     pub(super) name: Name,
+    /// Its path on this machine, at which it was opened.
     pub(super) path: PathBuf,
+    /// The path in its record then.
+    pub(super) recorded_path: PathBuf,
     /// The label as it was last read or written here.
     pub(super) label: Mutex<Label>,
     /// Lock of the thread that writes the label, for as long as the disk takes.
@@ -222,8 +225,8 @@ impl Disk {
         wrap: impl FnOnce(Box<dyn BlockDevice>) -> Box<dyn BlockDevice>,
     ) -> Result<Self> {
         let extent_size = header.extent_size;
-        let what = what(record);
-        let (file, kind, read_only) = open_for_use(&record.path, &what, header)?;
+        let (what, path) = (what(record, header), header.path_of(record));
+        let (file, kind, read_only) = open_for_use(path, &what, header)?;
         let failed = |why: io::Error| Error::because(what.clone(), why);
         let size = record
             .extents
@@ -240,12 +243,13 @@ impl Disk {
         )?;
         claim::own(&what, &file, &header.instance)?;
         let label = acceptable(&what, &file, record, header, waived)?;
-        let device = device::of_file(file, kind, size, &record.path, header.access)
+        let device = device::of_file(file, kind, size, path, header.access)
             .map_err(|why| Error::because(format!("{what}: preparing it for reads and writes"), why))?;
         Ok(Self {
             id: record.id,
             name: record.name.clone(),
-            path: record.path.clone(),
+            path: path.to_owned(),
+            recorded_path: record.path.clone(),
             label: Mutex::new(label),
             label_turn: Mutex::new(()),
             extent_size,
@@ -280,6 +284,7 @@ impl Disk {
             id: record.id,
             name: record.name.clone(),
             path: record.path.clone(),
+            recorded_path: record.path.clone(),
             label: Mutex::new(label),
             label_turn: Mutex::new(()),
             extent_size: header.extent_size,
@@ -305,8 +310,8 @@ impl Disk {
     /// # Errors
     /// Fails as [`Disk::open`] does, but never with `ErrorKind::Busy`.
     pub fn read_label(record: &DiskRecord, header: &PoolHeader) -> Result<Label> {
-        let what = what(record);
-        let (file, _, _) = open_for_use(&record.path, &what, header)?;
+        let what = what(record, header);
+        let (file, _, _) = open_for_use(header.path_of(record), &what, header)?;
         let waived = Waived {
             owner: true,
             age: true,
@@ -319,8 +324,8 @@ impl Disk {
     /// # Errors
     /// Fails when the file cannot be opened or read.
     pub(super) fn label_at(record: &DiskRecord, header: &PoolHeader) -> Result<Result<Label, LabelFault>> {
-        let what = what(record);
-        let (file, _, _) = open_for_use(&record.path, &what, header)?;
+        let what = what(record, header);
+        let (file, _, _) = open_for_use(header.path_of(record), &what, header)?;
         labelled::read(&file).map_err(|why| Error::because(what, why))
     }
 
@@ -330,8 +335,8 @@ impl Disk {
     /// # Errors
     /// Fails as [`Disk::open`] does, and with `ErrorKind::Busy` when any process has the disk open.
     pub fn check_adoptable(record: &DiskRecord, header: &PoolHeader) -> Result<()> {
-        let what = what(record);
-        let (file, _, _) = open_for_use(&record.path, &what, header)?;
+        let what = what(record, header);
+        let (file, _, _) = open_for_use(header.path_of(record), &what, header)?;
         let waived = Waived {
             owner: true,
             ..Waived::default()
@@ -385,7 +390,9 @@ impl Disk {
         operation: fn(&DiskRecord, &PoolHeader) -> Result<T>,
     ) -> Pending<T> {
         let (wanted, of) = (record.clone(), header.clone());
-        Pending::begin_asking(what(record), &record.path, move || operation(&wanted, &of))
+        Pending::begin_asking(what(record, header), header.path_of(record), move || {
+            operation(&wanted, &of)
+        })
     }
 
     /// Returns its number.
@@ -404,6 +411,12 @@ impl Disk {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns the path in its record when it was opened, which on this machine may be another one than [`Disk::path`].
+    #[must_use]
+    pub fn recorded_path(&self) -> &Path {
+        &self.recorded_path
     }
 
     /// Returns its label, as it was when the disk was opened or when this opening last wrote it.

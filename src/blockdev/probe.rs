@@ -50,7 +50,7 @@ impl Candidate {
         )?;
         let path = fs::canonicalize(path).map_err(|why| missing(&what, why))?;
         let (own, identity) = recognise(&path, &what)?;
-        refuse_known(&identity, &what, known)?;
+        refuse_known(&identity, &what, known, header)?;
         refuse_stacked(&what, own)?;
         let writer = match own {
             Store::File(..) => writers::refusal(&path, &what),
@@ -177,10 +177,15 @@ pub(super) fn recognise(path: &Path, what: &str) -> Result<(Store, Identity)> {
 }
 
 /// Refuses a disk that the pool has already. A known disk that does not answer is skipped: the inspected one answers, so it is another.
-pub(super) fn refuse_known(identity: &Identity, what: &str, known: &[DiskRecord]) -> Result<()> {
+pub(super) fn refuse_known(
+    identity: &Identity,
+    what: &str,
+    known: &[DiskRecord],
+    header: &PoolHeader,
+) -> Result<()> {
     let begin = |record: &DiskRecord| {
-        let path = record.path.clone();
-        with_timeout::begin(&record.path, move || {
+        let path = header.path_of(record).to_owned();
+        with_timeout::begin(header.path_of(record), move || {
             ask_first(&path);
             Identity::of(&path)
         })
@@ -200,7 +205,7 @@ pub(super) fn refuse_known(identity: &Identity, what: &str, known: &[DiskRecord]
     let why = format!(
         "is disk {} of this pool already, as {}",
         record.name,
-        record.path.display()
+        header.path_of(record).display()
     );
     Err(Error::usage(what, why).hint("add each disk once, under one path"))
 }
@@ -295,7 +300,7 @@ fn judge(
                 let why = format!(
                     "carries the label of disk {} of this pool, which is {}",
                     record.name,
-                    record.path.display()
+                    header.path_of(record).display()
                 );
                 Err(Error::usage(what, why).hint("a copy of a disk is no second disk: add an empty one"))
             }

@@ -35,9 +35,9 @@ impl Unlabelled {
     /// Fails when the path cannot be this disk: it is too short, another disk of the pool, in use by another database, or has a newer label. The
     /// error names the disk and the reason.
     pub fn inspect(record: &DiskRecord, header: &PoolHeader, known: &[DiskRecord]) -> Result<Option<Self>> {
-        let what = what(record);
-        refuse_cycle(&what, &record.path, header.uuid)?;
-        let (file, kind) = open_file(&record.path, &what)?;
+        let (what, path) = (what(record, header), header.path_of(record));
+        refuse_cycle(&what, path, header.uuid)?;
+        let (file, kind) = open_file(path, &what)?;
         let failed = |why: io::Error| Error::because(what.clone(), why);
         match labelled::read(&file).map_err(failed)? {
             Ok(_) => return Ok(None),
@@ -49,8 +49,8 @@ impl Unlabelled {
             .filter(|other| other.id != record.id)
             .cloned()
             .collect();
-        let (own, identity) = recognise(&record.path, &what)?;
-        refuse_known(&identity, &what, &others)?;
+        let (own, identity) = recognise(path, &what)?;
+        refuse_known(&identity, &what, &others, header)?;
         refuse_stacked(&what, own)?;
         let size = ByteCount(record.extents.saturating_mul(header.extent_size.bytes()));
         long_enough(&what, &file, kind, record, header)?;
@@ -71,7 +71,7 @@ impl Unlabelled {
             _ => signature::known(&head),
         };
         Ok(Some(Self {
-            path: record.path.clone(),
+            path: path.to_owned(),
             file,
             content,
             label: Label {

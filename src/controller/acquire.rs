@@ -194,11 +194,7 @@ impl Controller {
     }
 
     fn describe(&self, did: RecoveryAction) -> String {
-        let name = |slot| {
-            self.names
-                .get(&slot)
-                .map_or_else(|| format!("in slot {slot}"), ToString::to_string)
-        };
+        let name = |slot| self.title_of(slot);
         match did {
             RecoveryAction::Undone(id) => {
                 format!("change {id} was not on the disks when power was lost: taken back")

@@ -88,7 +88,7 @@ impl Controller {
         let records = self.store.disks()?;
         for disk in self.disks.all() {
             let record = records.iter().find(|record| record.id == disk.id());
-            if record.is_none_or(|record| record.path != disk.path()) {
+            if record.is_none_or(|record| record.path != disk.recorded_path()) {
                 self.disks.remove(disk.id());
             }
         }

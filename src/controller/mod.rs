@@ -316,7 +316,11 @@ impl Controller {
                     let why = format!("apparatuses came and went during {ATTEMPTS} attempts");
                     return Err(Error::new(ErrorKind::TimedOut, change.title, why));
                 }
-                Err(reason) => return Err(settle::given_up(&change.title, &reason, &self.names)),
+                Err(reason) => {
+                    return Err(settle::given_up(&change.title, &reason, &|slot| {
+                        self.title_of(slot)
+                    }));
+                }
             }
         }
     }
@@ -352,7 +356,7 @@ impl Controller {
                 ..
             } => Ok(Err(reason.clone())),
             Outcome::GaveUp { reason, .. } => {
-                Err(error.unwrap_or_else(|| settle::given_up(&title, reason, &self.names)))
+                Err(error.unwrap_or_else(|| settle::given_up(&title, reason, &|slot| self.title_of(slot))))
             }
             Outcome::Unfinished { why, .. } => Err(error
                 .unwrap_or_else(|| Error::failed(title, why.clone()))

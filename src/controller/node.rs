@@ -104,9 +104,9 @@ pub fn check(_: &OwnNode) -> Result<()> {
 /// Fails when the certificates cannot be used, or no port is free.
 #[cfg(feature = "etcd")]
 pub fn listen(own: Option<&OwnNode>) -> Result<Option<NodeListener>> {
-    use crate::rpc::tls::Identity;
+    use crate::rpc::tls::Certificates;
     let described = own.and_then(|own| Some((own.listen?, own.tls.as_deref()?)));
-    let listen = |(address, tls)| NodeListener::listen(address, &Identity::load(tls)?);
+    let listen = |(address, tls)| NodeListener::listen(address, Certificates::load(tls)?);
     described.map(listen).transpose()
 }
 
@@ -119,14 +119,14 @@ pub fn listen(_: Option<&OwnNode>) -> Result<Option<NodeListener>> {
     Ok(None)
 }
 
-/// Returns a transport that reaches other nodes if this machine has certificates. They are read each time, so that new ones are used.
+/// Returns a transport that reaches other nodes if this machine has certificates.
 #[cfg(feature = "etcd")]
 pub(super) fn transport(own: Option<&OwnNode>) -> Sockets {
     let Some(tls) = own.and_then(|own| own.tls.as_deref()) else {
         return Sockets::new();
     };
-    match crate::rpc::tls::Identity::load(tls) {
-        Ok(identity) => Sockets::with(identity),
+    match crate::rpc::tls::Certificates::load(tls) {
+        Ok(certificates) => Sockets::with(certificates),
         Err(why) => {
             log::warn!("other nodes cannot be reached: {why}");
             Sockets::new()
@@ -143,6 +143,7 @@ pub(super) fn transport(_: Option<&OwnNode>) -> Sockets {
 mod tests {
     use super::*;
     use crate::model::names::Name;
+    use std::collections::BTreeMap;
     use uuid::Uuid;
 
     fn node(name: &str) -> OwnNode {
@@ -152,6 +153,7 @@ mod tests {
             listen: None,
             tls: None,
             lease_s: None,
+            paths: BTreeMap::new(),
         }
     }
 

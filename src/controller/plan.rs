@@ -97,7 +97,9 @@ impl Controller {
                 .first()
                 .filter(|_| self.environment.now().saturating_duration_since(begun) >= GREETING)
             {
-                return Err(settle::given_up("change", &Reason::Slow(*slot), &self.names));
+                return Err(settle::given_up("change", &Reason::Slow(*slot), &|slot| {
+                    self.title_of(slot)
+                }));
             }
             awaited = slow;
         }
@@ -118,12 +120,19 @@ impl Controller {
         Ok(())
     }
 
+    /// Names an apparatus for messages, with its node where that is another one.
+    pub(super) fn title_of(&self, slot: Slot) -> String {
+        let name = self.names.get(&slot);
+        let name = name.map_or_else(|| format!("in slot {slot}"), ToString::to_string);
+        match self.elsewhere.node(slot) {
+            Some(node) => format!("{name} on node {node}"),
+            None => name,
+        }
+    }
+
     /// Returns the error for an apparatus that answers but refuses this controller: no reason to fence it.
     fn refused_by(&self, slot: Slot, refusal: &Refusal) -> Error {
-        let name = self
-            .names
-            .get(&slot)
-            .map_or_else(String::new, ToString::to_string);
+        let name = self.title_of(slot);
         let kind = if *refusal == Refusal::TooMany {
             ErrorKind::Busy
         } else {

@@ -5,7 +5,6 @@ use crate::controller::observe::observe_members;
 use crate::controller::persist::{Batch, Who, disks_at_risk};
 use crate::failpoint::{Point, hit};
 use crate::model::error::{Error, ErrorKind, Result};
-use crate::model::names::Name;
 use crate::model::removed;
 use crate::model::units::{DiskId, Slot, Timestamp};
 use crate::model::words::count;
@@ -13,7 +12,7 @@ use crate::protocol::controller::Reason;
 use crate::protocol::recovery::oldest_in_use;
 use crate::rpc::client::WaitOutcome;
 use crate::rpc::message::{Answer, Request};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long a removed volume is remembered, in microseconds.
@@ -152,12 +151,8 @@ impl Controller {
 }
 
 /// Returns the error for a change that was given up.
-pub(super) fn given_up(title: &str, reason: &Reason, names: &BTreeMap<Slot, Name>) -> Error {
-    let name = |slot: &Slot| {
-        names
-            .get(slot)
-            .map_or_else(|| format!("in slot {slot}"), ToString::to_string)
-    };
+pub(super) fn given_up(title: &str, reason: &Reason, name: &dyn Fn(Slot) -> String) -> Error {
+    let name = |slot: &Slot| name(*slot);
     let timed_out = |why: String| Error::new(ErrorKind::TimedOut, title, why);
     match reason {
         Reason::Draining {

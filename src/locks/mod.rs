@@ -3,7 +3,7 @@
 //! One thread per apparatus does all the work ([`Locks`]), so that a lock never blocks a reader or a worker: requests come
 //! through a bounded queue; a request that has to wait is put on a bounded list ([`table`]) and tried again when something is
 //! unlocked here, and every [`RETRY`] for locks that are released elsewhere. Between apparatuses an [`Arbiter`] decides. The
-//! one here ([`files`]) is the kernel of the machine; a pool of several machines needs another.
+//! one here ([`files`]) is the kernel of the machine; in a pool with several nodes locks are refused ([`one_node`]).
 //!
 //! The frontend does not pass on:
 //!
@@ -17,9 +17,11 @@
 //! others.
 
 mod files;
+mod one_node;
 mod table;
 
 pub use files::{KeptLock, RunFiles};
+pub use one_node::{HasOthers, OneNode};
 
 use crate::model::units::VolumeId;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};

@@ -37,6 +37,17 @@ pub struct Member {
     pub port: Option<u16>,
 }
 
+impl Member {
+    /// Returns its name for messages, with that of its node where the pool knows its nodes.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match &self.node {
+            Some(node) => format!("{} on node {node}", self.name),
+            None => self.name.to_string(),
+        }
+    }
+}
+
 /// State of an apparatus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum MemberState {

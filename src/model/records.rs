@@ -7,8 +7,8 @@ use crate::model::units::{
     VolumeOffset,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 /// Volume sizes are multiples of this many bytes: the sector of a loop device or a guest's disk.
@@ -51,6 +51,21 @@ impl PoolHeader {
             membership: MembershipVersion(0),
             term: Term(0),
             instance: Instance::default(),
+        }
+    }
+
+    /// Returns the path of a disk on this machine.
+    #[must_use]
+    pub fn path_of<'a>(&'a self, disk: &'a DiskRecord) -> &'a Path {
+        self.instance.paths.get(&disk.uuid).unwrap_or(&disk.path)
+    }
+
+    /// Returns the record of a disk with its path on this machine.
+    #[must_use]
+    pub fn here(&self, disk: &DiskRecord) -> DiskRecord {
+        DiskRecord {
+            path: self.path_of(disk).to_owned(),
+            ..disk.clone()
         }
     }
 }
@@ -111,6 +126,12 @@ pub struct Instance {
     pub former: Uuid,
     /// The directory that the database was opened in; empty for a store without one.
     pub dir: PoolDir,
+    /// This machine's name, if the pool knows its machines by name: their databases are copies of one, and all of them have the disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Name>,
+    /// Paths of disks that are other ones on this machine than in their records, by the disk's identity.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub paths: BTreeMap<Uuid, PathBuf>,
 }
 
 impl Instance {

@@ -82,9 +82,9 @@ impl Sockets {
     /// Makes a transport without connections that reaches other nodes too, with the certificate of this one.
     #[cfg(feature = "etcd")]
     #[must_use]
-    pub fn with(identity: super::tls::Identity) -> Self {
+    pub fn with(certificates: impl Into<super::tls::Certificates>) -> Self {
         Self {
-            connector: Some(Arc::new(identity)),
+            connector: Some(Arc::new(certificates.into())),
             ..Self::new()
         }
     }

@@ -10,6 +10,7 @@ mod disks;
 mod exporter;
 mod heartbeat;
 mod history;
+mod host_locks;
 mod hosts;
 mod kept;
 mod labels;
@@ -31,9 +32,8 @@ use crate::cluster::{OwnEntry, SharedState};
 use crate::controller::pool::PoolHandle;
 use crate::datapath::{Apparatus, Parts, Runtime, SystemThreads, Waker};
 use crate::frontend::fuse::{self, Mount};
-use crate::locks::{Locks, RunFiles};
+use crate::locks::{Arbiter, Locks, RunFiles};
 use crate::map::{Draft, Table};
-use crate::model::dir::PoolDir;
 use crate::model::error::{Error, Result};
 use crate::model::event::Severity;
 use crate::model::member::Joined;
@@ -239,7 +239,7 @@ impl Core<'_> {
             let exporting = self.exporter.map(|exporter| exporter.start(who.clone()));
             exporting.transpose()?;
             let times = publish_times(&self.pool, &who, &apparatus, self.kept.as_ref())?;
-            let mount = mount(settings, &self.pool.dir, joined, &apparatus, self.kept.as_mut())?;
+            let mount = mount(settings, &self.pool, joined, &apparatus, self.kept.as_mut())?;
             if let Some(kept) = &self.kept {
                 hand_over(kept, &mount, &settings.name, &reporter)?;
             }
@@ -363,19 +363,19 @@ fn unmount(settings: &Settings, apparatus: &Apparatus, mount: &Mount, asked: &Re
 /// Mounts, or goes on with the mount that a server before this one has left.
 fn mount(
     settings: &Settings,
-    pool: &PoolDir,
+    pool: &PoolHandle,
     joined: &Joined,
     apparatus: &Arc<Apparatus>,
     kept: Option<&mut Kept>,
 ) -> Result<Mount> {
-    let mut files = RunFiles::new(pool);
+    let mut files = RunFiles::new(&pool.dir);
     let mut devices = Vec::new();
     if let Some(kept) = kept {
         kept.keep_opens(apparatus)?;
         files = kept.keep_locks(files)?;
         devices = kept.devices();
     }
-    let options = mount_options(settings, files, joined)?;
+    let options = mount_options(settings, host_locks::arbiter(pool, files), joined)?;
     match devices.is_empty() {
         true => fuse::mount(apparatus, &settings.mount, &options),
         false => fuse::go_on(apparatus, &settings.mount, &options, devices),
@@ -412,9 +412,9 @@ fn identity(pool: &PoolHandle, settings: &Settings, joined: &Joined) -> Identity
     }
 }
 
-fn mount_options(settings: &Settings, files: RunFiles, joined: &Joined) -> Result<fuse::Options> {
+fn mount_options(settings: &Settings, locks: Box<dyn Arbiter>, joined: &Joined) -> Result<fuse::Options> {
     let config = &settings.config;
-    let locks = Locks::start(Box::new(files));
+    let locks = Locks::start(locks);
     let locks = locks.map_err(|error| Error::because("file locks", error))?;
     Ok(fuse::Options {
         source: fuse::source(&settings.name, joined.snapshot.header.uuid),

@@ -35,7 +35,7 @@ pub mod sqlite;
 mod table;
 mod upkeep;
 
-pub use crate::place::{EtcdPlace, OwnNode, Place};
+pub use crate::place::{EtcdPlace, OwnNode, Place, Transit};
 pub use changes::ChangeStore;
 pub use events::EventStore;
 pub use jobs::JobStore;
@@ -113,6 +113,7 @@ pub fn open_unless(
     may_convert: &dyn Fn() -> Result<()>,
 ) -> Result<Box<dyn Store>> {
     let place = Place::read(dir)?;
+    place.as_ref().map_or(Ok(()), |place| place.refuse_transit(dir))?;
     let store = SqliteStore::open_unless(dir, epoch, may_convert)?;
     Ok(Box::new(match place {
         None => store,
@@ -161,9 +162,64 @@ pub fn create_in_etcd(
 
 fn begin_log(dir: &PoolDir, epoch: CacheEpoch, (etcd, node): (EtcdPlace, Option<OwnNode>)) -> Result<()> {
     let pool = SqliteStore::open(dir, epoch)?.header()?.uuid;
-    let place = Place { pool, etcd, node };
+    let place = Place {
+        pool,
+        etcd,
+        node,
+        transit: None,
+    };
     SqliteStore::open_mirror(dir, epoch, journal_of(&place)?)?.begin_log()?;
     place.write(dir)
+}
+
+/// Makes the database in this directory the beginning of a log, or goes on where that was interrupted. It is durable when this returns. The caller holds the
+/// controller lock, and no apparatus runs.
+///
+/// # Errors
+/// Fails if the log has entries of another database, or cannot be reached.
+pub fn enter_log(dir: &PoolDir, epoch: CacheEpoch, place: &Place) -> Result<()> {
+    SqliteStore::open_mirror(dir, epoch, journal_of(place)?)?.enter_log()
+}
+
+/// Returns whether a log has entries of this pool.
+///
+/// # Errors
+/// Fails if it cannot be reached.
+pub fn is_in_log(place: &Place) -> Result<bool> {
+    Ok(journal_of(place)?.head()?.number > 0)
+}
+
+/// Brings the database in this directory up to the end of its log, and removes the log, if it is still there. The caller holds the controller lock, and
+/// no apparatus runs.
+///
+/// # Errors
+/// Fails if the log cannot be reached, or has another pool's entries.
+pub fn end_log(dir: &PoolDir, epoch: CacheEpoch) -> Result<()> {
+    let Some(place) = Place::read(dir)? else {
+        return Ok(());
+    };
+    let mut journal = journal_of(&place)?;
+    if journal.head()?.number == 0 {
+        return Ok(());
+    }
+    let mut store = SqliteStore::open_mirror(dir, epoch, journal_of(&place)?)?;
+    // What an import has left that was interrupted is an entry that this database may not have as its own yet.
+    match place.transit {
+        Some(Transit::Importing) => store.enter_log()?,
+        _ => store.catch_up()?,
+    }
+    store.sync()?;
+    journal.destroy()
+}
+
+/// Makes the database in this directory one without a log. Where it may be older than the disks, `seen` is the highest layout number of their labels. It is
+/// durable when this returns.
+///
+/// # Errors
+/// Fails if a file cannot be written.
+pub fn leave_log(dir: &PoolDir, epoch: CacheEpoch, seen: Option<u64>) -> Result<()> {
+    SqliteStore::open(dir, epoch)?.leave_log(seen)?;
+    Place::remove(dir).map_err(|error| Error::because(format!("pool {}", dir.display()), error))
 }
 
 /// Creates the directory of a pool on another machine, and fills its database from the log. Both are durable when this returns; nothing is left
@@ -219,8 +275,7 @@ pub fn rescue(dir: &PoolDir, epoch: CacheEpoch, seen: u64) -> Result<Option<Erro
     };
     let newest =
         journal_of(&place).and_then(|journal| SqliteStore::open_mirror(dir, epoch, journal)?.catch_up());
-    SqliteStore::open(dir, epoch)?.leave_log(seen)?;
-    Place::remove(dir).map_err(|error| Error::because(what(), error))?;
+    leave_log(dir, epoch, Some(seen))?;
     Ok(newest.err())
 }
 

@@ -135,7 +135,25 @@ impl SqliteStore {
         let Self {
             mirror, connection, ..
         } = self;
-        mirror.as_mut().map_or(Ok(()), |mirror| mirror.found(connection))
+        mirror
+            .as_mut()
+            .map_or(Ok(()), |mirror| mirror.found(connection))?;
+        self.sync()
+    }
+
+    /// Makes this database, with its layout number raised, the beginning of a log that has no entry yet. Goes on where that was interrupted. It is durable
+    /// when this returns.
+    ///
+    /// # Errors
+    /// Fails if the log has entries of another database, or cannot be reached.
+    pub fn enter_log(&mut self) -> Result<()> {
+        let Self {
+            mirror, connection, ..
+        } = self;
+        mirror
+            .as_mut()
+            .map_or(Ok(()), |mirror| mirror.enter(connection))?;
+        self.sync()
     }
 
     /// Brings this database up to the end of its log.
@@ -155,12 +173,22 @@ impl SqliteStore {
     ///
     /// # Errors
     /// Fails if it cannot be written.
-    pub fn leave_log(&mut self, seen: u64) -> Result<()> {
+    pub fn leave_log(&mut self, seen: Option<u64>) -> Result<()> {
         self.write(|db| {
             mirror::forget_position(db)?;
+            // The copies of other machines are older ones by it.
+            table::raise_layout(db)?;
             metadata::begin_lineage(db)?;
-            metadata::overtake(db, seen)
+            seen.map_or(Ok(()), |seen| metadata::overtake(db, seen))
         })?;
+        self.sync()
+    }
+
+    /// Makes all that was written durable.
+    ///
+    /// # Errors
+    /// Fails if it cannot be synced.
+    pub fn sync(&mut self) -> Result<()> {
         self.log.sync()
     }
 

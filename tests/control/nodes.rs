@@ -31,7 +31,7 @@ impl Scene {
         let nodes: Vec<Name> = ["n1", "n2", "n3"].map(|name| name_of_node(name).unwrap()).into();
         certificates::make(files.path(), &nodes, 1).unwrap();
         let own = Identity::load(&files.path().join("n1")).unwrap();
-        let listener = NodeListener::listen((Ipv4Addr::LOCALHOST, 0).into(), &own).unwrap();
+        let listener = NodeListener::listen((Ipv4Addr::LOCALHOST, 0).into(), own).unwrap();
         let address = (Ipv4Addr::LOCALHOST, listener.port).into();
         let pool = Pool::new();
         for name in ["n1", "n2"] {

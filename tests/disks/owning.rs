@@ -9,6 +9,7 @@ fn database(dir: &TempDir, id: u128) -> PoolHeader {
             id: Uuid::from_u128(id),
             former: Uuid::nil(),
             dir: apparatus::model::dir::PoolDir::new(dir.path()),
+            ..Instance::default()
         },
         ..header()
     }
@@ -116,6 +117,65 @@ fn of_two_databases_one_has_the_disk_and_the_label_remembers_which() {
             ..header()
         };
         Disk::open(&disk, &heir).unwrap();
+    }
+}
+
+/// The database of a node of the pool, in a directory of its own: all of them have one instance.
+fn of_node(dir: &TempDir, node: &str) -> PoolHeader {
+    let mut header = database(dir, 1);
+    header.instance.node = Some(apparatus::model::node::name_of_node(node).unwrap());
+    header
+}
+
+#[test]
+fn nodes_on_one_kernel_share_a_disk_and_a_copy_of_a_nodes_directory_does_not() {
+    for place in places() {
+        let [a, b, c] = [(); 3].map(|()| TempDir::new().unwrap());
+        let disk = image(place.path(), 1, 4);
+        let first = Disk::open(&disk, &of_node(&a, "n1")).unwrap();
+        let second = Disk::open(&disk, &of_node(&b, "n2")).unwrap();
+        Disk::open(&disk, &of_node(&a, "n1")).unwrap();
+        let error = Disk::open(&disk, &of_node(&c, "n1")).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Busy);
+        let (why, hint) = refused::<Disk>(Err(error));
+        assert!(why.contains("another directory of the pool"), "{why}");
+        assert!(hint.contains("one directory"), "{hint}");
+        // Neither a database of the pool without nodes nor another one has it meanwhile.
+        for other in [database(&a, 1), database(&c, 2)] {
+            let (why, _) = refused(Disk::open(&disk, &other));
+            assert!(why.contains("in use by another pool"), "{why}");
+        }
+        drop(first);
+        // The other node still has it, and the first one may use another directory.
+        drop(Disk::open(&disk, &of_node(&c, "n1")).unwrap());
+        refused(Disk::open(&disk, &database(&a, 1)));
+        drop(second);
+        Disk::open(&disk, &database(&a, 1)).unwrap();
+    }
+}
+
+#[test]
+fn a_disk_has_another_path_on_this_machine_alone() {
+    for place in places() {
+        let (a, b) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let disk = image(place.path(), 1, 4);
+        let link = b.path().join("elsewhere");
+        std::os::unix::fs::symlink(&disk.path, &link).unwrap();
+        let gone = DiskRecord {
+            path: b.path().join("gone"),
+            ..disk.clone()
+        };
+        let mut header = of_node(&a, "n1");
+        let (why, _) = refused(Disk::open(&gone, &header));
+        assert!(why.contains("gone"), "{why}");
+        header.instance.paths.insert(disk.uuid, link.clone());
+        let open = Disk::open(&gone, &header).unwrap();
+        assert_eq!((open.path(), open.recorded_path()), (&*link, &*gone.path));
+        // The label decides there too.
+        let other = image(b.path(), 2, 4);
+        header.instance.paths.insert(disk.uuid, other.path);
+        let (why, _) = refused(Disk::open(&gone, &header));
+        assert!(why.contains("2.img") || why.contains("of this pool"), "{why}");
     }
 }
 

@@ -16,6 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 /// Global options of every command.
 #[derive(Args, Clone, Debug)]
@@ -68,6 +69,15 @@ impl Changing {
     #[must_use]
     pub fn waiting(&self) -> Wait {
         self.wait.unwrap_or(Wait::No)
+    }
+
+    /// Returns how long to wait at most, without an end where none is given; a command that does not wait tries once.
+    #[must_use]
+    pub fn within(&self) -> Option<Duration> {
+        match self.waiting() {
+            Wait::No | Wait::IfFree => Some(Duration::ZERO),
+            Wait::For(within) => within,
+        }
     }
 }
 

@@ -67,7 +67,7 @@ fn of_unopened(disk: &DiskView, apparatuses: &[ApparatusView]) -> Option<Finding
         let figures = each.figures.as_ref();
         figures.is_some_and(|figures| figures.closed_disks.contains(name))
     });
-    let closed: Vec<&str> = closed.map(|each| each.member.name.as_str()).collect();
+    let closed: Vec<String> = closed.map(|each| each.member.title()).collect();
     if closed.is_empty() || disk.volumes == 0 {
         return None;
     }

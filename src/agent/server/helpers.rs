@@ -19,7 +19,7 @@ use crate::model::error::{Error, Result};
 use crate::model::event::Severity;
 use crate::model::member::{Joined, Joiner, Member};
 use crate::model::names::Name;
-use crate::model::records::{DiskRecord, PoolHeader};
+use crate::model::records::DiskRecord;
 use crate::model::units::{ChangeId, DiskId, Generation, Incarnation, Slot};
 use crate::protocol::participant::Link;
 use crate::protocol::recovery::others_reached;
@@ -112,7 +112,6 @@ pub(super) type Results = Receiver<HelperResult>;
 /// Parts that opening a disk needs.
 #[derive(Clone)]
 struct Opener {
-    header: PoolHeader,
     open_store: OpenStore,
     ledgers: Arc<dyn FlushLedgers>,
     waker: Arc<Waker>,
@@ -125,7 +124,6 @@ impl Helpers {
         let (sender, results) = bounded(QUEUE);
         let start = |name| Helper::new(setup, sender.clone())?.start(name);
         let opener = Opener {
-            header: setup.header.clone(),
             open_store: Arc::clone(&setup.pool.open_store),
             ledgers: Arc::clone(&setup.shared.ledgers),
             waker: Arc::clone(&setup.waker),
@@ -195,7 +193,8 @@ impl Opener {
                 label: recorded.map_or(0, |known| known.label).max(record.label),
                 ..record.clone()
             };
-            let disk = Disk::open(&record, &self.header)?;
+            // A path on this machine alone may have changed since the start.
+            let disk = Disk::open(&record, &store.header()?)?;
             disk.check_layout(store.header()?.layout)?;
             Ok(Arc::new(disk))
         };
@@ -217,7 +216,6 @@ fn renew_label(disk: &Disk, ledgers: &dyn FlushLedgers, store: &mut dyn TableSto
 
 struct Helper {
     pool: PoolDir,
-    header: PoolHeader,
     me: Member,
     cluster: Arc<dyn Cluster>,
     members: Arc<dyn Membership>,
@@ -244,7 +242,6 @@ impl Helper {
     fn new(setup: &Setup, results: Sender<HelperResult>) -> Result<Self> {
         Ok(Self {
             pool: setup.pool.dir.clone(),
-            header: setup.header.clone(),
             me: setup.member.clone(),
             cluster: Arc::clone(&setup.pool.cluster),
             members: Arc::clone(&setup.shared.members),
@@ -495,7 +492,7 @@ impl Helper {
         hit(Point::ApparatusRejoined);
         let closed = |record: &&DiskRecord| !self.runtime.disks().has(record);
         let closed: Vec<DiskRecord> = joined.snapshot.disks.iter().filter(closed).cloned().collect();
-        let opened = Disk::open_all_within(REJOIN, &closed, &self.header);
+        let opened = Disk::open_all_within(REJOIN, &closed, &joined.snapshot.header);
         // The layout number is read after the labels, as for any other opening.
         let layout = self.store.header()?.layout;
         let mut disks = Vec::new();

@@ -63,10 +63,15 @@ impl Worker<'_> {
                 "another controller has taken over",
             )
             .hint("see `vctl job list`")),
-            Reason::Refused(_, why) if self.backoff.attempts() >= REFUSALS => Err(self.fail(
-                &format!("an apparatus refuses: {why}"),
-                "see `vctl apparatus list`",
-            )),
+            Reason::Refused(slot, why) if self.backoff.attempts() >= REFUSALS => {
+                let members = self.controller.store().members()?.1;
+                let who = members.iter().find(|member| member.slot == slot);
+                let who = who.map_or_else(
+                    || "an apparatus".to_owned(),
+                    |member| format!("apparatus {}", member.title()),
+                );
+                Err(self.fail(&format!("{who} refuses: {why}"), "see `vctl apparatus list`"))
+            }
             Reason::Store(why) | Reason::Work(why) => Err(Error::failed(&self.subject, why)),
             reason => {
                 self.not_before = Instant::now() + self.backoff.next();
@@ -193,7 +198,7 @@ impl Worker<'_> {
 fn waiting(reason: &Reason, members: &[Member]) -> String {
     let name = |slot: Slot| {
         let member = members.iter().find(|member| member.slot == slot);
-        member.map_or_else(|| slot.to_string(), |member| member.name.to_string())
+        member.map_or_else(|| slot.to_string(), Member::title)
     };
     match reason {
         Reason::Draining {
@@ -224,8 +229,12 @@ fn waiting(reason: &Reason, members: &[Member]) -> String {
         Reason::GenerationMoved => "the table has changed; tries again by itself".into(),
         Reason::HoldRanOut => "a hold ran out before the chunk was moved; tries again by itself".into(),
         Reason::Refused(slot, why) => {
-            let name = name(*slot);
-            format!("apparatus {name} refuses: {why}; goes on when it does not: vctl apparatus show {name}")
+            let known = members.iter().find(|member| member.slot == *slot);
+            let show = known.map_or("list".into(), |member| format!("show {}", member.name));
+            format!(
+                "apparatus {} refuses: {why}; goes on when it does not: vctl apparatus {show}",
+                name(*slot)
+            )
         }
         Reason::StaleTerm => "another controller has taken over".into(),
         Reason::Work(why) | Reason::Store(why) | Reason::Abandoned(why) => why.clone(),

@@ -1,12 +1,12 @@
 //! The address at which an apparatus listens for other nodes.
 
-use super::Identity;
+use super::Certificates;
 use super::session::{self, Session};
 use crate::model::error::{Error, Result};
 use crate::rpc::channel::{Acceptor, Channel, NodeListener};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, sockopt};
-use rustls::{ServerConfig, ServerConnection};
+use rustls::ServerConnection;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const PORTS: u16 = 64;
 /// Listening socket for other nodes.
 struct TlsAcceptor {
     socket: OwnedFd,
-    config: Arc<ServerConfig>,
+    certificates: Certificates,
 }
 
 impl std::fmt::Debug for TlsAcceptor {
@@ -34,7 +34,7 @@ impl NodeListener {
     ///
     /// # Errors
     /// Fails with an error that names the address and the reason.
-    pub fn listen(base: SocketAddr, identity: &Identity) -> Result<Self> {
+    pub fn listen(base: SocketAddr, certificates: impl Into<Certificates>) -> Result<Self> {
         let failed = |errno: Errno| {
             Error::because(format!("address {base}"), std::io::Error::from(errno))
                 .hint("see that the node's `listen` in pool.ron is an address of this machine")
@@ -46,8 +46,9 @@ impl NodeListener {
             match listen(SocketAddr::new(base.ip(), port)) {
                 Ok(socket) => {
                     let port = port_of(&socket).map_err(failed)?;
-                    let config = Arc::clone(identity.server());
-                    let acceptor = Some(Box::new(TlsAcceptor { socket, config }) as Box<dyn Acceptor>);
+                    let certificates = certificates.into();
+                    let acceptor = TlsAcceptor { socket, certificates };
+                    let acceptor = Some(Box::new(acceptor) as Box<dyn Acceptor>);
                     return Ok(Self { acceptor, port });
                 }
                 Err(Errno::ADDRINUSE) => {}
@@ -92,7 +93,7 @@ impl TlsAcceptor {
     /// Begins TLS on a connection. One that has ended already is passed over.
     fn begin(&self, socket: OwnedFd) -> Option<Box<dyn Channel>> {
         session::set_options(&socket).ok()?;
-        let tls = ServerConnection::new(Arc::clone(&self.config)).ok()?;
+        let tls = ServerConnection::new(Arc::clone(self.certificates.now().server())).ok()?;
         Some(Box::new(Session::to_client(socket, tls)))
     }
 }

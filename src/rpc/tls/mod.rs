@@ -4,10 +4,12 @@
 //! takes whoever has the name of some node of the pool. Only this folder and the client of etcd know TLS.
 
 mod acceptor;
+mod certificates;
 mod identity;
 pub mod issue;
 mod session;
 #[cfg(test)]
 mod tests;
 
+pub use certificates::Certificates;
 pub use identity::Identity;

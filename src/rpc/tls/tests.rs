@@ -46,8 +46,11 @@ struct Node {
 
 impl Node {
     fn new(authority: &Issued) -> Self {
-        let own = identity(authority, "n1");
-        let node_listener = NodeListener::listen((Ipv4Addr::LOCALHOST, 0).into(), &own).unwrap();
+        Self::with(identity(authority, "n1"))
+    }
+
+    fn with(certificates: impl Into<Certificates>) -> Self {
+        let node_listener = NodeListener::listen((Ipv4Addr::LOCALHOST, 0).into(), certificates).unwrap();
         Self { node_listener }
     }
 
@@ -280,13 +283,44 @@ fn an_address_where_nobody_listens_has_no_apparatus() {
 fn each_apparatus_of_a_node_has_a_port_of_its_own() {
     let pool = authority_of_a_pool();
     let own = identity(&pool, "n1");
-    let first = NodeListener::listen((Ipv4Addr::LOCALHOST, 0).into(), &own).unwrap();
+    let first = NodeListener::listen((Ipv4Addr::LOCALHOST, 0).into(), own.clone()).unwrap();
     let base = (Ipv4Addr::LOCALHOST, first.port).into();
-    let second = NodeListener::listen(base, &own).unwrap();
+    let second = NodeListener::listen(base, own.clone()).unwrap();
     assert!(second.port > first.port);
     let nowhere = SocketAddr::from(([192, 0, 2, 1], 7300));
-    let refused = NodeListener::listen(nowhere, &own).unwrap_err();
+    let refused = NodeListener::listen(nowhere, own).unwrap_err();
     assert!(refused.to_string().contains("192.0.2.1:7300"), "{refused}");
+}
+
+#[test]
+fn new_certificates_are_used_by_who_listens_and_who_connects_already() {
+    let (before, after) = (authority_of_a_pool(), authority_of_a_pool());
+    let certificate = |authority| certificate(authority, "n1", Validity::of_days(1).unwrap()).unwrap();
+    let dir = TempDir::new().unwrap();
+    write(dir.path(), &before, &certificate(&before));
+    let node = Node::with(Certificates::load(dir.path()).unwrap());
+    let own = Certificates::load(dir.path()).unwrap();
+    let connects = |client: &dyn Connector| {
+        let mut client = pipe(client.connect(node.address(), "n1").unwrap());
+        let mut server = node.accept();
+        client.queue(&message(10)).unwrap();
+        let (_, got, ..) = talk((&mut client, &mut server), |_, _, got| !got.is_empty());
+        !got.is_empty()
+    };
+    assert!(connects(&own) && connects(&identity(&before, "n2")));
+    // Half of them are new, and do not fit the others. Another file is in the place of the first one.
+    let new = TempDir::new_in(dir.path()).unwrap();
+    let replace = |files: &[&str]| {
+        write(new.path(), &after, &certificate(&after));
+        for file in files {
+            fs::rename(new.path().join(file), dir.path().join(file)).unwrap();
+        }
+    };
+    replace(&["cert.pem"]);
+    assert!(connects(&own) && connects(&identity(&before, "n2")));
+    replace(&["ca.pem", "cert.pem", "key.pem"]);
+    assert!(connects(&own) && connects(&identity(&after, "n2")));
+    assert!(!connects(&identity(&before, "n2")));
 }
 
 #[test]

@@ -36,14 +36,26 @@ impl EtcdCluster {
     pub(crate) fn log(&self, pool: Uuid) -> EtcdJournal {
         let etcd = self.place.clone();
         let node = None;
-        EtcdJournal::new(&Place { pool, etcd, node }).unwrap()
+        EtcdJournal::new(&Place {
+            pool,
+            etcd,
+            node,
+            transit: None,
+        })
+        .unwrap()
     }
 
     /// Returns a handle on the leases of a pool.
     pub(crate) fn leases(&self, pool: Uuid) -> EtcdLeases {
         let etcd = self.place.clone();
-        let node = None;
-        EtcdLeases::new(&Place { pool, etcd, node }).unwrap()
+        let (node, transit) = (None, None);
+        EtcdLeases::new(&Place {
+            pool,
+            etcd,
+            node,
+            transit,
+        })
+        .unwrap()
     }
 
     /// Ends a member.

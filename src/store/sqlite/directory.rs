@@ -131,6 +131,15 @@ pub(super) fn refusal(dir: &PoolDir, of: &Path) -> Error {
     ))
 }
 
+/// The refusal of a copy of a database that mirrors a log.
+pub(super) fn refusal_of_mirror(dir: &PoolDir, of: &Path) -> Error {
+    let (here, of) = (dir.display(), of.display());
+    let why = format!("is a copy of the pool at {of}, and a node has one directory");
+    Error::failed(format!("pool {here}"), why).hint(format!(
+        "use that one: --pool {of}; on another machine, or if it is gone, make a new directory: vctl pool join"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ mod derived;
 use super::capture::{Capture, POSITION};
 use super::convert::damaged;
 use super::schema::MIGRATIONS;
+use super::table::raise_layout;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::store::journal::{Appended, DerivedKey, Entry, Journal, Missing, Position};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -57,6 +58,34 @@ impl Mirror {
         }
         set_position(&tx, entry.position())?;
         Ok(tx.commit()?)
+    }
+
+    /// Raises the layout number of this database, and appends all its rows as the first entry of the log. An entry that an interrupted attempt has appended is
+    /// taken for it, and followed to the end of the log.
+    ///
+    /// # Errors
+    /// Fails if the log has entries of another database, or cannot be reached.
+    pub(super) fn enter(&mut self, db: &mut Connection) -> Result<()> {
+        let tx = begin(db)?;
+        if position(&tx)? == Position::default() {
+            raise_layout(&tx)?;
+            let entry = entry(Position::default(), self.capture.all(&tx)?);
+            let first = match self.append(&entry, &derived::keys(&tx, &entry.rows)?)? {
+                Appended::Accepted => entry,
+                Appended::Outdated => self.first_like(&entry)?,
+            };
+            set_position(&tx, first.position())?;
+        }
+        tx.commit()?;
+        self.catch_up(db)
+    }
+
+    /// Returns the first entry of the log if it has the same rows as this one.
+    fn first_like(&mut self, entry: &Entry) -> Result<Entry> {
+        let missing = self.journal.after(Position::default())?;
+        let first = missing.entries.into_iter().next();
+        let same = first.filter(|first| missing.base.is_none() && first.rows == entry.rows);
+        same.ok_or_else(|| Error::failed("log of the pool", "has entries of a pool already"))
     }
 
     /// Fills a new database that has no row yet.

@@ -8,6 +8,7 @@ use crate::model::units::{
     ByteCount, CacheEpoch, DiskExtent, DiskId, ExtentSize, Generation, MembershipVersion, Term, VolumeExtent,
     VolumeId,
 };
+use crate::place::Place;
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -32,12 +33,24 @@ pub(super) fn header(db: &Connection, (epoch, dir): OpenedIn<'_>) -> Result<Pool
                 id: row.get::<_, Word<_>>(6)?.0,
                 former: row.get::<_, Word<_>>(7)?.0,
                 dir: dir.clone(),
+                ..Instance::default()
             },
         };
         Ok((row.get(1)?, header))
     })?;
     header.extent_size = extent_size(size)?;
+    if let Some(own) = Place::read(dir)?.and_then(|place| place.node) {
+        header.instance.node = Some(own.name);
+        header.instance.paths = own.paths;
+    }
     Ok(header)
+}
+
+/// Raises the layout number: the labels of the disks will have it, and an older database is one that does not.
+pub(super) fn raise_layout(db: &Connection) -> Result<()> {
+    db.prepare_cached("UPDATE pool SET layout = layout + 1")?
+        .execute([])?;
+    Ok(())
 }
 
 fn extent_size(bytes: u64) -> Result<ExtentSize> {

@@ -7,6 +7,7 @@ mod copy;
 mod create;
 mod describe;
 mod destroy;
+mod export;
 mod import;
 mod join;
 pub mod list;
@@ -36,8 +37,10 @@ pub enum Verb {
     Backup(copy::Backup),
     /// Replace the database by a copy
     Restore(copy::Restore),
-    /// Make a pool whose database is gone again, from its disks alone
+    /// Make a pool whose database is gone again, from its disks alone; or put the metadata of a pool into etcd
     Import(import::Import),
+    /// Take a pool's metadata out of etcd: it is one of this machine alone then
+    Export(export::Export),
     /// Make this machine a node of a pool whose metadata is in etcd
     Join(join::Join),
     /// Make this copy of a pool the owner of its disks
@@ -67,6 +70,7 @@ impl Verb {
             Self::Backup(verb) => verb.run(context),
             Self::Restore(verb) => verb.run(context),
             Self::Import(verb) => verb.run(context),
+            Self::Export(verb) => verb.run(context),
             Self::Join(verb) => verb.run(context),
             Self::Adopt(verb) => verb.run(context),
             Self::Rescue(verb) => verb.run(context),

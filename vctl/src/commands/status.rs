@@ -28,6 +28,8 @@ struct StatusReport {
     volumes: usize,
     apparatuses: usize,
     serving: usize,
+    #[serde(skip_serializing_if = "is_zero")]
+    nodes: usize,
     jobs: usize,
     size: ByteCount,
     free: ByteCount,
@@ -41,6 +43,12 @@ struct Row {
     subject: String,
     text: String,
     next: Option<String>,
+}
+
+// Serde passes the field by reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// Returns the word for a severity, and its tone.
@@ -77,6 +85,7 @@ impl Status {
             volumes: found.volumes,
             apparatuses: found.serving.1,
             serving: found.serving.0,
+            nodes: found.nodes,
             jobs: found.jobs,
             size: found.usage.size,
             free: found.usage.free,
@@ -106,7 +115,7 @@ fn print_text(out: &mut Output, body: &StatusReport, found: &status::Status) {
         }
     };
     out.line(&format!(
-        "{before}{head}{after}: {} with {} free of {}, {}, {} of {} {}, {}",
+        "{before}{head}{after}: {} with {} free of {}, {}, {} of {} {}{}, {}",
         count(
             body.disks,
             if body.access.is_cached() {
@@ -121,6 +130,10 @@ fn print_text(out: &mut Output, body: &StatusReport, found: &status::Status) {
         body.serving,
         count(body.apparatuses, "apparatus"),
         if body.apparatuses == 1 { "serves" } else { "serve" },
+        match body.nodes {
+            0 => String::new(),
+            nodes => format!(" on {}", count(nodes, "node")),
+        },
         count(body.jobs, "job"),
     ));
     for finding in &found.findings {

@@ -4,12 +4,21 @@ use super::{Cell, Output};
 use apparatus::model::error::{Error, Result};
 use clap::Args;
 
+/// When a column is shown, unless columns are asked for.
+#[derive(Clone, Copy)]
+enum Shown {
+    Always,
+    /// If some row has a value in it.
+    IfAny,
+    OnRequest,
+}
+
 /// A column of rows `R`.
 pub struct Column<R> {
     /// Its heading, in upper case.
     pub name: &'static str,
-    /// Whether it is shown by default.
-    pub shown: bool,
+    /// When it is shown.
+    shown: Shown,
     /// Returns its value for a row.
     pub cell: fn(&R) -> Cell,
 }
@@ -19,7 +28,7 @@ impl<R> Column<R> {
     pub const fn shown(name: &'static str, cell: fn(&R) -> Cell) -> Self {
         Self {
             name,
-            shown: true,
+            shown: Shown::Always,
             cell,
         }
     }
@@ -28,8 +37,26 @@ impl<R> Column<R> {
     pub const fn hidden(name: &'static str, cell: fn(&R) -> Cell) -> Self {
         Self {
             name,
-            shown: false,
+            shown: Shown::OnRequest,
             cell,
+        }
+    }
+
+    /// Creates a column that is shown if some row has a value in it.
+    pub const fn if_any(name: &'static str, cell: fn(&R) -> Cell) -> Self {
+        Self {
+            name,
+            shown: Shown::IfAny,
+            cell,
+        }
+    }
+
+    /// Returns whether it is shown with these rows, unless columns are asked for.
+    fn is_usual(&self, rows: &[R]) -> bool {
+        match self.shown {
+            Shown::Always => true,
+            Shown::IfAny => rows.iter().any(|row| !matches!((self.cell)(row), Cell::None)),
+            Shown::OnRequest => false,
         }
     }
 
@@ -82,8 +109,8 @@ impl TableOptions {
         self.columns.as_deref() == Some("help")
     }
 
-    fn chosen<'a, R>(&self, columns: &'a [Column<R>]) -> Result<Vec<&'a Column<R>>> {
-        let usual = || columns.iter().filter(|column| column.shown);
+    fn chosen<'a, R>(&self, columns: &'a [Column<R>], rows: &[R]) -> Result<Vec<&'a Column<R>>> {
+        let usual = || columns.iter().filter(|column| column.is_usual(rows));
         let Some(list) = &self.columns else {
             return Ok(usual().collect());
         };
@@ -118,7 +145,7 @@ pub fn table<R>(out: &mut Output, options: &TableOptions, columns: &[Column<R>],
         columns.iter().for_each(|column| out.line(column.name));
         return Ok(());
     }
-    let chosen = options.chosen(columns)?;
+    let chosen = options.chosen(columns, rows)?;
     let style = out.style();
     let grid: Vec<Vec<Cell>> = rows
         .iter()

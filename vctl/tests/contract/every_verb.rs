@@ -33,6 +33,7 @@ const VERBS: &[(&str, Kind, i32)] = &[
     ("pool backup list", Table, 0),
     ("pool restore FILE.backup --yes", Changes, 0),
     ("pool import NEW", Changes, 1),
+    ("pool export", Changes, 1),
     (
         "pool join etcd://127.0.0.1:1 --uuid 5f0c0000-0000-4000-8000-000000000000 --node n1",
         Changes,

@@ -19,6 +19,8 @@ mod every_verb;
 mod help;
 mod history;
 mod import;
+#[cfg(feature = "etcd")]
+mod in_etcd;
 mod in_use;
 mod json;
 mod live;

@@ -1,5 +1,12 @@
 //! Nodes of one pool, here on one machine, each with a directory of its own. A second one is refused; debug builds let it in, so that what is there can be tried.
 
+mod cut_links;
+mod handing_over;
+mod load;
+mod moving;
+mod pump;
+mod shared_disk;
+
 use crate::etcd::cluster::Cluster;
 use crate::etcd::free_port;
 use crate::support::{CommandOutput, Pool, finish};
@@ -10,6 +17,10 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
+
+/// The volume of the tests, and its size.
+const VOLUME: &str = "v";
+const VOLUME_BYTES: usize = 8 << 20;
 
 /// Two directories, of which the first one has a pool as the node n1; certificates for n1 and n2 are in it.
 struct Scene {

@@ -11,6 +11,8 @@
     reason = "a test that cannot go on has failed; the terminal is shared with other tests"
 )]
 
+#[cfg(feature = "etcd")]
+mod nodes;
 mod place;
 mod scenario;
 mod states;

@@ -56,6 +56,13 @@ impl Place {
         self.dir.path()
     }
 
+    /// Gives a file to the user that commands run as.
+    pub fn give(&self, name: &str) {
+        if self.ordinary {
+            chown(self.path().join(name), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+    }
+
     fn shell(&self, script: &str) -> Output {
         let id = NOBODY.to_string();
         let mut words = vec!["timeout", "-k", "5", LONG];

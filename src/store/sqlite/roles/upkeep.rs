@@ -1,7 +1,7 @@
 //! [`UpkeepStore`] of this store.
 
 use crate::held::may_wait;
-use crate::model::error::Result;
+use crate::model::error::{Error, Result};
 use crate::store::UpkeepStore;
 use crate::store::sqlite::{SqliteStore, check, directory, files};
 use rusqlite::ErrorCode;
@@ -20,8 +20,10 @@ impl UpkeepStore for SqliteStore {
         let found = self.read(|db, _| directory::find(db, &here))?;
         let (instance, sync) = match found {
             directory::Found::Same => return Ok(()),
-            directory::Found::Copy(of) => return Err(directory::refusal(&self.dir, &of)),
+            directory::Found::Copy(of) => return Err(self.refusal(&of)),
             directory::Found::Renamed => (None, false),
+            // All copies of a log are the same database: what one of them writes, the others have.
+            directory::Found::Replaced if self.mirror.is_some() => (None, false),
             directory::Found::Replaced => (Some(Uuid::new_v4()), true),
         };
         self.write(|db| directory::settle(db, &here, instance))?;
@@ -39,7 +41,7 @@ impl UpkeepStore for SqliteStore {
 
     fn refuse_copy(&mut self) -> Result<()> {
         match self.copied_from()? {
-            Some(of) => Err(directory::refusal(&self.dir, &of)),
+            Some(of) => Err(self.refusal(&of)),
             None => Ok(()),
         }
     }
@@ -84,6 +86,13 @@ impl UpkeepStore for SqliteStore {
 }
 
 impl SqliteStore {
+    fn refusal(&self, of: &Path) -> Error {
+        match self.mirror {
+            None => directory::refusal(&self.dir, of),
+            Some(_) => directory::refusal_of_mirror(&self.dir, of),
+        }
+    }
+
     /// Returns the number of frames in the log, and how many of them are in the database.
     pub(in crate::store::sqlite) fn log_frames(&self, mode: &str) -> rusqlite::Result<(i64, i64)> {
         let sql = format!("PRAGMA wal_checkpoint({mode})");

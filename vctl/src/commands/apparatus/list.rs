@@ -111,7 +111,7 @@ const COLUMNS: &[Column<Row>] = &[
     Column::hidden("JOBS", |row| {
         row.figure(|figures| Cell::List(figures.jobs.iter().map(ToString::to_string).collect()))
     }),
-    Column::hidden("NODE", |row| row.node.as_ref().map_or(Cell::None, Cell::text)),
+    Column::if_any("NODE", |row| row.node.as_ref().map_or(Cell::None, Cell::text)),
     Column::hidden("PORT", |row| {
         row.port.map_or(Cell::None, |port| Cell::Number(port.into()))
     }),

@@ -15,6 +15,7 @@ use apparatus::model::names::Name;
 use apparatus::model::size;
 use apparatus::model::units::ByteCount;
 use clap::Args;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// `vctl disk add`
@@ -108,6 +109,10 @@ pub struct Set {
     /// Its new path; the label there has to be that of this disk
     #[arg(long)]
     path: Option<PathBuf>,
+    /// The path is that of this machine alone; the other nodes of the pool keep theirs
+    #[arg(long, requires = "path",
+        conflicts_with_all = ["name", "tag", "untag", "allocate", "no_allocate", "reserve"])]
+    here: bool,
     #[command(flatten)]
     changing: Changing,
 }
@@ -115,6 +120,9 @@ pub struct Set {
 impl Set {
     /// Runs the command.
     pub fn run(self, context: &mut Context) -> Result<Done> {
+        if self.here {
+            return self.set_path_here(context);
+        }
         let request = DiskChange {
             name: self.name.clone(),
             tag: self.tag.iter().cloned().collect(),
@@ -130,6 +138,36 @@ impl Set {
         })?;
         let name = self.name.map_or(self.disk, |name| name.to_string());
         print_state(context, effect, &name, "set")
+    }
+
+    fn set_path_here(self, context: &mut Context) -> Result<Done> {
+        #[derive(Serialize)]
+        struct DryRun {
+            dry_run: bool,
+            path: Option<PathBuf>,
+        }
+        let given = self.path.unwrap_or_default();
+        let path = admin::place::absolute(&given)?;
+        if self.changing.dry_run {
+            let pool = context.pool.clone();
+            let changed = admin::disk_path::check(&pool, &mut *context.rehearsal()?, &self.disk, &path)?;
+            let body = DryRun {
+                dry_run: true,
+                path: changed.map(|_| path),
+            };
+            let words = match &body.path {
+                Some(path) => format!("disk {}: would be at {} here", self.disk, path.display()),
+                None => "nothing would change".to_owned(),
+            };
+            context.out.say(&body, |out| {
+                out.line(&printable(&words));
+                Ok(())
+            })?;
+            return Ok(Done::Plainly);
+        }
+        admin::disk_path::set(&context.pool, &self.disk, &path, self.changing.within())?;
+        let effect = Effect::none(context.store()?.header()?.generation);
+        print_state(context, Some(effect), &self.disk, "set")
     }
 }
 

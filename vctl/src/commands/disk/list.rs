@@ -59,7 +59,7 @@ impl Row {
             id: record.id,
             name: record.name.to_string(),
             uuid: record.uuid,
-            path: record.path.to_string_lossy().into_owned(),
+            path: view.header.path_of(record).to_string_lossy().into_owned(),
             size: disk.usage.size,
             used: disk.usage.used,
             reserved: disk.usage.reserved,

@@ -1,7 +1,7 @@
 //! `vctl pool create`, `show`.
 
 use crate::arguments;
-use crate::commands::node::options::NodeOptions;
+use crate::commands::node::options::StoreOptions;
 use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Column, details};
@@ -12,10 +12,9 @@ use apparatus::model::error::Result;
 use apparatus::model::names::Name;
 use apparatus::model::records::{Delta, DiskAccess, NewPool};
 use apparatus::model::units::{ByteCount, ExtentSize, Generation, Term};
-use apparatus::store::{EtcdPlace, OwnNode, Place};
+use apparatus::store::Place;
 use clap::Args;
 use serde::Serialize;
-use std::path::PathBuf;
 use uuid::Uuid;
 
 /// `vctl pool create`
@@ -27,17 +26,8 @@ pub struct Create {
     /// Read and write the disks past the page cache (O_DIRECT)
     #[arg(long)]
     direct: bool,
-    /// Keep the metadata in an etcd cluster too: etcd://HOST:PORT[,HOST:PORT...]
-    #[arg(long, value_name = "URL")]
-    store: Option<String>,
-    /// Directory with ca.pem, cert.pem and key.pem, for an etcd that requires TLS
-    #[arg(long, value_name = "DIR", requires = "store")]
-    store_tls: Option<PathBuf>,
-    /// The name of this machine among those of the pool
-    #[arg(long, value_name = "NODE", requires = "store", value_parser = arguments::node)]
-    node: Option<Name>,
     #[command(flatten)]
-    options: NodeOptions,
+    store: StoreOptions,
     /// Say what would be created, and create nothing
     #[arg(long)]
     dry_run: bool,
@@ -50,10 +40,7 @@ impl Create {
         struct Made {
             pool: Row,
         }
-        let etcd = match self.etcd()? {
-            Some(etcd) => Some((etcd, self.own_node()?)),
-            None => None,
-        };
+        let etcd = self.store.place()?;
         if self.dry_run {
             return self.would_make(context);
         }
@@ -71,25 +58,6 @@ impl Create {
             Ok(())
         })?;
         Ok(Done::Plainly)
-    }
-
-    fn own_node(&self) -> Result<Option<OwnNode>> {
-        let named = self.node.as_ref();
-        named
-            .map(|name| self.options.of(name, self.store_tls.as_deref()))
-            .transpose()
-    }
-
-    fn etcd(&self) -> Result<Option<EtcdPlace>> {
-        let tls = self
-            .store_tls
-            .as_deref()
-            .map(admin::place::absolute)
-            .transpose()?;
-        self.store
-            .as_deref()
-            .map(|store| EtcdPlace::parse(store, tls))
-            .transpose()
     }
 
     fn new_pool(&self) -> NewPool {

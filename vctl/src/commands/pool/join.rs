@@ -65,6 +65,7 @@ impl Join {
             pool: self.uuid,
             etcd: EtcdPlace::parse(&self.url, absolute)?,
             node: Some(self.options.of(&self.node, tls)?),
+            transit: None,
         })
     }
 }

@@ -4,11 +4,9 @@ use crate::context::{Changing, Context};
 use crate::exit::Done;
 use crate::output::note;
 use apparatus::admin::rescue::{self, Rescue as Found};
-use apparatus::controller::Wait;
 use apparatus::model::error::Result;
 use clap::Args;
 use serde::Serialize;
-use std::time::Duration;
 
 /// `vctl pool rescue`
 #[derive(Args, Debug)]
@@ -32,11 +30,7 @@ impl Rescue {
         let rescued = if dry_run {
             rescue::inspect(&context.pool, self.accept_older_layout)?
         } else {
-            let within = match self.changing.waiting() {
-                Wait::No | Wait::IfFree => Some(Duration::ZERO),
-                Wait::For(within) => within,
-            };
-            rescue::rescue(&context.pool, self.accept_older_layout, within)?
+            rescue::rescue(&context.pool, self.accept_older_layout, self.changing.within())?
         };
         if let Some(why) = &rescued.copy_used_because {
             note(&format!(

@@ -204,6 +204,7 @@ fn pulse(uptime_us: u64, reads: u64) -> Poll {
             disks: 2,
             volumes: 1,
             serving: (1, 1),
+            nodes: 0,
             jobs: 1,
             controller: None,
         },
