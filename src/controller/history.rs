@@ -4,13 +4,14 @@
 //! No operation fails or hangs because it cannot be recorded or archived: each attempt to record takes at most a second, and a copy
 //! five.
 
-use super::archive;
 use super::pool::PoolHandle;
+use super::{archive, node};
 use crate::blockdev::with_timeout;
 use crate::cluster::{self, Cluster, Presence};
 use crate::model::audit::{End, Entry, KEPT, Recorded};
 use crate::model::dir::PoolDir;
 use crate::model::error::Result;
+use crate::model::names::Name;
 use crate::model::units::Timestamp;
 use crate::store::{EventStore, OpenStore};
 use std::collections::BTreeMap;
@@ -44,7 +45,11 @@ impl Operation {
     /// Records that `by` (a program) begins the operation described by `words`. The pool need not exist yet.
     #[must_use]
     pub fn begin(pool: &PoolDir, by: &str, words: impl IntoIterator<Item = String>) -> Self {
-        let entry = entry(cluster::open(pool).ok().as_deref(), by, words);
+        let node = node::own(pool).ok().flatten().map(|own| own.name);
+        let entry = Entry {
+            node,
+            ..entry(cluster::open(pool).ok().as_deref(), by, words)
+        };
         let in_dir = pool.clone();
         Self::record(pool, Arc::new(move || super::pool::open(&in_dir)), entry)
     }
@@ -52,7 +57,11 @@ impl Operation {
     /// Records the same in the store of this pool.
     #[must_use]
     pub fn begin_in(pool: &PoolHandle, by: &str, words: impl IntoIterator<Item = String>) -> Self {
-        let entry = entry(Some(&*pool.cluster), by, words);
+        let node = pool.node.as_ref().map(|own| own.name.clone());
+        let entry = Entry {
+            node,
+            ..entry(Some(&*pool.cluster), by, words)
+        };
         Self::record(&pool.dir, Arc::clone(&pool.open_store), entry)
     }
 
@@ -127,6 +136,7 @@ fn entry(cluster: Option<&dyn Cluster>, by: &str, words: impl IntoIterator<Item 
     Entry {
         id: Uuid::new_v4(),
         by: by.to_owned(),
+        node: None,
         uid,
         user: user_name(uid).unwrap_or_default(),
         pid: std::process::id(),
@@ -202,9 +212,9 @@ pub enum OperationState {
     Unknown,
 }
 
-/// Returns the state of a recorded operation.
+/// Returns the state of a recorded operation, as this machine knows it, which is the node `own` of the pool if that knows its nodes.
 #[must_use]
-pub fn state_of(entry: &Entry, presence: &dyn Presence) -> OperationState {
+pub fn state_of(entry: &Entry, presence: &dyn Presence, own: Option<&Name>) -> OperationState {
     /// Exit statuses of operations that succeeded, some with a remark: an apparatus was fenced; problems remain.
     const DONE_WITH_REMARK: [u8; 3] = [0, 5, 7];
     if let Some(end) = &entry.end {
@@ -212,6 +222,9 @@ pub fn state_of(entry: &Entry, presence: &dyn Presence) -> OperationState {
             true => OperationState::Done,
             false => OperationState::Failed,
         };
+    }
+    if entry.node.is_some() && entry.node.as_ref() != own {
+        return OperationState::Unknown;
     }
     let lives = entry
         .process
@@ -274,7 +287,7 @@ mod tests {
     #[test]
     fn an_unfinished_record_is_judged_by_its_process() {
         let cluster = cluster::open(&PoolDir::default()).unwrap();
-        let state_of = |entry: &Entry| state_of(entry, &*cluster);
+        let state_of = |entry: &Entry| state_of(entry, &*cluster, None);
         let mut entry = entry(Some(&*cluster), "test", ["x".to_owned()]);
         assert_eq!(state_of(&entry), OperationState::Running);
         entry.pid = 1;

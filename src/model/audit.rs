@@ -1,5 +1,6 @@
 //! The audit log: who changed what in a pool, when, by which command line, and with what result.
 
+use crate::model::names::Name;
 use crate::model::units::{CacheEpoch, Timestamp};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -14,6 +15,9 @@ pub struct Entry {
     pub id: Uuid,
     /// The program: `vctl`, `console`, `controller`, `apparatus a1`.
     pub by: String,
+    /// The node that it ran on, in a pool that knows its nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Name>,
     /// Id of the user who ran it.
     pub uid: u32,
     /// The user's name, if the system has one.

@@ -329,6 +329,9 @@ pub(super) fn operations_are_recorded_when_they_begin_and_when_they_end(mut worl
     let entry = |n: u32| Entry {
         id: Uuid::from_u128(n.into()),
         by: "vctl".into(),
+        node: n
+            .is_multiple_of(2)
+            .then(|| crate::model::names::Name::new("node", "n1").unwrap()),
         uid: 1000,
         user: "me".into(),
         pid: n,

@@ -328,6 +328,7 @@ fn old_finished_changes_and_events_are_deleted() {
         let entry = Entry {
             id: Uuid::from_u128(n),
             by: String::new(),
+            node: None,
             uid: 0,
             user: String::new(),
             pid: 1,

@@ -5,9 +5,10 @@ use crate::context::Context;
 use crate::exit::Done;
 use crate::output::{Cell, Column, Style, TableOptions, Tone, printable};
 use apparatus::admin::watch::Watch;
-use apparatus::cluster::{self, Cluster};
+use apparatus::cluster;
 use apparatus::controller::history::{self, OperationState};
-use apparatus::model::audit::Recorded;
+use apparatus::controller::node;
+use apparatus::model::audit::{Entry, Recorded};
 use apparatus::model::error::Result;
 use apparatus::model::units::Timestamp;
 use apparatus::store::EventStore;
@@ -43,6 +44,8 @@ struct Row {
     status: Option<u8>,
     why: Option<String>,
     by: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
     uid: u32,
     user: String,
     pid: u32,
@@ -70,9 +73,9 @@ fn word(state: OperationState) -> (&'static str, Tone) {
 }
 
 impl Row {
-    fn new(recorded: Recorded, cluster: &dyn Cluster) -> Self {
+    fn new(recorded: Recorded, state_of: &dyn Fn(&Entry) -> OperationState) -> Self {
         let Recorded { seq, entry, .. } = recorded;
-        let (state, tone) = word(history::state_of(&entry, cluster));
+        let (state, tone) = word(state_of(&entry));
         let end = entry.end;
         Self {
             seq,
@@ -83,6 +86,7 @@ impl Row {
             times: (entry.began, end.as_ref().map(|end| end.at)),
             why: end.map(|end| end.why).filter(|why| !why.is_empty()),
             by: entry.by,
+            node: entry.node.map(|node| node.to_string()),
             uid: entry.uid,
             user: entry.user,
             pid: entry.pid,
@@ -142,6 +146,7 @@ const COLUMNS: &[Column<Row>] = &[
     Column::hidden("UID", |row| Cell::Number(row.uid.into())),
     Column::hidden("PID", |row| Cell::Number(row.pid.into())),
     Column::hidden("BY", |row| Cell::text(&row.by)),
+    Column::if_any("NODE", |row| row.node.as_ref().map_or(Cell::None, Cell::text)),
     Column::shown("COMMAND", |row| Cell::text(row.line())),
     Column::shown("WHY", |row| row.why.as_ref().map_or(Cell::None, Cell::text)),
 ];
@@ -159,10 +164,12 @@ impl History {
         let mut store = context.store()?;
         let (found, last) = history::latest(&mut *store, self.since, self.lines)?;
         let cluster = cluster::open(&context.pool)?;
-        let row = |recorded| Row::new(recorded, &*cluster);
+        let own = node::own(&context.pool)?.map(|own| own.name);
+        let state_of = |entry: &Entry| history::state_of(entry, &*cluster, own.as_ref());
+        let row = |recorded| Row::new(recorded, &state_of);
         let rows: Vec<Row> = found.into_iter().map(row).collect();
         match watch {
-            Some(watch) => follow(context, &mut *store, &*cluster, watch, (&rows, last)),
+            Some(watch) => follow(context, &mut *store, &state_of, watch, (&rows, last)),
             None => report::list(context, &self.table, COLUMNS, "history", rows),
         }
     }
@@ -171,7 +178,7 @@ impl History {
 fn follow(
     context: &mut Context,
     store: &mut dyn EventStore,
-    cluster: &dyn Cluster,
+    state_of: &dyn Fn(&Entry) -> OperationState,
     watch: Watch,
     (first, mut last): (&[Row], u64),
 ) -> Result<Done> {
@@ -179,7 +186,7 @@ fn follow(
     report::follow(context, watch, |context| {
         store.recorded(last, BATCH)?.into_iter().try_for_each(|recorded| {
             last = recorded.mark;
-            say(context, &Row::new(recorded, cluster))
+            say(context, &Row::new(recorded, state_of))
         })
     })
 }

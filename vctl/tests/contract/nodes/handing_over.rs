@@ -95,5 +95,9 @@ fn an_apparatus_that_is_killed_on_the_other_node_comes_back() {
     two.run(["volume", "move", VOLUME, "--to", "d1"]).ok();
     write(there, 4);
     assert!(reads(here, 4));
+    let history = one.run(["history", "-o", "node,command"]).ok().out;
+    for line in ["n1    vctl volume move", "n2    vctl volume move"] {
+        assert!(history.contains(line), "{history}");
+    }
     shared.end();
 }
