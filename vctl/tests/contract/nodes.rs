@@ -1,11 +1,10 @@
 //! Nodes of one pool, here on one machine, each with a directory of its own. A second one is refused; debug builds let it in, so that what is there can be tried.
 
-mod cut_links;
 mod handing_over;
 mod load;
 mod moving;
-mod pump;
 mod shared_disk;
+mod unreached_disk;
 
 use crate::etcd::cluster::Cluster;
 use crate::etcd::free_port;
