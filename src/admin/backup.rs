@@ -230,7 +230,7 @@ impl Copy {
     /// Copies a backup: the store may have to convert it to the current format before it can be read.
     pub(super) fn of_backup(file: &Path) -> Result<Self> {
         let what = format!("backup {}", file.display());
-        let found = fs::metadata(file).map_err(|error| Error::because(&what, error))?;
+        let found = fs::metadata(file).map_err(|error| Error::of_named_file(&what, error))?;
         crate::sys::text::check_regular(&found, &what)?;
         let copy = Self::empty()?;
         store::restore(&copy.pool(), file, None)?;

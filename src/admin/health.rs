@@ -4,6 +4,7 @@ use super::usage::ask::ask;
 use super::{disk, select};
 use crate::cluster;
 use crate::controller::persist::{disks_at_risk, refuse_lost};
+use crate::controller::pool;
 use crate::model::alloc::{Fault, Faults};
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, Result};
@@ -29,8 +30,9 @@ pub fn faults_on(pool: &PoolDir, store: &mut dyn Store, on: &[String]) -> Result
 /// Returns the faults of these disks, or of all if none are named. One disk that is named alone is not inspected, because there is no choice.
 ///
 /// # Errors
-/// Returns the errors of the store.
+/// Fails when root asks about another user's pool; returns the errors of the store.
 pub fn faults(pool: &PoolDir, store: &mut dyn Store, on: &[DiskId]) -> Result<Faults> {
+    pool::refuse_users_pool(pool)?;
     if on.len() == 1 {
         return Ok(Faults::new());
     }

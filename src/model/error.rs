@@ -84,6 +84,18 @@ impl Error {
         }
     }
 
+    /// Creates an error about a file that the user has named, and keeps its cause. The kind is [`ErrorKind::NotFound`] when there is no such file.
+    pub fn of_named_file(what: impl Into<String>, source: std::io::Error) -> Self {
+        let kind = match source.kind() {
+            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::Failed,
+        };
+        Self {
+            kind,
+            ..Self::because(what, source)
+        }
+    }
+
     /// Returns whether its cause is a file that does not exist.
     #[must_use]
     pub fn is_file_missing(&self) -> bool {

@@ -17,7 +17,7 @@ pub(crate) fn read_text(file: &Path, what: &str) -> Result<String> {
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(file)
-        .map_err(failed)?;
+        .map_err(|error| Error::of_named_file(what, error))?;
     check_regular(&opened.metadata().map_err(failed)?, what)?;
     let mut text = String::new();
     opened

@@ -38,6 +38,20 @@ pub fn duration(text: &str) -> Result<Duration> {
     Ok(Duration::from_micros(micros))
 }
 
+/// Parses the longest time of a hold.
+///
+/// # Errors
+/// Fails when the text is no duration, or is zero.
+pub fn hold_time(text: &str) -> Result<Duration> {
+    match duration(text)? {
+        Duration::ZERO => {
+            let error = Error::usage(format!("duration {text:?}"), "would hold nothing");
+            Err(error.hint("write for how long the volume may be held at most, like 500ms or 2s"))
+        }
+        time => Ok(time),
+    }
+}
+
 /// Parses a time in RFC 3339, or a duration, which means that long before now.
 ///
 /// # Errors

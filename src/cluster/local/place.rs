@@ -86,6 +86,9 @@ impl TablePlace {
             );
         };
         let Some((file, made)) = search.run().map_err(failed)? else {
+            if let Some(owner) = another_owner(&link) {
+                return Err(anothers(&what, owner));
+            }
             let is_lost = is_lost_now(&anchor, &link).map_err(failed)?;
             return Err(if is_lost { lost(&what) } else { unlinked(&what) });
         };
@@ -189,6 +192,18 @@ fn share(file: &File) -> io::Result<bool> {
         std::thread::park_timeout(RETRY);
     }
     Ok(file.metadata()?.nlink() == 1)
+}
+
+/// Returns the number of the user to whom the table belongs, if that is another than this process's.
+fn another_owner(link: &Path) -> Option<u32> {
+    let owner = fs::metadata(link).ok()?.uid();
+    (owner != geteuid().as_raw()).then_some(owner)
+}
+
+/// The refusal of a table that another user's processes use.
+fn anothers(what: &str, owner: u32) -> Error {
+    let why = format!("belongs to user number {owner}, and all processes of a pool are of one user");
+    Error::failed(what, why).hint("run this as that user")
 }
 
 /// The refusal while processes use a table that this one does not find by its link and that is in memory all the same.

@@ -53,11 +53,11 @@ pub(super) fn has_present_format(dir: &PoolDir) -> Result<bool> {
 
 fn open_with<T>(dir: &PoolDir, use_it: impl FnOnce(Connection) -> Result<T>) -> Result<T> {
     let file = dir.database();
-    let exists = file
-        .try_exists()
-        .map_err(|error| Error::because(name(dir), error))?;
-    if !exists {
-        return Err(no_pool(dir));
+    match fs::metadata(&file) {
+        Ok(found) if found.is_file() => {}
+        Ok(_) => return Err(no_file(dir)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(no_pool(dir)),
+        Err(error) => return Err(Error::because(name(dir), error)),
     }
     let opened = connect(&file).and_then(|mut connection| {
         connection.busy_handler(Some(busy_handler(&file)))?;
@@ -92,6 +92,17 @@ fn no_pool(dir: &PoolDir) -> Error {
         );
     }
     error.hint("make one with vctl pool create, name another with --pool or $VCTL_POOL, or make one whose directory is lost again from its disks with vctl pool import DISK...")
+}
+
+/// Why a database cannot be opened in whose place something else is, such as a directory.
+fn no_file(dir: &PoolDir) -> Error {
+    let why = format!(
+        "its database, {}, is not a file",
+        dir.name_of(&dir.database()).display()
+    );
+    Error::failed(name(dir), why).hint(
+        "move that away, and put the newest backup in its place: vctl pool restore FILE; or make the pool again from its disks: vctl pool import DISK...",
+    )
 }
 
 /// Makes an error name the pool.

@@ -296,6 +296,17 @@ fn root_attaches_a_volume_of_another_users_pool() {
             .into_iter()
             .filter(|path| fs::symlink_metadata(path).unwrap().uid() == 0)
     };
+    // The user's apparatus serves, and its member table is one that root does not use.
+    for words in [
+        &["volume", "create", "w", "1M"][..],
+        &["volume", "create", "w", "1M", "--dry-run"],
+        &["volume", "resize", "v", "+1M"],
+        &["volume", "move", "v", "--to", "d1"],
+        &["disk", "evacuate", "d1"],
+    ] {
+        let refused = pool.run(words).ended(1);
+        refused.complains(&["belongs to user", "sudo -u"]);
+    }
     let attached = pool.run(["volume", "attach", "v"]).ok();
     let device = attached.out.trim().to_owned();
     fs::write(&device, "by root").unwrap();

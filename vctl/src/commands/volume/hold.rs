@@ -34,7 +34,7 @@ pub struct Hold {
     #[arg(long, value_name = "A..B", value_parser = arguments::byte_range)]
     range: Option<ByteRange>,
     /// How long; with a command, the longest that it may run
-    #[arg(long = "for", value_name = "TIME", default_value = "2s", value_parser = arguments::duration)]
+    #[arg(long = "for", value_name = "TIME", default_value = "2s", value_parser = arguments::hold_time)]
     time: Duration,
     /// Flush the volumes' disks once they are held
     #[arg(long)]

@@ -205,7 +205,7 @@ impl Form {
             range: self.range()?,
             writes_only: writes_only.unwrap_or(false),
         };
-        let time = arguments::duration(self.text("for").unwrap_or("2s"))?;
+        let time = arguments::hold_time(self.text("for").unwrap_or("2s"))?;
         Ok(Verb::Hold { request, time })
     }
 }
