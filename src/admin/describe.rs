@@ -205,7 +205,7 @@ pub struct Apparatus {
     pub name: Name,
     /// Where it mounts.
     pub mount: PathBuf,
-    /// FUSE reader threads.
+    /// The upper limit of its FUSE reader threads; the default applies if absent, and one that was given may stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<u16>,
     /// Whether other users may use the mount.
@@ -218,11 +218,10 @@ pub struct Apparatus {
 
 impl Apparatus {
     fn of(view: &ApparatusView) -> Self {
-        let threads = view.figures.as_ref().map(|figures| figures.threads);
         Self {
             name: view.member.name.clone(),
             mount: view.member.mount.clone(),
-            threads: threads.and_then(|threads| u16::try_from(threads).ok()),
+            threads: view.figures.as_ref().and_then(|figures| figures.thread_limit),
             allow_other: allows_others(&view.member.mount).unwrap_or(false),
             supervisor: view.supervisor.map(|_| true),
         }

@@ -113,6 +113,8 @@ pub struct Setup {
     pub limits: Limits,
     /// Returns the memory limits of this process.
     pub memory: Arc<dyn Fn() -> Memory + Send + Sync>,
+    /// The upper limit of the FUSE reader threads, if it was configured.
+    pub thread_limit: Option<u16>,
     /// The background jobs that an earlier process of this apparatus has left, and their records.
     pub left_jobs: Option<LeftJobs>,
 }
@@ -141,6 +143,7 @@ impl Setup {
             waker,
             limits: Limits::default(),
             memory: Arc::new(Memory::default),
+            thread_limit: None,
             left_jobs: None,
         }
     }

@@ -234,6 +234,10 @@ impl Core<'_> {
         let (ours, inside) = ((self.shared, self.entry), (runtime, waker));
         let mut setup = Setup::new(&self.pool, joined, endpoint.parts(), ours, inside);
         setup.memory = self.memory.reporter(settings, joined);
+        setup.thread_limit = settings
+            .config
+            .threads
+            .and_then(|threads| threads.try_into().ok());
         setup.left_jobs = self.kept.as_mut().map(Kept::keep_jobs).transpose()?;
         let ended = Server::start(setup).and_then(|server| {
             let exporting = self.exporter.map(|exporter| exporter.start(who.clone()));

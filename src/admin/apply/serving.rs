@@ -37,7 +37,7 @@ pub fn to_start<'a>(
 fn check(view: &ApparatusView, wanted: &Apparatus) -> Result<()> {
     let mount = &view.member.mount;
     let others = allows_others(mount).map_err(|error| Error::because("mount table", error))?;
-    let threads = view.figures.as_ref().map(|figures| figures.threads);
+    let threads = view.figures.as_ref().map(|figures| figures.thread_limit);
     let why = if *mount != wanted.mount {
         format!("runs at {}, not at {}", mount.display(), wanted.mount.display())
     } else if others != wanted.allow_other {
@@ -47,9 +47,13 @@ fn check(view: &ApparatusView, wanted: &Apparatus) -> Result<()> {
     {
         format!("runs with supervisor {}, not {expected}", !expected)
     } else if let (Some(is), Some(expected)) = (threads, wanted.threads)
-        && is != u64::from(expected)
+        && is != Some(expected)
     {
-        format!("runs with {}, not {expected}", count(is, "thread"))
+        let is = is.map_or_else(
+            || "the default number of threads".into(),
+            |is| count(is, "thread"),
+        );
+        format!("runs with {is}, not {expected}")
     } else {
         return Ok(());
     };

@@ -58,6 +58,7 @@ pub(super) struct Core {
     runtime: Arc<dyn Runtime>,
     waker: Arc<Waker>,
     memory: Arc<dyn Fn() -> Memory + Send + Sync>,
+    thread_limit: Option<u16>,
     /// The claim on the name ends with the control thread.
     _claim: Arc<dyn NameClaim>,
 }
@@ -81,6 +82,7 @@ impl Core {
             waker,
             limits,
             memory,
+            thread_limit,
             left_jobs,
         } = setup;
         let patience_us = u64::try_from(limits.patience.as_micros()).unwrap_or(u64::MAX);
@@ -112,6 +114,7 @@ impl Core {
             runtime: path(),
             waker,
             memory,
+            thread_limit,
             _claim: claim,
         };
         core.arm(TimerKey::Beat, Duration::ZERO);

@@ -133,7 +133,7 @@ fn options_placement_and_reserves_are_applied_and_dumped() {
             (name: "a", path: "a.img", create: "16MiB"),
             (name: "b", path: "b.img", create: "8MiB", reserve: "4MiB", allocate: false),
         ],
-        apparatuses: [(name: "x", mount: "mount-x", threads: 3)],
+        apparatuses: [(name: "x", mount: "mount-x", threads: 8)],
     )"#;
     let (pool, file) = described(text);
     let plan = pool.run(["pool", "apply", &file, "--dry-run"]).ok().out;
@@ -151,7 +151,7 @@ fn options_placement_and_reserves_are_applied_and_dumped() {
         "nearfull:70",
         "reserve:\"4MiB\"",
         "allocate:false",
-        "threads:3",
+        "threads:8",
     ] {
         assert!(dump.replace(' ', "").contains(part), "{part} in {dump}");
     }

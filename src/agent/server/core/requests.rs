@@ -138,6 +138,7 @@ impl Core {
             jobs: self.parts.jobs.running(),
             memory: (self.memory)(),
             closed_disks: self.parts.openings.closed(),
+            thread_limit: self.thread_limit,
             ..self.runtime.figures()
         }
     }
