@@ -263,7 +263,7 @@ fn batch(pool: &TestPool, act: Act, (segments, hosts, times): (u64, u64, u64), s
                 .for_each(|host| host.longest_us.store(0, Ordering::Relaxed));
             match act {
                 Act::Upgrade => {
-                    let done = upgrade(&pool.dir, &mut *pool.store(), &name_of("a1"), None, PATIENCE);
+                    let done = upgrade(&pool.dir, &mut *pool.store(), &name_of("a1"), None, &[], PATIENCE);
                     if let Err(error) = done {
                         println!("not replaced: {error}");
                         continue;

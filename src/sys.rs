@@ -14,7 +14,7 @@ pub use daemon::{
     Prepared, allow_many_files, become_storage_daemon, interrupt_nobody, make_present, prefer_latency,
     reclaim_without_io, register_barriers,
 };
-pub use dir::hold;
+pub use dir::{hold, without_links};
 pub use file::{
     cached_pages, clone_fuse_device, clone_range, descriptors_from_manager, discard, is_open_for_writing,
     sync_file_range,

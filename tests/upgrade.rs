@@ -39,7 +39,14 @@ const UPGRADES: u64 = 10;
 const SHORT: Duration = Duration::from_millis(500);
 
 fn replace(pool: &TestPool, program: Option<&Path>, within: Duration) -> Result<Duration, Error> {
-    upgrade(&pool.dir, &mut *pool.store(), &name_of("a1"), program, within)
+    upgrade(
+        &pool.dir,
+        &mut *pool.store(),
+        &name_of("a1"),
+        program,
+        &[],
+        within,
+    )
 }
 
 /// Replaces the server, and waits until the next one has reported that it goes on. Requests in flight that wait for a disk put it off.
@@ -164,7 +171,7 @@ fn a_database_of_another_format_is_not_converted_by_a_new_server() {
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .unwrap();
     database.pragma_update(None, "user_version", present + 1).unwrap();
-    let error = upgrade(&pool.dir, &mut *store, &name_of("a1"), None, PATIENCE).unwrap_err();
+    let error = upgrade(&pool.dir, &mut *store, &name_of("a1"), None, &[], PATIENCE).unwrap_err();
     database.pragma_update(None, "user_version", present).unwrap();
     assert!(error.to_string().contains("has another format"), "{error}");
     drop((database, store));
@@ -206,7 +213,7 @@ fn an_apparatus_without_a_supervisor_cannot_be_replaced() {
     let error = replace(&pool, None, PATIENCE).unwrap_err();
     assert!(error.to_string().contains("has no supervisor"), "{error}");
     assert!(error.way_out().unwrap().contains("--supervisor"));
-    let error = upgrade(&pool.dir, &mut *pool.store(), &name_of("x"), None, PATIENCE).unwrap_err();
+    let error = upgrade(&pool.dir, &mut *pool.store(), &name_of("x"), None, &[], PATIENCE).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     daemon.stop();
 }

@@ -23,7 +23,7 @@ mod times;
 pub use claims::{Claims, Guard, JobClaim};
 pub use flush_ledger::{FlushLedger, FlushLedgers};
 pub use leadership::{Leadership, Role, WaitLimit};
-pub use local::{Owner, owners, pools_in_use};
+pub use local::{OpenDisk, Owner, open_disks, owners, pools_in_use};
 pub use membership::{Membership, OwnEntry};
 pub use presence::{Claimed, NameClaim, Presence};
 pub use times::{ModificationTimes, SharedTimes, Times};

@@ -218,20 +218,52 @@ pub fn refuse_deleted(pool: &PoolDir, kind: ErrorKind) -> Result<()> {
         None => format!("kill {}", owner.pid),
     };
     let stops: Vec<String> = left.iter().map(stop).collect();
-    let disks: BTreeSet<String> = left
-        .iter()
-        .flat_map(|owner| &owner.disks)
-        .map(|disk| disk.display().to_string())
-        .collect();
-    let disks = match disks.is_empty() {
-        true => "DISK...".to_owned(),
-        false => disks.into_iter().collect::<Vec<_>>().join(" "),
+    let disks = match disks_of(&left, false) {
+        disks if disks.is_empty() => "DISK...".to_owned(),
+        disks => disks.join(" "),
+    };
+    let to_save = to_save(&left);
+    let without = if to_save.is_empty() {
+        ""
+    } else {
+        " --accept-missing-disks"
     };
     let hint = format!(
-        "once their hosts have ended: {}; then make the pool again from its disks: vctl pool import {disks}",
+        "{to_save}once their hosts have ended: {}; then make the pool again from its disks: vctl pool import {disks}{without}",
         stops.join("; ")
     );
     Err(Error::new(kind, format!("pool {}", pool.display()), why).hint(hint))
+}
+
+/// Returns the paths of the disks that these processes have open: of those that were deleted, or of the others.
+fn disks_of(owners: &[Owner], deleted: bool) -> Vec<String> {
+    let all = owners.iter().flat_map(|owner| &owner.disks);
+    let wanted = all.filter(|disk| disk.is_deleted == deleted);
+    let paths: BTreeSet<String> = wanted.map(|disk| disk.path.display().to_string()).collect();
+    paths.into_iter().collect()
+}
+
+/// Returns the first part of the way out where images were deleted too: these processes have their only copies.
+fn to_save(owners: &[Owner]) -> String {
+    let lost = disks_of(owners, true);
+    if lost.is_empty() {
+        return String::new();
+    }
+    let mounts: BTreeSet<String> = owners
+        .iter()
+        .filter(|owner| owner.disks.iter().any(|disk| disk.is_deleted))
+        .filter_map(|owner| owner.mount.as_ref())
+        .map(|mount| mount.display().to_string())
+        .collect();
+    let from = match mounts.is_empty() {
+        true => "the mounts".to_owned(),
+        false => mounts.into_iter().collect::<Vec<_>>().join(" or "),
+    };
+    let was = if lost.len() == 1 { "was" } else { "were" };
+    format!(
+        "{} {was} deleted too and cannot be imported, because only these processes have it open: first copy the volumes on it from {from} to another place; ",
+        lost.join(" and ")
+    )
 }
 
 /// Replaces the way out by the newest copy in the archive, if there is one.

@@ -224,6 +224,12 @@ impl Config {
             << 20
     }
 
+    /// Returns the upper limit of the threads that read host requests, if one is configured.
+    #[must_use]
+    pub fn thread_limit(&self) -> Option<u16> {
+        self.threads.and_then(|threads| threads.try_into().ok())
+    }
+
     /// Returns the upper limit of the threads that read host requests, where disks are used in this way.
     #[must_use]
     pub fn threads_of(&self, access: DiskAccess) -> usize {

@@ -234,10 +234,7 @@ impl Core<'_> {
         let (ours, inside) = ((self.shared, self.entry), (runtime, waker));
         let mut setup = Setup::new(&self.pool, joined, endpoint.parts(), ours, inside);
         setup.memory = self.memory.reporter(settings, joined);
-        setup.thread_limit = settings
-            .config
-            .threads
-            .and_then(|threads| threads.try_into().ok());
+        setup.thread_limit = settings.config.thread_limit();
         setup.left_jobs = self.kept.as_mut().map(Kept::keep_jobs).transpose()?;
         let ended = Server::start(setup).and_then(|server| {
             let exporting = self.exporter.map(|exporter| exporter.start(who.clone()));

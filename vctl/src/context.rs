@@ -64,6 +64,15 @@ pub struct Override {
     pub cut_off_users: bool,
 }
 
+/// The option of commands that end an apparatus.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Change options")]
+pub struct Losing {
+    /// Go on although the disk's file was deleted and this apparatus alone has it open: what is on the disk is lost
+    #[arg(long, value_name = "DISK")]
+    pub lose_disk: Vec<String>,
+}
+
 impl Changing {
     /// Returns how long to wait when another controller holds the lock.
     #[must_use]

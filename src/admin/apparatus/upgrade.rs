@@ -1,10 +1,11 @@
 //! Replaces the server of an apparatus while hosts use it.
 
 use super::member;
+use crate::admin::open_images;
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::names::Name;
-use crate::store::MemberStore;
+use crate::store::Store;
 use crate::supervisor;
 use rustix::fs::{Access, access};
 use std::io;
@@ -15,15 +16,16 @@ use std::time::Duration;
 /// server goes on when the new one does not come up.
 ///
 /// # Errors
-/// Fails with `NotFound`, when the apparatus has no supervisor, when the program cannot be executed, and with the reason why the server was not replaced.
+/// Fails with the errors of [`check_upgrade`], and with the reason why the server was not replaced.
 pub fn upgrade(
     pool: &PoolDir,
-    store: &mut dyn MemberStore,
+    store: &mut dyn Store,
     name: &Name,
     program: Option<&Path>,
+    lost: &[String],
     within: Duration,
 ) -> Result<Duration> {
-    check_upgrade(pool, store, name, program)?;
+    check_upgrade(pool, store, name, program, lost)?;
     let what = || format!("apparatus {name}");
     let text = program.map(|program| {
         program
@@ -55,12 +57,14 @@ pub fn upgrade(
 /// Checks what can be checked before a server is replaced.
 ///
 /// # Errors
-/// Fails with `NotFound`, when the apparatus has no supervisor, and when the program cannot be executed.
+/// Fails with `NotFound`, when the apparatus has no supervisor, and when the program cannot be executed; fails with `Busy` when the present server has a
+/// disk open that another one could not open, unless it is one of those that may be `lost`.
 pub fn check_upgrade(
     pool: &PoolDir,
-    store: &mut dyn MemberStore,
+    store: &mut dyn Store,
     name: &Name,
     program: Option<&Path>,
+    lost: &[String],
 ) -> Result<()> {
     let what = || format!("apparatus {name}");
     let supervisor = supervisor::supervisor_of(pool, name);
@@ -73,6 +77,10 @@ pub fn check_upgrade(
         return Err(Error::failed(what(), why).hint(format!(
             "stop it, and start it with one: vctl apparatus start {name} MOUNTPOINT --supervisor"
         )));
+    }
+    // Without a record of the server there is none that has a disk open.
+    if let Ok(member) = member(store, name.as_str()) {
+        open_images::check_replacement(store, &member, lost)?;
     }
     let Some(program) = program else {
         return Ok(());

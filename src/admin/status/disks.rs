@@ -4,7 +4,7 @@ use super::jobs::{About, about};
 use crate::admin::apparatus::{ApparatusView, State};
 use crate::admin::finding::{Finding, FindingKind};
 use crate::admin::job;
-use crate::admin::usage::has_deleted_file;
+use crate::admin::open_images::holders_of_deleted;
 use crate::admin::view::{DiskView, PoolView};
 use crate::admin::{disk, room};
 use crate::model::error::Error;
@@ -17,7 +17,6 @@ use crate::model::units::DiskId;
 use crate::model::words;
 use crate::store::Store;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 pub(super) fn of_disks(
     store: &mut dyn Store,
@@ -50,10 +49,19 @@ fn of_fault(record: &DiskRecord, error: &Error, apparatuses: &[ApparatusView]) -
             text,
         )
     };
-    if let Some(apparatus) = has_deleted(&record.path, apparatuses) {
+    let serving = apparatuses.iter().filter(|each| each.state == State::Serving);
+    let holders = holders_of_deleted(&record.path, serving.map(|each| &each.member));
+    if let Some(first) = holders.first() {
+        let names: Vec<&str> = holders.iter().map(|member| member.name.as_str()).collect();
+        let (have, serve, stop) = match names.len() {
+            1 => ("has", "serves", "it stops"),
+            _ => ("have", "serve", "the last of them stops"),
+        };
         let text = format!(
-            "{}; apparatus {apparatus} still has the deleted file open, and serves it until it stops: copy its volumes from the mount before that",
-            error.why()
+            "{}; apparatus {} still {have} the deleted file open, and {serve} it until {stop}: copy its volumes from the mount, {}, before that",
+            error.why(),
+            names.join(" and "),
+            first.mount.display()
         );
         return finding(&text).next(format!("vctl disk show {name}"));
     }
@@ -77,12 +85,6 @@ fn of_unopened(disk: &DiskView, apparatuses: &[ApparatusView]) -> Option<Finding
     );
     let subject = format!("disk {name}");
     Some(Finding::new(FindingKind::DiskFault, Severity::Warning, subject, text).next("vctl status"))
-}
-
-/// Returns an apparatus that still has this deleted file open, as far as that can be seen from here.
-fn has_deleted<'a>(path: &Path, apparatuses: &'a [ApparatusView]) -> Option<&'a Name> {
-    let has = |each: &&ApparatusView| each.state == State::Serving && has_deleted_file(each.member.pid, path);
-    apparatuses.iter().find(has).map(|each| &each.member.name)
 }
 
 /// Reports file systems with less free space than their images may need. That is how sparse images are used, so it is a warning only when

@@ -15,7 +15,6 @@ mod users;
 pub use census::{Census, through};
 pub(super) use census::{LoopUse, users_of_loop};
 pub(super) use guard::Guard;
-pub(super) use process::has_deleted_file;
 pub use users::{OVERRIDE, Usage, User};
 
 use super::job::Workers;

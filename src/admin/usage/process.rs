@@ -24,13 +24,6 @@ impl fmt::Display for Process {
     }
 }
 
-/// Returns whether a process has this deleted file open, as far as that can be seen from here.
-pub(in crate::admin) fn has_deleted_file(pid: u32, path: &Path) -> bool {
-    let mut deleted = path.as_os_str().to_owned();
-    deleted.push(" (deleted)");
-    proc::descriptors(pid).any(|open| open.target().is_some_and(|file| file.as_os_str() == deleted))
-}
-
 /// The open files and mounts found in `/proc`.
 #[derive(Default)]
 pub(super) struct ProcessHolders {

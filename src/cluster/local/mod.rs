@@ -67,6 +67,6 @@ mod times;
 pub use boot::boot_epoch;
 pub use cluster::LocalCluster;
 pub use flush_ledger::DiskLedger;
-pub use owners::{Owner, owners};
+pub use owners::{OpenDisk, Owner, open_disks, owners};
 pub use pools::pools_in_use;
 pub use table::{MemberTable, OwnLine};

@@ -273,7 +273,7 @@ fn an_impossible_request_is_refused_before_any_step() {
     }
     let (pool, _) = described("");
     pool.run(["pool", "apply", &pool.file("none.ron")])
-        .ended(1)
+        .ended(3)
         .complains(&["none.ron"]);
 }
 

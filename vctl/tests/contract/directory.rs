@@ -328,3 +328,40 @@ fn a_deleted_pool_directory_keeps_no_host_and_the_pool_is_made_again_from_its_di
     pool.run(["pool", "check"]).ok();
     pool.run(["apparatus", "stop", "a"]).ok();
 }
+
+/// The directory and one image are deleted: that image can be copied from the mount alone.
+#[test]
+fn an_image_that_is_deleted_with_the_pool_directory_is_named_and_to_be_copied_first() {
+    if !Path::new("/dev/fuse").exists() {
+        return println!("skipped: needs /dev/fuse");
+    }
+    let pool = Pool::with_volume();
+    pool.run(["volume", "create", "w", "1M", "--on", "d2"]).ok();
+    let mount = pool.start("a");
+    std::fs::write(mount.join("w"), "the only copy").unwrap();
+    std::fs::remove_dir_all(pool.pool_dir()).unwrap();
+    std::fs::remove_file(pool.path("d2.img")).unwrap();
+    let (lost, left) = (pool.file("d2.img"), pool.file("d1.img"));
+    let from = format!("first copy the volumes on it from {}", mount.display());
+    let import = format!("vctl pool import {left} --accept-missing-disks");
+    let refused = pool.run(["status"]).ended(3);
+    let refused = refused.complains(&[&format!("{lost} was deleted too"), &from, &import]);
+    assert!(
+        !refused.err.contains(&format!("import {left} {lost}")),
+        "{refused:?}"
+    );
+    for verb in ["stop", "fence"] {
+        for option in [&[][..], &["--dry-run"]] {
+            pool.run(["apparatus", verb, "a"].iter().chain(option))
+                .ended(4)
+                .complains(&[&lost, "the only open copy", "--lose-disk"]);
+        }
+    }
+    assert!(
+        std::fs::read(mount.join("w"))
+            .unwrap()
+            .starts_with(b"the only copy")
+    );
+    pool.run(["apparatus", "stop", "a", "--lose-disk", &lost]).ok();
+    pool.run(["pool", "import", &left, "--accept-missing-disks"]).ok();
+}

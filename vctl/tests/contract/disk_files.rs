@@ -99,9 +99,14 @@ fn older_copy_in_the_place_of_an_open_disk(delete: bool) {
         fs::rename(&newest, &image).unwrap();
         pool.run(["status"]).ok();
     }
-    pool.run(["apparatus", "stop", "a"]).ok();
     if delete {
+        pool.run(["apparatus", "stop", "a"])
+            .ended(4)
+            .complains(&["the only open copy of disk d1"]);
+        pool.run(["apparatus", "stop", "a", "--lose-disk", "d1"]).ok();
         label().ok();
+    } else {
+        pool.run(["apparatus", "stop", "a"]).ok();
     }
     pool.run(["pool", "check"]).ok();
     unmount(&mount);
@@ -249,4 +254,83 @@ fn the_image_of_a_disk_that_shrinks_keeps_its_length_until_it_is_cut_by_hand() {
     let events = pool.run(["events"]).ok().out;
     assert!(!events.contains("truncated"), "{events}");
     pool.run(["apparatus", "stop", "a"]).ok();
+}
+
+/// The file of a disk is deleted while apparatuses serve it: nothing takes the last copy away unasked, and the way out says how to save it.
+#[test]
+fn the_last_copy_of_a_deleted_image_is_not_given_up_unasked() {
+    if !serves_fuse() {
+        return println!("skipped: needs /dev/fuse");
+    }
+    let pool = Pool::with_volume();
+    let (first, second) = (pool.path("mount-a"), pool.start("b"));
+    let start = ["apparatus", "start", "a", first.to_str().unwrap(), "--supervisor"];
+    pool.run(start).ok();
+    fs::write(first.join("v"), "the only copy").unwrap();
+    fs::remove_file(pool.path("d1.img")).unwrap();
+
+    let status = pool.run(["status"]).ended(7).out;
+    let names = "apparatus a and b still have the deleted file open";
+    let turned = "apparatus b and a still have the deleted file open";
+    assert!(status.contains(names) || status.contains(turned), "{status}");
+    let refused = |words: &[&str]| {
+        for option in [&[][..], &["--dry-run"]] {
+            pool.run(words.iter().chain(option)).ended(4).complains(&[
+                "disk d1",
+                "was deleted",
+                "first copy the volumes on it from the mount",
+                "--lose-disk d1",
+            ]);
+        }
+    };
+    // The other apparatus has the file too, but a new server could not open it.
+    refused(&["apparatus", "upgrade", "a"]);
+    for words in [
+        &["volume", "move", "v", "--to", "d2"][..],
+        &["disk", "evacuate", "d1"],
+    ] {
+        let failed = pool.run(words);
+        assert_ne!(failed.status, 0, "{failed:?}");
+        let hint = failed.err.lines().last().unwrap_or_default();
+        assert!(
+            hint.contains("copy the volumes on it from the mount"),
+            "{failed:?}"
+        );
+    }
+    pool.run(["apparatus", "stop", "b"]).ok();
+    refused(&["apparatus", "stop", "a"]);
+    refused(&["apparatus", "fence", "a"]);
+    refused(&["apparatus", "stop", "a", "--lose-disk", "d2"]);
+    assert!(fs::read(first.join("v")).unwrap().starts_with(b"the only copy"));
+    pool.run(["apparatus", "upgrade", "a", "--lose-disk", "d1"]).ok();
+    assert!(fs::read(first.join("v")).is_err());
+    pool.run(["apparatus", "stop", "a"]).ok();
+    unmount(&second);
+    unmount(&first);
+}
+
+/// Another file is put in the place of a disk that is served under another name by now.
+#[test]
+fn a_server_is_not_replaced_while_the_path_of_a_disk_leads_to_another_file() {
+    if !serves_fuse() {
+        return println!("skipped: needs /dev/fuse");
+    }
+    let pool = Pool::with_volume();
+    let mount = pool.path("mount-a");
+    pool.run(["apparatus", "start", "a", mount.to_str().unwrap(), "--supervisor"])
+        .ok();
+    let (image, away) = (pool.path("d1.img"), pool.path("away.img"));
+    fs::rename(&image, &away).unwrap();
+    fs::copy(&away, &image).unwrap();
+    for option in [&[][..], &["--dry-run"]] {
+        pool.run(["apparatus", "upgrade", "a"].iter().chain(option))
+            .ended(4)
+            .complains(&["disk d1", &pool.file("away.img"), "--lose-disk d1"]);
+    }
+    assert!(fs::read(mount.join("v")).is_ok());
+    fs::rename(&away, &image).unwrap();
+    pool.run(["apparatus", "upgrade", "a"]).ok();
+    assert!(fs::read(mount.join("v")).is_ok());
+    pool.run(["apparatus", "stop", "a"]).ok();
+    unmount(&mount);
 }

@@ -217,9 +217,12 @@ impl Drop for Pool {
             let listed: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
             for apparatus in listed["apparatuses"].as_array().into_iter().flatten() {
                 let name = apparatus["name"].as_str().unwrap_or_default();
-                let _ = self
-                    .command(["apparatus", "fence", name, "--cut-off-users"])
-                    .output();
+                let mut fence = self.command(["apparatus", "fence", name, "--cut-off-users"]);
+                // Disks whose images a test has deleted.
+                for disk in ["d1", "d2"] {
+                    fence.args(["--lose-disk", disk]);
+                }
+                let _ = fence.output();
             }
         }
         // An apparatus that no database knows ends with its mount, and a mount whose apparatus was killed stays until it is unmounted.

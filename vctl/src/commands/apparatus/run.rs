@@ -2,11 +2,11 @@
 
 use super::list::Row;
 use crate::arguments;
-use crate::context::{Context, Override};
+use crate::context::{Context, Losing, Override};
 use crate::exit::Done;
 use crate::output::note;
 use ::apparatus::admin::apparatus::Fenced;
-use ::apparatus::admin::{apparatus, place};
+use ::apparatus::admin::{apparatus, open_images, place};
 use ::apparatus::cluster::Owner;
 use ::apparatus::controller::Wait;
 use ::apparatus::frontend::fuse::Transport;
@@ -172,6 +172,8 @@ pub struct Stop {
     dry_run: bool,
     #[command(flatten)]
     overriding: Override,
+    #[command(flatten)]
+    losing: Losing,
 }
 
 impl Stop {
@@ -184,12 +186,19 @@ impl Stop {
             Err(error) => {
                 let name = Name::new("apparatus", &self.name)?;
                 if !self.dry_run && apparatus::runs(&context.pool, &name)? {
+                    if let Some(owner) = apparatus::process_of(&context.pool, &self.name) {
+                        open_images::check_process_end(&context.pool, &owner, &self.losing.lose_disk)?;
+                    }
                     apparatus::stop_unlisted(&context.pool, &name, overridden, self.timeout)?;
                     return print_end(context, &self.name, true, "stopped");
                 }
                 return self.without_directory(context, error);
             }
         };
+        // What is no member has no disk open.
+        if let Ok(member) = apparatus::member(&mut *store, &self.name) {
+            open_images::check_end(&context.pool, &mut *store, &member, &self.losing.lose_disk)?;
+        }
         if self.dry_run {
             if !overridden {
                 apparatus::check_stop(&context.pool, &mut *store, &self.name)?;
@@ -211,6 +220,7 @@ impl Stop {
         if !self.overriding.cut_off_users {
             apparatus::check_process(&owner)?;
         }
+        open_images::check_process_end(&context.pool, &owner, &self.losing.lose_disk)?;
         if self.dry_run {
             return would_end(context, &owner, &self.name, "stop");
         }
@@ -290,6 +300,8 @@ pub struct Fence {
     wait: Option<Wait>,
     #[command(flatten)]
     overriding: Override,
+    #[command(flatten)]
+    losing: Losing,
 }
 
 impl Fence {
@@ -312,6 +324,7 @@ impl Fence {
         if !self.overriding.cut_off_users {
             apparatus::check_fence(&context.pool, &mut *store, &member)?;
         }
+        open_images::check_end(&context.pool, &mut *store, &member, &self.losing.lose_disk)?;
         if self.dry_run {
             return would(context, &self.name, "fence and kill");
         }
@@ -333,6 +346,7 @@ impl Fence {
         if !self.overriding.cut_off_users {
             apparatus::check_process(&owner)?;
         }
+        open_images::check_process_end(&context.pool, &owner, &self.losing.lose_disk)?;
         if self.dry_run {
             return would_end(context, &owner, &self.name, "kill");
         }

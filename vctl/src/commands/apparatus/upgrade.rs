@@ -23,6 +23,9 @@ pub struct Upgrade {
     /// The longest time until the new server is prepared; the present one goes on when it is not
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = arguments::duration)]
     timeout: Duration,
+    /// Go on although the new server cannot open this disk: what only the present server has of it is lost
+    #[arg(long, value_name = "DISK")]
+    lose_disk: Vec<String>,
     /// Check what can be checked, and replace nothing
     #[arg(long)]
     dry_run: bool,
@@ -53,11 +56,23 @@ impl Upgrade {
             .as_ref()
             .map_or(String::new(), |program| format!(" by {program}"));
         let done = if self.dry_run {
-            apparatus::check_upgrade(&context.pool, &mut *store, name, program.as_deref())?;
+            apparatus::check_upgrade(
+                &context.pool,
+                &mut *store,
+                name,
+                program.as_deref(),
+                &self.lose_disk,
+            )?;
             format!("would replace the server of apparatus {name}{by}")
         } else {
-            let waited =
-                apparatus::upgrade(&context.pool, &mut *store, name, program.as_deref(), self.timeout)?;
+            let waited = apparatus::upgrade(
+                &context.pool,
+                &mut *store,
+                name,
+                program.as_deref(),
+                &self.lose_disk,
+                self.timeout,
+            )?;
             report.waited_us = u64::try_from(waited.as_micros()).ok();
             let waited = waited.as_secs_f64() * 1e3;
             format!("apparatus {name}: its server was replaced{by}; hosts waited {waited:.1} ms")

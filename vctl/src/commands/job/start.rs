@@ -8,6 +8,7 @@ use crate::failure;
 use crate::output::{Display, Progress, note, printable};
 use apparatus::admin;
 use apparatus::admin::moving::{self, MoveOutline};
+use apparatus::admin::open_images;
 use apparatus::cluster::{self, JobClaim};
 use apparatus::controller::Controller;
 use apparatus::jobs::{self, Request};
@@ -68,6 +69,17 @@ impl JobOptions {
 
 /// Plans a job and, unless it is a dry run, records it and runs it or hands it over.
 pub fn begin(
+    context: &mut Context,
+    changing: &Changing,
+    options: &JobOptions,
+    request: &Request,
+    title: &str,
+) -> Result<Done> {
+    begin_job(context, changing, options, request, title)
+        .map_err(|error| open_images::explain(&context.pool, error))
+}
+
+fn begin_job(
     context: &mut Context,
     changing: &Changing,
     options: &JobOptions,

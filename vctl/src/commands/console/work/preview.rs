@@ -207,6 +207,7 @@ impl Operator<'_> {
 
     fn of_stop(&self, store: &mut dyn Store, name: &str, overridden: bool) -> Result<Preview> {
         let view = admin::apparatus::show(self.pool, store, name)?;
+        admin::open_images::check_end(self.pool, store, &view.member, &[])?;
         if !overridden {
             admin::apparatus::check_stop(self.pool, store, name)?;
         }
@@ -222,6 +223,7 @@ impl Operator<'_> {
 
     fn of_fence(&self, store: &mut dyn Store, name: &str, overridden: bool) -> Result<Preview> {
         let view = admin::apparatus::show(self.pool, store, name)?;
+        admin::open_images::check_end(self.pool, store, &view.member, &[])?;
         if !overridden {
             admin::apparatus::check_fence(self.pool, store, &view.member)?;
         }

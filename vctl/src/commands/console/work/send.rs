@@ -71,6 +71,9 @@ impl Operator<'_> {
             Verb::Start(new) => self.start(new),
             Verb::Stop { name, cut_off } => {
                 let store = &mut *self.store()?;
+                if let Ok(member) = admin::apparatus::member(store, name) {
+                    admin::open_images::check_end(self.pool, store, &member, &[])?;
+                }
                 let ran = admin::apparatus::stop(self.pool, store, name, *cut_off, LONG)?;
                 let done = if ran { "has stopped" } else { "had ended already" };
                 Ok(format!("apparatus {name} {done}").into())
@@ -215,6 +218,7 @@ impl Operator<'_> {
         if !overridden {
             admin::apparatus::check_fence(self.pool, &mut *store, &member)?;
         }
+        admin::open_images::check_end(self.pool, &mut *store, &member, &[])?;
         let text = match admin::apparatus::fence(self.pool, &mut *store, &member, ENDING)? {
             Fenced::IsEnding => format!("apparatus {name} is fenced and killed, and has not ended yet"),
             Fenced::Ended | Fenced::HadEnded => format!("apparatus {name} is fenced, its process has ended"),
