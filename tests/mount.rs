@@ -465,13 +465,15 @@ fn holes_do_not_count_as_blocks() {
     let becomes = |bytes: u64| {
         let found = (0..300).any(|_| {
             thread::park_timeout(Duration::from_millis(100));
-            blocks() == bytes / 512
+            blocks() == (bytes / 512).max(1)
         });
         assert!(found, "{} blocks, not those of {bytes} bytes", blocks());
     };
     becomes(0);
     file.write_all_at(&vec![1; 3 * EXTENT as usize], 2 * EXTENT)
         .unwrap();
+    // The count is that of before, and tar does not look for data in a file without blocks.
+    assert_ne!(blocks(), 0);
     becomes(3 * EXTENT);
     file.set_len(0).unwrap();
     becomes(0);

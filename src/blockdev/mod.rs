@@ -37,8 +37,8 @@ pub use durable::{GrownImage, grow_image};
 pub use faults::{FaultCounts, Operation};
 pub use open::{Disk, Waived};
 pub use pending::{
-    Opening, Pending, ask_disks_in_children, ask_first, close_in_background, on_helper_thread, waiting_for,
-    within,
+    Opening, Pending, ask_disks_in_children, ask_first, close_in_background, on_helper_thread,
+    probe_if_asked, waiting_for, within,
 };
 pub use probe::{Candidate, create_image, wipe_label};
 pub use room::{ImageSpace, preallocate};

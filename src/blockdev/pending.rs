@@ -4,6 +4,7 @@ use super::Disk;
 use super::with_timeout::{self, PendingOperation};
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::sys;
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +19,12 @@ static ENDS_SOON: AtomicBool = AtomicBool::new(false);
 /// of its own waits for a disk.
 pub fn ask_disks_in_children() {
     ENDS_SOON.store(true, Relaxed);
+}
+
+/// Probes a disk and ends this process, if its arguments ask for that: it is the child of a process that asks a disk. A program that calls this before anything
+/// else is executed for that, instead of forked.
+pub fn probe_if_asked(arguments: &[OsString]) {
+    sys::child::probe_if_asked(arguments);
 }
 
 /// Waits until the disk answers a child process, if [`ask_disks_in_children`] was called: that wait does not keep this process from ending.

@@ -5,6 +5,7 @@ use super::lines::Lines;
 use super::mount_helper;
 use crate::admin;
 use crate::admin::apparatus::{FAILED_BECAUSE, FAILED_HINT};
+use crate::blockdev;
 use crate::frontend::fuse::{self, Transport};
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::names::Name;
@@ -113,6 +114,7 @@ impl Arguments {
 /// Runs the program in the foreground with these arguments (the program's name first), and returns the exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    blockdev::probe_if_asked(&arguments);
     if mount_helper::is_called(&arguments) {
         return mount_helper::main(arguments);
     }

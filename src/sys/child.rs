@@ -1,20 +1,30 @@
 //! Probes a disk in a child process, so that this process can end whatever the disk does.
 //!
 //! A thread that waits for a disk inside the kernel often cannot be killed, and a process does not end before all its threads
-//! have. A child that waits is left behind: it holds neither files nor locks of this process. It closes all files, and inherits
-//! no mapping of a file that has locks (`MADV_DONTFORK`, in `blockdev/device/mapping.rs` and `cluster/local/shared.rs`),
-//! because locks of a file description last as long as a mapping of it.
+//! have. A child that waits is left behind: it holds neither files nor locks nor mappings of this process, because it executes
+//! its program anew. A child that only forks would not do: the kernel locks each mapping of a process that forks, so where one of
+//! its threads waits for a file system that is frozen, to write to a mapped file, the fork waits too, and meanwhile no thread of
+//! it can bring in a page, and nobody on the machine can read its command line. Programs that do not answer
+//! [`probe_if_asked`], those of tests, fork all the same.
 #![allow(unsafe_code)]
 
 use super::file::cached_pages;
 use rustix::fs::{Advice, fadvise};
 use rustix::process::{Pid, WaitOptions, waitpid};
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// First argument of a program that is to probe the disk at the path that follows.
+const PROBE: &str = "__probe-disk";
+/// Whether this program answers [`PROBE`].
+static ANSWERS: AtomicBool = AtomicBool::new(false);
 
 /// Alignment of reads that bypass the page cache.
 const ALIGNMENT: usize = 4096;
@@ -28,6 +38,16 @@ const READ_AHEAD: u64 = 1 << 20;
 /// # Errors
 /// Fails if no child process can be started.
 pub fn ask(path: &Path) -> io::Result<()> {
+    if ANSWERS.load(Relaxed) {
+        // Without anything that std can only do after a fork, it starts the program in a child that borrows this memory.
+        let mut child = Command::new("/proc/self/exe")
+            .args([PROBE.as_ref(), path.as_os_str()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        return child.wait().map(drop);
+    }
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut head = vec![0_u8; 2 * ALIGNMENT];
     let start = head.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
@@ -42,6 +62,23 @@ pub fn ask(path: &Path) -> io::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Probes a disk and ends this process, if its arguments ask for that. A program calls this before anything else; from then on [`ask`] executes it.
+pub fn probe_if_asked(arguments: &[OsString]) {
+    ANSWERS.store(true, Relaxed);
+    let [_, word, path] = arguments else { return };
+    if word != PROBE {
+        return;
+    }
+    // A failure leaves the name that the kernel gives it.
+    let _ = rustix::thread::set_name(c"disk-probe");
+    let Ok(path) = CString::new(path.as_bytes()) else {
+        return;
+    };
+    let mut head = vec![0_u8; 2 * ALIGNMENT];
+    let start = head.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+    ask_and_end(&path, &mut head[start..start + ALIGNMENT])
 }
 
 /// Runs `read`, which reads the first bytes of the file through the page cache. Where the cache had nothing of them before, it has nothing of them afterwards.

@@ -14,9 +14,12 @@ mod output;
 #[cfg(test)]
 mod testing;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    apparatus::blockdev::probe_if_asked(&arguments);
     apparatus::blockdev::ask_disks_in_children();
-    exit::code(cli::main(std::env::args_os()))
+    exit::code(cli::main(arguments))
 }

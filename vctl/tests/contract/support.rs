@@ -85,7 +85,9 @@ pub fn finish(child: Child) -> CommandOutput {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             panic!(
                 "does not end: {:#?}",
-                receiver.recv().unwrap().map(CommandOutput::from)
+                receiver
+                    .recv_timeout(LONG)
+                    .map(|output| output.map(CommandOutput::from))
             );
         }
     }
