@@ -3,7 +3,7 @@
 use super::apparatus::{self, State};
 use super::memory;
 use super::select;
-use super::usage::{self, Census, LoopUse};
+use super::usage::{self, Census, LoopUse, attached};
 use crate::cluster;
 use crate::frontend::fuse;
 use crate::model::dir::PoolDir;
@@ -112,7 +112,7 @@ fn first_serving(pool: &PoolDir, store: &mut dyn Store, volume: &str) -> Result<
 }
 
 /// Creates a loop device on the file, with direct I/O.
-fn make(place: &VolumeFile, options: Options, command: &str) -> Result<Device> {
+fn make(pool: &PoolDir, place: &VolumeFile, options: Options, command: &str) -> Result<Device> {
     let what = || format!("volume file {}", place.file.display());
     let read_only = options.read_only || place.read_only;
     let user = user_of(&place.file).map_err(|error| Error::because(what(), error))?;
@@ -131,6 +131,8 @@ fn make(place: &VolumeFile, options: Options, command: &str) -> Result<Device> {
         // The kernel asks for the size of the file with the permissions of who configures the device.
         match as_user(user, || loopdev::configure(&device, &file, &place.file, request)) {
             Ok(()) => {
+                let recorded = as_user(user, || attached::record(pool, &path, place.volume));
+                recorded.unwrap_or_else(|why| log::info!("{}: not recorded: {why}", path.display()));
                 return Ok(Device {
                     apparatus: Some(place.apparatus.clone()),
                     direct_io: has_direct_io(&path),
@@ -248,7 +250,7 @@ pub fn attach(
         Some(device) => Ok(device),
         None => {
             let command = format!("sudo vctl --pool {} volume attach {}", pool.display(), place.name);
-            make(place, options, &command)
+            make(pool, place, options, &command)
         }
     }
 }

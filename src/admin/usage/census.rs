@@ -3,7 +3,7 @@
 use super::loops::{self, Loop};
 use super::process::{self, ProcessHolders};
 use super::users::{Usage, User};
-use super::{PATIENCE, ask, may_live};
+use super::{PATIENCE, ask, attached, may_live};
 use crate::frontend::fuse;
 use crate::model::dir::PoolDir;
 use crate::model::error::Result;
@@ -34,6 +34,8 @@ pub struct Census {
     seen: Vec<ApparatusUse>,
     loops: Vec<Loop>,
     holders: ProcessHolders,
+    /// The pool whose records of loop devices are read, where the loop devices of mounts that are gone are of interest.
+    records: Option<PoolDir>,
 }
 
 /// A loop device on a volume.
@@ -95,7 +97,12 @@ impl Census {
                 ProcessHolders::scan(&devices)
             }
         };
-        Self { seen, loops, holders }
+        Self {
+            seen,
+            loops,
+            holders,
+            records: Some(pool.clone()),
+        }
     }
 
     /// Returns the use of a volume of this name.
@@ -145,19 +152,24 @@ impl Census {
             }));
     }
 
-    /// Returns the loop devices on a volume: by their backing file, or by its path where that is not known.
+    /// Returns the loop devices on a volume: by their backing file, or by its path where that is not known. Those on a mount that was taken away are known
+    /// by the record of `volume attach`.
     pub(in crate::admin) fn loops_on(&self, volume: VolumeId, name: &Name) -> Vec<LoopUse> {
         let inode = fuse::inode_of(volume);
+        let of_mount = |number| self.seen.iter().find(|seen| seen.devices.contains(&number));
+        let at_path = |device: &Loop| {
+            let path = |seen: &ApparatusUse| seen.mount.join(name.as_str()) == device.file;
+            self.seen.iter().any(path)
+        };
         let on = |device: &Loop| match device.below {
-            Some((number, found)) => {
-                let seen = self.seen.iter().find(|seen| seen.devices.contains(&number))?;
-                let serves = (seen.serves == Some(number)).then(|| seen.name.clone());
-                (found == inode).then_some(serves)
-            }
-            None => {
-                let path = |seen: &ApparatusUse| seen.mount.join(name.as_str()) == device.file;
-                self.seen.iter().any(path).then_some(None)
-            }
+            Some((number, found)) => match of_mount(number) {
+                Some(seen) => {
+                    let serves = (seen.serves == Some(number)).then(|| seen.name.clone());
+                    (found == inode).then_some(serves)
+                }
+                None => self.was_made_for(device, volume).then_some(None),
+            },
+            None => (at_path(device) || self.was_made_for(device, volume)).then_some(None),
         };
         let found = self.loops.iter().filter_map(|device| {
             let apparatus = on(device)?;
@@ -169,12 +181,20 @@ impl Census {
         found.collect()
     }
 
+    /// Returns whether a loop device was made for this volume on a mount that was taken away: the kernel reports its file from the root of that mount.
+    fn was_made_for(&self, device: &Loop, volume: VolumeId) -> bool {
+        let is_away = device.file.parent() == Some(Path::new("/"));
+        let records = self.records.as_ref().filter(|_| is_away);
+        records.is_some_and(|pool| attached::is_recorded(pool, &device.path, volume))
+    }
+
     /// Scans loop devices and processes for the users of volumes through one apparatus, which has reported these handles.
     pub(super) fn of_one(apparatus: &Name, mount: &Path, opens: Opens, patience: Duration) -> Self {
         let devices: BTreeSet<_> = opens.device.into_iter().collect();
         Self {
             loops: loops::all(&[], patience),
             holders: ProcessHolders::scan(&devices),
+            records: None,
             seen: vec![ApparatusUse {
                 name: apparatus.clone(),
                 mount: mount.to_owned(),

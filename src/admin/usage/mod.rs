@@ -6,6 +6,7 @@
 //! the change has ended. An apparatus that does not answer may have it open, so that counts as in use.
 
 pub(super) mod ask;
+pub(super) mod attached;
 mod census;
 mod guard;
 pub(crate) mod loops;

@@ -266,6 +266,44 @@ fn a_loop_device_is_known_by_its_volume_under_every_name_and_through_every_mount
     pool.run(["volume", "remove", "w", "--yes"]).ok();
 }
 
+/// The mount of a killed apparatus is taken away when it is started again, and its loop devices stay.
+#[test]
+fn a_loop_device_of_a_killed_apparatus_is_known_after_the_next_start() {
+    let pool = Pool::with_volume();
+    let mount = pool.start("a");
+    if !can_loop() {
+        return;
+    }
+    let device = pool.json(["volume", "attach", "v"])["device"].clone();
+    let device = device.as_str().unwrap();
+    let _detached = Detached(&pool, "v");
+    let pid = pool.pid_of("a");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    crate::support::until("it has ended", || {
+        rustix::process::test_kill_process(pid).is_err()
+            || pool.json(["apparatus", "show", "a"])["apparatus"]["state"] == "dead"
+    });
+    pool.run(["apparatus", "start", "a", mount.to_str().unwrap()])
+        .ok();
+
+    let users = pool.run(["volume", "show", "v"]).ok().out;
+    assert!(users.contains(device), "{users}");
+    // A volume of the same name and number in another pool has nothing to do with it.
+    let other = Pool::with_volume();
+    let users = other.run(["volume", "show", "v"]).ok().out;
+    assert!(!users.contains(device), "{users}");
+    pool.run(["volume", "rename", "v", "w"]).ok();
+    pool.run(["volume", "rename", "w", "v"]).ok();
+    let remove = ["volume", "remove", "v", "--yes"];
+    refused(&pool, &remove, &[device, "through a mount that is gone"]);
+    pool.run(["volume", "attach", "v"])
+        .ended(4)
+        .complains(&[device, "vctl volume detach v"]);
+    let detached = pool.json(["volume", "detach", "v"]);
+    assert_eq!(detached["devices"][0], device, "{detached}");
+    pool.run(remove).ok();
+}
+
 #[test]
 fn those_who_attach_at_once_get_the_same_device() {
     let pool = Pool::with_volume();
