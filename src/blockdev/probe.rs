@@ -75,8 +75,9 @@ impl Candidate {
             );
         }
         let found = labelled::read(&file).map_err(failed)?;
-        let judged = judge(found, &what, header, known)?;
+        // The advice for the label of another pool is to clear it: nobody may use the disk then.
         not_owned_by_others(&what, &file, &header.instance)?;
+        let judged = judge(found, &what, header, known)?;
         not_locked(&what, &file)?;
         writer.map_or(Ok(()), Err)?;
         let content = match judged {

@@ -344,3 +344,15 @@ fn a_resize_that_fails_leaves_the_image_as_long_as_it_was() {
     assert_eq!(length(), 96 << 20);
     pool.run(["pool", "check"]).ok();
 }
+
+#[test]
+fn a_disk_that_another_pool_serves_is_in_use_and_its_label_is_not_to_be_cleared() {
+    if !Path::new("/dev/fuse").exists() {
+        return println!("skipped: needs /dev/fuse");
+    }
+    let (pool, other) = (Pool::with_volume(), Pool::with_volume());
+    other.start("a");
+    let refused = pool.run(["disk", "add", &other.file("d1.img")]).ended(4);
+    assert!(refused.err.contains("is in use"), "{refused:?}");
+    assert!(!refused.err.contains("dd if="), "{refused:?}");
+}
