@@ -126,10 +126,20 @@ struct Trial {
 }
 
 impl Trial {
-    /// `failpoint` is armed in apparatus y.
     fn new(failpoint: Option<&str>) -> Self {
+        Self::with([None, failpoint])
+    }
+
+    /// Arms this point in apparatus y. Where y is to wait for a silent x, x stops by itself when it has answered the first hold.
+    fn of(point: Point, failpoint: &str) -> Self {
+        let silent = occasion(point) == Occasion::DeadControllerAndSilence;
+        Self::with([silent.then_some("apparatus.held-sent=stop@1"), Some(failpoint)])
+    }
+
+    /// The points are armed in apparatuses x and y.
+    fn with([of_x, failpoint]: [Option<&str>; 2]) -> Self {
         let scene = Scene::new(EXTENT, EXTENTS);
-        let x = scene.pool.start("x");
+        let x = start(&scene, "x", of_x);
         let y = start(&scene, "y", failpoint);
         let load = scene.load(&[&x, &y], 2, true);
         load.wait_for(300, PATIENCE);
@@ -331,12 +341,8 @@ fn bring_to_point(trial: &Trial, point: Point) -> bool {
             reached(y)
         }
         Occasion::DeadControllerAndSilence => {
-            // x is stopped before it can apply, so y waits until its limit.
-            let mut worker = Worker::start(&trial.scene, trial.job, Some("controller.committed=stop"));
-            assert!(!worker.wait_for_point());
-            x.signal(Signal::STOP);
-            worker.signal(Signal::KILL);
-            worker.wait();
+            // x has stopped before it could apply, so y waits until its limit.
+            Worker::start(&trial.scene, trial.job, Some("controller.committed=kill")).wait();
             let died = reached(y);
             x.signal(Signal::CONT);
             died
@@ -348,7 +354,7 @@ fn bring_to_point(trial: &Trial, point: Point) -> bool {
 fn an_apparatus_dies_at_every_step() {
     for (point, name) in points("apparatus.") {
         println!("{name}");
-        let mut trial = Trial::new(Some(&armed(point, name, "kill")));
+        let mut trial = Trial::of(point, &armed(point, name, "kill"));
         let from = trial.load.now();
         assert!(bring_to_point(&trial, point), "{name} was not reached");
         trial.restart_y();
@@ -363,7 +369,7 @@ fn an_apparatus_dies_at_every_step() {
 fn an_apparatus_stops_for_a_while_at_every_step() {
     for (point, name) in points("apparatus.") {
         println!("{name}");
-        let trial = Trial::new(Some(&armed(point, name, "stop")));
+        let trial = Trial::of(point, &armed(point, name, "stop"));
         let from = trial.load.now();
         assert!(!bring_to_point(&trial, point), "{name} was not reached");
         // Without it the move goes on.
