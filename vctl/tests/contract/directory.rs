@@ -3,6 +3,7 @@
 use crate::support::{Pool, finish};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(100);
 #[derive(Default)]
 struct FileSystem {
     place: PathBuf,
+    /// Its directory, which can be thawed when its path is gone: of a test that has failed, the pool ends first.
+    opened: Option<File>,
 }
 
 impl FileSystem {
@@ -34,6 +37,7 @@ impl FileSystem {
         self.place = pool.pool_dir();
         std::fs::create_dir(&self.place).unwrap();
         did(Command::new("mount").args(options).arg(what).arg(&self.place));
+        self.opened = File::open(&self.place).ok();
     }
 
     fn frozen(&self, option: &str) {
@@ -53,13 +57,15 @@ impl FileSystem {
 
 impl Drop for FileSystem {
     fn drop(&mut self) {
-        for command in [["fsfreeze", "-u"], ["umount", "-l"]] {
-            let _ = Command::new(command[0])
-                .arg(command[1])
-                .arg(&self.place)
-                .stderr(Stdio::null())
-                .status();
+        let run = |program: &str, option: &str, place: &Path| {
+            let mut command = Command::new(program);
+            let _ = command.arg(option).arg(place).stderr(Stdio::null()).status();
+        };
+        if let Some(dir) = self.opened.take() {
+            let dir = format!("/proc/{}/fd/{}", std::process::id(), dir.as_raw_fd());
+            run("fsfreeze", "-u", Path::new(&dir));
         }
+        run("umount", "-l", &self.place);
         self.place
             .parent()
             .into_iter()
