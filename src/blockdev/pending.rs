@@ -21,8 +21,8 @@ pub fn ask_disks_in_children() {
     ENDS_SOON.store(true, Relaxed);
 }
 
-/// Probes a disk and ends this process, if its arguments ask for that: it is the child of a process that asks a disk. A program that calls this before anything
-/// else is executed for that, instead of forked.
+/// Probes a disk and ends this process, if its arguments ask for that: it is the child of a process that asks a disk. A program calls this before anything
+/// else; in one that does not, [`ask_first`] asks nothing.
 pub fn probe_if_asked(arguments: &[OsString]) {
     sys::child::probe_if_asked(arguments);
 }

@@ -42,7 +42,10 @@ impl Controller {
         // The store has answered the fence by now, so every renewal that it has accepted was sent before.
         let answered_us = boottime_us();
         let Some(name) = self.names.get(&who.slot).cloned() else {
-            return Ok(());
+            // Nothing is known of it, so nothing may rest on its fence.
+            return Err(
+                Error::failed(format!("apparatus {}", who.slot), "has joined meanwhile").hint("try again"),
+            );
         };
         if let Some(ended) = self.elsewhere.fence_by_neighbour(who, &name) {
             return match ended {

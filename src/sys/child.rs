@@ -4,18 +4,16 @@
 //! have. A child that waits is left behind: it holds neither files nor locks nor mappings of this process, because it executes
 //! its program anew. A child that only forks would not do: the kernel locks each mapping of a process that forks, so where one of
 //! its threads waits for a file system that is frozen, to write to a mapped file, the fork waits too, and meanwhile no thread of
-//! it can bring in a page, and nobody on the machine can read its command line. Programs that do not answer
-//! [`probe_if_asked`], those of tests, fork all the same.
+//! it can bring in a page, and nobody on the machine can read its command line.
 #![allow(unsafe_code)]
 
 use super::file::cached_pages;
-use rustix::fs::{Advice, fadvise};
-use rustix::process::{Pid, WaitOptions, waitpid};
-use std::ffi::{CString, OsString};
+use rustix::fs::{Advice, Mode, OFlags, fadvise, open};
+use rustix::io::{pread, pwrite};
+use std::ffi::OsString;
 use std::io;
 use std::num::NonZeroU64;
-use std::os::fd::BorrowedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
@@ -38,30 +36,17 @@ const READ_AHEAD: u64 = 1 << 20;
 /// # Errors
 /// Fails if no child process can be started.
 pub fn ask(path: &Path) -> io::Result<()> {
-    if ANSWERS.load(Relaxed) {
-        // Without anything that std can only do after a fork, it starts the program in a child that borrows this memory.
-        let mut child = Command::new("/proc/self/exe")
-            .args([PROBE.as_ref(), path.as_os_str()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        return child.wait().map(drop);
+    if !ANSWERS.load(Relaxed) {
+        return Err(io::Error::other("this program does not probe disks"));
     }
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut head = vec![0_u8; 2 * ALIGNMENT];
-    let start = head.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-    let aligned = &mut head[start..start + ALIGNMENT];
-    // SAFETY: between the fork and its end the child only makes system calls, on memory that existed before.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => ask_and_end(&path, aligned),
-        child => {
-            let child = Pid::from_raw(child).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-            waitpid(Some(child), WaitOptions::empty())?;
-            Ok(())
-        }
-    }
+    // Without anything that std can only do after a fork, it starts the program in a child that borrows this memory.
+    let mut child = Command::new("/proc/self/exe")
+        .args([PROBE.as_ref(), path.as_os_str()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    child.wait().map(drop)
 }
 
 /// Probes a disk and ends this process, if its arguments ask for that. A program calls this before anything else; from then on [`ask`] executes it.
@@ -73,49 +58,37 @@ pub fn probe_if_asked(arguments: &[OsString]) {
     }
     // A failure leaves the name that the kernel gives it.
     let _ = rustix::thread::set_name(c"disk-probe");
-    let Ok(path) = CString::new(path.as_bytes()) else {
-        return;
-    };
+    // SAFETY: this process has opened no file. One that it inherited would last as long as it waits, and with it the parent's locks.
+    unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
+    probe(Path::new(path));
+    // SAFETY: the call ends this process at once; it has nothing to write any more.
+    unsafe { libc::_exit(0) }
+}
+
+/// Carries out what [`ask`] waits for. What fails is found by the real opening.
+fn probe(path: &Path) {
     let mut head = vec![0_u8; 2 * ALIGNMENT];
     let start = head.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-    ask_and_end(&path, &mut head[start..start + ALIGNMENT])
+    let head = &mut head[start..start + ALIGNMENT];
+    let open = |flags: OFlags| open(path, flags | OFlags::CLOEXEC, Mode::empty());
+    let writable = open(OFlags::RDWR | OFlags::NOATIME).or_else(|_| open(OFlags::RDWR));
+    if let Ok(file) = &writable {
+        let _ = pwrite(file, &[], 0);
+    }
+    if let Ok(file) = writable.or_else(|_| open(OFlags::RDONLY)) {
+        read_leaving_cache(file.as_fd(), head);
+    }
+    if let Ok(direct) = open(OFlags::RDONLY | OFlags::DIRECT | OFlags::NOATIME) {
+        let _ = pread(&direct, &mut *head, 0);
+    }
 }
 
-/// Runs `read`, which reads the first bytes of the file through the page cache. Where the cache had nothing of them before, it has nothing of them afterwards.
-fn read_leaving_cache(file: libc::c_int, read: impl FnOnce() -> libc::ssize_t) {
-    // SAFETY: the descriptor is open, or the calls fail.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(file.max(0)) };
-    let was_empty = cached_pages(borrowed, 0, READ_AHEAD).is_ok_and(|pages| pages == 0);
-    read();
+/// Reads the first bytes of the file through the page cache. Where the cache had nothing of them before, it has nothing of them afterwards.
+fn read_leaving_cache(file: BorrowedFd<'_>, head: &mut [u8]) {
+    let was_empty = cached_pages(file, 0, READ_AHEAD).is_ok_and(|pages| pages == 0);
+    let _ = pread(file, &mut *head, 0);
     if was_empty {
         // A failure leaves some pages.
-        let _ = fadvise(borrowed, 0, NonZeroU64::new(READ_AHEAD), Advice::DontNeed);
+        let _ = fadvise(file, 0, NonZeroU64::new(READ_AHEAD), Advice::DontNeed);
     }
-}
-
-fn ask_and_end(path: &CString, head: &mut [u8]) -> ! {
-    let open = |flags: libc::c_int| {
-        // SAFETY: the path ends in a zero byte and outlives the call.
-        unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) }
-    };
-    let read = |file: libc::c_int, head: &mut [u8]| {
-        // SAFETY: the buffer has that length and is not shared.
-        unsafe { libc::pread(file, head.as_mut_ptr().cast(), head.len(), 0) }
-    };
-    // SAFETY: no file of the parent is used here; the parent's locks must not last as long as this child waits.
-    unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
-    let mut file = open(libc::O_RDWR | libc::O_NOATIME);
-    if file < 0 {
-        file = open(libc::O_RDWR);
-    }
-    if file >= 0 {
-        // SAFETY: the call reads nothing from the buffer.
-        unsafe { libc::pwrite(file, head.as_ptr().cast(), 0, 0) };
-    } else {
-        file = open(libc::O_RDONLY);
-    }
-    read_leaving_cache(file, || read(file, head));
-    read(open(libc::O_RDONLY | libc::O_DIRECT | libc::O_NOATIME), head);
-    // SAFETY: the call ends this process at once.
-    unsafe { libc::_exit(0) }
 }

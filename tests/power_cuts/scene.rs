@@ -8,8 +8,10 @@ use super::support::{Daemon, TestPool, is_mount_point};
 use apparatus::admin::plan::NewVolume;
 use apparatus::admin::send::send;
 use apparatus::admin::volume::{Placing, plan_create, plan_remove};
+use apparatus::controller::Controller;
 use apparatus::jobs::{self, Observer, Request};
 use apparatus::model::alloc::Faults;
+use apparatus::model::error::Result;
 use apparatus::model::job::{JobLimits, JobRecord, JobState};
 use apparatus::model::names::Name;
 use apparatus::model::records::Edit;
@@ -296,23 +298,9 @@ impl Scene {
     /// Creates a volume, writes to it, and removes it.
     fn creates_and_removes(&self, seed: u64) {
         let (name, extents) = ("temporary", 2);
-        let new = NewVolume {
-            name: Name::new("volume", name).unwrap(),
-            size: ByteCount(extents * EXTENT),
-            mode: 0o600,
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
-            read_only: false,
-        };
-        let placing = Placing {
-            on: &[],
-            policy: None,
-            faults: &Faults::new(),
-        };
         let mut controller = self.pool.controller();
         let id = controller.store().next_volume_id().unwrap();
-        let planned = plan_create(controller.store(), &new, placing).unwrap();
-        send(&mut controller, "volume create", &planned).unwrap();
+        create_volume(&mut controller, name, extents * EXTENT).unwrap();
         drop(controller);
         let volume = u32::try_from(id.0).unwrap();
         self.notes.add(Note::Created { volume });
@@ -356,6 +344,25 @@ impl Scene {
             }
         });
     }
+}
+
+/// Creates a volume of this many bytes on any disk.
+pub(crate) fn create_volume(controller: &mut Controller, name: &str, bytes: u64) -> Result<()> {
+    let new = NewVolume {
+        name: Name::new("volume", name)?,
+        size: ByteCount(bytes),
+        mode: 0o600,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        read_only: false,
+    };
+    let placing = Placing {
+        on: &[],
+        policy: None,
+        faults: &Faults::new(),
+    };
+    let planned = plan_create(controller.store(), &new, placing)?;
+    send(controller, "volume create", &planned).map(drop)
 }
 
 /// Returns the paths of all images of a pool.

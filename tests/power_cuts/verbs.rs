@@ -10,16 +10,11 @@ use super::tree::{self, ROOT, Tree};
 use super::{Cut, choose_from};
 use apparatus::admin::disk::NewDisk;
 use apparatus::admin::import::Accepted;
-use apparatus::admin::plan::NewVolume;
-use apparatus::admin::send::send;
-use apparatus::admin::volume::{Placing, plan_create};
 use apparatus::admin::{backup, disk, import, pool};
 use apparatus::controller::pool::open_store;
 use apparatus::controller::{Controller, Wait};
-use apparatus::model::alloc::Faults;
 use apparatus::model::dir::PoolDir;
 use apparatus::model::error::{Error, ErrorKind, Result};
-use apparatus::model::names::Name;
 use apparatus::model::records::{DiskAccess, NewPool};
 use apparatus::model::units::{ByteCount, ExtentSize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -165,22 +160,8 @@ impl Site {
     }
 
     fn create_volume(&self, name: &str) -> Result<()> {
-        let new = NewVolume {
-            name: Name::new("volume", name)?,
-            size: ByteCount(EXTENT),
-            mode: 0o600,
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
-            read_only: false,
-        };
-        let placing = Placing {
-            on: &[],
-            policy: None,
-            faults: &Faults::new(),
-        };
         let mut controller = self.controller()?;
-        let planned = plan_create(controller.store(), &new, placing)?;
-        send(&mut controller, "volume create", &planned)?;
+        scene::create_volume(&mut controller, name, EXTENT)?;
         controller.persist()
     }
 
