@@ -4,6 +4,7 @@ pub mod child;
 mod daemon;
 mod dir;
 mod file;
+pub mod guarded;
 mod locks;
 pub mod loopdev;
 pub mod memory;

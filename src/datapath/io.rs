@@ -105,7 +105,9 @@ impl DiskIo {
         {
             return Ok(Outcome::Completion(Completion::Mapped(bytes, waiting)));
         }
-        let gathered = self.gather(scratch, disks)?;
+        // A worker, and a reader that may have to wait, read what is not in memory, for which a read of the file is the better way.
+        let is_in_memory = role != Role::Worker && waiting.is_none();
+        let gathered = self.gather(scratch, disks, is_in_memory)?;
         Ok(Outcome::Completion(Completion::Gathered(gathered)))
     }
 
@@ -140,13 +142,23 @@ impl DiskIo {
         }
     }
 
-    /// Reads all pieces into the buffer, and returns their length in bytes.
-    fn gather(&self, scratch: &mut Scratch, disks: &OpenDisks) -> Result<usize, Failure> {
+    /// Reads all pieces into the buffer, and returns their length in bytes. Copies what is probably in memory from the mapping: that takes no
+    /// system call.
+    fn gather(&self, scratch: &mut Scratch, disks: &OpenDisks, is_in_memory: bool) -> Result<usize, Failure> {
         let total = to_usize(scratch.pieces.iter().map(|piece| piece.len).sum());
         let mut rest = scratch.buffer.space(total);
         for piece in &scratch.pieces {
             let (now, later) = rest.split_at_mut(to_usize(piece.len));
             let disk = open_disk(disks, piece.disk)?;
+            let mapped = if is_in_memory {
+                disk.mapped(piece.at, now.len())
+            } else {
+                None
+            };
+            if mapped.is_some_and(|bytes| bytes.copy_to(now)) {
+                rest = later;
+                continue;
+            }
             if let Err(error) = disk.read_at(now, piece.at) {
                 scratch.thread_metrics.disk(piece.disk).failed();
                 return Err(self.disk_failed(disk, "read", &error));
@@ -371,7 +383,7 @@ impl DiskIo {
     #[cold]
     fn unreadable(&self, scratch: &mut Scratch, volume: VolumeId) {
         scratch.thread_metrics.volume(volume).failed();
-        if self.gather(scratch, &self.disks.view()).is_ok() {
+        if self.gather(scratch, &self.disks.view(), false).is_ok() {
             // The range can be read now, so the error was transient.
             for piece in &scratch.pieces {
                 scratch.thread_metrics.disk(piece.disk).failed();

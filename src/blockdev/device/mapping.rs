@@ -1,12 +1,13 @@
 //! A mapping of a disk's bytes that only system calls read.
 #![allow(unsafe_code)]
 
+use crate::sys::guarded;
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 
-/// Bytes of a mapping, for system calls only. Reading them in user space may end the process: see [`Mapping`].
+/// Bytes of a mapping, for system calls and guarded copies only. Reading them in another way may end the process: see [`Mapping`].
 #[derive(Clone, Copy, Default)]
 pub struct Mapped<'a>(&'a [u8]);
 
@@ -15,6 +16,12 @@ impl<'a> Mapped<'a> {
     #[must_use]
     pub fn for_system_call(self) -> &'a [u8] {
         self.0
+    }
+
+    /// Copies the bytes. Returns false where a page cannot be read, and on processors without guarded copies.
+    #[must_use]
+    pub fn copy_to(self, to: &mut [u8]) -> bool {
+        guarded::copy(self.0, to)
     }
 
     /// Returns the number of bytes.
@@ -33,7 +40,7 @@ impl<'a> Mapped<'a> {
 /// Shared read-only mapping of the first bytes of a file or device.
 ///
 /// A process that reads a page which an image has lost, or which its medium cannot read, ends with SIGBUS. A system call that gets such a page fails
-/// with EFAULT instead. So the bytes are for system calls, and no code here or elsewhere reads them.
+/// with EFAULT instead, and a guarded copy (`sys/guarded.rs`) says so. So the bytes are for these two, and no other code reads them.
 pub struct Mapping {
     map: MmapRaw,
 }
@@ -57,7 +64,7 @@ impl Mapping {
         let at = self.inside(at, len)?;
         // SAFETY: `inside` has checked that `[at, at + len)` lies within the mapping, which lives as long as `self`. The
         // memory is initialised as far as the language is concerned, and is never read through this slice: its users pass
-        // address and length to a system call, so that other processes may change or truncate the file.
+        // address and length to a system call or a guarded copy, so that other processes may change or truncate the file.
         let bytes = unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(at), len) };
         Some(Mapped(bytes))
     }

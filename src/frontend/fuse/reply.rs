@@ -59,7 +59,7 @@ impl Reply for ReadReply {
     fn send(self, answer: Response<'_>) -> Delivery {
         match answer {
             Response::Data(bytes) => {
-                if self.is_to_be_present {
+                if self.is_to_be_present && !sys::guarded::touch(bytes) {
                     sys::make_present(bytes);
                 }
                 // The bytes may be a mapping, which the kernel cannot read where the disk fails or its image was truncated. The host has EIO
