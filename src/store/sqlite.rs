@@ -30,7 +30,7 @@ mod removed;
 mod roles;
 mod schema;
 mod space;
-mod stalled_writer;
+mod stalled;
 mod table;
 
 pub use names::{JobName as NamedJob, Named, Names, names};

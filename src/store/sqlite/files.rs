@@ -10,7 +10,7 @@ use super::import::{Imported, fill};
 use super::metadata::{begin_lineage, overtake};
 use super::mirror::Mirror;
 use super::schema::{APPLICATION_ID, MIGRATIONS, is_migrated, is_older, migrate};
-use super::stalled_writer::resume_if_stopped;
+use super::stalled::{Held, resume_if_stopped};
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::records::NewPool;
@@ -158,6 +158,18 @@ fn settings(connection: &Connection) -> Result<()> {
     Ok(())
 }
 
+/// Runs `work` with a connection that does not wait for other processes.
+pub(super) fn without_waiting<T>(
+    connection: &mut Connection,
+    database: &Path,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    connection.busy_timeout(Duration::ZERO)?;
+    let done = work(connection);
+    connection.busy_handler(Some(busy_handler(database)))?;
+    done
+}
+
 /// Returns the busy handler. Transactions last microseconds, so the first tries follow at once; SQLite has no queue to wait in.
 fn busy_handler(database: &Path) -> impl FnMut(i32) -> bool + Send + 'static {
     let database = database.to_owned();
@@ -169,7 +181,7 @@ fn busy_handler(database: &Path) -> impl FnMut(i32) -> bool + Send + 'static {
         let waited = since.elapsed();
         if waited > SUSPICIOUS * (resumes + 1) {
             resumes += 1;
-            resume_if_stopped(&database);
+            resume_if_stopped(&database, Held::Write);
         }
         if waited < Duration::from_millis(1) {
             std::thread::yield_now();

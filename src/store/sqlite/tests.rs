@@ -1,4 +1,4 @@
-use super::roles::upkeep::CHECKPOINT_FRAMES;
+use super::roles::upkeep::{CHECKPOINT_FRAMES, LONG_LOG};
 use super::*;
 use crate::model::audit::Entry;
 use crate::model::build;
@@ -497,4 +497,77 @@ fn a_commit_and_the_progress_of_its_job_are_one_transaction() {
     }
     store.commit(header.term, id, header.membership).unwrap();
     assert_eq!(store.steps(job).unwrap(), [Step { done: 4, ..step }]);
+}
+
+/// Environment variable with the database that this test program reads and stops meanwhile.
+const READ: &str = "APPARATUS_TEST_READS_DATABASE";
+
+/// A stopped process that reads an old state of the database, in a transaction.
+struct StoppedReader(std::process::Child);
+
+impl StoppedReader {
+    fn of(database: &std::path::Path) -> Self {
+        let test = "store::sqlite::tests::the_log_begins_anew_though_a_process_was_stopped_while_it_read";
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", test]).env(READ, database);
+        let child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let stopped = Self(child);
+        let (pid, options) = (
+            rustix::process::Pid::from_child(&stopped.0),
+            rustix::process::WaitOptions::UNTRACED,
+        );
+        let status = rustix::process::waitpid(Some(pid), options).unwrap();
+        assert!(status.unwrap().1.stopped());
+        stopped
+    }
+
+    /// Stops in the middle of a transaction, and ends it when resumed.
+    fn run(database: &std::path::Path) {
+        let connection = Connection::open(database).unwrap();
+        connection
+            .execute_batch("BEGIN; SELECT count(*) FROM events")
+            .unwrap();
+        signal_hook::low_level::raise(libc::SIGSTOP).unwrap();
+        connection.execute_batch("COMMIT").unwrap();
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
+    }
+}
+
+impl Drop for StoppedReader {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn the_log_begins_anew_though_a_process_was_stopped_while_it_read() {
+    if let Some(database) = std::env::var_os(READ) {
+        return StoppedReader::run(database.as_ref());
+    }
+    let (_scratch, dir, mut store) = pool();
+    store.log(Severity::Info, "pool", "what the reader sees").unwrap();
+    let _reader = StoppedReader::of(&dir.database());
+    let lengthen = |store: &mut SqliteStore| {
+        while store.log_frames("noop").unwrap().0 < LONG_LOG {
+            store.log(Severity::Info, "pool", &"long".repeat(90_000)).unwrap();
+        }
+    };
+    lengthen(&mut store);
+    store.checkpoint().unwrap();
+    assert!(store.log_frames("noop").unwrap().0 < 10, "the log has begun anew");
+    lengthen(&mut store);
+    let other = SqliteStore::open(&dir, EPOCH).unwrap();
+    other
+        .connection
+        .execute_batch("BEGIN; SELECT count(*) FROM events")
+        .unwrap();
+    store.checkpoint().unwrap();
+    assert!(
+        store.log_frames("noop").unwrap().0 >= LONG_LOG,
+        "a reader that runs is not disturbed"
+    );
+    other.connection.execute_batch("COMMIT").unwrap();
+    store.checkpoint().unwrap();
+    assert!(store.log_frames("noop").unwrap().0 < 10);
 }

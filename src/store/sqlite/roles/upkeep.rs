@@ -3,12 +3,15 @@
 use crate::held::may_wait;
 use crate::model::error::{Error, Result};
 use crate::store::UpkeepStore;
+use crate::store::sqlite::stalled::{Held, resume_if_stopped};
 use crate::store::sqlite::{SqliteStore, check, directory, files};
 use rusqlite::ErrorCode;
 use std::io;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
+/// Number of frames from which the log is made to begin anew, though others read or write at any time: 16 MiB.
+pub(in crate::store::sqlite) const LONG_LOG: i64 = 4 * CHECKPOINT_FRAMES;
 /// Smallest number of frames in the log for which a checkpoint is worth its cost.
 pub(in crate::store::sqlite) const CHECKPOINT_FRAMES: i64 = 1000;
 
@@ -63,15 +66,14 @@ impl UpkeepStore for SqliteStore {
     fn checkpoint(&mut self) -> Result<()> {
         may_wait("a checkpoint");
         let (frames, copied) = self.log_frames("noop")?;
-        if frames - copied < CHECKPOINT_FRAMES {
+        let is_long = frames >= LONG_LOG;
+        if frames - copied < CHECKPOINT_FRAMES && !is_long {
             return Ok(());
         }
-        self.log_frames("passive").inspect_err(|error| {
-            // SQLite syncs the log through its own descriptor, and that may have consumed the report of a lost page.
-            if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) {
-                self.log.remember(&io::Error::other(error.to_string()));
-            }
-        })?;
+        self.copy_log()?;
+        if is_long {
+            self.end_log()?;
+        }
         // The first commit after a full checkpoint restarts the log and syncs its header: better this commit than one that
         // hosts wait for.
         self.write(|db| {
@@ -91,6 +93,34 @@ impl SqliteStore {
             None => directory::refusal(&self.dir, of),
             Some(_) => directory::refusal_of_mirror(&self.dir, of),
         }
+    }
+
+    /// Copies the log into the database, as far as nobody reads older states. If all of it was copied and nobody reads it or appends to it meanwhile,
+    /// the next commit begins it anew.
+    pub(in crate::store::sqlite) fn copy_log(&mut self) -> rusqlite::Result<()> {
+        let copied = self.log_frames("passive").map(drop);
+        self.checkpointed(copied)
+    }
+
+    /// Copies the rest of the log with nobody writing, so that the next commit begins it anew. Does nothing if that would have to wait, which
+    /// stopped readers do not cause.
+    fn end_log(&mut self) -> rusqlite::Result<()> {
+        let database = self.dir.database();
+        resume_if_stopped(&database, Held::Read);
+        let ended = files::without_waiting(&mut self.connection, &database, |connection| {
+            connection.query_row("PRAGMA wal_checkpoint(restart)", [], |_| Ok(()))
+        });
+        self.checkpointed(ended)
+    }
+
+    /// Records a failed checkpoint.
+    fn checkpointed(&mut self, done: rusqlite::Result<()>) -> rusqlite::Result<()> {
+        done.inspect_err(|error| {
+            // SQLite syncs the log through its own descriptor, and that may have consumed the report of a lost page.
+            if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) {
+                self.log.remember(&io::Error::other(error.to_string()));
+            }
+        })
     }
 
     /// Returns the number of frames in the log, and how many of them are in the database.
