@@ -152,8 +152,18 @@ fn check_blocks(daemon: &Daemon, versions: &[AtomicU64]) {
 
 #[test]
 fn a_truncated_image_is_an_io_error_and_no_more() {
+    truncate_an_image(&[]);
+}
+
+/// The server of a supervisor copies small reads out of the mapping.
+#[test]
+fn a_truncated_image_is_an_io_error_and_no_more_of_a_supervised_server() {
+    truncate_an_image(&["--supervisor"]);
+}
+
+fn truncate_an_image(arguments: &[&str]) {
     let pool = pool_of_two_disks();
-    let daemon = pool.start("x");
+    let daemon = pool.start_with("x", arguments);
     let file = daemon.open("v");
     let bytes = Random::new(2).bytes(32 * EXTENT as usize);
     file.write_all_at(&bytes, 0).unwrap();

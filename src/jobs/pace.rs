@@ -167,16 +167,20 @@ const CATCH_UP: Duration = Duration::from_millis(5);
 /// Upper bound of the delay for one chunk, however low the rate.
 const LONGEST_DELAY: Duration = Duration::from_secs(3600);
 
-/// Decides when moved data is persisted: after an amount of data or time.
+/// Decides when moved data is persisted: after an amount of data or time, or a number of changes.
 #[derive(Clone, Debug)]
 pub(super) struct Cadence {
     most: u64,
     bytes: u64,
+    changes: u64,
     since: Option<Instant>,
 }
 
 /// Longest time that a committed change of a running job stays unpersisted.
 const PERSIST_EVERY: Duration = Duration::from_secs(1);
+/// Largest number of committed changes of a running job that stay unpersisted. Each takes some 50 KiB in the log of the database, which can begin
+/// anew only afterwards.
+const MOST_CHANGES: u64 = 256;
 
 impl Cadence {
     /// Creates a cadence that persists after at most `most` bytes.
@@ -184,19 +188,22 @@ impl Cadence {
         Self {
             most,
             bytes: 0,
+            changes: 0,
             since: None,
         }
     }
 
-    /// Accounts for a committed chunk of `bytes` bytes.
-    pub(super) fn committed(&mut self, bytes: u64, now: Instant) {
+    /// Accounts for committed changes, which moved `bytes` bytes.
+    pub(super) fn committed(&mut self, changes: u64, bytes: u64, now: Instant) {
         self.bytes += bytes;
+        self.changes += changes;
         self.since.get_or_insert(now);
     }
 
     /// Returns whether it is time to persist.
     pub(super) fn due(&self, now: Instant) -> bool {
         self.bytes >= self.most
+            || self.changes >= MOST_CHANGES
             || self
                 .since
                 .is_some_and(|since| now.duration_since(since) >= PERSIST_EVERY)
@@ -209,7 +216,7 @@ impl Cadence {
 
     /// Restarts the interval, because persisting is not possible now.
     pub(super) fn put_off(&mut self, now: Instant) {
-        (self.bytes, self.since) = (0, Some(now));
+        (self.bytes, self.changes, self.since) = (0, 0, Some(now));
     }
 
     /// Records that everything is persisted.
@@ -372,17 +379,23 @@ mod tests {
     }
 
     #[test]
-    fn persisting_is_due_after_data_or_time() {
+    fn persisting_is_due_after_data_or_time_or_many_changes() {
         let start = Instant::now();
         let mut cadence = Cadence::new(4 * MIB);
         assert!(!cadence.due(start + PERSIST_EVERY * 10) && !cadence.pending());
-        cadence.committed(MIB, start);
+        cadence.committed(1, MIB, start);
         assert!(cadence.pending() && !cadence.due(start));
         assert!(cadence.due(start + PERSIST_EVERY));
-        cadence.committed(3 * MIB, start);
+        cadence.committed(1, 3 * MIB, start);
         assert!(cadence.due(start));
         cadence.persisted();
         assert!(!cadence.pending() && !cadence.due(start + PERSIST_EVERY * 2));
+        cadence.committed(MOST_CHANGES - 1, 0, start);
+        assert!(!cadence.due(start));
+        cadence.committed(1, 0, start);
+        assert!(cadence.due(start));
+        cadence.put_off(start);
+        assert!(!cadence.due(start));
     }
 
     #[test]

@@ -225,7 +225,8 @@ impl<'a> Worker<'a> {
         self.job.longest_hold_us = self.job.longest_hold_us.max(longest);
         self.job.holds.merge(&figures.holds);
         if figures.chunks > 0 {
-            self.cadence.committed(figures.copied, Instant::now());
+            self.cadence
+                .committed(figures.chunks, figures.copied, Instant::now());
             self.backoff.reset();
         }
         figures.chunks > 0
@@ -292,6 +293,7 @@ impl<'a> Worker<'a> {
             .find(|step| losing.contains(&step.to.disk));
         if target.is_none() && !losing.is_empty() && !self.mover.finished() {
             self.cadence.put_off(Instant::now());
+            self.controller.store().checkpoint()?;
             self.show_wait(&format!(
                 "goes on, and is not persisted before it is done: {error}"
             ))?;

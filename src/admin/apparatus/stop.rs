@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// How long an apparatus may take to confirm that it will stop.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a supervisor may take to end after its server has stopped.
+const SUPERVISOR_END: Duration = Duration::from_secs(2);
 /// How long disks are waited for after a fence, so that they can discard what is freed.
 const DISK_WAIT: Duration = Duration::from_millis(50);
 /// How often a fence is tried again because the term was raised meanwhile.
@@ -75,7 +77,7 @@ pub fn stop(
         Err(error) if error.kind() == ErrorKind::Busy => return Err(error.hint("try again")),
         Err(error) => return Err(error.hint(format!("end it by force: vctl apparatus fence {name}"))),
     }
-    await_end(pool, &member.name, within)?;
+    await_end(pool, &member.name, overridden, within)?;
     Ok(true)
 }
 
@@ -104,7 +106,7 @@ pub fn stop_unlisted(pool: &PoolDir, name: &Name, overridden: bool, within: Dura
             return Err(Error::failed(what(name.as_str()), why));
         }
     }
-    await_end(pool, name, within)?;
+    await_end(pool, name, overridden, within)?;
     Ok(true)
 }
 
@@ -188,13 +190,24 @@ pub(super) fn what(name: &str) -> String {
     format!("apparatus {name}")
 }
 
-fn await_end(pool: &PoolDir, name: &Name, within: Duration) -> Result<()> {
-    let has_ended = cluster::open(pool)?.await_end(name.as_str(), within)?;
-    // Its supervisor, if it has one, ends after it.
+/// Waits until an apparatus that was asked to stop has ended, with its supervisor if it has one. A server that crashes before its supervisor knows
+/// that it is to stop is started again: its supervisor is stopped then, if hosts may be cut off.
+fn await_end(pool: &PoolDir, name: &Name, overridden: bool, within: Duration) -> Result<()> {
+    let until = Instant::now() + within;
     let failed = |error| Error::because(what(name.as_str()), error);
-    match has_ended && supervisor::await_end(pool, name, within).map_err(failed)? {
-        true => Ok(()),
-        false => Err(has_not_ended(pool, name.as_str(), within)),
+    if !cluster::open(pool)?.await_end(name.as_str(), within)? {
+        return Err(has_not_ended(pool, name.as_str(), within));
+    }
+    let left = until.saturating_duration_since(Instant::now());
+    if supervisor::await_end(pool, name, left.min(SUPERVISOR_END)).map_err(failed)? {
+        return Ok(());
+    }
+    let left = until.saturating_duration_since(Instant::now());
+    match give_up_mount(pool, name, overridden, left) {
+        Ok(_) => Ok(()),
+        // The remaining time says nothing to who has set the whole.
+        Err(error) if error.kind() == ErrorKind::TimedOut => Err(has_not_ended(pool, name.as_str(), within)),
+        Err(error) => Err(error),
     }
 }
 
@@ -348,5 +361,36 @@ fn why_not_rejoined(member: &Member) -> String {
         ),
         Some('D') => format!("has not rejoined: its process, {}, waits for a disk", member.pid),
         _ => "has not rejoined".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::Guard;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn a_supervisor_that_goes_on_after_the_end_of_its_server_is_stopped_if_hosts_may_be_cut_off() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (pool, name) = (
+            PoolDir::new(scratch.path()),
+            Name::new("apparatus", "a1").unwrap(),
+        );
+        std::fs::create_dir(pool.run()).unwrap();
+        let asked = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(signal_hook::consts::SIGTERM, asked.clone()).unwrap();
+        assert!(
+            await_end(&pool, &name, true, Duration::ZERO).is_ok(),
+            "there is none"
+        );
+        let _supervisor = Guard::acquire(&pool, &name).unwrap();
+        let refused = await_end(&pool, &name, false, Duration::ZERO).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Busy, "{refused}");
+        assert!(!asked.load(Ordering::SeqCst));
+        let late = await_end(&pool, &name, true, Duration::ZERO).unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::TimedOut, "{late}");
+        assert!(asked.load(Ordering::SeqCst));
     }
 }
