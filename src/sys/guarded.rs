@@ -142,10 +142,11 @@ mod instructions {
         // SAFETY: the structure is one that the kernel has given, or null, which asks and changes nothing. An access that failed is repeated when the
         // handler returns, and raises the signal again; a signal that was sent is sent again.
         unsafe {
-            match before {
-                Some(before) => libc::sigaction(signal, before, std::ptr::null_mut()),
-                None => libc::signal(signal, libc::SIG_DFL) as c_int,
-            };
+            if let Some(before) = before {
+                libc::sigaction(signal, before, std::ptr::null_mut());
+            } else {
+                libc::signal(signal, libc::SIG_DFL);
+            }
             if !is_of_an_access {
                 libc::raise(signal);
             }
@@ -164,7 +165,8 @@ mod instructions {
     }
 }
 
-#[cfg(all(test, target_arch = "x86_64", not(miri)))]
+#[cfg(test)]
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
 mod tests {
     use super::*;
     use memmap2::MmapOptions;
