@@ -359,3 +359,63 @@ impl Parkable for Owned {
         (data + size_of::<Self>()) as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    fn request<'a>(operation: Operation<'a>) -> Request<'a, BoxedReply> {
+        Request::new(VolumeId(1), operation, BoxedReply::new(|_| Delivery::Taken))
+    }
+
+    #[test]
+    fn the_rest_of_a_long_zeroing_ends_where_the_whole_did() {
+        let zero = Operation::Zero {
+            at: VolumeOffset(100),
+            len: 50,
+            punch: true,
+            clip: false,
+        };
+        let rest = request(zero).after(30);
+        assert_eq!(
+            (rest.span().start, rest.span().end),
+            (VolumeOffset(130), VolumeOffset(150))
+        );
+        assert_eq!(rest.access(), Access::Write, "a hold of writes covers it");
+    }
+
+    #[test]
+    fn a_durable_write_is_durable_after_it_was_parked() {
+        for durable in [true, false] {
+            let data = Data::Borrowed(b"bytes");
+            let at = VolumeOffset(7);
+            let parked = request(Operation::Write { at, data, durable }).own();
+            assert!(
+                matches!(&parked.operation, Operation::Write { data, durable: kept, .. } if *kept == durable && **data == *b"bytes")
+            );
+        }
+    }
+
+    #[test]
+    fn a_durable_write_whose_flush_fails_has_failed() {
+        for (answer, is_written) in [(Response::Done, true), (Response::Failed(Failure::Disk), false)] {
+            let written = Arc::new(AtomicBool::new(!is_written));
+            let seen = Arc::clone(&written);
+            let reply = BoxedReply::new(move |answer| {
+                seen.store(matches!(answer, Response::Written(5)), Ordering::Relaxed);
+                Delivery::Taken
+            });
+            let data = Data::Borrowed(b"bytes");
+            let write = Operation::Write {
+                at: VolumeOffset(0),
+                data,
+                durable: true,
+            };
+            let flush = Request::new(VolumeId(1), write, reply).then_flush(5);
+            flush.reply.send(answer);
+            assert_eq!(written.load(Ordering::Relaxed), is_written);
+        }
+    }
+}

@@ -62,4 +62,23 @@ mod tests {
         assert_eq!([1, 2, 3].map(|volume| needed(&unpersisted, volume, 9)), [8, 9, 7]);
         assert_eq!(needed(&unpersisted, 2, 8), 8, "by the older table");
     }
+
+    #[test]
+    fn of_many_volumes_only_those_are_forgotten_whose_changes_are_persisted() {
+        let mut unpersisted = Unpersisted::new(Generation(0));
+        let volumes = 0..MANY as u64 + 100;
+        let persisted = Generation(40);
+        for volume in volumes.clone() {
+            let (from, edits) = (Generation(volume), vec![Edit::RemoveVolume(VolumeId(volume))]);
+            unpersisted.note(&Delta { from, edits }, persisted);
+        }
+        assert!(
+            !unpersisted.applied.contains_key(&VolumeId(0)),
+            "it has been persisted"
+        );
+        for volume in volumes.filter(|volume| Generation(volume + 1) > persisted) {
+            let needed = unpersisted.needed(VolumeId(volume), Generation(u64::MAX));
+            assert_eq!(needed, Generation(volume + 1));
+        }
+    }
 }

@@ -326,6 +326,10 @@ fn the_end_of_a_hold_releases_nothing_from_a_paused_gate_and_closing_ends_the_pa
     gate.close();
     assert!(gate.resume().is_none());
     assert!(is_held(&gate, span(0, 10), Access::Write));
+    // A request finds the lease run out while the gate is closed: the renewal does not open it.
+    gate.pause();
+    assert!(gate.resume().unwrap().requests.is_empty());
+    assert!(is_held(&gate, span(0, 10), Access::Write));
     assert_eq!(gate.open().requests, [Item(1, 1)]);
 }
 

@@ -276,4 +276,6 @@ impl SqliteStore {
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod syncs;
+#[cfg(test)]
 mod tests;

@@ -75,3 +75,62 @@ fn a_flush_after_reads_alone_asks_no_disk() {
     flush(&mut rig, 4);
     assert_eq!(faults[0].struck(), 1);
 }
+
+/// In a new table every disk counts as written, so a first flush precedes.
+#[test]
+fn a_write_and_a_zeroing_mark_each_of_their_disks() {
+    let at = 8 * EXTENT - 2;
+    for (zeroes, left) in [(false, b"abcd"), (true, b"\0\0\0\0")] {
+        let (mut rig, faults) = Rig::faulty(limits());
+        rig.map(8, rig.disks[1], 5, 8);
+        let mut number = 0;
+        let mut done = |rig: &mut Rig, operation: Operation<'_>, answer| {
+            number += 1;
+            rig.ask(number, operation);
+            assert_eq!(rig.answer(number), answer);
+        };
+        done(&mut rig, Operation::Flush, Received::Done);
+        done(&mut rig, write(at, b"abcd"), Received::Written(4));
+        if zeroes {
+            done(&mut rig, Operation::Flush, Received::Done);
+            let zero = Operation::Zero {
+                at: VolumeOffset(at),
+                len: 4,
+                punch: false,
+                clip: false,
+            };
+            done(&mut rig, zero, Received::Done);
+        }
+        done(&mut rig, Operation::Flush, Received::Done);
+        rig.cut_power(&faults);
+        assert_eq!(rig.content(at, 4), left);
+    }
+}
+
+#[test]
+fn a_write_fails_if_any_of_its_disks_does() {
+    for failing in [0, 1] {
+        let (mut rig, faults) = Rig::faulty(limits());
+        rig.map(8, rig.disks[1], 5, 8);
+        faults[failing].set([Rule::always(On::Write, Fault::Error(5))]);
+        rig.write(1, 8 * EXTENT - 2, b"abcd");
+        assert_eq!(rig.answer(1), Received::Failed(Failure::Disk));
+    }
+}
+
+/// Whoever takes a placement back notes a loss before that is committed; a flush that is under way must not say that all is there.
+#[test]
+fn a_loss_that_is_noted_while_a_flush_persists_fails_that_flush() {
+    let mut rig = Rig::new(limits());
+    rig.map(8, rig.disks[1], 5, 8);
+    let ledger = rig.shared.ledgers.ledger(rig.disks[1]);
+    *rig.persisting.then.lock().unwrap() = Some(Box::new(move || {
+        ledger.note_failure();
+        Ok(())
+    }));
+    rig.ask(1, Operation::Flush);
+    assert_eq!(rig.answer(1), Received::Failed(Failure::Disk));
+    *rig.persisting.then.lock().unwrap() = None;
+    rig.ask(2, Operation::Flush);
+    assert_eq!(rig.answer(2), Received::Done, "the volume's hosts know it now");
+}

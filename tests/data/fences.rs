@@ -1,6 +1,7 @@
 //! Requests that a fence parks, and their outcome after the rejoin.
 
 use super::*;
+use apparatus::model::change::NewChange;
 
 #[test]
 fn a_fenced_apparatus_acknowledges_nothing_until_it_has_rejoined() {
@@ -122,6 +123,61 @@ fn a_write_whose_range_has_moved_since_it_was_at_its_disk_runs_again() {
     rig.rejoin();
     assert_eq!(rig.answer(1), Received::Written(3));
     assert_eq!(rig.content(0, 3), b"abc");
+}
+
+#[test]
+fn a_write_of_which_only_the_end_has_moved_runs_again() {
+    let (mut rig, faults) = Rig::faulty(limits());
+    write_and_meanwhile(&rig, &faults[0], write(EXTENT - 1, b"ab"), || rig.fence());
+    let map = Edit::Map {
+        volume: rig.volume,
+        segments: segments(1, &[(rig.disks[1], 3, 1)]),
+    };
+    rig.pool.change(vec![map], vec![]);
+    rig.rejoin();
+    assert_eq!(rig.answer(1), Received::Written(2));
+    assert_eq!(rig.content(EXTENT - 1, 2), b"ab");
+}
+
+/// Its old extents are not free before that.
+#[test]
+fn the_table_of_a_write_at_its_disk_is_in_use() {
+    let (mut rig, faults) = Rig::faulty(limits());
+    let before = rig.apparatus.control().generation();
+    write_and_meanwhile(&rig, &faults[0], write(0, b"abc"), || {
+        rig.map(8, rig.disks[1], 5, 8);
+        assert_eq!(rig.apparatus.control().oldest(), before);
+    });
+    assert_eq!(rig.answer(1), Received::Written(3));
+    assert_eq!(rig.apparatus.control().oldest(), before.next());
+}
+
+/// Any volume may depend on what is new in a table that was loaded whole.
+#[test]
+fn a_flush_after_a_rejoin_sees_that_the_loaded_table_is_persisted() {
+    let mut rig = Rig::new(limits());
+    let map = Edit::Map {
+        volume: rig.volume,
+        segments: segments(8, &[(rig.disks[1], 3, 1)]),
+    };
+    rig.fence();
+    let change = NewChange {
+        title: "test".into(),
+        job: None,
+        delta: Delta {
+            from: Generation(0),
+            edits: vec![map],
+        },
+        spans: Vec::new(),
+        mode: HoldMode::All,
+    };
+    let ran = rig.pool.controller().run(change, false, &mut || Ok(()));
+    ran.unwrap();
+    rig.rejoin();
+    let loaded = rig.apparatus.control().generation();
+    rig.ask(1, Operation::Flush);
+    assert_eq!(rig.answer(1), Received::Done);
+    assert_eq!(*rig.persisting.asked.lock().unwrap(), [loaded]);
 }
 
 /// The fence falls at any moment of a large write: before it has begun, while it is on its way to the disk, or after it was acknowledged.
