@@ -474,4 +474,21 @@ mod tests {
         };
         assert_eq!(staged.part(&(15..35)), part);
     }
+
+    #[test]
+    fn a_durable_copy_of_several_pieces_has_each_in_its_place() {
+        let images = Images::new();
+        let long = bytes(5, 3 * SIZE + 4096);
+        images.files[0].write_all_at(&long, LEN).unwrap();
+        let route = Route {
+            len: long.len() as u64,
+            ..route(&images)
+        };
+        let whole = 0..route.len;
+        let ledger = images.ledgers().ledger(route.target.id());
+        copy_durably(&route, std::slice::from_ref(&whole), &*ledger).unwrap();
+        let mut copied = vec![0; long.len()];
+        images.files[1].read_exact_at(&mut copied, 2 * LEN).unwrap();
+        assert!(copied == long);
+    }
 }

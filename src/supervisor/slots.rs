@@ -150,4 +150,24 @@ mod tests {
     fn no_record_crosses_a_page() {
         assert_eq!(4096 % BYTES, 0);
     }
+
+    #[test]
+    fn a_place_that_is_free_after_opening_is_given_once_and_no_other() {
+        let mut slots = Slots::create("test").unwrap();
+        for key in 1..=3 {
+            slots.put(key, content(key, 10)).unwrap();
+        }
+        slots.remove(&2).unwrap();
+        let mut kept = slots.descriptor().try_clone_to_owned().unwrap();
+        for expected in [vec![1, 3], vec![1, 3, 7, 8]] {
+            let (mut again, found) = Slots::open(kept, |content| content[0]).unwrap();
+            let mut keys: Vec<u64> = found.iter().map(|content| content[0]).collect();
+            keys.sort_unstable();
+            assert_eq!(keys, expected);
+            for key in [7, 8] {
+                again.put(key, content(key, 20)).unwrap();
+            }
+            kept = again.descriptor().try_clone_to_owned().unwrap();
+        }
+    }
 }

@@ -79,5 +79,7 @@ mod tests {
         file.read_exact_at(&mut read, 0).unwrap();
         assert_eq!(read[..4096], [1; 4096]);
         assert_eq!(read[4096..], bytes);
+        let flags = rustix::fs::fcntl_getfl(apart.opened(&file).unwrap()).unwrap();
+        assert!(flags.contains(OFlags::DSYNC), "it waits for the disk: {flags:?}");
     }
 }

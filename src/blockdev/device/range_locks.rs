@@ -75,6 +75,12 @@ impl RangeLocks {
         RangeLock { of: self, number }
     }
 
+    /// Returns the number of writes that wait for others.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.state().waiting
+    }
+
     fn state(&self) -> MutexGuard<'_, Writes> {
         self.writes.lock().unwrap_or_else(PoisonError::into_inner)
     }

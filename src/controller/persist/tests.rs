@@ -5,7 +5,10 @@ use crate::metadata::place::Place;
 use crate::model::build::{self, area, committed, segment};
 use crate::model::change::{HoldMode, NewChange};
 use crate::model::dir::PoolDir;
-use crate::model::records::{Delta, Segment};
+use crate::model::records::{Delta, PoolHeader, Segment};
+use crate::model::units::ByteCount;
+use std::sync::Mutex;
+use uuid::Uuid;
 
 fn map(at: u64, placement: Area) -> Edit {
     let start = VolumeExtent(at);
@@ -124,5 +127,70 @@ fn whoever_persists_brings_the_copies_up_to_date() {
             copies[0].lag.is_some(),
             "{who:?}: its disk is not open, so it is left behind"
         );
+    }
+}
+
+/// Ledger that counts as clean, and records what is asked of it.
+struct Asked(bool, Mutex<Vec<&'static str>>);
+
+impl FlushLedger for Asked {
+    fn disk(&self) -> DiskId {
+        DiskId(1)
+    }
+    fn written(&self) {
+        self.1.lock().unwrap().push("written");
+    }
+    fn flush(&self, _: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+        Ok(())
+    }
+    fn flush_here(&self, flush: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+        self.1.lock().unwrap().push("flush");
+        flush()
+    }
+    fn watch(&self, work: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+        work()
+    }
+    fn note_failure(&self) {}
+    fn doubt_others(&self) {}
+    fn is_in_doubt(&self) -> bool {
+        self.0
+    }
+    fn is_dirty(&self) -> bool {
+        false
+    }
+    fn failures(&self) -> u64 {
+        0
+    }
+    fn failures_here(&self) -> u64 {
+        0
+    }
+    fn has_lost(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn moved_data_is_flushed_though_its_disk_counts_as_clean_and_written_again_in_doubt() {
+    let scratch = tempfile::tempdir().unwrap();
+    let pool = PoolHeader {
+        uuid: Uuid::from_u128(7),
+        ..PoolHeader::before(ExtentSize::DEFAULT)
+    };
+    let record = DiskRecord {
+        uuid: Uuid::from_u128(8),
+        path: scratch.path().join("image"),
+        ..build::disk(1, 16)
+    };
+    crate::blockdev::create_image(&record.path, ByteCount(16 << 20), ExtentSize::DEFAULT).unwrap();
+    let candidate = crate::blockdev::Candidate::inspect(&record.path, &pool, &[]).unwrap();
+    candidate.write_label(&pool, record.uuid).unwrap();
+    let disk = Disk::open(&record, &pool).unwrap();
+    for in_doubt in [false, true] {
+        let ledger = Asked(in_doubt, Mutex::default());
+        flush_areas(&disk, &ledger, &[area(1, 1, 1)], ExtentSize::DEFAULT).unwrap();
+        assert_eq!(*ledger.1.lock().unwrap(), ["written", "flush"]);
+        // What lies beyond the disk cannot be written again.
+        let beyond = flush_areas(&disk, &ledger, &[area(1, 100, 1)], ExtentSize::DEFAULT);
+        assert_eq!(beyond.is_err(), in_doubt);
     }
 }

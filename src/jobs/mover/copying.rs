@@ -73,3 +73,63 @@ impl ChunkCopier for Copier {
         Ok(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::copier::{LastRun, stage};
+    use crate::jobs::testing::Images;
+    use crate::jobs::write_gate::WriteGate;
+    use crate::model::units::DiskOffset;
+    use rustix::fs::{FallocateFlags, fallocate};
+    use std::os::unix::fs::FileExt;
+
+    const LEN: u64 = 1 << 20;
+
+    fn begun(images: &Images) -> (Copier, Run) {
+        let [source, target] = images.open();
+        let (at, to) = (DiskOffset(LEN), DiskOffset(LEN));
+        let route = Route {
+            source,
+            at,
+            target,
+            to,
+            len: LEN,
+        };
+        let staged = stage(&route, &mut LastRun::default(), &WriteGate::new(images.ledgers())).unwrap();
+        let run = Run {
+            route,
+            staged,
+            charged: 0,
+            copying: Duration::ZERO,
+            retried: false,
+        };
+        (Copier::new(images.ledgers()), run)
+    }
+
+    /// What was clean at the destination before the first attempt has its bytes by the second.
+    #[test]
+    fn a_second_attempt_leaves_nothing_of_the_first() {
+        let images = Images::new();
+        let (mut copier, mut run) = begun(&images);
+        images.files[0].write_all_at(&[7; 4096], LEN).unwrap();
+        copier.copy(&mut run, false).unwrap();
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(&images.files[0], punch, LEN, LEN).unwrap();
+        copier.copy(&mut run, false).unwrap();
+        let mut copied = vec![1; 4096];
+        images.files[1].read_exact_at(&mut copied, LEN).unwrap();
+        assert!(copied.iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_copy_ahead_is_flushed_before_it_counts() {
+        let images = Images::new();
+        let (mut copier, mut run) = begun(&images);
+        let ledger = images.ledgers().ledger(run.route.target.id());
+        ledger.flush(&mut || Ok(())).unwrap();
+        ledger.written();
+        copier.copy(&mut run, true).unwrap();
+        assert!(!ledger.is_dirty());
+    }
+}

@@ -14,6 +14,8 @@ pub(crate) enum Trouble {
     LosesAnswer,
     /// The entry arrives only when the next one has been asked for.
     Delays,
+    /// Another machine is faster with an entry of the same rows, and the answer is lost.
+    Overtakes,
     /// The log cannot be reached.
     Away,
 }
@@ -122,6 +124,13 @@ impl Journal for SharedLog {
             log.late.push(entry.clone());
             return Err(away());
         }
+        if trouble == Trouble::Overtakes {
+            let nonce = !entry.nonce;
+            log.accept(Entry {
+                nonce,
+                ..entry.clone()
+            });
+        }
         let answer = log.accept(entry.clone());
         if answer == Appended::Accepted {
             let keys = derived
@@ -134,7 +143,7 @@ impl Journal for SharedLog {
             log.accept(late);
         }
         match trouble {
-            Trouble::LosesAnswer => Err(away()),
+            Trouble::LosesAnswer | Trouble::Overtakes => Err(away()),
             _ => Ok(answer),
         }
     }

@@ -155,3 +155,19 @@ fn what_cannot_be_used_directly_is_refused_by_name() {
     );
     assert!(bypass_cache("image", &in_memory, kind).is_err());
 }
+
+#[test]
+fn a_write_of_a_part_of_a_block_waits_for_the_others_of_that_block() {
+    let Some((device, _)) = device(512) else { return };
+    let block = device.alignment.block as u64;
+    let whole = device.locks.lock(0..block, Share::Shared);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| device.write_at(&[7; 10], 3).unwrap());
+        while device.locks.waiting() == 0 {
+            assert!(!writing.is_finished(), "it has waited for nothing");
+            std::thread::yield_now();
+        }
+        drop(whole);
+        assert_eq!(writing.join().unwrap(), 10);
+    });
+}

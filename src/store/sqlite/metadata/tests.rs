@@ -6,6 +6,7 @@ use crate::model::units::{CacheEpoch, DiskExtent, DiskId, ExtentSize, Generation
 use crate::store::metadata::Persisted;
 use crate::store::roles::*;
 use crate::store::sqlite::SqliteStore;
+use crate::store::sqlite::change::{begin_persisting, end_persisting};
 use crate::store::sqlite::tests::{change, disk, map, new_change, pool, segment, volume};
 use uuid::Uuid;
 
@@ -108,4 +109,44 @@ fn a_disk_that_shrinks_again_when_power_was_lost_carries_nothing_beyond_its_end(
     assert_eq!(store.copy_extents().unwrap(), []);
     assert_eq!(persisted(&mut store).copies, []);
     assert_eq!(store.check().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_on_its_way_to_be_persisted_is_no_part_of_a_copy_yet() {
+    let (_scratch, _, mut store) = pool();
+    let first = change(&mut store, vec![Edit::AddDisk(disk(1, 100))]);
+    store.persist(&[first]).unwrap();
+    let before = persisted(&mut store).position;
+    let id = change(&mut store, vec![Edit::AddVolume(volume(1, 4))]);
+    assert_eq!(persisted(&mut store).position, before);
+    let latest = store.write(|db| begin_persisting(db, &[id])).unwrap();
+    assert_eq!(
+        persisted(&mut store).position,
+        before,
+        "a power loss now may take it back"
+    );
+    store.write(|db| end_persisting(db, latest.unwrap())).unwrap();
+    let after = persisted(&mut store).position;
+    assert_eq!(
+        (after.layout, after.generation),
+        (before.layout + 1, before.generation.next())
+    );
+}
+
+#[test]
+fn an_adopted_database_begins_another_history() {
+    let (_scratch, _, mut store) = pool();
+    let first = change(&mut store, vec![Edit::AddDisk(disk(1, 100))]);
+    store.persist(&[first]).unwrap();
+    let before = persisted(&mut store);
+    let place = Place::behind_the_label(ExtentSize::DEFAULT);
+    store.copy_placed(DiskId(1), place, before.position).unwrap();
+    store.adopt().unwrap();
+    let after = persisted(&mut store);
+    assert_ne!(after.lineage, before.lineage);
+    assert_eq!(
+        after.copies[0].position,
+        Position::default(),
+        "its copy may be of a later past"
+    );
 }

@@ -253,3 +253,17 @@ fn joining_and_fencing_set_the_keys_that_renewals_are_decided_by() {
     log_event(&mut a, "text").unwrap();
     assert_eq!(derived::keys(&a.connection, b"i\tevents\t[1]\n").unwrap(), []);
 }
+
+/// Else two controllers would have one term.
+#[test]
+fn an_entry_of_another_machine_is_not_taken_for_ones_own_whose_answer_was_lost() {
+    let machines = Machines::new();
+    let mut a = machines.open("a");
+    let before = a.header().unwrap().term;
+    machines.log.plan(Trouble::Overtakes);
+    assert_eq!(
+        a.raise_term().unwrap(),
+        Term(before.0 + 2),
+        "the other has the one between"
+    );
+}
