@@ -142,6 +142,24 @@ fn a_server_that_does_not_come_up_leaves_the_mount_and_hosts_go_on_once_it_does(
     daemon.stop();
 }
 
+/// Before it was asked, while it was asked, and before its supervisor knew of it: the order is up to the machine.
+#[test]
+fn a_stop_succeeds_though_the_server_crashes_at_that_moment() {
+    let pool = pool();
+    let (dir, mut store) = (PoolDir::new(pool.dir.path()), pool.store());
+    for _ in 0..4 {
+        let mut daemon = pool.start_with("a1", &["--supervisor"]);
+        let stopped = thread::scope(|scope| {
+            let stopping = scope.spawn(|| stop(&dir, &mut *store, "a1", true, PATIENCE));
+            kill_server(&pool);
+            stopping.join().unwrap()
+        });
+        stopped.unwrap();
+        daemon.wait();
+        assert!(!is_mount_point(daemon.mount()));
+    }
+}
+
 #[test]
 fn a_server_that_crashes_while_it_stops_is_not_started_again() {
     let pool = pool();

@@ -40,14 +40,57 @@ pub fn stop(
     overridden: bool,
     within: Duration,
 ) -> Result<bool> {
-    let member = match member(store, name) {
-        // The database may be a new or an older one.
-        Err(error) if error.kind() == ErrorKind::NotFound && cluster::open(pool)?.is_claimed(name)? => {
-            return stop_unlisted(pool, &Name::new("apparatus", name)?, overridden, within);
+    until_asked(pool, name, within, |left| {
+        stop_once(pool, store, name, overridden, left)
+    })
+}
+
+/// What became of an attempt to stop an apparatus.
+enum Attempt {
+    /// It has ended; false when it had before.
+    Ended(bool),
+    /// It could not be asked because its server is being replaced.
+    Replaced(Error),
+}
+
+/// Makes attempts, each with the time that is left, until one does not meet a server that is being replaced.
+fn until_asked(
+    pool: &PoolDir,
+    name: &str,
+    within: Duration,
+    mut attempt: impl FnMut(Duration) -> Result<Attempt>,
+) -> Result<bool> {
+    let until = Instant::now() + within;
+    loop {
+        let error = match attempt(until.saturating_duration_since(Instant::now()))? {
+            Attempt::Ended(stopped) => return Ok(stopped),
+            Attempt::Replaced(error) => error,
+        };
+        // The next server joins the pool.
+        if !Watch::new(pool)?.changed(until)? {
+            return Err(error.hint(format!("end it by force: vctl apparatus fence {name}")));
         }
-        // A controller has removed the record of a server that has ended.
-        Err(error) if error.kind() == ErrorKind::NotFound && supervisor_of(pool, name)?.is_some() => {
-            return give_up_mount(pool, &Name::new("apparatus", name)?, overridden, within);
+    }
+}
+
+/// Returns whether an apparatus could not be asked because its server has crashed, and its supervisor starts another one.
+fn is_replaced(pool: &PoolDir, name: &str, error: &Error) -> Result<bool> {
+    let is_answer = matches!(error.kind(), ErrorKind::Busy | ErrorKind::TimedOut);
+    Ok(!is_answer && supervisor_of(pool, name)?.is_some())
+}
+
+/// Makes one attempt of [`stop`].
+fn stop_once(
+    pool: &PoolDir,
+    store: &mut dyn Store,
+    name: &str,
+    overridden: bool,
+    within: Duration,
+) -> Result<Attempt> {
+    let member = match member(store, name) {
+        // The database may be a new or an older one, or a controller has removed the record of a server that has ended.
+        Err(error) if error.kind() == ErrorKind::NotFound && runs(pool, name)? => {
+            return stop_unlisted_once(pool, &Name::new("apparatus", name)?, overridden, within);
         }
         other => other?,
     };
@@ -55,7 +98,7 @@ pub fn stop(
     if cluster::open(pool)?.has_ended(&member)? {
         let kept = give_up_mount(pool, &member.name, overridden, within)?;
         store.leave(member.slot, member.incarnation)?;
-        return Ok(kept);
+        return Ok(Attempt::Ended(kept));
     }
     let uuid = store.header()?.uuid;
     let request = if overridden {
@@ -73,12 +116,18 @@ pub fn stop(
             ));
         }
         Err(error) if !cluster::open(pool)?.is_claimed(name)? => drop(error),
+        Err(error) if is_replaced(pool, name, &error)? => return Ok(Attempt::Replaced(error)),
         // A volume was opened after the check.
         Err(error) if error.kind() == ErrorKind::Busy => return Err(error.hint("try again")),
         Err(error) => return Err(error.hint(format!("end it by force: vctl apparatus fence {name}"))),
     }
     await_end(pool, &member.name, overridden, within)?;
-    Ok(true)
+    Ok(Attempt::Ended(true))
+}
+
+/// Returns whether an apparatus of this name has a process, be it only a supervisor.
+fn runs(pool: &PoolDir, name: &str) -> Result<bool> {
+    Ok(cluster::open(pool)?.is_claimed(name)? || supervisor_of(pool, name)?.is_some())
 }
 
 /// Stops an apparatus by its control socket alone, whatever the database contains, even if there is none any more.
@@ -86,7 +135,17 @@ pub fn stop(
 /// # Errors
 /// Fails with `NotFound`, with `Busy` when hosts have volumes open, and when it refuses or does not end in time.
 pub fn stop_unlisted(pool: &PoolDir, name: &Name, overridden: bool, within: Duration) -> Result<bool> {
+    until_asked(pool, name.as_str(), within, |left| {
+        stop_unlisted_once(pool, name, overridden, left)
+    })
+}
+
+/// Makes one attempt of [`stop_unlisted`].
+fn stop_unlisted_once(pool: &PoolDir, name: &Name, overridden: bool, within: Duration) -> Result<Attempt> {
     if !cluster::open(pool)?.is_claimed(name.as_str())? {
+        if give_up_mount(pool, name, overridden, within)? {
+            return Ok(Attempt::Ended(true));
+        }
         return Err(Error::new(
             ErrorKind::NotFound,
             what(name.as_str()),
@@ -98,16 +157,19 @@ pub fn stop_unlisted(pool: &PoolDir, name: &Name, overridden: bool, within: Dura
     } else {
         Request::StopUnused
     };
-    let uuid = client::pool_of(pool, name, PATIENCE)?;
-    match client::ask(pool, uuid, name, request, PATIENCE)? {
-        Answer::Accepted => {}
-        other => {
+    let asked = client::pool_of(pool, name, PATIENCE)
+        .and_then(|uuid| client::ask(pool, uuid, name, request, PATIENCE));
+    match asked {
+        Ok(Answer::Accepted) => {}
+        Ok(other) => {
             let why = format!("answered {other:?} when asked to stop");
             return Err(Error::failed(what(name.as_str()), why));
         }
+        Err(error) if is_replaced(pool, name.as_str(), &error)? => return Ok(Attempt::Replaced(error)),
+        Err(error) => return Err(error),
     }
     await_end(pool, name, overridden, within)?;
-    Ok(true)
+    Ok(Attempt::Ended(true))
 }
 
 /// Checks that an apparatus can be stopped without cutting a host off.
