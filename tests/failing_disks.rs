@@ -37,6 +37,7 @@ use apparatus::model::units::{ByteCount, DiskExtent, DiskOffset, Generation, Vol
 use locked::{answered, write_and_sync};
 use moving::Scene;
 use moving::devices::{Loop, Mount, run};
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::Signal;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -418,6 +419,15 @@ fn a_destination_without_room_fails_the_job_which_goes_on_when_there_is_room() {
     jobs::resume(&mut *scene.pool.store(), job).unwrap();
     assert_eq!(scene.run(job).unwrap(), JobState::Done);
     scene.assert_all_on(1);
+    assert_eq!(read_up_to(&file, bytes.len(), 0), bytes);
+
+    // Holes are read where nothing more has room, and take none.
+    let hole = 0..4 * EXTENT as usize;
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(&file, punch, 0, hole.len() as u64).unwrap();
+    let mut filler = File::create(place.at.path().join("filler")).unwrap();
+    while filler.write_all(&[7; 4096]).is_ok() {}
+    bytes[hole].fill(0);
     assert_eq!(read_up_to(&file, bytes.len(), 0), bytes);
     drop(file);
     daemon.stop();

@@ -24,12 +24,12 @@ static ZEROES: Zeroes = Zeroes([0; 64 << 10]);
 struct Zeroes([u8; 64 << 10]);
 
 impl Disk {
-    /// Returns the mapping's bytes at `[at, at + len)`, which only system calls may read, or `None` outside the disk and where the device has no
-    /// mapping. Where the system call fails with EFAULT, [`Disk::read_at`] returns the reason.
+    /// Returns the mapping's bytes at `[at, at + len)`, which only system calls may read, or `None` outside the disk and where the device cannot be read through
+    /// a mapping there. Where the system call fails with EFAULT, [`Disk::read_at`] returns the reason.
     #[must_use]
     pub fn mapped(&self, at: DiskOffset, len: usize) -> Option<Mapped<'_>> {
         self.inside(at, len as u64).ok()?;
-        self.device.memory()?.bytes(at.0, len)
+        self.device.memory_of(at.0, len)?.bytes(at.0, len)
     }
 
     /// Frees the page tables of the mapping. The bytes stay in memory.
@@ -207,7 +207,8 @@ impl Disk {
         may_wait("reading ahead");
         self.prefetch(at, len);
         let length = self.inside(at, len)?;
-        match self.device.memory().map(|memory| memory.populate(at.0, length)) {
+        let memory = self.device.memory_of(at.0, length);
+        match memory.map(|memory| memory.populate(at.0, length)) {
             Some(Ok(())) => Ok(()),
             _ => self.read_through(at, len),
         }
@@ -228,12 +229,7 @@ impl Disk {
     /// Returns whether every page of the range is in memory. Returns false where the device does not know; a read may have to wait then.
     #[must_use]
     pub fn resident(&self, at: DiskOffset, len: usize) -> bool {
-        let in_memory = || {
-            self.device
-                .memory()
-                .is_some_and(|memory| memory.resident(at.0, len))
-        };
-        self.inside(at, len as u64).is_ok() && in_memory()
+        self.inside(at, len as u64).is_ok() && self.device.resident(at.0, len)
     }
 
     /// Returns the runs of `[at, at + len)` that hold data, in order, as disk offsets; the rest are holes. Returns the whole range where the disk

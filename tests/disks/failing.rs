@@ -106,6 +106,30 @@ fn a_full_disk_below_an_image_is_an_error_of_the_write() {
     // A hole can be read, though the mapping has no room for its page.
     assert!(is_zero(&read(&disk, 60 * MIB, MIB)));
     disk.populate(DiskOffset(60 * MIB), MIB).unwrap();
+    assert!(disk.mapped(DiskOffset(60 * MIB), MIB as usize).is_none());
+    assert!(disk.mapped(DiskOffset(MIB), MIB as usize).is_some());
+}
+
+/// On a file system in memory, a page fault on a hole takes a page of it.
+#[test]
+fn reading_a_sparse_image_in_memory_takes_no_space() {
+    let dir = TempDir::new_in("/dev/shm").unwrap();
+    let record = image(dir.path(), 1, 64);
+    let (disk, other) = (opened(&record), opened(&image(dir.path(), 2, 64)));
+    disk.write_at(&pattern(MIB), DiskOffset(8 * MIB)).unwrap();
+    let taken = || std::fs::metadata(&record.path).unwrap().blocks();
+    let before = taken();
+    disk.populate(DiskOffset(MIB), 63 * MIB).unwrap();
+    disk.copy_to(DiskOffset(7 * MIB), &other, DiskOffset(MIB), 3 * MIB)
+        .unwrap();
+    assert!(read(&other, 2 * MIB, MIB) == pattern(MIB));
+    assert!(disk.mapped(DiskOffset(7 * MIB), 2 * MIB as usize).is_none());
+    assert!(
+        disk.resident(DiskOffset(7 * MIB), 2 * MIB as usize),
+        "it waits for no device"
+    );
+    assert!(through_mapping(&disk, 8 * MIB, MIB as usize).unwrap() == pattern(MIB));
+    assert_eq!(taken(), before);
 }
 
 /// A block device whose medium is full: the page cache accepts the write, and the flush has to report the error.

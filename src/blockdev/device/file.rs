@@ -197,7 +197,7 @@ impl BlockDevice for FileDevice {
                 read => return Ok(Some(read?)),
             }
         }
-        match self.is_in_memory || self.map.as_ref().is_some_and(|map| map.resident(at, buf.len())) {
+        match self.resident(at, buf.len()) {
             true => self.file.read_at(buf, at).map(Some),
             false => Ok(None),
         }
@@ -331,6 +331,15 @@ impl BlockDevice for FileDevice {
 
     fn memory(&self) -> Option<&Mapping> {
         self.map.as_ref()
+    }
+
+    fn memory_of(&self, at: u64, len: usize) -> Option<&Mapping> {
+        let takes_no_space = |map: &&Mapping| !self.is_in_memory || map.resident(at, len);
+        self.map.as_ref().filter(takes_no_space)
+    }
+
+    fn resident(&self, at: u64, len: usize) -> bool {
+        self.is_in_memory || self.map.as_ref().is_some_and(|map| map.resident(at, len))
     }
 
     fn as_file(&self) -> Option<&FileDevice> {

@@ -179,6 +179,15 @@ pub trait BlockDevice: Send + Sync {
     fn memory(&self) -> Option<&mapping::Mapping> {
         None
     }
+    /// Returns the mapping, where this range can be read through it without taking space: in a file system in memory, a page fault on a hole takes a page,
+    /// and fails where the file system is full.
+    fn memory_of(&self, _at: u64, _len: usize) -> Option<&mapping::Mapping> {
+        self.memory()
+    }
+    /// Returns whether reading the range waits for no device. Returns false where that is not known.
+    fn resident(&self, at: u64, len: usize) -> bool {
+        self.memory().is_some_and(|memory| memory.resident(at, len))
+    }
     /// Returns the device as a file of the kernel, if it is one: between two of them the storage can copy by itself.
     fn as_file(&self) -> Option<&FileDevice> {
         None
