@@ -101,19 +101,19 @@ pub fn supervise(
         upgrade: None,
         standby: Standby::default(),
     };
-    let (mut restarts, mut ended_us, mut how) = (Restarts::default(), 0, String::new());
+    let (mut restarts, mut how) = (Restarts::default(), String::new());
     if let Some(ended) = supervisor.go_on(left) {
-        (restarts.ended, ended_us, how) =
-            (ended, sys::monotonic_us(), "ended with its supervisor".to_owned());
+        (restarts.ended, restarts.since_us) = (ended, sys::monotonic_us());
+        how = "ended with its supervisor".to_owned();
     }
     loop {
         supervisor.manager.ended(restarts.ended);
         let begin = Message::Begin {
             before: restarts.ended,
-            ended_us,
+            ended_us: restarts.since_us,
             how,
         };
-        let wait = match supervisor.live(&begin) {
+        let wait = match supervisor.live(&begin, restarts.since_us) {
             Ok(life) if supervisor.is_stopping || life.status.success() || !supervisor.has_mount() => {
                 return Ok(supervisor.end(life.status, give_up));
             }
@@ -121,17 +121,17 @@ pub fn supervise(
                 retired_us: Some(since_us),
                 ..
             }) => {
-                (ended_us, how) = (since_us, REPLACED.to_owned());
-                restarts.replaced();
+                how = REPLACED.to_owned();
+                restarts.replaced(since_us);
                 continue;
             }
             Ok(life) => {
-                (ended_us, how) = (life.ended_us, describe(life.status));
-                restarts.after(life.served)
+                how = describe(life.status);
+                restarts.after(life.served, life.ended_us)
             }
             Err(error) if supervisor.has_mount() => {
-                (ended_us, how) = (sys::monotonic_us(), format!("could not be started: {error}"));
-                restarts.after(None)
+                how = format!("could not be started: {error}");
+                restarts.after(None, sys::monotonic_us())
             }
             Err(error) => return Err(error),
         };
@@ -223,10 +223,10 @@ impl Supervisor<'_> {
         self.manager.clear(&self.kept);
     }
 
-    /// Starts a server, or takes the one that is prepared, passes on what is kept, and waits for its end.
-    fn live(&mut self, begin: &Message) -> io::Result<Life> {
+    /// Starts a server, or takes the one that is prepared, passes on what is kept, and waits for its end. Hosts have waited since this time.
+    fn live(&mut self, begin: &Message, since_us: u64) -> io::Result<Life> {
         let prepared = match &mut self.upgrade {
-            Some(upgrade) => upgrade.take_over(),
+            Some(upgrade) => upgrade.take_over(since_us),
             None => self.standby.take(&self.program),
         };
         let mut server = match prepared {

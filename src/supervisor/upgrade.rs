@@ -113,8 +113,10 @@ impl Upgrade {
         (self.stage, self.until) = (Stage::Retiring, Instant::now() + RETIRING);
     }
 
-    /// Returns the new server, because the old one has ended.
-    pub(super) fn take_over(&mut self) -> Option<Server> {
+    /// Returns the new server, because the old one has ended. Hosts wait since this time, in microseconds of the monotonic clock: since before the upgrade
+    /// began, in a loop of crashes.
+    pub(super) fn take_over(&mut self, since_us: u64) -> Option<Server> {
+        self.since_us = Some(since_us);
         (self.stage, self.until) = (Stage::TakingOver, Instant::now() + TAKING_OVER);
         self.successor.take()
     }
