@@ -354,7 +354,7 @@ impl Controller {
     /// Logs what could not be logged while requests were held.
     pub(super) fn log_notes(&mut self) {
         for (severity, subject, text) in std::mem::take(&mut self.notes) {
-            log::warn!("{subject}: {text}");
+            log::log!(severity.level(), "{subject}: {text}");
             // The history gets what a controller did beyond the change that it was asked for.
             if severity == Severity::Warning {
                 let words = [format!("{subject}:"), text.clone()];

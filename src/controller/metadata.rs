@@ -187,6 +187,6 @@ fn report(store: &mut dyn Store, id: DiskId, severity: Severity, text: &str) -> 
         return Ok(());
     };
     let subject = format!("disk {}", record.name);
-    log::warn!("{subject}: {text}");
+    log::log!(severity.level(), "{subject}: {text}");
     store.log(severity, &subject, text)
 }

@@ -73,7 +73,7 @@ impl Controller {
         let text = format!("waits {seconds} s for the lease of {name} on {node}");
         log::warn!("{text}");
         self.notes
-            .push((Severity::Info, format!("apparatus {name}"), text));
+            .push((Severity::Warning, format!("apparatus {name}"), text));
         self.wait_out(until_us);
         Ok(())
     }

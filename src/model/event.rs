@@ -28,3 +28,15 @@ pub enum Severity {
     /// The operator should look at it now.
     Error,
 }
+
+impl Severity {
+    /// Returns the level of the log line of an event of this severity.
+    #[must_use]
+    pub const fn level(self) -> log::Level {
+        match self {
+            Self::Info => log::Level::Info,
+            Self::Warning => log::Level::Warn,
+            Self::Error => log::Level::Error,
+        }
+    }
+}

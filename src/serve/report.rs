@@ -108,11 +108,7 @@ fn write_all(events: &Receiver<QueuedEvent>, open_store: &OpenStore) {
         {
             continue;
         }
-        match severity {
-            Severity::Error => log::error!("{subject}: {text}"),
-            Severity::Warning => log::warn!("{subject}: {text}"),
-            Severity::Info => log::info!("{subject}: {text}"),
-        }
+        log::log!(severity.level(), "{subject}: {text}");
         if let Err(error) = write(&mut store, open_store, severity, &subject, &text) {
             log::warn!("event not recorded: {error}");
             store = None;

@@ -203,5 +203,9 @@ fn a_disk_that_hangs_is_in_the_events_when_it_begins_and_when_it_answers_again()
     faults.set(&format!("(on: Write, fault: Error({}))", libc::EIO));
     hung.join().unwrap();
     event(Severity::Info, "answers again");
+    let log = daemon.log_text();
+    let line = |words: &str| log.lines().find(|line| line.contains(words)).unwrap();
+    assert!(line("does not answer: requests").contains("[WARN]"), "{log}");
+    assert!(line("answers again: requests").contains("[INFO]"), "{log}");
     daemon.stop();
 }

@@ -370,7 +370,7 @@ impl Helper {
             Err(why) => (Severity::Error, why.to_string()),
         };
         if self.last_problem != text {
-            log::warn!("{text}");
+            log::log!(severity.level(), "{text}");
             let logged = self
                 .store
                 .log(severity, &format!("apparatus {}", self.me.name), &text);
@@ -423,7 +423,7 @@ impl Helper {
                 ),
             };
             let subject = format!("disk {disk}");
-            log::warn!("{subject}: {text}");
+            log::log!(severity.level(), "{subject}: {text}");
             let logged = self.store.log(severity, &subject, &text);
             self.renew(logged.is_err());
         }
