@@ -221,9 +221,11 @@ fn an_impossible_creation_changes_nothing() {
         screen.hides("not done");
         screen.keys_show("4n", &["add a disk"]);
         fill(&screen, &["/nowhere/d.img"]);
-        screen.says(&["not done", "/nowhere/d.img"]);
+        screen.says(&["not done", "/nowhere/d.img", "e edits"]);
+        // What was entered is not lost.
+        screen.keys_show("e", &["add a disk", "/nowhere/d.img"]);
         screen.keys("\x1b");
-        screen.hides("not done");
+        screen.hides("add a disk");
         screen.keys("q");
         assert_eq!(screen.ends().0, 0);
         assert_eq!(pool.state(), before);

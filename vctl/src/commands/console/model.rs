@@ -22,6 +22,7 @@ use apparatus::model::event;
 use apparatus::model::job::JobState;
 use apparatus::model::units::VolumeId;
 use dialog::{Dialog, Outcome, PlanOutcome, Preview};
+use form::Form;
 use ratatui::crossterm::event::KeyEvent;
 use std::collections::{BTreeMap, VecDeque};
 use tui_input::Input;
@@ -216,6 +217,8 @@ pub struct Model {
     pub back: usize,
     /// The open dialog.
     pub dialog: Option<Dialog>,
+    /// The form that was completed last: what is refused can be corrected there.
+    entered: Option<Form>,
     /// Lines by which the dialog is scrolled down.
     pub scroll: usize,
     /// Failures that occurred while a dialog was open.
@@ -294,7 +297,7 @@ impl Model {
                 preview,
                 typed: Input::default(),
             },
-            Err(reason) => Dialog::failed(&verb, reason),
+            Err(reason) => self.failure(&verb, reason),
         }));
     }
 
@@ -310,12 +313,19 @@ impl Model {
             }
             // The queue is bounded by the number of running verbs.
             Err(reason) => {
-                self.failures.push_back(Dialog::failed(verb, reason));
+                let failure = self.failure(verb, reason);
+                self.failures.push_back(failure);
                 if self.dialog.is_none() {
                     self.show(None);
                 }
             }
         }
+    }
+
+    /// Returns the dialog for a failed verb, with the form that it was entered in.
+    fn failure(&self, verb: &Verb, reason: FailureText) -> Dialog {
+        let entered = |form: &&Form| form.verb().is_ok_and(|entered| entered == *verb);
+        Dialog::failed(verb, reason, self.entered.as_ref().filter(entered).cloned())
     }
 
     /// Returns whether a hold of this console is in place.

@@ -131,6 +131,8 @@ pub enum Verb {
         name: String,
         /// Whether users of its mount are cut off.
         cut_off: bool,
+        /// Disks whose last copy may be lost.
+        lose: Vec<String>,
     },
     /// Fences an apparatus by force.
     Fence {
@@ -138,6 +140,8 @@ pub enum Verb {
         name: String,
         /// Whether users of its mount are cut off, though it answers.
         cut_off: bool,
+        /// Disks whose last copy may be lost.
+        lose: Vec<String>,
     },
     /// Waits for a fenced apparatus to rejoin.
     Rejoin(String),
@@ -226,6 +230,18 @@ impl Verb {
                 if !*cut_off =>
             {
                 *cut_off = true;
+            }
+            _ => return None,
+        }
+        Some(verb)
+    }
+
+    /// Returns the same verb, which gives up the last copy of this disk; `None` if no disk is lost by it, or it does so already.
+    pub fn losing(&self, disk: &str) -> Option<Self> {
+        let mut verb = self.clone();
+        match &mut verb {
+            Self::Stop { lose, .. } | Self::Fence { lose, .. } if !lose.iter().any(|each| each == disk) => {
+                lose.push(disk.to_owned());
             }
             _ => return None,
         }

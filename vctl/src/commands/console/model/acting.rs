@@ -32,8 +32,16 @@ impl Model {
             Tab::Apparatuses => {
                 let name = self.apparatus()?.member.name.to_string();
                 match letter {
-                    's' => Some(Verb::Stop { name, cut_off: false }),
-                    'f' => Some(Verb::Fence { name, cut_off: false }),
+                    's' => Some(Verb::Stop {
+                        name,
+                        cut_off: false,
+                        lose: Vec::new(),
+                    }),
+                    'f' => Some(Verb::Fence {
+                        name,
+                        cut_off: false,
+                        lose: Vec::new(),
+                    }),
                     'r' => Some(Verb::Rejoin(name)),
                     _ => None,
                 }
@@ -129,6 +137,9 @@ impl Model {
                 },
                 KeyCode::Char('o'),
             ) => return self.preview(*verb),
+            (Dialog::Failed { form: Some(form), .. }, KeyCode::Char('e')) => {
+                self.show(Some(Dialog::Form(*form)));
+            }
             // Any other key closes these.
             (Dialog::Help | Dialog::Failed { .. }, _) => self.show(None),
             (Dialog::Confirm { verb, preview, typed }, _) => {
@@ -193,7 +204,10 @@ impl Model {
     fn form_key(&mut self, mut form: Form, key: KeyEvent) -> Vec<Effect> {
         match key.code {
             KeyCode::Enter => match form.verb() {
-                Ok(verb) => return self.preview(verb),
+                Ok(verb) => {
+                    self.entered = Some(form);
+                    return self.preview(verb);
+                }
                 Err(error) => form.complaint = Some(error.to_string()),
             },
             KeyCode::Tab => form.step(true),

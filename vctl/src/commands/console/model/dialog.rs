@@ -4,6 +4,7 @@ use super::form::Form;
 use super::{FailureText, Tab, Verb};
 use crate::exit::Done;
 use crate::output::Tone;
+use apparatus::admin::open_images::LOSE_DISK;
 use apparatus::admin::usage::OVERRIDE;
 use apparatus::model::job::Step;
 use apparatus::model::names::Name;
@@ -118,22 +119,30 @@ pub enum Dialog {
         command: String,
         /// The reason.
         reason: FailureText,
-        /// The verb that ignores users, if that is an option.
+        /// The verb that overrides the refusal, if that is an option.
         forced: Option<Box<Verb>>,
+        /// The form in which the verb was entered.
+        form: Option<Box<Form>>,
     },
     /// Asks whether to leave although verbs are running.
     Leave,
 }
 
 impl Dialog {
-    /// Returns the dialog for a failed verb; a verb that was refused because of users can be repeated regardless of them.
-    pub fn failed(verb: &Verb, reason: FailureText) -> Self {
-        let in_use = reason.hint.as_ref().is_some_and(|hint| hint.contains(OVERRIDE));
-        let forced = verb.regardless_of_users().filter(|_| in_use);
+    /// Returns the dialog for a failed verb, which was entered in this form. One that was refused because of users, or of a disk that would be lost, can be
+    /// repeated regardless of them.
+    pub fn failed(verb: &Verb, reason: FailureText, form: Option<Form>) -> Self {
+        let hint = reason.hint.as_deref().unwrap_or_default();
+        let lost = hint.split_once(LOSE_DISK).map(|(_, disk)| disk.trim());
+        let forced = match lost {
+            Some(disk) => verb.losing(disk),
+            None => verb.regardless_of_users().filter(|_| hint.contains(OVERRIDE)),
+        };
         Self::Failed {
             command: verb.command(),
-            reason,
             forced: forced.map(Box::new),
+            reason,
+            form: form.map(Box::new),
         }
     }
 }

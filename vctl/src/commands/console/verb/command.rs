@@ -3,6 +3,7 @@
 use super::{DiskRequest, NewApparatus, NewDisk, NewVolume, Verb};
 use crate::arguments::NewSize;
 use crate::output::exact;
+use apparatus::admin::open_images::LOSE_DISK;
 use apparatus::admin::usage::OVERRIDE;
 use apparatus::admin::{hold, moving};
 use apparatus::model::alloc::Policy;
@@ -130,10 +131,12 @@ impl Verb {
                 .word(job)
                 .option("--rate", Some(rate.map_or("none".into(), |rate| exact(rate.0)))),
             Self::Start(new) => of_new_apparatus(new),
-            Self::Stop { name, cut_off } => Words::new(["apparatus", "stop", name]).flag(OVERRIDE, *cut_off),
-            Self::Fence { name, cut_off } => {
-                Words::new(["apparatus", "fence", name]).flag(OVERRIDE, *cut_off)
-            }
+            Self::Stop { name, cut_off, lose } => Words::new(["apparatus", "stop", name])
+                .flag(OVERRIDE, *cut_off)
+                .many(LOSE_DISK, lose),
+            Self::Fence { name, cut_off, lose } => Words::new(["apparatus", "fence", name])
+                .flag(OVERRIDE, *cut_off)
+                .many(LOSE_DISK, lose),
             Self::Rejoin(name) => Words::new(["apparatus", "rejoin", name]),
             _ => Words(Vec::new()),
         }

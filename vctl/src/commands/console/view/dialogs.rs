@@ -52,12 +52,15 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme, dial
             command,
             reason,
             forced,
+            form,
         } => (
             format!("{command}: not done"),
             failure(theme, command, reason, forced.as_deref()),
-            match forced {
-                None => "any key closes",
-                Some(_) => "o overrides it, other keys close",
+            match (forced, form) {
+                (None, None) => "any key closes",
+                (Some(_), None) => "o overrides it, other keys close",
+                (None, Some(_)) => "e edits it, other keys close",
+                (Some(_), Some(_)) => "o overrides it, e edits, others close",
             },
         ),
         Dialog::Leave => (

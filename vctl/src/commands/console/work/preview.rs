@@ -69,8 +69,8 @@ impl Operator<'_> {
             Verb::Hold { request, time } => of_hold(store, request, *time),
             Verb::AddDisk(new) => of_new_disk(store, new),
             Verb::Start(new) => self.of_start(new),
-            Verb::Stop { name, cut_off } => self.of_stop(store, name, *cut_off),
-            Verb::Fence { name, cut_off } => self.of_fence(store, name, *cut_off),
+            Verb::Stop { name, cut_off, lose } => self.of_stop(store, name, *cut_off, lose),
+            Verb::Fence { name, cut_off, lose } => self.of_fence(store, name, *cut_off, lose),
             Verb::Rejoin(name) => self.of_rejoin(store, name),
             _ => self.of_job_verb(store, verb),
         }
@@ -205,14 +205,20 @@ impl Operator<'_> {
         ]))
     }
 
-    fn of_stop(&self, store: &mut dyn Store, name: &str, overridden: bool) -> Result<Preview> {
+    fn of_stop(
+        &self,
+        store: &mut dyn Store,
+        name: &str,
+        overridden: bool,
+        lose: &[String],
+    ) -> Result<Preview> {
         let view = admin::apparatus::show(self.pool, store, name)?;
-        admin::open_images::check_end(self.pool, store, &view.member, &[])?;
+        admin::open_images::check_end(self.pool, store, &view.member, lose)?;
         if !overridden {
             admin::apparatus::check_stop(self.pool, store, name)?;
         }
         Ok(Preview {
-            danger: overridden.then(|| users_cut_off(&view)),
+            danger: lost_by_end(&view, overridden, lose),
             ..summary([format!(
                 "process {} unmounts {} and ends",
                 view.member.pid,
@@ -221,9 +227,15 @@ impl Operator<'_> {
         })
     }
 
-    fn of_fence(&self, store: &mut dyn Store, name: &str, overridden: bool) -> Result<Preview> {
+    fn of_fence(
+        &self,
+        store: &mut dyn Store,
+        name: &str,
+        overridden: bool,
+        lose: &[String],
+    ) -> Result<Preview> {
         let view = admin::apparatus::show(self.pool, store, name)?;
-        admin::open_images::check_end(self.pool, store, &view.member, &[])?;
+        admin::open_images::check_end(self.pool, store, &view.member, lose)?;
         if !overridden {
             admin::apparatus::check_fence(self.pool, store, &view.member)?;
         }
@@ -232,7 +244,7 @@ impl Operator<'_> {
             .as_ref()
             .map_or(0, |figures| figures.in_flight + figures.parked);
         Ok(Preview {
-            danger: overridden.then(|| users_cut_off(&view)),
+            danger: lost_by_end(&view, overridden, lose),
             ..summary([
                 format!("kills process {} and waits for its end", view.member.pid),
                 format!(
@@ -298,12 +310,19 @@ fn obey(store: &mut dyn Store, verb: &Verb) -> Result<()> {
     }
 }
 
-/// Names the danger of ending an apparatus while its mount is in use.
-fn users_cut_off(view: &admin::apparatus::ApparatusView) -> String {
-    format!(
-        "users of volumes through {} are cut off, and get errors",
-        view.member.mount.display()
-    )
+/// Names the danger of ending an apparatus while its mount is in use, or while it has the last copy of disks.
+fn lost_by_end(view: &admin::apparatus::ApparatusView, overridden: bool, lose: &[String]) -> Option<String> {
+    let users = overridden.then(|| {
+        format!(
+            "users of volumes through {} are cut off, and get errors",
+            view.member.mount.display()
+        )
+    });
+    let disks = lose
+        .iter()
+        .map(|disk| format!("disk {disk} is lost, with all data of the volumes on it"));
+    let all: Vec<String> = users.into_iter().chain(disks).collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 fn summary<const N: usize>(lines: [String; N]) -> Preview {

@@ -69,16 +69,16 @@ impl Operator<'_> {
             }
             Verb::Hold { request, time } => self.hold(verb, request, *time),
             Verb::Start(new) => self.start(new),
-            Verb::Stop { name, cut_off } => {
+            Verb::Stop { name, cut_off, lose } => {
                 let store = &mut *self.store()?;
                 if let Ok(member) = admin::apparatus::member(store, name) {
-                    admin::open_images::check_end(self.pool, store, &member, &[])?;
+                    admin::open_images::check_end(self.pool, store, &member, lose)?;
                 }
                 let ran = admin::apparatus::stop(self.pool, store, name, *cut_off, LONG)?;
                 let done = if ran { "has stopped" } else { "had ended already" };
                 Ok(format!("apparatus {name} {done}").into())
             }
-            Verb::Fence { name, cut_off } => self.fence(name, *cut_off),
+            Verb::Fence { name, cut_off, lose } => self.fence(name, *cut_off, lose),
             Verb::Rejoin(name) => {
                 self.rejoin(name)?;
                 Ok(format!("apparatus {name} serves").into())
@@ -212,13 +212,13 @@ impl Operator<'_> {
         Ok(Outcome::from(text).making(Tab::Apparatuses, &new.name))
     }
 
-    fn fence(&self, name: &str, overridden: bool) -> Result<Outcome> {
+    fn fence(&self, name: &str, overridden: bool, lose: &[String]) -> Result<Outcome> {
         let mut store = self.store()?;
         let member = admin::apparatus::member(&mut *store, name)?;
         if !overridden {
             admin::apparatus::check_fence(self.pool, &mut *store, &member)?;
         }
-        admin::open_images::check_end(self.pool, &mut *store, &member, &[])?;
+        admin::open_images::check_end(self.pool, &mut *store, &member, lose)?;
         let text = match admin::apparatus::fence(self.pool, &mut *store, &member, ENDING)? {
             Fenced::IsEnding => format!("apparatus {name} is fenced and killed, and has not ended yet"),
             Fenced::Ended | Fenced::HadEnded => format!("apparatus {name} is fenced, its process has ended"),

@@ -170,13 +170,15 @@ fn apparatuses() -> Vec<(Verb, &'static str)> {
             Verb::Stop {
                 name: "a".into(),
                 cut_off: true,
+                lose: vec!["d1".into()],
             },
-            "apparatus stop a --cut-off-users",
+            "apparatus stop a --cut-off-users --lose-disk d1",
         ),
         (
             Verb::Fence {
                 name: "a".into(),
                 cut_off: false,
+                lose: Vec::new(),
             },
             "apparatus fence a",
         ),
@@ -184,6 +186,7 @@ fn apparatuses() -> Vec<(Verb, &'static str)> {
             Verb::Fence {
                 name: "a".into(),
                 cut_off: true,
+                lose: Vec::new(),
             },
             "apparatus fence a --cut-off-users",
         ),
