@@ -40,6 +40,8 @@ pub enum State {
     Serving,
     /// A member of the control range that is alive and does not answer.
     Silent,
+    /// A member of the control range that answers, and serves no new hosts: it was asked to stop, or its mount was detached.
+    Ending,
     /// Fenced, and alive.
     Fenced,
     /// Its server has ended, and its supervisor holds the mount and starts another.
@@ -233,13 +235,17 @@ fn look(pool: &PoolDir, presence: &dyn Presence, uuid: Uuid, member: Member) -> 
         });
     }
     let (figures, fault) = match figures_of(pool, uuid, &member) {
-        Ok(figures) => (Some(figures), None),
+        Ok(figures) => {
+            let fault = figures.ending.map(|ending| ending.to_string());
+            (Some(figures), fault)
+        }
         Err(error) => (None, Some(not_reached(pool, &member, error.why()))),
     };
-    let state = match (member.state, &figures) {
-        (MemberState::Fenced, _) => State::Fenced,
-        (_, Some(_)) => State::Serving,
-        (_, None) => State::Silent,
+    let state = match (member.state, &figures, &fault) {
+        (MemberState::Fenced, ..) => State::Fenced,
+        (_, None, _) => State::Silent,
+        (_, Some(_), None) => State::Serving,
+        (_, Some(_), Some(_)) => State::Ending,
     };
     Ok(ApparatusView {
         member,

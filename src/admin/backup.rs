@@ -2,7 +2,7 @@
 
 use crate::blockdev::Disk;
 use crate::cluster::{self, Claimed, Role, WaitLimit};
-use crate::controller::{Controller, Wait, pool};
+use crate::controller::{Controller, Wait, archive, pool};
 use crate::model::dir::PoolDir;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::names::Name;
@@ -156,7 +156,10 @@ pub fn restore(
     let leadership = cluster.lead(Role::Command, "pool restore", WaitLimit::of(within))?;
     check_no_job_runs(pool)?;
     check_nobody_lives(pool, "by the table that would be replaced")?;
-    store::restore(pool, file, Some(found.labels_layout))?;
+    // Copies in the archive may be newer than the labels, which are written later.
+    let archived = archive::list(pool)?.into_iter().map(|copy| copy.layout).max();
+    let seen = found.labels_layout.max(archived.unwrap_or(0));
+    store::restore(pool, file, Some(seen))?;
     drop(leadership);
     let written = Controller::acquire(pool, "pool restore", Wait::For(within))
         .and_then(|mut controller| controller.persist());

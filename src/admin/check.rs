@@ -1,6 +1,6 @@
 //! Checks a pool for problems, and repairs what can be repaired without losing data.
 
-use super::{apparatus, copies, job};
+use super::{apparatus, copies, job, older};
 use crate::cluster::{self, Cluster, Presence};
 use crate::controller::Controller;
 use crate::controller::persist::disks_at_risk;
@@ -70,6 +70,8 @@ pub fn check(pool: &PoolDir) -> Result<Vec<Problem>> {
         problems
             .push(problem.hint("use that pool; if it is gone or is not to be used again: vctl pool adopt"));
     }
+    let older = older::find(pool, &mut *store)?;
+    problems.extend(older.as_ref().map(Problem::from_error));
     problems.extend(of_disks(&mut *store, &snapshot));
     problems.extend(of_losses(
         pool,

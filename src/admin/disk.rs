@@ -1,6 +1,7 @@
 //! Operations on disks: add, inspect, change, remove.
 
 use super::plan::{self, DiskChange, Planned};
+use super::room;
 use super::select;
 use super::send::{Sent, send, write_within};
 use crate::blockdev::{
@@ -235,6 +236,9 @@ pub fn add(controller: &mut Controller, title: &str, new: &NewDisk) -> Result<(N
     let snapshot = controller.store().snapshot()?;
     if let Some(size) = new.create {
         plan::check_disk_name(&snapshot, &new.name()?)?;
+        if new.preallocate {
+            room::refuse_if_short(&new.path, size)?;
+        }
         let (path, extent_size) = (new.path.clone(), snapshot.header.extent_size);
         adding(&new.path, move || create_image(&path, size, extent_size))?;
     }
@@ -253,8 +257,7 @@ fn preallocate_if_requested(new: &NewDisk) -> Result<()> {
     }
     preallocate(&new.path).map_err(|why| {
         let what = format!("{}: allocating all its space", new.path.display());
-        Error::because(what, why)
-            .hint("choose a smaller size or another file system, or leave out --preallocate")
+        Error::because(what, why).hint(room::SMALLER)
     })
 }
 

@@ -33,6 +33,8 @@ kinds! {
     DirectoryFault: "pool-directory-fault",
     /// Apparatuses use a member table that no other process can find.
     SharedStateLost: "member-table-lost",
+    /// The database is older than a copy of it in the archive.
+    DatabaseOlder: "database-is-older",
     /// A sync of the database's log has failed.
     DatabaseNotDurable: "database-not-durable",
     /// The etcd cluster that has the pool's metadata does not answer.
@@ -55,6 +57,8 @@ kinds! {
     ApparatusFenced: "apparatus-fenced",
     /// An apparatus is alive and does not answer.
     ApparatusSilent: "apparatus-silent",
+    /// An apparatus runs and serves no new hosts: it was asked to stop, or its mount was detached.
+    ApparatusEnding: "apparatus-ending",
     /// An apparatus may hang for lack of memory, which hosts have filled.
     MemoryShared: "memory-shared-with-hosts",
     /// An apparatus may need more memory than its limit allows.

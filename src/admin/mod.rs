@@ -29,6 +29,7 @@ mod memory;
 pub mod metrics;
 pub mod moving;
 pub mod node;
+mod older;
 pub mod open_images;
 pub mod place;
 pub mod plan;

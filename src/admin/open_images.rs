@@ -19,6 +19,8 @@ pub const LOSE_DISK: &str = "--lose-disk";
 
 /// How long the directory of a disk's file may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the end of an apparatus may wait for the database, to name the disks that are lost with it.
+const READING: Duration = Duration::from_secs(5);
 
 /// A disk of the pool, as far as its file is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,13 +120,29 @@ pub(super) fn holders_of_deleted<'a>(
 /// # Errors
 /// Fails with `Busy` and the names of the disks of whose deleted files this apparatus has the only open copy; returns the errors of the store.
 pub fn check_end(pool: &PoolDir, store: &mut dyn Store, member: &Member, accepted: &[String]) -> Result<()> {
+    match only_copies(pool, store, member, accepted)?.first() {
+        Some(stray) => Err(only_copy(
+            &format!("apparatus {}", member.name),
+            &member.mount,
+            stray,
+        )),
+        None => Ok(()),
+    }
+}
+
+fn only_copies(
+    pool: &PoolDir,
+    store: &mut dyn Store,
+    member: &Member,
+    accepted: &[String],
+) -> Result<Vec<Stray>> {
     // The process ids of other machines mean nothing here.
     if elsewhere::is_on_another(pool, member)? {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let open = open_disks(member.pid);
     if open.iter().all(|file| !file.is_deleted) {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let cluster = cluster::open(pool)?;
     let (_, members) = store.members()?;
@@ -133,14 +151,34 @@ pub fn check_end(pool: &PoolDir, store: &mut dyn Store, member: &Member, accepte
     let open_elsewhere: Vec<OpenDisk> = others.flat_map(|other| open_disks(other.pid)).collect();
     let mut strays = strays(&disk_files(store)?, &open);
     strays.retain(|stray| stray.file.is_deleted);
-    match unaccepted(strays, &open_elsewhere, accepted).first() {
-        Some(stray) => Err(only_copy(
-            &format!("apparatus {}", member.name),
-            &member.mount,
-            stray,
-        )),
-        None => Ok(()),
+    Ok(unaccepted(strays, &open_elsewhere, accepted))
+}
+
+/// Returns the disks of whose deleted files this process, which is this apparatus, has the only open copy, with what that means. What cannot be found out
+/// soon is left out.
+#[must_use]
+pub fn lost_with_this_process(pool: &PoolDir, apparatus: &Name) -> Vec<(String, String)> {
+    if open_disks(std::process::id()).iter().all(|file| !file.is_deleted) {
+        return Vec::new();
     }
+    let (dir, name) = (pool.clone(), apparatus.clone());
+    let look = move || {
+        let mut store = super::open(&dir)?;
+        let member = super::apparatus::member(&mut *store, name.as_str())?;
+        only_copies(&dir, &mut *store, &member, &[])
+    };
+    let checked = with_timeout::ask(&pool.database(), READING, look)
+        .ok()
+        .and_then(Result::ok);
+    let text = |stray: Stray| {
+        let file = stray.file.path.display();
+        let text = format!(
+            "its file {file} was deleted, and apparatus {apparatus}, which ends now, had the only open copy: it is lost, unless a program that still has a volume on it open copies that"
+        );
+        (format!("disk {}", stray.disk), text)
+    };
+    let found = checked.unwrap_or_default();
+    found.into_iter().map(text).collect()
 }
 
 /// Checks the same where the pool cannot be read: each deleted file that the process has open as a disk counts, by its path.

@@ -29,6 +29,16 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| Error::because(format!("path {path:?}"), error))
 }
 
+/// Returns the directory above this one whose files are deleted at a restart, or when they have not been used for some days.
+#[must_use]
+pub fn cleaned_above(dir: &Path) -> Option<&'static Path> {
+    const CLEANED: [&str; 3] = ["/tmp", "/var/tmp", "/run"];
+    CLEANED
+        .into_iter()
+        .map(Path::new)
+        .find(|cleaned| dir.starts_with(cleaned))
+}
+
 fn variable(name: &str) -> Option<PathBuf> {
     env::var_os(name)
         .filter(|value| !value.is_empty())
@@ -57,6 +67,16 @@ mod tests {
                 .find(|(key, _)| *key == name)
                 .map(|(_, value)| PathBuf::from(value))
         }
+    }
+
+    #[test]
+    fn a_directory_that_is_cleaned_is_known() {
+        let above = |dir: &str| cleaned_above(Path::new(dir)).and_then(Path::to_str);
+        assert_eq!(above("/tmp/pool"), Some("/tmp"));
+        assert_eq!(above("/var/tmp/a/pool"), Some("/var/tmp"));
+        assert_eq!(above("/run/user/1000/pool"), Some("/run"));
+        assert_eq!(above("/tmpfiles/pool"), None);
+        assert_eq!(above("/var/lib/apparatus/pool"), None);
     }
 
     #[test]

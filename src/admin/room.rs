@@ -2,6 +2,7 @@
 
 use super::view::PoolView;
 use crate::blockdev::ImageSpace;
+use crate::model::error::{Error, Result};
 use crate::model::names::Name;
 use crate::model::records::DiskRecord;
 use crate::model::size::HumanSize;
@@ -61,6 +62,24 @@ pub fn short_with(view: &PoolView, name: &Name, path: &Path, len: ByteCount) -> 
     });
     let all: Vec<_> = others.chain([(name.clone(), room)]).collect();
     add_up(all).pop()
+}
+
+/// The way out where all space of an image cannot be allocated at once.
+pub(super) const SMALLER: &str = "choose a smaller size or another file system, or leave out --preallocate";
+
+/// Checks that the file system of a new image at `path` has room for all of it at once.
+///
+/// # Errors
+/// Fails when it is known to have less.
+pub(super) fn refuse_if_short(path: &Path, len: ByteCount) -> Result<()> {
+    let room = ImageSpace::of(INSPECT_TIMEOUT, path, Some(len.0));
+    let room = room.ok().flatten().filter(|room| room.promised > room.free);
+    let Some(room) = room else {
+        return Ok(());
+    };
+    let what = format!("{}: allocating all its space", path.display());
+    let why = format!("its file system has {} left", HumanSize(ByteCount(room.free)));
+    Err(Error::failed(what, why).hint(SMALLER))
 }
 
 fn add_up(rooms: impl IntoIterator<Item = (Name, ImageSpace)>) -> Vec<Shortfall> {

@@ -45,7 +45,11 @@ fn tagged(all: &[DiskRecord], tag: &str) -> Result<Vec<DiskId>> {
 pub fn disk<'a>(all: &'a [DiskRecord], name: &str) -> Result<&'a DiskRecord> {
     all.iter()
         .find(|disk| disk.name.as_str() == name)
-        .ok_or_else(|| no_disk(name, all.iter()))
+        .ok_or_else(|| match name.contains(',') {
+            true => Error::not_found("disk", name)
+                .hint("name several disks by repeating the option, as in --to d1 --to d2, or by a tag, as in --to @ssd"),
+            false => no_disk(name, all.iter()),
+        })
 }
 
 /// Returns a volume by name.

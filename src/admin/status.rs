@@ -11,6 +11,7 @@ use super::apparatus::{self, State};
 use super::check::of_losses;
 use super::copies;
 use super::job::{self, Workers};
+use super::older;
 use super::view::{PoolView, Usage};
 use crate::cluster::{self, Cluster};
 use crate::controller::pool;
@@ -112,6 +113,7 @@ pub fn of(pool: &PoolDir, store: &mut dyn Store, seen: &StatusInput) -> Result<S
     let cluster = cluster::open(pool)?;
     let controller = cluster.leader()?;
     let mut findings: Vec<Finding> = of_copy(pool)?.into_iter().collect();
+    findings.extend(of_older(pool, store)?);
     findings.extend(of_disks(store, view, apparatuses));
     findings.extend(copies::findings(store, view)?);
     findings.extend(of_room(view));
@@ -217,6 +219,20 @@ fn of_copy(pool: &PoolDir) -> Result<Option<Finding>> {
         Finding::new(FindingKind::PoolIsCopy, Severity::Error, "pool", text).next("vctl pool adopt")
     };
     Ok(pool::open(pool)?.copied_from()?.map(finding))
+}
+
+/// Reports a database that is older than a copy in the archive.
+fn of_older(pool: &PoolDir, store: &mut dyn TableStore) -> Result<Option<Finding>> {
+    let finding = |older: Error| {
+        let found = Finding::new(
+            FindingKind::DatabaseOlder,
+            Severity::Error,
+            older.what(),
+            older.why(),
+        );
+        older.way_out().map_or(found.clone(), |next| found.next(next))
+    };
+    Ok(older::find(pool, store)?.map(finding))
 }
 
 /// Reports a failed sync of the database's log. The errors of the operations that it blocks name the rest of the way out.

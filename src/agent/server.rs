@@ -46,7 +46,7 @@ use crate::model::error::{Error, Result};
 use crate::model::member::{Joined, Member};
 use crate::model::records::{DiskRecord, PoolHeader};
 use crate::model::units::VolumeId;
-use crate::rpc::message::Memory;
+use crate::rpc::message::{Ending, Memory};
 use crate::rpc::{Listener, NodeListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -113,6 +113,8 @@ pub struct Setup {
     pub limits: Limits,
     /// Returns the memory limits of this process.
     pub memory: Arc<dyn Fn() -> Memory + Send + Sync>,
+    /// Returns why this apparatus serves no new hosts, if it does not.
+    pub ending: Arc<dyn Fn() -> Option<Ending> + Send + Sync>,
     /// The upper limit of the FUSE reader threads, if it was configured.
     pub thread_limit: Option<u16>,
     /// The background jobs that an earlier process of this apparatus has left, and their records.
@@ -143,6 +145,7 @@ impl Setup {
             waker,
             limits: Limits::default(),
             memory: Arc::new(Memory::default),
+            ending: Arc::new(|| None),
             thread_limit: None,
             left_jobs: None,
         }

@@ -184,7 +184,8 @@ fn with_rescue(pool: &PoolDir, error: Error) -> Error {
     if is_gone && let Err(deleted) = refuse_deleted(pool, ErrorKind::NotFound) {
         return deleted;
     }
-    if !(is_gone || error.why().ends_with(NOT_A_POOLS)) {
+    let is_damaged = error.why().ends_with(NOT_A_POOLS) || error.why().contains("the database is damaged");
+    if !(is_gone || is_damaged) {
         return error;
     }
     if !matches!(any_claimed(pool), Ok(true)) {

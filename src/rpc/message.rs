@@ -395,6 +395,28 @@ pub struct ApparatusMetrics {
     /// The upper limit of the FUSE reader threads that it was started with; `None` where the default applies, and from an older program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thread_limit: Option<u16>,
+    /// Why it ends, or can be given no new hosts, though it runs; `None` where neither is so, and from an older program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
+}
+
+/// Why an apparatus that runs serves no new hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ending {
+    /// It was asked to stop, and hosts still have files open.
+    Stopping,
+    /// Its mount was detached while hosts had files open there.
+    Detached,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stopping => "was asked to stop, and waits until hosts have closed their files or its time for that is over",
+            Self::Detached => "its mount was detached by another process: hosts go on with what they have open there, and nothing else can be opened",
+        })
+    }
 }
 
 impl ApparatusMetrics {

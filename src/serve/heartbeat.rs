@@ -5,6 +5,8 @@
 
 use super::process::{self, Identity};
 use super::report::Reporter;
+use crate::admin::open_images;
+use crate::model::event::Severity;
 use crossbeam_channel::{Receiver, never, tick};
 use sd_notify::NotifyState;
 use std::sync::Arc;
@@ -29,6 +31,24 @@ impl Heartbeat {
             who,
             reporter,
             well: true,
+        }
+    }
+
+    /// Returns the identity of this process.
+    pub(super) fn who(&self) -> &Identity {
+        &self.who
+    }
+
+    /// Reports an event to the operator.
+    pub(super) fn report(&self, severity: Severity, subject: String, text: String) {
+        self.reporter.report(severity, subject, text);
+    }
+
+    /// Reports disks whose images were deleted and that nobody else has open: they are gone when this process ends. It ends all the same, because whoever
+    /// sends a signal, or unmounts, does not wait for an answer: a service manager would kill it.
+    pub(super) fn report_lost_disks(&self) {
+        for (disk, text) in open_images::lost_with_this_process(&self.who.pool, &self.who.name) {
+            self.report(Severity::Error, disk, text);
         }
     }
 

@@ -22,7 +22,7 @@ pub(super) fn describe(apparatus: &Apparatus, mount: &Path) -> Option<String> {
     let handles: u64 = opens.volumes.values().map(|open| open.handles).sum();
     let users = usage::through(apparatus.name(), mount, opens, &names);
     Some(match users.is_empty() {
-        true => format!("{handles} open handles of unknown processes"),
+        true => format!("{handles} open handles of processes that cannot be seen from here"),
         false => users.join("; "),
     })
 }

@@ -18,6 +18,7 @@ mod lease;
 mod lines;
 mod memory;
 mod mount_helper;
+mod phase;
 mod process;
 mod report;
 mod retire;
@@ -47,6 +48,7 @@ use exporter::Exporter;
 use heartbeat::Heartbeat;
 use kept::Kept;
 use memory::Memory;
+use phase::Phase;
 use process::Identity;
 use report::Reporter;
 use sd_notify::NotifyState;
@@ -234,6 +236,7 @@ impl Core<'_> {
         let (ours, inside) = ((self.shared, self.entry), (runtime, waker));
         let mut setup = Setup::new(&self.pool, joined, endpoint.parts(), ours, inside);
         setup.memory = self.memory.reporter(settings, joined);
+        let phase = Phase::shown_by(&mut setup);
         setup.thread_limit = settings.config.thread_limit();
         setup.left_jobs = self.kept.as_mut().map(Kept::keep_jobs).transpose()?;
         let ended = Server::start(setup).and_then(|server| {
@@ -256,6 +259,7 @@ impl Core<'_> {
                 mount: &mount,
                 kept: self.kept.as_ref(),
                 server: &server,
+                phase: &phase,
             };
             let ended = serving.watch(asked, Heartbeat::new(who, reporter))?;
             if ended == ServeEnd::Replaced {
@@ -304,6 +308,7 @@ struct Serving<'a> {
     mount: &'a Mount,
     kept: Option<&'a Kept>,
     server: &'a Server,
+    phase: &'a Phase,
 }
 
 impl Serving<'_> {
@@ -314,20 +319,25 @@ impl Serving<'_> {
             .map(Kept::retirements)
             .transpose()?
             .unwrap_or_else(never);
+        let looks = Phase::due();
         loop {
             select! {
                 recv(heartbeat.due()) -> _ => heartbeat.beat(),
+                recv(looks) -> _ => self.phase.look_for_mount(&heartbeat),
                 recv(retirements) -> asked => if asked.is_ok() && self.retire() {
                     return Ok(ServeEnd::Replaced);
                 },
                 recv(asked) -> _ => {
                     process::notify(&[NotifyState::Stopping]);
+                    self.phase.stops();
+                    heartbeat.report_lost_disks();
                     self.kept.iter().for_each(|kept| kept.stops());
                     unmount(self.settings, self.apparatus, self.mount, asked);
                     break;
                 }
                 recv(self.mount.ended()) -> _ => {
                     log::info!("the mount was removed by another process");
+                    heartbeat.report_lost_disks();
                     break;
                 }
             }

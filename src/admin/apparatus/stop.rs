@@ -401,7 +401,7 @@ pub fn rejoin(pool: &PoolDir, store: &mut dyn Store, name: &str, within: Duratio
                     view.member.mount.display()
                 )));
             }
-            State::Serving => return Ok(()),
+            State::Serving | State::Ending => return Ok(()),
             State::Fenced | State::Silent | State::Restarting => {}
         }
         if !watch.changed(deadline)? {

@@ -149,7 +149,11 @@ fn of_member(text: &mut Text, view: &apparatuses::ApparatusView) {
         "apparatus_up",
         "1 if the apparatus is in the control range and answers.",
     );
-    text.add(up, &labels, u8::from(view.state == State::Serving));
+    text.add(
+        up,
+        &labels,
+        u8::from(matches!(view.state, State::Serving | State::Ending)),
+    );
     let fenced = gauge(
         "apparatus_fenced",
         "1 if the apparatus is out of the control range.",

@@ -49,7 +49,9 @@ fn of_fault(record: &DiskRecord, error: &Error, apparatuses: &[ApparatusView]) -
             text,
         )
     };
-    let serving = apparatuses.iter().filter(|each| each.state == State::Serving);
+    let serving = apparatuses
+        .iter()
+        .filter(|each| matches!(each.state, State::Serving | State::Ending));
     let holders = holders_of_deleted(&record.path, serving.map(|each| &each.member));
     if let Some(first) = holders.first() {
         let names: Vec<&str> = holders.iter().map(|member| member.name.as_str()).collect();
@@ -150,14 +152,15 @@ pub(super) fn of_closed_disks(
 
 /// Reports space that cannot be used again before the apparatuses that may still use it have come back or ended.
 pub(super) fn of_quarantine(view: &PoolView, apparatuses: &[ApparatusView]) -> Vec<Finding> {
-    let Some(holdout) = apparatuses.iter().find(|each| each.state != State::Serving) else {
+    let serves = |each: &&ApparatusView| matches!(each.state, State::Serving | State::Ending);
+    let Some(holdout) = apparatuses.iter().find(|each| !serves(each)) else {
         return Vec::new();
     };
     let name = &holdout.member.name;
     let next = match holdout.state {
         State::Dead => "vctl pool check --repair".to_owned(),
         State::Silent => format!("vctl apparatus fence {name}"),
-        State::Fenced | State::Serving => format!("vctl apparatus rejoin {name}"),
+        State::Fenced | State::Serving | State::Ending => format!("vctl apparatus rejoin {name}"),
         State::Restarting => format!("vctl apparatus show {name}"),
     };
     let quarantined = view.disks.iter().filter(|disk| disk.usage.quarantined.0 > 0);

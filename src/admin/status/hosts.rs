@@ -120,6 +120,10 @@ pub(super) fn of_apparatus(view: &ApparatusView) -> Option<Finding> {
     let why = view.fault.as_deref().unwrap_or("does not answer");
     Some(match view.state {
         State::Serving => return None,
+        State::Ending => {
+            let finding = Finding::new(FindingKind::ApparatusEnding, Severity::Warning, subject, why);
+            finding.next(format!("vctl apparatus stop {name}"))
+        }
         State::Dead => {
             let again = format!("vctl apparatus start {name} {}", view.member.mount.display());
             Finding::new(FindingKind::ApparatusDead, Severity::Error, subject, why).next(again)

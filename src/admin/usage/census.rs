@@ -157,9 +157,10 @@ impl Census {
     pub(in crate::admin) fn loops_on(&self, volume: VolumeId, name: &Name) -> Vec<LoopUse> {
         let inode = fuse::inode_of(volume);
         let of_mount = |number| self.seen.iter().find(|seen| seen.devices.contains(&number));
+        // A mount that was taken away is not in the path that the kernel shows.
         let at_path = |device: &Loop| {
-            let path = |seen: &ApparatusUse| seen.mount.join(name.as_str()) == device.file;
-            self.seen.iter().any(path)
+            let path = |seen: &&ApparatusUse| seen.mount.join(name.as_str()) == device.file;
+            self.seen.iter().find(path)
         };
         let on = |device: &Loop| match device.below {
             Some((number, found)) => match of_mount(number) {
@@ -169,7 +170,10 @@ impl Census {
                 }
                 None => self.was_made_for(device, volume).then_some(None),
             },
-            None => (at_path(device) || self.was_made_for(device, volume)).then_some(None),
+            None => match at_path(device) {
+                Some(seen) => Some(seen.serves.map(|_| seen.name.clone())),
+                None => self.was_made_for(device, volume).then_some(None),
+            },
         };
         let found = self.loops.iter().filter_map(|device| {
             let apparatus = on(device)?;
@@ -276,4 +280,47 @@ pub fn through(
         (!users.is_empty()).then(|| format!("volume {name}: {}", users.join(", ")))
     });
     listed.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn looped(file: &str) -> Loop {
+        Loop {
+            path: "/dev/loop7".into(),
+            below: None,
+            file: file.into(),
+            read_only: false,
+            partitions: false,
+        }
+    }
+
+    #[test]
+    fn a_loop_device_that_may_not_be_asked_is_known_by_its_path() {
+        let (a1, v) = (
+            Name::new("apparatus", "a1").unwrap(),
+            Name::new("volume", "v").unwrap(),
+        );
+        let census = |file: &str, serves| Census {
+            seen: vec![ApparatusUse {
+                name: a1.clone(),
+                mount: "/mnt/a1".into(),
+                opens: Some(Opens::default()),
+                devices: BTreeSet::new(),
+                serves,
+            }],
+            loops: vec![looped(file)],
+            holders: ProcessHolders::default(),
+            records: None,
+        };
+        let through = |file: &str, serves| -> Vec<Option<Name>> {
+            let found = census(file, serves).loops_on(VolumeId(1), &v);
+            found.into_iter().map(|each| each.apparatus).collect()
+        };
+        assert_eq!(through("/mnt/a1/v", Some((0, 50))), [Some(a1.clone())]);
+        assert_eq!(through("/mnt/a1/v", None), [None], "its apparatus has ended");
+        assert_eq!(through("/mnt/a1/w", Some((0, 50))), []);
+        assert_eq!(through("/v", Some((0, 50))), [], "its mount was taken away");
+    }
 }

@@ -89,10 +89,11 @@ impl Usage {
             why.push(format!("{} more", self.users.len() - NAMED));
         }
         if self.users.is_empty() && self.open > 0 {
-            why.push(format!(
-                "{} of unknown processes",
-                count(self.open, "open handle")
-            ));
+            let whose = match rustix::process::geteuid().is_root() {
+                true => "processes that cannot be seen from here",
+                false => "processes that only root can see",
+            };
+            why.push(format!("{} of {whose}", count(self.open, "open handle")));
         }
         let why = match (why.is_empty(), self.unknown.is_empty()) {
             (false, _) => format!("is in use by {}", why.join(", ")),

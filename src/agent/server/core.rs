@@ -21,7 +21,7 @@ use crate::model::names::Name;
 use crate::protocol::agent::{Agent, Due, Input, Rejoined};
 use crate::protocol::participant::{Bounds, Link};
 use crate::rpc::Listener;
-use crate::rpc::message::{Answer, Memory, Refusal};
+use crate::rpc::message::{Answer, Ending, Memory, Refusal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +58,7 @@ pub(super) struct Core {
     runtime: Arc<dyn Runtime>,
     waker: Arc<Waker>,
     memory: Arc<dyn Fn() -> Memory + Send + Sync>,
+    ending: Arc<dyn Fn() -> Option<Ending> + Send + Sync>,
     thread_limit: Option<u16>,
     /// The claim on the name ends with the control thread.
     _claim: Arc<dyn NameClaim>,
@@ -82,6 +83,7 @@ impl Core {
             waker,
             limits,
             memory,
+            ending,
             thread_limit,
             left_jobs,
         } = setup;
@@ -114,6 +116,7 @@ impl Core {
             runtime: path(),
             waker,
             memory,
+            ending,
             thread_limit,
             _claim: claim,
         };

@@ -372,7 +372,10 @@ fn a_damaged_database_is_named() {
     let database = pool.pool_dir().join("pool.db");
     let sound = std::fs::read(&database).unwrap();
     write(&database, b"this is no database at all, but text");
-    pool.run(["volume", "list"]).ended(1).complains(&["pool", "hint"]);
+    let newest = "hint: the newest copy of it: vctl pool restore";
+    pool.run(["volume", "list"])
+        .ended(1)
+        .complains(&["is damaged", newest, "/archive/"]);
     pool.run(["pool", "restore", &pool.file("b"), "--yes"]).ok();
     pool.run(["pool", "check"]).ok();
     write(&database, &sound[..sound.len() / 2]);

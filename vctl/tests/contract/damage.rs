@@ -105,6 +105,16 @@ const DAMAGES: &[Damage] = &[
         mended: false,
     },
     Damage {
+        name: "the log of the database is lost",
+        make: |pool| {
+            fs::remove_file(pool.pool_dir().join("pool.db-wal")).unwrap();
+            let status = pool.run(["status"]).ended(7);
+            assert!(status.out.contains("next: vctl pool restore /"), "{status:?}");
+        },
+        found: ["database", "is older than the copy of it"],
+        mended: false,
+    },
+    Damage {
         name: "a job is abandoned by its process",
         make: |pool| {
             // Holes are moved at once, whatever the rate.

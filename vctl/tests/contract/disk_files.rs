@@ -334,3 +334,22 @@ fn a_server_is_not_replaced_while_the_path_of_a_disk_leads_to_another_file() {
     pool.run(["apparatus", "stop", "a"]).ok();
     unmount(&mount);
 }
+
+#[test]
+fn an_image_that_cannot_be_made_is_refused_without_a_warning_before_and_one_that_has_its_space_needs_none() {
+    let pool = Pool::with_volume();
+    let image = pool.file("d3.img");
+    let add = |size: &str, more: &[&str]| {
+        let words = [&["disk", "add", &image, "--create", size][..], more].concat();
+        pool.run(words)
+    };
+    add("8000P", &[]).ended(1).complains(&["d3.img", "hint"]);
+    add("8000P", &["--preallocate"])
+        .ended(1)
+        .complains(&["allocating all its space", "left"]);
+    assert!(!pool.path("d3.img").exists());
+    assert_eq!(add("8M", &["--preallocate"]).ok().err, "");
+    pool.run(["volume", "move", "v", "--to", "d2,d3"])
+        .ended(3)
+        .complains(&["disk d2,d3", "--to d1 --to d2"]);
+}

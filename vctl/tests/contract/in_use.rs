@@ -1,7 +1,7 @@
 //! Objects in use are not removed: the command is refused with status 4 and names the users, in rehearsals too, through any apparatus,
 //! unless the operator overrides that. Loop devices are identified by their backing files.
 
-use crate::support::{CommandOutput, Pool, finish, write};
+use crate::support::{CommandOutput, Pool, finish, unmount, write};
 use rustix::process::{Signal, kill_process};
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
@@ -129,16 +129,67 @@ fn to_fence_an_apparatus_asks_no_other_one() {
 #[test]
 fn an_apparatus_that_ends_on_sigterm_logs_its_users() {
     let pool = Pool::with_volume();
-    let mount = pool.start("a");
+    write(&pool.path("patient.ron"), b"(stop_grace_s: 600)");
+    let mount = pool.path("mount-a");
+    let start = [
+        "apparatus",
+        "start",
+        "a",
+        mount.to_str().unwrap(),
+        "--config",
+        &pool.file("patient.ron"),
+    ];
+    pool.run(start).ok();
     let file = open(&mount.join("v"), true);
     let pid = pool.pid_of("a");
+    std::fs::remove_file(pool.path("d1.img")).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
     let log = pool.pool_dir().join("run/a.log");
     let who = format!("volume v: process {} (", std::process::id());
-    crate::support::until("the log names who uses it", || {
-        std::fs::read_to_string(&log).unwrap_or_default().contains(&who)
+    let lost = "disk d1: its file";
+    crate::support::until("the log names who uses it, and what is lost", || {
+        let log = std::fs::read_to_string(&log).unwrap_or_default();
+        log.contains(&who) && log.contains(lost)
     });
+    crate::support::until("status says that it stops, and events what is lost", || {
+        let (status, events) = (pool.run(["status"]), pool.run(["events"]));
+        status.out.contains("apparatus a: was asked to stop") && events.out.contains("had the only open copy")
+    });
+    let status = pool.run(["status", "--json"]).json();
+    assert_eq!(
+        (&status["serving"], &status["apparatuses"]),
+        (&0.into(), &1.into()),
+        "{status}"
+    );
+    assert_eq!(
+        pool.json(["apparatus", "show", "a"])["apparatus"]["state"],
+        "ending"
+    );
     drop(file);
+}
+
+#[test]
+fn an_apparatus_whose_mount_was_detached_does_not_count_as_serving() {
+    let pool = Pool::with_volume();
+    let mount = pool.start("a");
+    let file = open(&mount.join("v"), true);
+    unmount(&mount);
+    crate::support::until("status says so", || {
+        pool.run(["status"])
+            .out
+            .contains("apparatus a: its mount was detached")
+    });
+    let status = pool.run(["status", "--json"]).json();
+    assert_eq!(
+        (&status["serving"], &status["apparatuses"]),
+        (&0.into(), &1.into()),
+        "{status}"
+    );
+    pool.run(["apparatus", "stop", "a"]).ended(4);
+    drop(file);
+    crate::support::until("it has ended", || {
+        pool.run(["status"]).out.contains("apparatuses: none runs")
+    });
 }
 
 #[test]

@@ -373,6 +373,24 @@ fn jobs_in_the_background_are_waited_for_paused_and_cancelled() {
         "d2"
     );
     assert_eq!(fs::read(mount.join("v")).unwrap(), data);
+
+    let words = [
+        "volume",
+        "move",
+        "v",
+        "--to",
+        "d1",
+        "--background",
+        "--rate",
+        "64K",
+        "--wait=100s",
+    ];
+    pool.run(words).ok();
+    let stopped = pool.run(["apparatus", "stop", "a"]).ok().out;
+    assert!(
+        stopped.contains("job 3: paused") && stopped.contains("vctl job resume 3"),
+        "{stopped}"
+    );
 }
 
 /// A script sends the next change right after it, without `--wait`.

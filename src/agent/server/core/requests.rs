@@ -139,6 +139,7 @@ impl Core {
             memory: (self.memory)(),
             closed_disks: self.parts.openings.closed(),
             thread_limit: self.thread_limit,
+            ending: (self.ending)(),
             ..self.runtime.figures()
         }
     }

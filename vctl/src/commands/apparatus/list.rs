@@ -36,6 +36,7 @@ pub struct Row {
 pub fn word(state: State) -> (&'static str, Tone) {
     match state {
         State::Serving => ("serving", Tone::Good),
+        State::Ending => ("ending", Tone::Warning),
         State::Silent => ("silent", Tone::Warning),
         State::Fenced => ("fenced", Tone::Bad),
         State::Restarting => ("restarting", Tone::Bad),

@@ -6,13 +6,15 @@ use crate::context::{Context, Losing, Override};
 use crate::exit::Done;
 use crate::output::note;
 use ::apparatus::admin::apparatus::Fenced;
-use ::apparatus::admin::{apparatus, open_images, place};
+use ::apparatus::admin::{apparatus, job, open_images, place};
 use ::apparatus::cluster::Owner;
 use ::apparatus::controller::Wait;
 use ::apparatus::frontend::fuse::Transport;
 use ::apparatus::model::error::{Error, ErrorKind, Result};
+use ::apparatus::model::job::JobState;
 use ::apparatus::model::member::Member;
 use ::apparatus::model::names::Name;
+use ::apparatus::model::units::JobId;
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -139,22 +141,37 @@ fn print_state(
 struct EndReport<'a> {
     apparatus: &'a str,
     changed: bool,
+    /// Jobs that it worked on, and that are paused now.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    paused_jobs: &'a [JobId],
 }
 
 fn print_end(context: &mut Context, name: &str, changed: bool, done: &str) -> Result<Done> {
-    context.out.say(
-        &EndReport {
-            apparatus: name,
-            changed,
-        },
-        |out| {
+    print_end_with(context, name, changed, done, &[])
+}
+
+fn print_end_with(
+    context: &mut Context,
+    name: &str,
+    changed: bool,
+    done: &str,
+    paused_jobs: &[JobId],
+) -> Result<Done> {
+    let body = EndReport {
+        apparatus: name,
+        changed,
+        paused_jobs,
+    };
+    context.out.say(&body, |out| {
+        let end = if changed { done } else { "had ended already" };
+        out.line(&format!("apparatus {name}: {end}"));
+        for job in paused_jobs {
             out.line(&format!(
-                "apparatus {name}: {}",
-                if changed { done } else { "had ended already" }
+                "job {job}: paused, because this apparatus worked on it; it goes on by vctl job resume {job}"
             ));
-            Ok(())
-        },
-    )?;
+        }
+        Ok(())
+    })?;
     Ok(Done::Plainly)
 }
 
@@ -205,8 +222,14 @@ impl Stop {
             }
             return would(context, &self.name, "stop");
         }
+        let view = apparatus::show(&context.pool, &mut *store, &self.name).ok();
+        let jobs = view.and_then(|view| view.figures).map(|figures| figures.jobs);
         let changed = apparatus::stop(&context.pool, &mut *store, &self.name, overridden, self.timeout)?;
-        print_end(context, &self.name, changed, "stopped")
+        let mut paused = jobs.unwrap_or_default();
+        let is_paused =
+            |id: &JobId| job::find(&mut *store, *id).is_ok_and(|job| job.state == JobState::Paused);
+        paused.retain(is_paused);
+        print_end_with(context, &self.name, changed, "stopped", &paused)
     }
 }
 

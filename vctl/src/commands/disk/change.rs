@@ -61,11 +61,12 @@ impl Add {
             reserve: self.reserve,
         };
         let title = format!("disk add {}", self.path.display());
-        if let Some(size) = self.create {
-            warn_if_short(context, &new.name()?, &new.path, size)?;
-        }
+        let promised = self.create.filter(|_| !self.preallocate);
         if self.changing.dry_run {
             let planned = admin::disk::plan_add(&mut *context.rehearsal()?, &new)?;
+            if let Some(size) = promised {
+                warn_if_short(context, &new.name()?, &new.path, size)?;
+            }
             context.would_send(&planned.delta)?;
             return Ok(Done::Plainly);
         }
@@ -76,6 +77,9 @@ impl Add {
         let mut controller = context.controller(&title, &self.changing)?;
         let (name, sent) = admin::disk::add(&mut controller, &title, &new)?;
         let effect = Effect::of(sent, &controller);
+        if let Some(size) = promised {
+            warn_if_short(context, &name, &new.path, size)?;
+        }
         print_state(context, Some(effect), name.as_str(), "added")
     }
 }

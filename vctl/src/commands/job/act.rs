@@ -276,7 +276,7 @@ pub struct Set {
     /// Its number
     #[arg(value_name = "JOB", value_parser = arguments::job)]
     job: JobId,
-    /// At most this many bytes per second; `none` for no limit
+    /// At most this many bytes per second, holes not counted; `none` for no limit
     #[arg(long, value_name = "SIZE", value_parser = arguments::or_none(arguments::rate))]
     rate: Option<arguments::OrNone<ByteCount>>,
     /// Size chunks so that holds take about this; `none` for the default

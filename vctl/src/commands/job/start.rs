@@ -39,7 +39,7 @@ pub struct JobOptions {
     /// Let an apparatus work on it, this one if named, and return at once
     #[arg(long, value_name = "APPARATUS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     background: Option<String>,
-    /// At most this many bytes per second
+    /// At most this many bytes per second; holes do not count
     #[arg(long, value_name = "SIZE", value_parser = arguments::rate)]
     rate: Option<ByteCount>,
     /// Size chunks so that holds take about this; 1ms by default

@@ -4,7 +4,7 @@ use crate::arguments;
 use crate::commands::node::options::StoreOptions;
 use crate::context::Context;
 use crate::exit::Done;
-use crate::output::{Cell, Column, details};
+use crate::output::{Cell, Column, details, note};
 use apparatus::admin;
 use apparatus::admin::view::PoolView;
 use apparatus::model::alloc;
@@ -45,6 +45,7 @@ impl Create {
             return self.would_make(context);
         }
         admin::pool::create(&context.pool, self.new_pool(), etcd)?;
+        warn_if_cleaned(context);
         let body = Made {
             pool: Row::load(context)?,
         };
@@ -103,6 +104,17 @@ impl Create {
             Ok(())
         })?;
         Ok(Done::Plainly)
+    }
+}
+
+/// Warns where the pool's directory will be deleted by programs that nobody connects with it.
+fn warn_if_cleaned(context: &Context) {
+    if let Some(above) = admin::place::cleaned_above(context.pool.named()) {
+        note(&format!(
+            "vctl: warning: pool {}: is below {}, whose files are deleted at a restart or after some days: a pool to keep belongs elsewhere",
+            context.pool.display(),
+            above.display()
+        ));
     }
 }
 
