@@ -55,6 +55,7 @@ fn write_pages(command: &Command, section: &str, dir: &Path, written: &mut Vec<S
         .manual("apparatus");
     let mut text = Vec::new();
     page.render(&mut text).map_err(failed)?;
+    let mut text = with_synopsis(&String::from_utf8_lossy(&text), command).into_bytes();
     text.extend(examples(command).into_bytes());
     let path = dir.join(page.get_filename());
     fs::write(&path, text).map_err(failed)?;
@@ -63,6 +64,25 @@ fn write_pages(command: &Command, section: &str, dir: &Path, written: &mut Vec<S
     below
         .into_iter()
         .try_for_each(|below| write_pages(below, section, dir, written))
+}
+
+/// Replaces the synopsis of a page, which names options without their values, by the usage that `--help` prints.
+fn with_synopsis(page: &str, command: &Command) -> String {
+    const BEGIN: &str = "\n.SH SYNOPSIS\n";
+    const END: &str = "\n.SH DESCRIPTION\n";
+    let usage = command.clone().render_usage().to_string();
+    let usage = usage.strip_prefix("Usage:").unwrap_or(&usage);
+    let lines = usage
+        .lines()
+        .map(|line| line.trim().replace('\\', "\\\\").replace('-', "\\-"));
+    let lines: Vec<String> = lines.filter(|line| !line.is_empty()).collect();
+    match page
+        .split_once(BEGIN)
+        .and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)))
+    {
+        Some((before, after)) => format!("{before}{BEGIN}{}{END}{after}", lines.join("\n.br\n")),
+        None => page.to_owned(),
+    }
 }
 
 /// Returns the examples of a verb of `vctl`, found by its words.

@@ -48,6 +48,20 @@ impl CommandLine {
         Some(expand_tilde(named))
     }
 
+    /// Returns whether the word at the cursor belongs to a command that follows `--`, of a verb that takes one.
+    pub fn is_in_command(&self, command: &Command) -> bool {
+        let before = self.words.split_last().map_or(&[][..], |(_, before)| before);
+        let Some(end) = before.iter().position(|word| word == "--") else {
+            return false;
+        };
+        let below = |found: &Command, word: &OsString| found.find_subcommand(word).cloned();
+        let verb = before[..end].iter().fold(command.clone(), |found, word| {
+            let next = below(&found, word);
+            next.unwrap_or(found)
+        });
+        verb.get_arguments().any(Arg::is_last_set)
+    }
+
     /// Returns the words without options whose value can only follow `=` and does not: the next word is not their value.
     pub fn without_lone_options(&self, command: &Command) -> Vec<OsString> {
         let lone = |word: &OsString| {

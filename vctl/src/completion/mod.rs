@@ -85,6 +85,10 @@ fn is_readable(pipe: &ChildStdout, deadline: Instant) -> io::Result<bool> {
 pub fn answer(words: &[OsString]) -> Result<Done> {
     let line = CommandLine::of(words);
     let mut command = values::attach(crate::cli::Cli::command(), &Values::of(&line));
+    if line.is_in_command(&command) {
+        let _ = writeln!(io::stdout(), "{}", Follow::Files.word());
+        return Ok(Done::Plainly);
+    }
     let words = line.without_lone_options(&command);
     let index = words.len().saturating_sub(1);
     let found = engine::complete(&mut command, words, index, None).unwrap_or_default();

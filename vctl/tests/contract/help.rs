@@ -108,6 +108,8 @@ fn completions_and_manual_pages_know_every_noun() {
     ] {
         let text = std::fs::read_to_string(dir.path().join(page)).unwrap();
         assert!(text.contains(".TH"), "{page}");
+        let usage = "vctl volume move [OPTIONS] \\-\\-to <DISK|@TAG> <VOLUME>";
+        assert!(page != "vctl-volume-move.1" || text.contains(usage), "{text}");
         assert!(page == "vctl-volume.1" || text.contains(".SH EXAMPLES"), "{page}");
     }
 }

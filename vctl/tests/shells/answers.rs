@@ -98,6 +98,12 @@ fn names_are_offered_where_they_stand_and_nothing_else_is() {
     assert_eq!(words(&["job", "show", ""]), ["1"]);
     assert_eq!(words(&["volume", "hold", "web", "d"]), ["data1", "data2"]);
     assert_eq!(words(&["volume", "move", "--wait", "w"]), ["web"]);
+    // The command after `--` is not one of vctl.
+    assert_eq!(
+        answer(&pool, &["volume", "hold", "web", "--", "cp", ""]).0,
+        "files"
+    );
+    assert_eq!(words(&["volume", "remove", "--", "w"]), ["web"]);
     for no_names in [
         &["volume", "create", "d"][..],
         &["job", "cancel", "1"],
