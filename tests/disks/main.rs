@@ -184,7 +184,8 @@ fn read(disk: &Disk, at: u64, len: u64) -> Vec<u8> {
 /// Reads through the kernel, which gets the mapping.
 fn through_mapping(disk: &Disk, at: u64, len: usize) -> std::io::Result<Vec<u8>> {
     let file = tempfile::tempfile_in("/dev/shm").unwrap();
-    (&file).write_all(disk.mapped(DiskOffset(at), len).unwrap().for_system_call())?;
+    let bytes = disk.mapped(DiskOffset(at), len);
+    (&file).write_all(bytes.ok_or(io::ErrorKind::NotFound)?.for_system_call())?;
     let mut bytes = vec![0; len];
     file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
