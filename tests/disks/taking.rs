@@ -288,6 +288,8 @@ fn a_disk_grows_by_its_label_first() {
     let view = disks.view();
     disks.insert(Arc::new(opened(&DiskRecord { extents: 8, ..record })));
     let at = DiskOffset(6 * MIB);
+    // A hole of an image in memory is not read through the mapping.
+    disks.get(DiskId(1)).unwrap().write_at(&[1; 4096], at).unwrap();
     assert!(view.get(DiskId(1)).unwrap().mapped(at, 4096).is_none());
     assert!(disks.get(DiskId(1)).unwrap().mapped(at, 4096).is_some());
     disks.remove(DiskId(1));
