@@ -247,12 +247,10 @@ impl Core<'_> {
             if let Some(kept) = &self.kept {
                 hand_over(kept, &mount, &settings.name, &reporter)?;
             }
-            let serves = format!("{} serves at {}", settings.name, mount.point().display());
-            log::info!("{serves}");
             let renewals =
                 labels::Renewals::start(apparatus.control().clone(), ledgers.clone(), stores.clone());
             self.memory.warn(settings, joined);
-            announce(&serves, &persister);
+            announce(settings, &mount, &persister);
             let serving = Serving {
                 settings,
                 apparatus: &apparatus,
@@ -284,8 +282,10 @@ impl Core<'_> {
 }
 
 /// Tells the service manager that hosts are served, and prepares what no host has to wait for.
-fn announce(serves: &str, persister: &Arc<Persister>) {
-    process::notify(&[NotifyState::Ready, NotifyState::Status(serves)]);
+fn announce(settings: &Settings, mount: &Mount, persister: &Arc<Persister>) {
+    let serves = format!("{} serves at {}", settings.name, mount.point().display());
+    log::info!("{serves}");
+    process::notify(&[NotifyState::Ready, NotifyState::Status(&serves)]);
     persister.open_ahead();
 }
 
