@@ -373,19 +373,12 @@ fn jobs_in_the_background_are_waited_for_paused_and_cancelled() {
         "d2"
     );
     assert_eq!(fs::read(mount.join("v")).unwrap(), data);
+    a_stop_names_the_job_that_it_pauses(&pool);
+}
 
-    let words = [
-        "volume",
-        "move",
-        "v",
-        "--to",
-        "d1",
-        "--background",
-        "--rate",
-        "64K",
-        "--wait=100s",
-    ];
-    pool.run(words).ok();
+fn a_stop_names_the_job_that_it_pauses(pool: &Pool) {
+    let words = "volume move v --to d1 --background --rate 64K --wait=100s";
+    pool.run(words.split(' ')).ok();
     let stopped = pool.run(["apparatus", "stop", "a"]).ok().out;
     assert!(
         stopped.contains("job 3: paused") && stopped.contains("vctl job resume 3"),
