@@ -34,6 +34,7 @@ use apparatus::model::event::Severity;
 use apparatus::model::job::{JobLimits, JobState};
 use apparatus::model::records::{Area, Delta, Edit, Segment, Span};
 use apparatus::model::units::{ByteCount, DiskExtent, DiskOffset, Generation, VolumeExtent};
+use apparatus::store::Store;
 use locked::{answered, write_and_sync};
 use moving::Scene;
 use moving::devices::{Loop, Mount, run};
@@ -364,7 +365,20 @@ fn the_hosts_of_each_volume_get_the_error_once_at_each_apparatus() {
             .pool
             .add_volume(name, 180 * EXTENT, &[(scene.disks[1], at, 180)]);
     }
-    let daemons = ["x", "y"].map(|name| scene.pool.start(name));
+    // Each renews the label when it serves: later that would be another write that fails.
+    let daemons = ["x", "y"].map(|name| {
+        let label = |store: &mut dyn Store| {
+            let disks = store.disks().unwrap();
+            disks
+                .iter()
+                .find(|disk| disk.id == scene.disks[1])
+                .map(|disk| disk.label)
+        };
+        let before = label(&mut *scene.pool.store());
+        let daemon = scene.pool.start(name);
+        scene.wait_until("it has renewed the label", |store| label(store) > before);
+        daemon
+    });
     let files = daemons
         .each_ref()
         .map(|daemon| ["p", "q"].map(|name| daemon.open(name)));

@@ -206,7 +206,7 @@ impl Trial {
         assert_eq!(strange.collect::<Vec<_>>(), Vec::<&String>::new());
         assert_linearizable(&report.history);
         // Extents that were kept because an apparatus might use them are free once it cannot.
-        scene.pool.controller().free().unwrap();
+        scene.free_all();
         scene.assert_all_on(1);
         scene.assert_checked();
         x.unwrap().stop();

@@ -20,7 +20,7 @@ use super::support::{Daemon, TestPool, access};
 use apparatus::controller::{Controller, PATIENCE as PATIENT, Wait};
 use apparatus::jobs::{self, Observer, Request};
 use apparatus::model::alloc::Faults;
-use apparatus::model::change::Owner;
+use apparatus::model::change::{Owner, UsedArea};
 use apparatus::model::error::Result;
 use apparatus::model::job::{JobLimits, JobRecord, JobState};
 use apparatus::model::records::{DiskAccess, Segment};
@@ -208,13 +208,24 @@ impl Scene {
 
     /// Asserts that no extent is reserved for a change or a job, or quarantined.
     pub fn assert_nothing_left_over(&self) {
-        for disk in self.disks {
-            let uses = self.pool.store().uses(disk).unwrap();
-            assert!(
-                uses.iter().all(|taken| matches!(taken.owner, Owner::Volume(_))),
-                "{uses:?}"
-            );
-        }
+        assert_eq!(self.left_over(), []);
+    }
+
+    /// Frees what no apparatus uses any more until nothing is left over. One that was asked while it was busy is asked again.
+    pub fn free_all(&self) {
+        self.wait_until("all is freed", |_| {
+            self.pool.controller().free().unwrap();
+            self.left_over().is_empty()
+        });
+    }
+
+    fn left_over(&self) -> Vec<UsedArea> {
+        let uses = self
+            .disks
+            .iter()
+            .flat_map(|disk| self.pool.store().uses(*disk).unwrap());
+        uses.filter(|taken| !matches!(taken.owner, Owner::Volume(_)))
+            .collect()
     }
 
     /// Asserts that `vctl pool check` finds nothing.
