@@ -203,7 +203,7 @@ fn an_evacuation_may_use_the_reserve() {
     screen.keys_show("e", &["evacuate disk d1"]);
     screen.keys_show("\r", &["not done", "d2"]);
     screen.keys("\x1b");
-    screen.hides("any key closes");
+    screen.hides("other keys close");
     screen.keys_show("e", &["evacuate disk d1"]);
     screen.keys_show("\t\x1b[B", &["use_"]);
     screen.keys_show("\r", &["vctl disk evacuate d1 --use-reserve", "moves 8M"]);
@@ -357,7 +357,7 @@ fn a_refused_verb_shows_the_reason_and_changes_nothing() {
         &["not done", "no such disk", "hint: disks: d1, d2"],
     );
     screen.keys("\x1b");
-    screen.hides("any key closes");
+    screen.hides("other keys close");
     screen.keys_show("m", &["move volume v"]);
     screen.keys_show("\t\t9x\r", &["range", "has no '..'"]);
     screen.keys_show("\x15\tfar\r", &["policy \"far\": is none of order, spread"]);
