@@ -2,6 +2,7 @@
 //! file of a [`DirectDevice`](super::direct::DirectDevice).
 
 use super::apart::Apart;
+use super::filled::Filled;
 use super::mapping::{Mapping, redirty};
 use super::{BlockDevice, Zeroing};
 use crate::blockdev::open::{DiskKind, length};
@@ -40,6 +41,8 @@ pub struct FileDevice {
     apart: Apart,
     /// Whether reads and writes wait for no device.
     is_in_memory: bool,
+    /// Where an image in memory has no holes.
+    filled: Option<Filled>,
 }
 
 /// Operations that the kernel does not support for this file, so that they are not tried again.
@@ -77,10 +80,12 @@ impl FileDevice {
             // This is a hint that affects only speed, so a failure is ignored.
             let _ = map.disable_read_around();
         }
+        let device = Self::unmapped(file, kind);
         Ok(Self {
             map: Some(map),
             piece: if small { SMALL_PIECE } else { LARGE_PIECE },
-            ..Self::unmapped(file, kind)
+            filled: device.is_in_memory.then(|| Filled::new(size)),
+            ..device
         })
     }
 
@@ -97,6 +102,7 @@ impl FileDevice {
             piece: LARGE_PIECE,
             apart: Apart::default(),
             is_in_memory: file_system(&file).is_some_and(|kind| FILE_SYSTEMS_IN_MEMORY.contains(&kind)),
+            filled: None,
             file,
         }
     }
@@ -144,6 +150,13 @@ impl FileDevice {
     fn fallocate(&self, how: FallocateFlags, range: &Range<u64>) -> Result<(), Errno> {
         let how = how | FallocateFlags::KEEP_SIZE;
         fallocate(&self.file, how, range.start, range.end - range.start)
+    }
+
+    /// Records that a range may have holes from now on.
+    fn has_changed(&self, range: &Range<u64>) {
+        if let Some(filled) = &self.filled {
+            filled.forget(range);
+        }
     }
 }
 
@@ -270,7 +283,9 @@ impl BlockDevice for FileDevice {
                 self.fallocate(FallocateFlags::PUNCH_HOLE, &range)
             })?;
         let by_zeroing = || self.fallocate(FallocateFlags::ZERO_RANGE, &range);
-        Ok(punched || try_once(&self.unsupported.zero, &REFUSALS, by_zeroing)?)
+        let zeroed = punched || try_once(&self.unsupported.zero, &REFUSALS, by_zeroing)?;
+        self.has_changed(&range);
+        Ok(zeroed)
     }
 
     fn zeroing_alignment(&self) -> u64 {
@@ -309,7 +324,9 @@ impl BlockDevice for FileDevice {
                 .map_err(|why| Errno::from_io_error(&why).unwrap_or(Errno::IO))
         };
         let refusals = [Errno::OPNOTSUPP, Errno::NOSYS, Errno::NOTTY];
-        try_once(&self.unsupported.discard, &refusals, discard)
+        let discarded = try_once(&self.unsupported.discard, &refusals, discard);
+        self.has_changed(&range);
+        discarded
     }
 
     fn start_writeback(&self, range: Range<u64>) -> io::Result<()> {
@@ -334,8 +351,13 @@ impl BlockDevice for FileDevice {
     }
 
     fn memory_of(&self, at: u64, len: usize) -> Option<&Mapping> {
-        let takes_no_space = |map: &&Mapping| !self.is_in_memory || map.resident(at, len);
-        self.map.as_ref().filter(takes_no_space)
+        let map = self.map.as_ref()?;
+        let has_pages = |range: Range<u64>| {
+            let len = usize::try_from(range.end - range.start);
+            len.is_ok_and(|len| map.resident(range.start, len))
+        };
+        let takes_no_space = |filled: &Filled| filled.has_no_hole(at..at + len as u64, has_pages);
+        self.filled.as_ref().is_none_or(takes_no_space).then_some(map)
     }
 
     fn resident(&self, at: u64, len: usize) -> bool {

@@ -7,6 +7,7 @@ mod apart;
 mod direct;
 mod faulty;
 mod file;
+mod filled;
 mod mapping;
 mod range_locks;
 
